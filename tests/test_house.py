@@ -131,6 +131,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "packages",
             "hosts",
             "families",
+            "lora.changes",
             "lora.deliver",
             "lora.file",
             "adapters.size",

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from lora_trainer.adapters.injected import Adapters, target_layers
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError, Message
-from lora_trainer.families.base import Family
 from lora_trainer.lora.changes import LoraChanges
 from lora_trainer.lora.names import Part, base_layers
 from lora_trainer.settings.training import LoraSettings
@@ -72,35 +71,6 @@ class Beginning:
         return {"file": self.file, "count": len(names), "names": ", ".join(names[:NAMED])}
 
 
-def require_family(changes: LoraChanges, family: Family) -> None:
-    """Raises LoraFileError for a file that says it is for another family."""
-    if changes.families and family.id not in changes.families:
-        raise LoraFileError(
-            "{path} is a LoRA for {theirs}, and the base is {ours}",
-            hint="Choose a LoRA that was trained on a base of the same family.",
-            path=changes.header.path,
-            theirs=" or ".join(changes.families),
-            ours=family.id,
-        )
-
-
-def continued(settings: LoraSettings, changes: LoraChanges) -> dict[str, float | None]:
-    """What rank and alpha are at auto: the file's rank, and alpha / rank as the file has it."""
-    values: dict[str, float | None] = {}
-    for rank, alpha, convolutions in (
-        ("lora_rank", "lora_alpha", False),
-        ("conv_rank", "conv_alpha", True),
-    ):
-        usual = changes.usual(convolutions=convolutions)
-        if usual is None or (convolutions and settings.lora_type == "lora"):
-            continue
-        asked = getattr(settings, rank)
-        values[rank] = size = usual.rank if asked is None else asked
-        if getattr(settings, alpha) is None:
-            values[alpha] = usual.scale * size
-    return values
-
-
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
     """A file's layers, and the layers of this run that go on from them."""
@@ -118,7 +88,7 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
     """Compare a file's layers with those that the settings let learn. base: its models, which may
     be without weights. Raises LoraFileError when none goes on.
     """
-    require_family(changes, base.family)
+    changes.require_family(base.family)
     layers = base_layers(base)
     learning = {(part, path) for part, _, paths in target_layers(base, settings) for path in paths}
     matched: dict[str, tuple[Part, str]] = {}

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.errors import LoraFileError
+from lora_trainer.families.base import Family
 from lora_trainer.lora.file import find_in_folder, read_header
-from lora_trainer.lora.layouts import Layer, families_of, layers_in
+from lora_trainer.lora.layouts import FAMILIES, Layer, families_of, layers_in
 from lora_trainer.lora.scales import scales_of
 from lora_trainer.lora.tensors import read_number, read_tensor
+from lora_trainer.settings.training import LoraSettings
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +83,35 @@ class LoraChanges:
             if (layer.kernel not in ((), (1, 1))) == convolutions
         )
         return RankAndScale(*found.most_common(1)[0][0]) if found else None
+
+    def require_family(self, family: Family) -> None:
+        """Raises LoraFileError for a file that says it is for another family."""
+        if self.families and family.id not in self.families:
+            raise LoraFileError(
+                "{path} is a LoRA for {theirs}, and the base is {ours}",
+                hint="Choose a LoRA that was trained on a base of the same family.",
+                path=self.header.path,
+                theirs=" or ".join(FAMILIES[one].name for one in self.families),
+                ours=family.name,
+            )
+
+    def rank_and_alpha(self, settings: LoraSettings) -> dict[str, float | None]:
+        """What rank and alpha are at auto, by their keys: the file's rank, and alpha / rank as the
+        file has it.
+        """
+        values: dict[str, float | None] = {}
+        for rank, alpha, convolutions in (
+            ("lora_rank", "lora_alpha", False),
+            ("conv_rank", "conv_alpha", True),
+        ):
+            usual = self.usual(convolutions=convolutions)
+            if usual is None or (convolutions and settings.lora_type == "lora"):
+                continue
+            asked = getattr(settings, rank)
+            values[rank] = size = usual.rank if asked is None else asked
+            if getattr(settings, alpha) is None:
+                values[alpha] = usual.scale * size
+        return values
 
     def read(self, name: str) -> WeightChange:
         """One layer's change. Raises LoraFileError for weights that do not fit each other."""

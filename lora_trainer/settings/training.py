@@ -327,7 +327,7 @@ class LoraSettings(Settings):
         None,
         label="Start from a LoRA",
         audience="elsewhere",
-        place="settings",
+        place="init_lora",
         fixed_by_the_first_step=True,
         other_names=("network_weights", "lora_model_name"),
         terms="continue train further resume network_weights grow rank pretrained",

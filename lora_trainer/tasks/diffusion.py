@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 
 from lora_trainer import files
-from lora_trainer.adapters.continued import Continuation, begin_from, continued, match
+from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import add_adapters, target_layers
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
@@ -233,7 +233,7 @@ class Preparation:
         require_optimizer(requested.training, device)
         continuation = self._continuation(requested, checkpoint)
         if continuation is not None:
-            requested = requested.replace(**continued(requested.lora, continuation.changes))
+            requested = requested.replace(**continuation.changes.rank_and_alpha(requested.lora))
         parts = Parts(
             family=checkpoint.family,
             schedule=checkpoint.schedule,

@@ -161,6 +161,7 @@ class App:
             image_cache=self.image_cache,
             scans=self.scans,
             throughput=self.throughput,
+            loras=self.loras,
         )
 
     @cached_property

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_trainer.adapters.apply import effects
-from lora_trainer.adapters.continued import Beginning, begin_from, continued, match
+from lora_trainer.adapters.continued import Beginning, begin_from, match
 from lora_trainer.adapters.export import export, export_diffusers
 from lora_trainer.adapters.injected import Adapters, add_adapters
 from lora_trainer.checkpoint.names import rename, unet_modules
@@ -42,7 +42,7 @@ def begun(
     parts = tiny_parts(family)
     asked = dataclasses.replace(SETTINGS, **settings)
     changes = open_changes(file)
-    asked = dataclasses.replace(asked, **continued(asked, changes))
+    asked = dataclasses.replace(asked, **changes.rank_and_alpha(asked))
     adapters = add_adapters(parts, asked, seed=1)
     return parts, adapters, asked, begin_from(adapters, match(changes, tiny_parts(family), asked))
 
@@ -233,7 +233,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
         (
             {f"{LAYER}.lora_{end}.weight": torch.zeros(2, 2) for end in ("down", "up")},
             {"ss_base_model_version": "sdxl_base_v1-0"},
-            "is a LoRA for sdxl, and the base is sd1",
+            "is a LoRA for SDXL, and the base is SD1.5",
         ),
         (
             {f"lora_unet_conv_in.lora_{end}.weight": torch.zeros(2, 2) for end in ("down", "up")},

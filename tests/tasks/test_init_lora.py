@@ -66,7 +66,7 @@ def test_a_lora_of_another_family_is_refused_before_anything_is_encoded(tmp_path
     run = begin(tmp_path, init_lora=str(file))
     assert job.run(run.path) == job.FAILED
     state = run.read_state()
-    assert "is a LoRA for sdxl, and the base is sd1" in state.failure.message
+    assert "is a LoRA for SDXL, and the base is SD1.5" in state.failure.message
     phases = [event.phase for event in run.read_events() if isinstance(event, events.Phase)]
     assert phases == ["checking"]
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
+from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import CaptionStore
+from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.preflight import Preflight
@@ -92,6 +94,7 @@ def app(root: Path) -> SimpleNamespace:
         "image_cache": images,
         "scans": ScanCache(images),
         "throughput": Throughput(data.folder("runs")),
+        "loras": Loras(host, History(data.folder("runs"))),
     }
     return SimpleNamespace(
         **parts,

@@ -55,7 +55,9 @@ CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
 FOR_PRESETS = tuple(item.name for _, item in _EVERY if item.name in KEYS and about(item).in_presets)
 """Keys of the form that a visitor's own preset keeps."""
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
-"""Key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or None."""
+"""Key -> where its problems are shown: a field's key, "dataset", "checkpoint",
+"init_lora", "name", or None.
+"""
 PLAIN = tuple(
     item.name
     for _, item in sorted(_EVERY, key=lambda one: about(one[1]).order)
@@ -64,9 +66,13 @@ PLAIN = tuple(
 """What is shown at once, in this order; all else is folded away under Advanced."""
 
 _GROUP_OF = {item.name: group for group, item in _EVERY}
+_SPOKEN_OF = {
+    **LABELS,
+    "init_lora": about(schema.field_named(training.LoraSettings, "init_lora")).label,
+}
 # keys without an underscore are words of the language too
 _KEYS_IN_A_SENTENCE = re.compile(
-    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key))
+    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in _SPOKEN_OF if "_" in key))
 )
 
 
@@ -165,7 +171,7 @@ def _help(sentence: str, language: str) -> str:
     form shows.
     """
     return _KEYS_IN_A_SENTENCE.sub(
-        lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d",
+        lambda found: f"\u201c{texts.translate(_SPOKEN_OF[found.group()], language)}\u201d",
         texts.translate(sentence, language),
     )
 

@@ -27,7 +27,7 @@ from lora_trainer.webui.common import form
 from lora_trainer.webui.http.routing import Conflict
 
 FILE = "draft.json"
-TEXTS = ("preset", "checkpoint", "name")
+TEXTS = ("preset", "checkpoint", "init_lora", "name")
 LONGEST = 64 * 1024
 """Of a draft, in bytes: some twenty settings, a few prompts."""
 
@@ -35,8 +35,8 @@ LONGEST = 64 * 1024
 @dataclass(frozen=True)
 class Draft:
     values: dict[str, Any] = field(default_factory=dict)
-    """preset, checkpoint, name: texts. changes: config key -> the visitor's own value. captioner:
-    {captioner, options}.
+    """preset, checkpoint, init_lora, name: texts. changes: config key -> the visitor's own value.
+    captioner: {captioner, options}.
     """
     revision: str = ""
     """Another one whenever the file holds something else; empty without a file."""

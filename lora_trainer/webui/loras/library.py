@@ -3,6 +3,7 @@ of runs.
 
     loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
     loras.find(id, ...)             an id is a hash of the path: no path ever comes from the browser
+    loras.startable()               whatever a training can begin with; loras.file(id): its path
     loras.picture(id)               the picture on its card, or the preview nearest to its strength
     loras.insertable()              ours with their tag, and the preferred weight of every LoRA in
                                     the folder that has one
@@ -81,6 +82,15 @@ class Lora:
         return _around(self.preferred_weight, MATRIX)
 
 
+class LoraFileView(TypedDict):
+    """A LoRA file that a training can begin with."""
+
+    id: str
+    name: str
+    """Its place in the LoRA folder without its suffix; of a saved step, its name."""
+    ours: bool
+
+
 @dataclass(frozen=True)
 class _Header:
     """What a LoRA's header says."""
@@ -123,6 +133,30 @@ class Loras:
                 hint="It may have been deleted or moved. Reload the page.",
             )
         return [known[lora_id] for lora_id in lora_ids]
+
+    def startable(self) -> list[LoraFileView]:
+        """Every LoRA file that a training can begin with: ours, saved steps too, then the others in
+        the LoRA folder.
+        """
+        ours = self.listing()
+        known = {lora.id for lora in ours}
+        others = sorted(
+            (path.relative_to(self._folder()).with_suffix("").as_posix(), _id(path))
+            for path in self._files()
+        )
+        return [
+            *(LoraFileView(id=lora.id, name=lora.name, ours=True) for lora in ours),
+            *(
+                LoraFileView(id=identity, name=name, ours=False)
+                for name, identity in others
+                if identity not in known
+            ),
+        ]
+
+    def file(self, file_id: str) -> Path:
+        """The path of one of `startable`. Raises NotFound."""
+        found = next((path for path in self._files() if _id(path) == file_id), None)
+        return self.find(file_id)[0].path if found is None else found
 
     def picture(self, lora_id: str) -> Path:
         """The picture of one of the listing, without looking through the folders for each of a

@@ -11,12 +11,17 @@ from starlette.responses import FileResponse, Response
 from lora_trainer.webui.app import App
 from lora_trainer.webui.http.routing import Request, route
 from lora_trainer.webui.lazy_app import PREFIX
-from lora_trainer.webui.loras.library import Lora, LoraView, to_mapping
+from lora_trainer.webui.loras.library import Lora, LoraFileView, LoraView, to_mapping
 
 
 @route("GET", "/loras")
 def list_loras(app: App, request: Request) -> list[LoraView]:
     return [_lora(lora) for lora in app.loras.listing()]
+
+
+@route("GET", "/startable")
+def startable(app: App, request: Request) -> list[LoraFileView]:
+    return app.loras.startable()
 
 
 @route("GET", "/loras/{id}/picture")

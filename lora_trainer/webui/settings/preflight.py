@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,26 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.dataset.syntax import prompt_syntax
-from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
+from lora_trainer.errors import (
+    ConfigError,
+    DatasetError,
+    LoraFileError,
+    LoraTrainerError,
+    Message,
+)
 from lora_trainer.hosts.base import Host
+from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.optimizers import OPTIMIZERS
 from lora_trainer.webui import texts
 from lora_trainer.webui.common import form
-from lora_trainer.webui.common.data_folder import DataFolder, name_problem
+from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.common.units import duration, size_of
 from lora_trainer.webui.datasets import token_counts
 from lora_trainer.webui.datasets.registry import DatasetInfo, Datasets
+from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.checkpoints import (
     LOADED,
     PRACTICE_TITLE,
@@ -75,6 +83,8 @@ class RunWish:
     """A dataset's id."""
     checkpoint: str = LOADED
     """A checkpoint's id, or "loaded"."""
+    init_lora: str = ""
+    """The id of a LoRA file that training begins with; empty: none."""
     name: str = ""
     """The LoRA's name as it was typed; empty: the dataset's."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -86,7 +96,7 @@ class RunWish:
         values = body if isinstance(body, dict) else {}
         texts_given = {
             key: values[key]
-            for key in ("dataset", "checkpoint", "name")
+            for key in ("dataset", "checkpoint", "init_lora", "name")
             if isinstance(values.get(key), str)
         }
         chosen = values.get("settings")
@@ -100,8 +110,8 @@ class RunWish:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something to mend or to know, and where: a form field's key, "dataset", "checkpoint" or
-    "name"; None: nowhere in the form.
+    """Something to mend or to know, and where: a form field's key, "dataset", "checkpoint",
+    "init_lora" or "name"; None: nowhere in the form.
     """
 
     field: str | None
@@ -205,6 +215,7 @@ class Preflight:
     image_cache: ImageCache
     scans: ScanCache
     throughput: Throughput
+    loras: Loras
 
     def run_config(self, wish: RunWish) -> RunConfig:
         """The settings of the run that is wished for, in a folder named after its LoRA, which may
@@ -225,7 +236,12 @@ class Preflight:
             return PreflightReport(problems=tuple(self._without_a_choice(wish)))
         if draft.facts.problem is not None:
             problems.append(_checkpoint_problem(draft.facts))
-        asked = _settings(self._values(draft), problems)
+        try:
+            values = self._values(draft)
+        except NotFound as error:
+            problems.append(_problem_of("init_lora", error))
+            values = self._values(replace(draft, wish=replace(wish, init_lora="")))
+        asked = _begun(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
         found = self._scan(wish.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
@@ -266,6 +282,7 @@ class Preflight:
             "train_data_dir": draft.dataset.path,
             "base_model": draft.choice.path,
             "vae": _usable_vae(draft.choice),
+            "init_lora": self.loras.file(wished) if (wished := draft.wish.init_lora) else None,
             "name": draft.name,
             "output_dir": self.data.folder("runs") / folder,
             "lora_dir": self.host.paths().lora_dir,
@@ -420,6 +437,22 @@ def _setting_problem(error: ConfigError) -> Problem:
         message=Message(error.message.template, values),
         hint=error.hint,
     )
+
+
+def _begun(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) -> RunConfig:
+    """The settings with the rank and alpha of the LoRA that training begins with, where they are at
+    auto.
+    """
+    if asked.lora.init_lora is None:
+        return asked
+    try:
+        changes = open_changes(asked.lora.init_lora)
+        if facts.family is not None:
+            changes.require_family(facts.family)
+    except LoraFileError as error:
+        problems.append(_problem_of("init_lora", error))
+        return asked
+    return asked.replace(**changes.rank_and_alpha(asked.lora))
 
 
 def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:

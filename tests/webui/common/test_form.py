@@ -137,7 +137,7 @@ def test_a_beginner_sees_few_fields():
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        ("lora_rank", "integer"),
+        ("lora_rank", "auto_integer"),
         ("resolution", "auto_integer"),
         ("learning_rate", "auto_number"),
         ("lora_alpha", "auto_number"),
@@ -156,8 +156,8 @@ def test_a_field_is_entered_as_its_type_asks(key, kind):
 
 
 def test_bounds_and_defaults_are_the_configs_own():
-    rank = fields()["lora_rank"]
-    assert (rank["minimum"], rank["maximum"], rank["default"], rank["step"]) == (1, 1024, 8, 1)
+    size = fields()["batch_size"]
+    assert (size["minimum"], size["maximum"], size["default"], size["step"]) == (1, 256, 1, 1)
     assert fields()["resolution"]["default"] is None
     assert fields()["sample_strengths"]["default"] == [1.0]
     assert fields()["lora_alpha"]["above"] == 0

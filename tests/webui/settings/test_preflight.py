@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from math import prod
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.demo import EMBEDDED
@@ -17,6 +20,7 @@ from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
+from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.settings import preflight as planning
 from lora_trainer.webui.settings import run_estimate
 from lora_trainer.webui.settings.preflight import RunWish
@@ -125,6 +129,59 @@ def test_every_auto_is_told(app):
         "sample_every": 3,
         "sample_size": 64,
     }
+
+
+# --- training begins with a LoRA ------------------------------------------------------------------
+
+
+def lora_file(app, name="earlier", version="sd_v1", rank=4, alpha=2.0):
+    """A LoRA of somebody's in the WebUI's folder, and its id."""
+    path = app.host.models / "Lora" / "others" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {
+        f"{layer}.lora_down.weight": torch.zeros(rank, 64, 1, 1),
+        f"{layer}.lora_up.weight": torch.zeros(64, rank, 1, 1),
+        f"{layer}.alpha": torch.tensor(alpha),
+    }
+    save_file(tensors, path, {"ss_base_model_version": version})
+    (view,) = [one for one in app.loras.startable() if one["name"] == f"others/{name}"]
+    assert not view["ours"]
+    return path, view["id"]
+
+
+def test_a_lora_to_begin_with_brings_its_rank_and_alpha(app):
+    path, identity = lora_file(app)
+    asked = replace(wish(), init_lora=identity)
+    made = app.preflight.check(asked)
+    assert told(made) == [] and made.ok
+    assert (made.resolved["lora_rank"], made.resolved["lora_alpha"]) == (4, 2.0)
+    config = app.preflight.run_config(asked).lora
+    assert (config.init_lora, config.lora_rank) == (path, None)
+    grown = app.preflight.check(replace(wish(lora_rank=16), init_lora=identity))
+    assert grown.resolved["lora_alpha"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("sdxl_base_v1-0", "sdxl.safetensors is a LoRA for SDXL, and the base is SD1.5")],
+)
+def test_a_lora_that_does_not_fit_the_checkpoint_is_said_beside_it(app, version, words):
+    _, identity = lora_file(app, "sdxl", version)
+    made = app.preflight.check(replace(wish(), init_lora=identity))
+    assert told(made) == [("init_lora", words)] and not made.ok
+
+
+def test_a_lora_to_begin_with_that_is_gone_is_said_beside_it(app):
+    path, identity = lora_file(app)
+    path.unlink()
+    asked = replace(wish(), init_lora=identity)
+    made = app.preflight.check(asked)
+    assert told(made) == [("init_lora", "this LoRA is no longer there")] and not made.ok
+    with pytest.raises(NotFound):
+        app.preflight.run_config(asked)
+    no_path = replace(wish(), init_lora=str(path))
+    assert told(app.preflight.check(no_path)) == [("init_lora", "this LoRA is no longer there")]
 
 
 def test_a_name_that_is_taken_gets_a_number(app):
