@@ -42,6 +42,60 @@ class Answer:
         return json.loads(self.body)
 
 
+def exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """One request and its answer; `body` is sent as JSON, but for bytes. The connection may be used
+    again.
+    """
+    has_host = any(name.lower() == "host" for name in headers or {})
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.putrequest(method, "/" + path, skip_host=has_host, skip_accept_encoding=True)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    if content is not None:
+        connection.putheader("Content-Length", str(len(content)))
+    connection.endheaders(content)
+    answer = connection.getresponse()
+    return Answer(
+        answer.status,
+        {name.lower(): value for name, value in answer.getheaders()},
+        answer.read(),
+    )
+
+
+class Line:
+    """Many requests to a WebUI, one after the other over one connection: a third of the work, for
+    both, of a connection each. It is opened anew when the WebUI has closed it.
+    """
+
+    def __init__(self, host: RunningHost) -> None:
+        self._connection = host.connect()
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """As RunningHost.ask does."""
+        was_open = self._connection.sock is not None
+        try:
+            return exchange(self._connection, method, path, body, headers)
+        except (ConnectionError, http.client.CannotSendRequest):
+            self._connection.close()
+            if not was_open:
+                raise
+            return exchange(self._connection, method, path, body, headers)
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+
 @dataclass
 class RunningHost:
     """What both have in common. `command` and `environ` say how to start one."""
@@ -140,27 +194,17 @@ class RunningHost:
         body: Any = None,
         headers: dict[str, str] | None = None,
         *,
-        timeout: float = 30,
+        timeout: float = 120,
     ) -> Answer:
         """One request, sent exactly as written: http.client normalises nothing in `path`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        has_host = any(name.lower() == "host" for name in headers or {})
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection = self.connect(timeout)
         try:
-            connection.putrequest(method, "/" + path, skip_host=has_host, skip_accept_encoding=True)
-            for name, value in (headers or {}).items():
-                connection.putheader(name, value)
-            if content is not None:
-                connection.putheader("Content-Length", str(len(content)))
-            connection.endheaders(content)
-            answer = connection.getresponse()
-            return Answer(
-                answer.status,
-                {name.lower(): value for name, value in answer.getheaders()},
-                answer.read(),
-            )
+            return exchange(connection, method, path, body, headers)
         finally:
             connection.close()
+
+    def connect(self, timeout: float = 120) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def get(self, path: str) -> Any:
         """The JSON of one of our routes."""

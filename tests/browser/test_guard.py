@@ -17,7 +17,7 @@ import pytest
 
 from lora_trainer.webui.http.routing import ROUTES, RouteEntry, find_routes
 from tests.browser.pictures import picture
-from tests.browser.running import HEADERS, ROOT, FakeHost, missing_for_fake_hosts
+from tests.browser.running import HEADERS, ROOT, Answer, FakeHost, Line, missing_for_fake_hosts
 from tests.hardening import web_attack
 from tests.hardening.harness import Run
 
@@ -147,10 +147,10 @@ def address(entry: RouteEntry, value: str, others: str = "inside") -> Iterator[s
         )
 
 
-def ask(host: FakeHost, entry: RouteEntry, path: str, body: object = None):
+def ask(line: Line, entry: RouteEntry, path: str) -> Answer:
     if entry.method == "GET":
-        return host.ask("GET", path, headers={"X-LoRA-Trainer": "1"})
-    return host.ask(entry.method, path, body if body is not None else {}, HEADERS)
+        return line.ask("GET", path, headers={"X-LoRA-Trainer": "1"})
+    return line.ask(entry.method, path, {}, HEADERS)
 
 
 def outside(host: FakeHost) -> dict[str, bytes]:
@@ -173,19 +173,20 @@ def test_there_are_enough_attempts():
 
 
 def test_an_anonymous_visitor_gets_401_from_every_route(locked_host):
-    for entry in ROUTES:
-        path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        for headers in (
-            {},
-            HEADERS,
-            {**HEADERS, "Cookie": "access-token=guessed"},
-            {**HEADERS, "Authorization": "Basic bWU6d3Jvbmc="},
-        ):
-            answer = locked_host.ask(
-                entry.method, path, None if entry.method == "GET" else {}, headers
-            )
-            assert answer.status == 401, (entry.method, entry.path, headers)
-            assert answer.json()["error"]["message"]
+    with Line(locked_host) as asked:
+        for entry in ROUTES:
+            path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+            for headers in (
+                {},
+                HEADERS,
+                {**HEADERS, "Cookie": "access-token=guessed"},
+                {**HEADERS, "Authorization": "Basic bWU6d3Jvbmc="},
+            ):
+                answer = asked.ask(
+                    entry.method, path, None if entry.method == "GET" else {}, headers
+                )
+                assert answer.status == 401, (entry.method, entry.path, headers)
+                assert answer.json()["error"]["message"]
 
 
 def test_who_logged_in_may_ask(locked_host):
@@ -201,25 +202,32 @@ def test_who_logged_in_may_ask(locked_host):
 
 
 def test_a_page_that_only_pretends_to_be_the_webuis_is_refused_by_every_route(host):
-    for entry in ROUTES:
-        path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        answer = host.ask(
-            entry.method,
-            path,
-            None if entry.method == "GET" else {},
-            {**HEADERS, "Host": f"evil.example:{host.port}"},
-        )
-        assert answer.status == 403 and b"evil.example" in answer.body, (entry.method, entry.path)
+    with Line(host) as asked:
+        for entry in ROUTES:
+            path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+            answer = asked.ask(
+                entry.method,
+                path,
+                None if entry.method == "GET" else {},
+                {**HEADERS, "Host": f"evil.example:{host.port}"},
+            )
+            assert answer.status == 403 and b"evil.example" in answer.body, (
+                entry.method,
+                entry.path,
+            )
 
 
 @pytest.mark.parametrize("missing", ["X-LoRA-Trainer", "Content-Type"])
 def test_another_web_page_cannot_change_anything(host, missing):
     sent = {name: value for name, value in HEADERS.items() if name != missing}
-    for entry in ROUTES:
-        if entry.method != "GET" and not (entry.upload and missing == "Content-Type"):
-            path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-            answer = host.ask(entry.method, path, {}, {**sent, "Origin": "https://evil.example"})
-            assert answer.status == 403, (entry.method, entry.path)
+    with Line(host) as asked:
+        for entry in ROUTES:
+            if entry.method != "GET" and not (entry.upload and missing == "Content-Type"):
+                path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+                answer = asked.ask(
+                    entry.method, path, {}, {**sent, "Origin": "https://evil.example"}
+                )
+                assert answer.status == 403, (entry.method, entry.path)
 
 
 def test_no_address_leads_out_of_the_data_folder(open_host):
@@ -228,27 +236,29 @@ def test_no_address_leads_out_of_the_data_folder(open_host):
         entry for entry in ROUTES if "{" in entry.path and not entry.path.startswith("/texts/")
     ]
     assert routes_with_ids
-    for entry in routes_with_ids:
-        for attempt in ATTEMPTS:
-            for path in address(entry, attempt):
-                answer = ask(open_host, entry, path)
-                assert 400 <= answer.status < 500, (
-                    entry.method,
-                    path,
-                    answer.status,
-                    answer.body[:300],
-                )
-                assert SECRET not in answer.body and b"root:" not in answer.body, path
+    with Line(open_host) as asked:
+        for entry in routes_with_ids:
+            for attempt in ATTEMPTS:
+                for path in address(entry, attempt):
+                    answer = ask(asked, entry, path)
+                    assert 400 <= answer.status < 500, (
+                        entry.method,
+                        path,
+                        answer.status,
+                        answer.body[:300],
+                    )
+                    assert SECRET not in answer.body and b"root:" not in answer.body, path
     assert outside(open_host) == before
 
 
 def test_no_language_leads_to_a_file(open_host):
     (entry,) = (entry for entry in ROUTES if entry.path.startswith("/texts/"))
-    for attempt in ATTEMPTS:
-        for path in address(entry, attempt):
-            answer = ask(open_host, entry, path)
-            assert answer.status < 500 and SECRET not in answer.body, path
-            assert answer.status >= 400 or answer.json() == {}, path
+    with Line(open_host) as asked:
+        for attempt in ATTEMPTS:
+            for path in address(entry, attempt):
+                answer = ask(asked, entry, path)
+                assert answer.status < 500 and SECRET not in answer.body, path
+                assert answer.status >= 400 or answer.json() == {}, path
 
 
 def test_no_value_in_a_request_leads_out_of_the_data_folder(open_host):
@@ -273,72 +283,82 @@ def test_no_value_in_a_request_leads_out_of_the_data_folder(open_host):
         " ",
         "\ud800",
     )
-    for entry in ROUTES:
-        if entry.method == "GET" or entry.upload or entry.path == "/setup":
-            continue
-        path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        for value in decoded:
-            names = (
-                "id",
-                "key",
-                "dataset",
-                "checkpoint",
-                "name",
-                "lora",
-                "folder",
-                "token",
-                "what",
-                "was",
-                "caption",
-                "prompt",
-                "kind",
-            )
-            body = {
-                **dict.fromkeys(names, value),
-                "keys": [value],
-                "loras": [value],
-                "settings": {"output_dir": value, "train_data_dir": value},
-            }
-            answer = open_host.ask(entry.method, path, json.dumps(body).encode(), HEADERS)
-            assert answer.status < 500, (entry.method, entry.path, value[:40], answer.body[:400])
-            assert SECRET not in answer.body and b"root:" not in answer.body, (entry.path, value)
+    with Line(open_host) as asked:
+        for entry in ROUTES:
+            if entry.method == "GET" or entry.upload or entry.path == "/setup":
+                continue
+            path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+            for value in decoded:
+                names = (
+                    "id",
+                    "key",
+                    "dataset",
+                    "checkpoint",
+                    "name",
+                    "lora",
+                    "folder",
+                    "token",
+                    "what",
+                    "was",
+                    "caption",
+                    "prompt",
+                    "kind",
+                )
+                body = {
+                    **dict.fromkeys(names, value),
+                    "keys": [value],
+                    "loras": [value],
+                    "settings": {"output_dir": value, "train_data_dir": value},
+                }
+                answer = asked.ask(entry.method, path, json.dumps(body).encode(), HEADERS)
+                assert answer.status < 500, (
+                    entry.method,
+                    entry.path,
+                    value[:40],
+                    answer.body[:400],
+                )
+                assert SECRET not in answer.body and b"root:" not in answer.body, (
+                    entry.path,
+                    value,
+                )
     assert outside(open_host) == before
 
 
 def test_every_route_survives_values_of_the_wrong_kind(open_host):
-    for entry in ROUTES:
-        if entry.method == "GET" or entry.upload or entry.path == "/setup":
-            continue
-        path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        for value in (None, 7, -1, 1e300, True, [], {}, [[]], {"a": {}}):
-            names = (
-                "id",
-                "key",
-                "keys",
-                "dataset",
-                "checkpoint",
-                "name",
-                "lora",
-                "loras",
-                "folder",
-                "token",
-                "what",
-                "was",
-                "caption",
-                "settings",
-                "prompt",
-                "seed",
-                "steps",
-                "width",
-                "kind",
-                "strengths",
-                "strength",
-                "when",
-                "position",
-                "changes",
-            )
-            answer = open_host.ask(entry.method, path, dict.fromkeys(names, value), HEADERS)
-            assert answer.status < 500, (entry.method, entry.path, value, answer.body[:400])
+    with Line(open_host) as asked:
+        for entry in ROUTES:
+            if entry.method == "GET" or entry.upload or entry.path == "/setup":
+                continue
+            path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+            for value in (None, 7, -1, 1e300, True, [], {}, [[]], {"a": {}}):
+                names = (
+                    "id",
+                    "key",
+                    "keys",
+                    "dataset",
+                    "checkpoint",
+                    "name",
+                    "lora",
+                    "loras",
+                    "folder",
+                    "token",
+                    "what",
+                    "was",
+                    "caption",
+                    "settings",
+                    "prompt",
+                    "seed",
+                    "steps",
+                    "width",
+                    "kind",
+                    "strengths",
+                    "strength",
+                    "when",
+                    "position",
+                    "changes",
+                )
+                answer = asked.ask(entry.method, path, dict.fromkeys(names, value), HEADERS)
+                assert answer.status < 500, (entry.method, entry.path, value, answer.body[:400])
 
 
 def test_an_upload_stays_in_its_dataset(open_host):

@@ -18,6 +18,7 @@ the version.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -87,8 +88,12 @@ def main() -> None:
     folder = Path(site) if site else gradio_folder(name)
     own = [entry for entry in sys.path if entry and Path(entry).resolve() != HERE]
     sys.path[:] = [*module_folders(name), str(folder), *own]
+    # gradio is imported, and stays: nothing of it is garbage, and the tests start many of these
+    gc.disable()
     from modules import webui
 
+    gc.freeze()
+    gc.enable()
     webui.run()
 
 
