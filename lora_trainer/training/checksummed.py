@@ -78,7 +78,7 @@ def _checked_state(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         length = max(0, path.stat().st_size - TRAILER_SIZE)
         digest, left = _hash(), length
-        while left and (chunk := stream.read(min(CHUNK, left))):
+        while chunk := stream.read(min(CHUNK, left)):
             digest.update(chunk)
             left -= len(chunk)
         trailer = stream.read()

@@ -78,6 +78,14 @@ def test_a_hash_that_is_not_in_its_place_does_not_pass_for_none(tmp_path, behind
         checksummed.read_state(file)
 
 
+def test_the_two_newest_states_are_kept(tmp_path):
+    write_states(tmp_path, state(9), state(10), state(11))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step00000010.pt",
+        "step00000011.pt",
+    ]
+
+
 def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path):
     write_states(tmp_path, state(10), state(20))
     newest = tmp_path / "step00000020.pt"

@@ -13,6 +13,7 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.tasks.hooks import previewing
 from lora_trainer.training.optimizers import (
+    LOWEST_MULTIPLIER,
     OPTIMIZERS,
     OptimizerEntry,
     require_optimizer,
@@ -31,6 +32,16 @@ def test_each_entry_names_the_class_that_it_makes():
     entry = OPTIMIZERS["adamw"]
     assert entry.load(CPU) is torch.optim.AdamW
     assert entry.described(0.01) == "torch.optim.adamw.AdamW(weight_decay=0.01)"
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_refused"),
+    [(None, False), (0.0, False), (1e-4, True), (LOWEST_MULTIPLIER, False), (1.0, False)],
+)
+def test_a_learning_rate_is_no_multiplier_of_an_estimated_one(rate, is_refused):
+    problems = list(OPTIMIZERS["prodigy"].problems(TrainingSettings(learning_rate=rate)))
+    assert ["next to nothing" in str(problem) for problem in problems] == [True] * is_refused
+    assert not list(OPTIMIZERS["adamw"].problems(TrainingSettings(learning_rate=rate)))
 
 
 def test_what_an_optimizer_is_made_with_is_described():

@@ -175,6 +175,20 @@ def test_the_last_group_of_an_epoch_may_be_smaller_and_nothing_is_dropped(tmp_pa
             4,
         ]
     assert groups[:3] != groups[3:]
+    epochs = []
+    for trainer.step in range(7):
+        epochs.append(trainer.epoch)
+    assert epochs == [1, 1, 1, 1, 2, 2, 2], "an epoch ends with its last step"
+
+
+def test_dropout_follows_from_seed_and_step_whatever_was_drawn_before(tmp_path):
+    lora = LoraSettings(lora_rank=2, lora_dropout=0.5, target_modules=("to_q", "to_v"))
+    trainer = make_trainer(tmp_path, images=1, lora=lora)
+    first = gradients(trainer, [(0,)])
+    trainer.optimizer.zero_grad()
+    torch.rand(3)
+    again = gradients(trainer, [(0,)])
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path):
@@ -245,6 +259,20 @@ def test_a_step_without_finite_gradients_leaves_the_weights_alone(tmp_path):
         torch.equal(before[name], value) for name, value in trainer.adapters.state_dict().items()
     )
     assert trainer.train_step([(0, 2)]).skipped == ""
+    before = trainer.adapters.state_dict()
+    _, parameter = next(iter(trainer.adapters.parameters()))
+    parameter.register_hook(lambda gradient: gradient * math.inf)
+    assert trainer.train_step([(2, 0)]).skipped == "gradient: 0.png, 2.png"
+    assert all(
+        torch.equal(before[name], value) for name, value in trainer.adapters.state_dict().items()
+    )
+
+
+def test_the_forward_pass_has_the_frozen_models_number_format(tmp_path):
+    trainer = make_trainer(tmp_path, images=1)
+    for trainer.dtype in (torch.float32, torch.bfloat16):
+        with trainer.precision():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == trainer.dtype
 
 
 def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
