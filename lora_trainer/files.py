@@ -283,7 +283,7 @@ def remove_abandoned(folder: Path, *, alone: bool = False) -> None:
     """
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            found = [entry for entry in entries if alone or entry.name.endswith(".part")]
     except OSError:
         return
     for entry in found:

@@ -136,6 +136,12 @@ class Finding:
         """The files that it is about."""
         return (self.path,) if self.path is not None else self.related
 
+    @cached_property
+    def group(self) -> tuple[str, ...]:
+        """Equal for findings that are one thing (`Sum`)."""
+        own = "" if self.kind in SUMS else str(self.message)
+        return self.severity, self.kind, str(self.hint), own
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
@@ -183,9 +189,7 @@ def sums(findings: Iterable[Finding]) -> list[Sum]:
     """
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        own = "" if finding.kind in SUMS else str(finding.message)
-        key = (finding.severity, finding.kind, str(finding.hint), own)
-        groups.setdefault(key, []).append(finding)
+        groups.setdefault(finding.group, []).append(finding)
     return in_order(Sum(findings=tuple(group)) for group in groups.values())
 
 

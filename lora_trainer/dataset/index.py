@@ -43,6 +43,7 @@ from lora_trainer.dataset.listing import (
     entries_of,
     file_suffix,
     list_folder,
+    split_path,
     without_links,
 )
 from lora_trainer.dataset.metadata import TABLE_SUFFIXES, Metadata, read_metadata
@@ -77,7 +78,9 @@ class Reading:
     captions: Captions
     """As read_captions finds them; nothing is filled in."""
     stamps: Mapping[str, Mapping[str, Stamp]]
-    """Folder -> {name: Stamp} of the pictures and caption files in it."""
+    """Folder, with the separator at its end -> {name: Stamp} of the pictures and caption files in
+    it.
+    """
     problem: DatasetError | None = None
     """Why nothing can be trained from it."""
     is_whole: bool = True
@@ -89,7 +92,7 @@ class Reading:
 
     def stamp(self, path: Path) -> Stamp | None:
         """None for a file that has gone since it was listed."""
-        folder, name = os.path.split(path)
+        folder, name = split_path(path)
         return self.stamps.get(folder, {}).get(name)
 
 
@@ -136,6 +139,8 @@ class Index(Reader):
         """Everything as it is now."""
         before, unsettled = self._folders, self._unsettled
         self._folders, self._unsettled = self._scanned()
+        if self._reading is None:
+            return self._read_anew()
         names_stay, changed = before.keys() == self._folders.keys(), set()
         for place, folder in self._folders.items():
             was = before.get(place) or _Folder()
@@ -147,7 +152,7 @@ class Index(Reader):
                     if was.stamps.get(name) != folder.stamps.get(name)
                 }
         changed |= {path for path in unsettled - changed if self._reads_otherwise(Path(path))}
-        if self._reading is not None and names_stay and not changed:
+        if names_stay and not changed:
             return self._reading
         for path in map(Path, changed):
             self._texts.pop(path, None)
@@ -337,7 +342,10 @@ class Index(Reader):
             serial=next(self._serials),
             listing=listing,
             captions=read_captions(listing, DatasetSettings(train_data_dir=self._root), self),
-            stamps={place: folder.stamps for place, folder in self._folders.items()},
+            stamps={
+                os.path.join(place, ""): folder.stamps  # noqa: PTH118  # pathlib takes it away
+                for place, folder in self._folders.items()
+            },
             problem=problem,
             is_whole=is_whole,
         )

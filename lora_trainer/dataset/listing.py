@@ -129,7 +129,7 @@ class Listing:
         """
         known = self._beside.get(image)
         if known is None:
-            folder, name = os.path.split(image)
+            folder, name = split_path(image)
             owned = [
                 self._texts_of_owner.get((folder, folded(owner)), {})
                 for owner in (file_stem(name), name)
@@ -158,9 +158,18 @@ class Listing:
         owned: dict[tuple[str, str], dict[str, Path]] = {}
         for (_, name), path in self.texts.items():
             suffix = file_suffix(name)
-            owner = (os.path.dirname(path), name[: -len(suffix)])  # noqa: PTH120  # as split does
+            owner = (split_path(path)[0], name[: -len(suffix)])
             owned.setdefault(owner, {})[suffix] = path
         return owned
+
+
+def split_path(path: Path) -> tuple[str, str]:
+    """(a file's folder with the separator at its end, its name): asked for each file, and pathlib
+    and os.path take five times as long.
+    """
+    text = os.fspath(path)
+    at = text.rfind(os.sep) + 1
+    return text[:at], text[at:]
 
 
 def file_suffix(name: str) -> str:
@@ -382,28 +391,31 @@ class _Walk:
 def without_links(listing: Listing) -> Listing:
     """The listing without files outside the folder; unchanged if there are none."""
     root = listing.root.resolve()
-    inside: dict[str, bool] = {}
+    files = [
+        *(*listing.images, *listing.others, *listing.texts.values()),
+        *(*listing.metadata, *listing.tables, *listing.rest),
+    ]
+    folders = {split_path(path)[0] for path in files}
+    elsewhere = {folder for folder in folders if not Path(folder).resolve().is_relative_to(root)}
+    links = listing.links.intersection(files) if listing.links else ()
+    leaving = {path for path in links if not path.resolve().is_relative_to(root)}
+    if not elsewhere and not leaving:
+        return listing
 
     def is_here(path: Path) -> bool:
-        folder = os.path.dirname(path)  # noqa: PTH120  # called for each file
-        if folder not in inside:
-            inside[folder] = Path(folder).resolve().is_relative_to(root)
-        return inside[folder] and (path not in listing.links or path.resolve().is_relative_to(root))
+        return path not in leaving and split_path(path)[0] not in elsewhere
 
     kept = Listing(
         root=listing.root,
-        images=[path for path in listing.images if is_here(path)],
-        others=[path for path in listing.others if is_here(path)],
+        images=list(filter(is_here, listing.images)),
+        others=list(filter(is_here, listing.others)),
         texts={place: path for place, path in listing.texts.items() if is_here(path)},
-        metadata=[path for path in listing.metadata if is_here(path)],
-        tables=[path for path in listing.tables if is_here(path)],
-        rest=[path for path in listing.rest if is_here(path)],
+        metadata=list(filter(is_here, listing.metadata)),
+        tables=list(filter(is_here, listing.tables)),
+        rest=list(filter(is_here, listing.rest)),
         suffixes=listing.suffixes,
         findings=list(listing.findings),
     )
-    parts = ("images", "others", "texts", "metadata", "tables", "rest")
-    if all(len(getattr(kept, part)) == len(getattr(listing, part)) for part in parts):
-        return listing
     template = "{name} is a link to a file elsewhere, and is left out"
     staying = set(kept.images)
     kept.findings += [

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from lora_trainer.dataset.captions import caption_of, is_list, require_length, tidy
 from lora_trainer.dataset.findings import Finding, Kind, error, from_error, warning
 from lora_trainer.dataset.json_rows import caption_in, parse
-from lora_trainer.dataset.listing import Listing, missing
+from lora_trainer.dataset.listing import Listing, file_suffix, missing
 from lora_trainer.dataset.matching import Match, MatchQuality, NameIndex
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
 from lora_trainer.dataset.text import Text, decode, guessed_encoding, read_bytes
@@ -270,7 +270,7 @@ def caption_in_file(content: str, path: Path) -> str | None:
     """The caption in a text file's content; None for a .json without one. Raises DatasetError for
     invalid JSON.
     """
-    if path.suffix.lower() != JSON_SUFFIX:
+    if file_suffix(path.name) != JSON_SUFFIX:
         return caption_of(content)
     try:
         return caption_in(parse(content)) if content.strip() else ""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from lora_trainer.dataset.findings import Finding, warning
@@ -20,6 +21,7 @@ from lora_trainer.errors import Message
 
 _ESCAPED = re.compile(r"\\([()\[\]{}])")
 _LONGEST_QUOTE = 40
+_NOTHING: Mapping[str, str] = {}
 
 _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
@@ -128,11 +130,12 @@ def unescaped(caption: str) -> str:
     return _ESCAPED.sub(r"\1", caption)
 
 
-def foreign(text: str) -> dict[str, str]:
+@lru_cache(maxsize=50_000)
+def foreign(text: str) -> Mapping[str, str]:
     """{kind: first example} of prompt syntax in a text, except escaped brackets."""
-    found: dict[str, str] = {}
     if not _SIGN.search(text):
-        return found
+        return _NOTHING
+    found: dict[str, str] = {}
     taken: list[tuple[int, int]] = []
     plain = _ESCAPED.sub("  ", text)
     for pattern, sort in _SORTS:
@@ -149,13 +152,18 @@ def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
     """One warning per kind of syntax, with the number of captions; one per caption with escaped
     brackets, which can be fixed.
     """
-    findings = [
-        _escaped(path, name)
-        for path, (name, caption) in captions.items()
-        if "\\" in caption and unescaped(caption) != caption
-    ]
+    told = [(path, name, caption) for path, (name, caption) in captions.items()]
+    escaped = [finding for each in told for finding in escaped_brackets(*each)]
+    return escaped + foreign_syntax(told)
+
+
+def foreign_syntax(captions: Iterable[tuple[Path, str, str]]) -> list[Finding]:
+    """(image, its name, its caption) -> one warning for each sort of syntax, with how many captions
+    hold it.
+    """
+    findings = []
     holders: dict[str, list[tuple[Path, str, str]]] = {}
-    for path, (name, caption) in captions.items():
+    for path, name, caption in captions:
         for sort, example in foreign(caption).items():
             holders.setdefault(sort, []).append((path, name, example))
     for sort, held in holders.items():
@@ -173,16 +181,17 @@ def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
     return findings
 
 
-def _escaped(path: Path, name: str) -> Finding:
+def escaped_brackets(path: Path, name: str, caption: str) -> list[Finding]:
+    """A warning where a caption has escaped brackets, which can be mended."""
+    if "\\" not in caption or unescaped(caption) == caption:
+        return []
     template = "{name}: the caption has escaped brackets, and the backslash is trained as well"
     hint = (
         "The WebUI takes the backslash out of a prompt before the text encoder sees it: captions"
         " are better without."
     )
-    return dataclasses.replace(
-        warning("escaped-brackets", template, hint=hint, path=path, name=name),
-        mend={"mend": "unescape"},
-    )
+    found = warning("escaped-brackets", template, hint=hint, path=path, name=name)
+    return [dataclasses.replace(found, mend={"mend": "unescape"})]
 
 
 def prompt_syntax(prompts: Sequence[str]) -> list[Finding]:

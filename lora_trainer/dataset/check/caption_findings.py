@@ -4,13 +4,14 @@ adds it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 from lora_trainer.dataset.captions import variants, with_trigger_word
-from lora_trainer.dataset.check.image_findings import CheckedImage
 from lora_trainer.dataset.findings import Finding, error, warning
-from lora_trainer.dataset.syntax import caption_syntax
+from lora_trainer.dataset.syntax import escaped_brackets, foreign_syntax
 
 MAX_IDENTICAL_SHARE = 0.2
 """Share of identical captions that is not reported."""
@@ -19,37 +20,72 @@ LONGEST_QUOTE = 80
 """Characters of a caption in a message."""
 
 
+class ImageCaption(Protocol):
+    """A picture with its caption: "" where there is none; None: say nothing about it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def caption(self) -> str | None: ...
+
+
 def caption_findings(
-    pictures: Sequence[CheckedImage],
+    pictures: Sequence[ImageCaption],
     trigger_word: str = "",
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
 ) -> list[Finding]:
     """Problems with the captions. Their length is only checked with `count_tokens`."""
-    checked = [picture for picture in pictures if picture.caption is not None]
-    findings = [_missing(picture) for picture in checked if not picture.caption]
-    captioned = [picture for picture in checked if picture.caption]
-    findings += _identical(captioned)
-    findings += caption_syntax(
-        {picture.path: (picture.name, str(picture.caption)) for picture in captioned}
-    )
+    found = [
+        findings_of_one(picture, trigger_word, count_tokens, token_limit) for picture in pictures
+    ]
+    return [*(finding for some in found for finding in some), *findings_of_all(pictures)]
+
+
+def findings_of_one(
+    picture: ImageCaption,
+    trigger_word: str = "",
+    count_tokens: Callable[[str], int] | None = None,
+    token_limit: int = 75,
+) -> list[Finding]:
+    """Problems with one caption that do not depend on the others."""
+    if picture.caption is None:
+        return []
+    if not picture.caption:
+        return [_missing(picture)]
+    findings = escaped_brackets(picture.path, picture.name, picture.caption)
     if count_tokens is not None:
-        findings += _too_long(captioned, trigger_word, count_tokens, token_limit)
+        findings += _too_long(picture, trigger_word, count_tokens, token_limit)
     return findings
 
 
-def _missing(picture: CheckedImage) -> Finding:
+def findings_of_all(pictures: Sequence[ImageCaption]) -> list[Finding]:
+    """What is told once, of several captions."""
+    captioned = [picture for picture in pictures if picture.caption]
+    return _identical(captioned) + foreign_syntax(
+        (picture.path, picture.name, picture.caption or "") for picture in captioned
+    )
+
+
+def _missing(picture: ImageCaption) -> Finding:
     hint = "Write one, or let a captioner write a first draft."
     return error(
         "no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name
     )
 
 
-def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
+def _identical(pictures: Sequence[ImageCaption]) -> list[Finding]:
     """One warning for each caption that too many images share, from three on."""
-    groups: dict[str, list[CheckedImage]] = defaultdict(list)
-    for picture in pictures:
-        groups[str(picture.caption).casefold()].append(picture)
+    captions = [(picture.caption or "").casefold() for picture in pictures]
+    least = max(3, MAX_IDENTICAL_SHARE * len(pictures))
+    groups: dict[str, list[ImageCaption]] = {
+        caption: [] for caption, count in Counter(captions).items() if count >= least
+    }
+    for picture, caption in zip(pictures, captions, strict=True) if groups else ():
+        if caption in groups:
+            groups[caption].append(picture)
     hint = (
         "Say what differs from picture to picture: what captions do not tell apart is learned as"
         " one."
@@ -66,7 +102,7 @@ def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
             caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
-        if len(group) >= 3 and len(group) > MAX_IDENTICAL_SHARE * len(pictures)
+        if len(group) > MAX_IDENTICAL_SHARE * len(pictures)
     ]
 
 
@@ -77,30 +113,22 @@ def _shortened(caption: str) -> str:
 
 
 def _too_long(
-    pictures: Sequence[CheckedImage],
-    trigger_word: str,
-    count_tokens: Callable[[str], int],
-    limit: int,
+    picture: ImageCaption, trigger_word: str, count_tokens: Callable[[str], int], limit: int
 ) -> list[Finding]:
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
-    findings = []
-    for picture in pictures:
-        count = max(
-            map(count_tokens, variants(with_trigger_word(str(picture.caption), trigger_word)))
+    count = max(map(count_tokens, variants(with_trigger_word(picture.caption or "", trigger_word))))
+    if count <= limit:
+        return []
+    return [
+        error(
+            "long-caption",
+            template,
+            hint=hint,
+            path=picture.path,
+            name=picture.name,
+            count=count,
+            excess=count - limit,
+            limit=limit,
         )
-        if count > limit:
-            excess = count - limit
-            findings.append(
-                error(
-                    "long-caption",
-                    template,
-                    hint=hint,
-                    path=picture.path,
-                    name=picture.name,
-                    count=count,
-                    excess=excess,
-                    limit=limit,
-                )
-            )
-    return findings
+    ]

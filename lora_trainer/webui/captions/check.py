@@ -22,13 +22,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lora_trainer import files
 from lora_trainer.dataset import caption_provenance, check
 from lora_trainer.dataset.check import CheckedImage
-from lora_trainer.dataset.check.caption_findings import caption_findings
+from lora_trainer.dataset.check.caption_findings import findings_of_all, findings_of_one
 from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
 from lora_trainer.dataset.embeddings import read_all
 from lora_trainer.dataset.findings import Finding, Sum, sums
@@ -36,7 +37,7 @@ from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui.datasets import token_counts
-from lora_trainer.webui.datasets.caption_store import CaptionStore, View
+from lora_trainer.webui.datasets.caption_store import CaptionStore, Item, View
 
 State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
 CACHE, SETTINGS = "check-measures.json", "check.json"
@@ -62,12 +63,17 @@ class CheckSettings:
     tokens: int = 75
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class IdentifiedFinding:
     """A finding with an id that stays while it says the same."""
 
-    id: str
     finding: Finding
+
+    @cached_property
+    def id(self) -> str:
+        found = self.finding
+        told = repr((found.kind, str(found.path), str(found.message), found.mend))
+        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +94,15 @@ class Findings:
         return tuple(sums([*(each.finding for each in self.everything), *told]))
 
     @cached_property
-    def shared(self) -> Mapping[Path, frozenset[str]]:
-        """Of each image the kinds of what it shares with others."""
-        kinds: dict[Path, set[str]] = {}
-        for told in self.of_all:
-            for path in told.finding.about:
-                kinds.setdefault(path, set()).add(told.finding.kind)
-        return {path: frozenset(some) for path, some in kinds.items()}
+    def kinds(self) -> Mapping[Path, Sequence[str]]:
+        """Of each image the kinds of what is said of it, alone or with others."""
+        kinds = {
+            path: [told.finding.kind for told in some] for path, some in self.of_images.items()
+        }
+        shared = ((path, told.finding.kind) for told in self.of_all for path in told.finding.about)
+        for path, kind in dict.fromkeys(shared):
+            kinds.setdefault(path, []).append(kind)
+        return kinds
 
     @cached_property
     def by_id(self) -> dict[str, IdentifiedFinding]:
@@ -122,10 +130,14 @@ class Status:
 class _Result:
     """What the last check found of the pictures, and of which state of them."""
 
-    findings: tuple[Finding, ...] = ()
+    told: tuple[IdentifiedFinding, ...] = ()
     versions: Mapping[Path, str] = field(default_factory=dict)
     embedded: int = 0
     """files.stamp of what image encoders saw of them."""
+
+    @cached_property
+    def by_path(self) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
+        return _by_path(self.told)
 
 
 class _CheckStopped(Exception):
@@ -155,9 +167,10 @@ class Checker:
         self._again = False
         self._result = _Result()
         self._judged: tuple[Any, Findings] | None = None
-        self._departed: tuple[
-            tuple[Vocabulary, str] | None, dict[tuple[Path, str], list[Finding]]
-        ] = (None, {})
+        self._of_captions: tuple[Any, dict[Path, tuple[Item, tuple[IdentifiedFinding, ...]]]] = (
+            None,
+            {},
+        )
         self._thread: threading.Thread | None = None
         self._ended = 0.0
         self._settings, self._checked = self._remembered()
@@ -228,10 +241,7 @@ class Checker:
         self._thread.start()
 
     def _is_stale(self, view: View) -> bool:
-        return (
-            self._result.versions != {item.path: item.version for item in view.items}
-            or self._is_seen_anew()
-        )
+        return self._result.versions != view.versions or self._is_seen_anew()
 
     def _is_seen_anew(self) -> bool:
         """Whether a captioner's image encoder has seen more of the pictures since the last check,
@@ -288,15 +298,15 @@ class Checker:
                 raise _CheckStopped
 
         report = check.check(
-            pictures(view, with_captions=False),
+            _pictures(view),
             resolution=settings.resolution,
             embedded=read_all(self._store.path),
             cache=self._folder / CACHE,
             progress=heard,
         )
         return _Result(
-            findings=report.findings,
-            versions={item.path: item.version for item in view.items},
+            told=tuple(map(IdentifiedFinding, report.findings)),
+            versions=view.versions,
             embedded=embedded,
         )
 
@@ -340,67 +350,75 @@ class Checker:
             asked = self._checked is not None or self._state != "none"
             if self._judged is not None and self._judged[0] == key:
                 return self._judged[1]
-        found = _arranged(self._all(view, result, settings) if asked else [], view)
+        found = (
+            self._found(view, result, settings)
+            if asked
+            else Findings(of_images={}, of_all=(), view=view)
+        )
         with self._lock:
             self._judged = (key, found)
         return found
 
-    def _all(self, view: View, result: _Result, settings: CheckSettings) -> list[Finding]:
-        versions = {item.path: item.version for item in view.items}
-        unchanged = {
-            path for path, version in result.versions.items() if versions.get(path) == version
-        }
-        stay = [
-            finding
-            for finding in result.findings
-            if finding.path is None or unchanged.issuperset({finding.path, *finding.related})
-        ]
-        shown = pictures(view)
-        counter = token_counts.count if token_counts.available() else None
-        told = caption_findings(shown, settings.trigger, counter, settings.tokens)
-        return [*stay, *told, *self._departures(shown, settings.trigger)]
+    def _found(self, view: View, result: _Result, settings: CheckSettings) -> Findings:
+        if result.versions == view.versions:
+            told = dict(result.by_path)
+        else:
+            unchanged = {path for path, _ in result.versions.items() & view.versions.items()}
+            told = _by_path(
+                each
+                for each in result.told
+                if each.finding.path is None
+                or unchanged.issuperset({each.finding.path, *each.finding.related})
+            )
+        items = [item for item in view.items if item.source in ("metadata", "text", None)]
+        of_captions = [some for _, some in self._told_of_captions(items, settings).values()]
+        of_captions.append(tuple(map(IdentifiedFinding, findings_of_all(items))))
+        for path, some in _by_path(chain.from_iterable(of_captions)).items():
+            told[path] = (*told.get(path, ()), *some)
+        of_all = told.pop(None, ())
+        return Findings(of_images=cast(Mapping[Path, Any], told), of_all=of_all, view=view)
 
-    def _departures(self, shown: Sequence[CheckedImage], trigger: str) -> list[Finding]:
-        """What the vocabulary says; of captions that are as they were, what it said before."""
+    def _told_of_captions(
+        self, items: Iterable[Item], settings: CheckSettings
+    ) -> Mapping[Path, tuple[Item, tuple[IdentifiedFinding, ...]]]:
+        """What is said of each caption; of an item that is as it was, what was said before."""
         vocabulary = self._vocabulary()
-        if vocabulary is None:
-            return []
-        asked, known = self._departed
-        if asked != (vocabulary, trigger):
-            known = {}
-        kept: dict[tuple[Path, str], list[Finding]] = {}
-        for picture in shown:
-            if picture.caption:
-                place = (picture.path, picture.caption)
-                captions = {picture.path: (picture.name, picture.caption)}
-                kept[place] = (
-                    known[place]
-                    if place in known
-                    else vocabulary_findings(captions, vocabulary, trigger)
-                )
-        self._departed = ((vocabulary, trigger), kept)
-        return [finding for some in kept.values() for finding in some]
+        counter = token_counts.count if token_counts.available() else None
+        asked = (settings.trigger, settings.tokens, counter, vocabulary)
+        known = self._of_captions[1] if self._of_captions[0] == asked else {}
+        kept: dict[Path, tuple[Item, tuple[IdentifiedFinding, ...]]] = {}
+        for item in items:
+            before = known.get(item.path)
+            if before is None or before[0] is not item:
+                found = findings_of_one(item, settings.trigger, counter, settings.tokens)
+                # the folder tells of a missing caption itself
+                said = {finding.kind for finding in item.findings} & {"no-caption"}
+                found = [finding for finding in found if finding.kind not in said]
+                if vocabulary is not None and item.caption:
+                    captions = {item.path: (item.name, item.caption)}
+                    found += vocabulary_findings(captions, vocabulary, settings.trigger)
+                before = (item, tuple(map(IdentifiedFinding, found)))
+            kept[item.path] = before
+        self._of_captions = (asked, kept)
+        return kept
 
 
-def pictures(view: View, *, with_captions: bool = True) -> list[CheckedImage]:
-    """The images of a view as the check takes them; captions that stand in no file of their own are
-    not judged.
-    """
+def _by_path(told: Iterable[IdentifiedFinding]) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
+    """Under None what is about many images at once, or about the dataset as a whole."""
+    found: dict[Path | None, list[IdentifiedFinding]] = {}
+    for each in told:
+        found.setdefault(each.finding.path, []).append(each)
+    return {path: tuple(some) for path, some in found.items()}
+
+
+def _pictures(view: View) -> list[CheckedImage]:
+    """The images of a view as the check takes them, whatever their captions say."""
     masks = {
         image: mask
         for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
     }
     return [
-        CheckedImage(
-            path=item.path,
-            name=item.name,
-            mask=masks.get(item.path),
-            caption=(
-                item.caption
-                if with_captions and item.source in ("metadata", "text", None)
-                else None
-            ),
-        )
+        CheckedImage(path=item.path, name=item.name, mask=masks.get(item.path))
         for item in view.items
     ]
 
@@ -420,28 +438,3 @@ def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Pat
         others = sorted(members - {kept[0]}, key=lambda path: order.get(path, 0))
         groups.append(((kept[0], *others), kept[0]))
     return sorted(groups, key=lambda group: order.get(group[1], 0))
-
-
-def _arranged(findings: Sequence[Finding], view: View) -> Findings:
-    of_images: dict[Path, list[IdentifiedFinding]] = {}
-    of_all: list[IdentifiedFinding] = []
-    for finding in findings:
-        told = IdentifiedFinding(id=_id(finding), finding=finding)
-        if finding.path is not None and finding.path in view.by_path:
-            if finding.kind == "no-caption" and any(
-                each.kind == "no-caption" for each in view.by_path[finding.path].findings
-            ):
-                continue
-            of_images.setdefault(finding.path, []).append(told)
-        else:
-            of_all.append(told)
-    return Findings(
-        of_images={path: tuple(some) for path, some in of_images.items()},
-        of_all=tuple(of_all),
-        view=view,
-    )
-
-
-def _id(finding: Finding) -> str:
-    told = repr((finding.kind, str(finding.path), str(finding.message), finding.mend))
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()

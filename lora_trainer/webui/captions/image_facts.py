@@ -7,7 +7,7 @@ workbench.py; asked by image_query.py and serialization.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,10 @@ class ImageFacts:
         """What the check found; put together only for who asks."""
         return self.find()
 
+    @cached_property
+    def _marked(self) -> frozenset[str]:
+        return frozenset(self.marks.values())
+
     def length(self, item: Item) -> TokenCount:
         return token_counts.length(item.caption, self.trigger, self.limit)
 
@@ -50,7 +54,8 @@ class ImageFacts:
         return bool(item.caption) and self.length(item).over
 
     def reviewed(self, item: Item) -> bool:
-        return bool(self.marks) and self.marks.get(self._digest(item)) == item.caption
+        # the picture is read only where it matters which one it is
+        return item.caption in self._marked and self.marks.get(self._digest(item)) == item.caption
 
     def author(self, item: Item) -> Author:
         if not self.authors_known.by_digest or not item.caption:
@@ -61,13 +66,9 @@ class ImageFacts:
         """What the check says of it."""
         return self.findings.of_images.get(item.path, ())
 
-    def kinds(self, item: Item) -> list[str]:
-        shared = self.findings.shared.get(item.path, ())
-        return [
-            *(finding.kind for finding in item.findings),
-            *(told.finding.kind for told in self.told(item)),
-            *shared,
-        ]
+    def kinds(self, item: Item) -> Sequence[str]:
+        found = self.findings.kinds.get(item.path, ())
+        return [*(finding.kind for finding in item.findings), *found] if item.findings else found
 
     def edited(self, item: Item) -> float:
         if not item.caption_file:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
 from lora_trainer.dataset.captions import parts
@@ -92,22 +93,28 @@ def table(
     """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in
     capitals or not.
     """
-    of: Callable[[str], Sequence[str]] = _parts if kind == "tags" else words
-    counts: Counter[str] = Counter()
-    spellings: dict[str, dict[str, int]] = {}
-    total = 0
-    for caption in captions:
-        total += bool(caption)
-        for folded, written in {part.casefold(): part for part in of(caption)}.items():
-            counts[folded] += 1
-            written_so = spellings.setdefault(folded, {})
-            written_so[written] = written_so.get(written, 0) + 1
-    chosen = sorted(counts, key=lambda tag: (0 if sort == "name" else -counts[tag], tag))[:most]
+    captions = list(captions)
+    written = Counter(chain.from_iterable(_counted(caption, kind) for caption in captions))
+    spellings: dict[str, list[str]] = {}
+    for part in written:
+        spellings.setdefault(part.casefold(), []).append(part)
+    counts = {tag: sum(written[part] for part in some) for tag, some in spellings.items()}
+    chosen = sorted(counts)
+    if sort == "count":
+        chosen.sort(key=counts.__getitem__, reverse=True)  # stable: of equal ones, by name
     tags = tuple(
-        TagCount(tag=max(spellings[tag], key=spellings[tag].__getitem__), count=counts[tag])
-        for tag in chosen
+        TagCount(tag=max(spellings[tag], key=written.__getitem__), count=counts[tag])
+        for tag in chosen[:most]
     )
+    total = sum(map(bool, captions))
     return TagTable(kind=kind, captions=total, distinct=len(counts), tags=tags)
+
+
+@lru_cache(maxsize=20_000)
+def _counted(caption: str, kind: Kind) -> tuple[str, ...]:
+    """What is counted of a caption: what differs in capitals only, once."""
+    found = _parts(caption) if kind == "tags" else words(caption)
+    return tuple({part.casefold(): part for part in found}.values())
 
 
 def words(caption: str) -> list[str]:
@@ -127,6 +134,7 @@ def mostly(captions: Sequence[str]) -> Literal["tags", "sentences"]:
     return "sentences" if sum(map(is_sentence, written)) * 2 > len(written) else "tags"
 
 
+@lru_cache(maxsize=20_000)
 def is_sentence(caption: str) -> bool:
     found = _parts(caption)
     return bool(found) and sum(len(part.split()) for part in found) / len(found) >= LONG_PART

@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,10 @@ class View:
     @cached_property
     def by_path(self) -> dict[Path, Item]:
         return {item.path: item for item in self.items}
+
+    @cached_property
+    def versions(self) -> dict[Path, str]:
+        return {item.path: item.version for item in self.items}
 
     def item(self, key: str) -> Item:
         """The image of a key. Raises NotFound."""
@@ -553,13 +557,13 @@ def _file_of(caption: Caption | None, listing: Listing) -> str:
 
 
 def _by_image(
-    findings: Iterable[Finding], images: Sequence[Path], captions: Captions
+    findings: Sequence[Finding], images: Sequence[Path], captions: Captions
 ) -> tuple[dict[Path, list[Finding]], list[Finding]]:
     """Findings of an image or its text file, by image; and the others."""
-    users: dict[Path, list[Path]] = {image: [image] for image in images}
-    for image in images:
-        caption = captions.by_image.get(image)
-        if caption and caption.path and caption.source == "text":
+    told_of = {finding.path for finding in findings}
+    users: dict[Path, list[Path]] = {image: [image] for image in images if image in told_of}
+    for image, caption in captions.by_image.items():
+        if caption.source == "text" and caption.path is not None and caption.path in told_of:
             users.setdefault(caption.path, []).append(image)
     about: dict[Path, list[Finding]] = {}
     rest = []

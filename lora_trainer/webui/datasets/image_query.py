@@ -114,17 +114,16 @@ def page(view: View, wish: PageQuery, known: Knowledge) -> Page:
 
 def matching(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> list[Item]:
     """The items that pass, in their order."""
-    passes, tests = _FILTERS.get(where.which), list(_tests(where, known))
-    return [
-        item
-        for item in items
-        if (passes is None or passes(item, where, known)) and all(test(item) for test in tests)
-    ]
+    choose = _FILTERS.get(where.which)
+    found = list(items) if choose is None else choose(items, where, known)
+    for test in _tests(where, known):
+        found = list(filter(test, found))
+    return found
 
 
 def counts(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> dict[str, int]:
     """How many of all the images each filter lets pass."""
-    return {name: sum(_FILTERS[name](item, where, known) for item in items) for name in COUNTED}
+    return {name: len(_FILTERS[name](items, where, known)) for name in COUNTED}
 
 
 @lru_cache(maxsize=20_000)
@@ -158,26 +157,33 @@ def _tests(where: ImageFilter, known: Knowledge) -> Sequence[Callable[[Item], bo
     return tests
 
 
+@lru_cache(maxsize=20_000)
 def _tags(caption: str) -> frozenset[str]:
     return frozenset(" ".join(part.casefold().split()) for part in parts(caption))
 
 
-_FILTERS: dict[str, Callable[[Item, ImageFilter, Knowledge], bool]] = {
-    "missing": lambda item, where, known: not item.caption,
-    "captioned": lambda item, where, known: bool(item.caption),
-    "short": lambda item, where, known: is_short(item.caption),
-    "long": lambda item, where, known: known.is_long(item),
-    "no-trigger": (
-        lambda item, where, known: (
-            bool(where.trigger.strip())
-            and with_trigger_word(item.caption, where.trigger) != item.caption
-        )
-    ),
-    "unreviewed": lambda item, where, known: not known.reviewed(item),
-    "reviewed": lambda item, where, known: known.reviewed(item),
-    "person": lambda item, where, known: known.author(item) == "person",
-    "machine": lambda item, where, known: known.author(item) == "machine",
-    "findings": lambda item, where, known: bool(known.kinds(item)),
+@lru_cache(maxsize=20_000)
+def _lacks(caption: str, trigger: str) -> bool:
+    return bool(trigger.strip()) and with_trigger_word(caption, trigger) != caption
+
+
+_FILTERS: dict[str, Callable[[Sequence[Item], ImageFilter, Knowledge], list[Item]]] = {
+    "missing": lambda items, where, known: [item for item in items if not item.caption],
+    "captioned": lambda items, where, known: [item for item in items if item.caption],
+    "short": lambda items, where, known: [item for item in items if is_short(item.caption)],
+    "long": lambda items, where, known: [item for item in items if known.is_long(item)],
+    "no-trigger": lambda items, where, known: [
+        item for item in items if _lacks(item.caption, where.trigger)
+    ],
+    "unreviewed": lambda items, where, known: [item for item in items if not known.reviewed(item)],
+    "reviewed": lambda items, where, known: [item for item in items if known.reviewed(item)],
+    "person": lambda items, where, known: [
+        item for item in items if known.author(item) == "person"
+    ],
+    "machine": lambda items, where, known: [
+        item for item in items if known.author(item) == "machine"
+    ],
+    "findings": lambda items, where, known: [item for item in items if known.kinds(item)],
 }
 _ORDERS: dict[str, Callable[[Item, Knowledge], Any]] = {
     "changed": lambda item, known: -item.changed,

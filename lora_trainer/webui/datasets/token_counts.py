@@ -20,7 +20,7 @@ from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import SetupError
 
 LIMITS = (75, 150, 225)
-_REMEMBERED = 20_000
+_REMEMBERED = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)

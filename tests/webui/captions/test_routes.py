@@ -65,6 +65,7 @@ def page(tmp_path):
             options=Options(),
             redactions=dict,
         )
+        routing.find_routes()
         host_app = Starlette()
         routing.mount(host_app, made.app)
         made.client = TestClient(

@@ -66,7 +66,7 @@ def bulk(bench: Workbench, **action):
 
 def told(folder: Path, name: str, **mend) -> IdentifiedFinding:
     return IdentifiedFinding(
-        id=name, finding=warning("wide-border", "{name}", path=folder / name, mend=mend, name=name)
+        warning("wide-border", "{name}", path=folder / name, mend=mend, name=name)
     )
 
 
