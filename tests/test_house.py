@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -406,3 +407,14 @@ def test_no_file_speaks_of_one_machine():
 def test_there_is_no_scripts_package():
     # the host executes each scripts/*.py by path; an __init__.py there shadows other extensions
     assert not (ROOT / "scripts" / "__init__.py").exists()
+
+
+def test_the_files_that_the_architecture_names_are_there():
+    text = (PACKAGE / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w-]+(?:/[\w-]+)*\.(?:py|js))`", text))
+    there = ["/install.py"]
+    there += ["/" + path.relative_to(ROOT).as_posix() for path in sources()]
+    for folder in ("tests", "javascript", "scripts"):
+        there += ["/" + path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*")]
+    lost = [one for one in sorted(named) if not any(path.endswith(f"/{one}") for path in there)]
+    assert len(named) > 30 and lost == [], lost
