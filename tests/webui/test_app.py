@@ -11,12 +11,21 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.hosts.base import Host, HostDevice
+from lora_trainer.hosts.base import (
+    Host,
+    HostCheckpoint,
+    HostDevice,
+    HostPaths,
+    LoadedCheckpoint,
+)
 from lora_trainer.hosts.queue_lock import QueueLock
+from lora_trainer.settings import training
 from lora_trainer.webui import callbacks
 from lora_trainer.webui.app import App
 from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.http import routing
 from lora_trainer.webui.lazy_app import LazyApp
+from tests.made import draw_images, tiny_checkpoint
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
 
 
@@ -105,3 +114,73 @@ def test_a_data_folder_that_is_back_is_taken_up_without_a_new_start(tmp_path):
         assert app.runs.scheduler._thread is not None and app.runs.scheduler._thread.is_alive()
     finally:
         app.runs.scheduler.close()
+
+
+class ListingHost(CardHost):
+    """A host that computes on the processor, has one checkpoint, and is asked for no more."""
+
+    kind, name, version = "a1111", "a host", "1"
+
+    def __init__(self, root):
+        super().__init__()
+        models = root / "models"
+        self._paths = HostPaths(data=root, models=models, lora_dir=models / "Lora")
+        self._paths.lora_dir.mkdir(parents=True)
+
+    def paths(self):
+        return self._paths
+
+    def device(self):
+        return HostDevice(kind="cpu", device_id=None, name="cpu")
+
+    def checkpoints(self):
+        return [HostCheckpoint(title="base", path=tiny_checkpoint("sd1"))]
+
+    def loaded(self):
+        return LoadedCheckpoint(title="base", path=tiny_checkpoint("sd1"), vae=None, clip_skip=1)
+
+    def language(self):
+        return "en"
+
+    def is_remote(self):
+        return False
+
+    def api_credentials(self):
+        return {}
+
+    def names(self):
+        return frozenset()
+
+
+def test_from_an_upload_to_runs_in_the_queue(tmp_path):
+    app, host_app = App(ListingHost(tmp_path), DataFolder(tmp_path / "data")), Starlette()
+    routing.find_routes()
+    routing.mount(host_app, app)
+    headers = {"X-LoRA-Trainer": "1"}
+    client = TestClient(host_app, base_url="http://127.0.0.1/lora-trainer/", headers=headers)
+
+    def post(path, **body):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    fox = post("datasets", name="fox")["id"]
+    picture = next(draw_images(tmp_path / "drawn", 1).glob("*.png"))
+    query = {"name": "a.png", "size": picture.stat().st_size}
+    sent = client.post(f"datasets/{fox}/upload", params=query, content=picture.read_bytes())
+    (added,) = sent.json()["added"]
+    post(f"datasets/{fox}/caption", key=added["key"], caption="a disc", was="")
+    wish = {"dataset": fox, "name": "ink", "settings": {"max_train_steps": 4}}
+    assert post("plan", **wish)["target"] == "models/Lora/ink.safetensors"
+    for click in ("the-first-click", "the-first-click", "the-second-click"):
+        post("runs", **wish, token=click, when="queue")
+    post(f"datasets/{fox}/caption-run", captioner="blip", token="the-third-click", when="queue")
+    waiting = [run["id"] for run in client.get("runs").json()["runs"]]
+    assert sorted(waiting) == ["captions-fox", "ink", "ink-2"]
+    assert app.runs.queue.read().waiting == ("ink", "ink-2", "captions-fox")
+    second = training.read(app.data.folder("runs") / "ink-2" / "config.yaml")
+    assert (second.output.output_dir.name, second.lora.name) == ("ink-2", "ink")
+    assert client.get("runs/ink/draft").json()["dataset"] == fox
+    assert post("plan", **wish)["target"] == "models/Lora/ink-3.safetensors"
+    post(f"datasets/{fox}/undo")
+    assert client.get(f"datasets/{fox}/items").json()["captioned"] == 0
