@@ -170,9 +170,12 @@ def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
     assert pictures() == [first[0], first[0]]
 
 
-def test_sdxls_empty_negative_prompt_is_zeros_as_in_the_webui_and_diffusers():
+@pytest.mark.parametrize("negative", ["", "a dog"])
+def test_of_sdxls_negative_prompts_the_empty_one_is_zeros_as_in_the_webui_and_diffusers(negative):
     parts, adapters = trained_text_encoder("sdxl")
-    settings = SampleSettings(sample_steps=2, sample_strengths=(0.0,))
+    settings = SampleSettings(
+        sample_steps=2, sample_strengths=(0.0,), sample_negative_prompt=negative
+    )
     picture = next(
         preview.make_pictures(
             parts,
@@ -199,6 +202,7 @@ def test_sdxls_empty_negative_prompt_is_zeros_as_in_the_webui_and_diffusers():
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         "a cat",
+        negative_prompt=negative or None,
         num_inference_steps=2,
         guidance_scale=7.0,
         height=64,
