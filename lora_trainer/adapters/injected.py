@@ -248,6 +248,6 @@ def short_names(paths: Sequence[str] | Mapping[str, Any]) -> list[str]:
     ends: dict[str, None] = {}
     for path in paths:
         pieces = path.split(".")
-        count = 2 if pieces[-1].isdigit() and len(pieces) > 1 else 1
+        count = 2 if pieces[-1].isdigit() else 1
         ends[".".join(pieces[-count:])] = None
     return list(ends)

@@ -185,8 +185,11 @@ def test_the_weights_are_the_adapters_in_the_type_asked_for(
         assert torch.equal(tensors[f"{name}.lora_down.weight"], adapter.down.detach().to(dtype))
 
 
-def test_a_small_scale_is_not_lost_to_float16_in_diffusers_form(tmp_path: Path) -> None:
-    parts, adapters = trained("sd1", lora_rank=16, lora_alpha=0.05)
+@pytest.mark.parametrize("alpha", [0.05, 40.0])
+def test_a_small_scale_is_not_lost_to_float16_in_diffusers_form_nor_one_above_1(
+    tmp_path: Path, alpha: float
+) -> None:
+    parts, adapters = trained("sd1", lora_rank=16, lora_alpha=alpha)
     fill(adapters, size=1e-3)
     export_diffusers(adapters, parts, tmp_path / "x.safetensors", METADATA)
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
@@ -194,7 +197,7 @@ def test_a_small_scale_is_not_lost_to_float16_in_diffusers_form(tmp_path: Path) 
     product = tensors[f"{adapter.name}.lora_B.weight"].float().flatten(1) @ tensors[
         f"{adapter.name}.lora_A.weight"
     ].float().flatten(1)
-    expected = 0.05 / 16 * adapter.up.detach().flatten(1) @ adapter.down.detach().flatten(1)
+    expected = alpha / 16 * adapter.up.detach().flatten(1) @ adapter.down.detach().flatten(1)
     assert float((product - expected).norm() / expected.norm()) < 0.02
 
 

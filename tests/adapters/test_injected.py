@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_trainer.adapters.injected import Adapters, add_adapters
+from lora_trainer.adapters.injected import Adapters, add_adapters, matching_layers
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError
 from lora_trainer.lora.names import module_names
@@ -323,3 +323,15 @@ def test_a_whole_path_is_a_target_too_and_a_part_of_a_word_is_not() -> None:
     ] == [path]
     with pytest.raises(ConfigError, match="no layer is called _q"):
         add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=("_q",)), seed=0)
+
+
+def test_of_a_familys_own_targets_those_that_a_model_lacks_are_passed_over() -> None:
+    parts = tiny_parts("sd1")
+    usual = parts.family.unet_targets
+    more = (*usual, "to_nothing")
+    model, setting = parts.unet, "target_modules"
+    assert matching_layers(model, parts.family, setting, more, more) == matching_layers(
+        model, parts.family, setting, usual, usual
+    )
+    with pytest.raises(ConfigError, match="no layer is called to_nothing"):
+        matching_layers(model, parts.family, setting, more, usual)

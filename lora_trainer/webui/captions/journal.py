@@ -214,7 +214,6 @@ class Journal:
             "version": VERSION,
             "time": edit.time,
             "undone": edit.undone,
-            "count": edit.count,
             "title": edit.title.template,
             "values": {
                 key: value if isinstance(value, (int, float)) else str(value)

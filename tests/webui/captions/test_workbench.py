@@ -21,7 +21,7 @@ from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Vocabulary
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import begin_captioning
-from lora_trainer.webui.captions import journal
+from lora_trainer.webui.captions import image_edits, journal
 from lora_trainer.webui.captions.check import CheckSettings, IdentifiedFinding
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.datasets import image_query
@@ -288,6 +288,19 @@ def test_an_import_that_replaces_captions_can_be_undone(tmp_path):
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf", "c.png": ""}
 
 
+@pytest.mark.parametrize(("also_new", "after"), [(True, ""), (False, "imported")])
+def test_an_import_of_captions_where_there_were_none_can_be_undone_unless_told_otherwise(
+    tmp_path, also_new, after
+):
+    save(tmp_path / "a.png")
+    bench = again(tmp_path)
+    with bench.recording(Message("Imported"), also_new=also_new):
+        (tmp_path / "a.txt").write_text("imported", encoding="utf-8")
+    if bench.journal.undoable:
+        bench.undo()
+    assert captions(bench) == {"a.png": after}
+
+
 def test_a_write_that_failed_leaves_nothing_to_undo(tmp_path, monkeypatch):
     bench = make(tmp_path, {"a.png": "fox"})
     replace = os.replace
@@ -507,6 +520,27 @@ def test_a_crop_keeps_the_name_the_caption_and_the_original(tmp_path, name):
     again(tmp_path).redo()
     with Image.open(tmp_path / name) as cropped:
         assert cropped.size == (32, 16)
+
+
+def test_what_was_cropped_before_the_process_died_can_be_undone(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        corners((64, 32)).save(tmp_path / name)
+    before = (tmp_path / "a.png").read_bytes()
+    real = image_edits.crop_in_place
+
+    def dying(root, path, *arguments):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return real(root, path, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(image_edits, "crop_in_place", dying)
+        again(tmp_path).mend(
+            [told(tmp_path, name, mend="crop", box=[0, 0, 8, 8]) for name in ("a.png", "b.png")]
+        )
+    assert (tmp_path / "a.png").read_bytes() != before
+    assert again(tmp_path).undo().changed == 1
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
