@@ -48,6 +48,8 @@ from tests.made import tiny_checkpoint
 from tests.webui.drafts import app as make_app
 
 RUNS = 7
+ASKED = {"trigger": "zrb", "tokens": "75"}
+"""What the page says with each question."""
 WORDS = (
     "a red fox leaping over a log, thick winter fur, in a birch forest, soft morning light",
     "1girl, solo, long hair, blue eyes, smile, outdoors, from side, ink wash",
@@ -91,7 +93,7 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
     write_images(folder, count, kind)
 
     def items(**query: Any) -> dict[str, Any]:
-        return told(dataset_routes.items, query={"limit": "60", **query})
+        return told(dataset_routes.items, query={"limit": "60", **ASKED, **query})
 
     def told(handler: Callable[..., Any], **values: Any) -> Any:
         answer = handler(app, request(**values))
@@ -130,7 +132,10 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
     yield "a page of 60, with a filter", *timed(lambda: items(filter="long", text="fox"))
     revision = items()["revision"]
     yield "looking again (unchanged)", *timed(poll)
-    yield "the table of tags", *timed(lambda: told(caption_routes.tags, query={"limit": "300"}))
+    yield (
+        "the table of tags",
+        *timed(lambda: told(caption_routes.tags, query={"limit": "300", **ASKED})),
+    )
     yield "a saved caption", *timed(save)
     first = timed(foresee, 1)
     app.image_cache.wait()

@@ -431,6 +431,8 @@ def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Pat
             if told.finding.kind in ("near-duplicate", "duplicate-image") and told.finding.related:
                 members = frozenset({path, *told.finding.related})
                 found.setdefault(members, set()).add(path)
+    if not found:
+        return []
     order = {item.path: place for place, item in enumerate(view.items)}
     groups = []
     for members, told_of in found.items():

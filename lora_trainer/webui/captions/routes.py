@@ -335,21 +335,22 @@ def start_check(app: App, request: Request) -> dict[str, Any]:
             resolution=resolution, trigger=request.value("trigger", str, "").strip(), tokens=limit
         )
     )
-    return serialization.check_json(bench, request.language)
+    return serialization.check_json(bench, bench.store.view(), request.language)
 
 
 @route("GET", "/datasets/{id}/check")
 def read_check(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
-    bench.checker.keep_up(bench.store.view())
-    return serialization.check_json(bench, request.language)
+    view = bench.store.view()
+    bench.checker.keep_up(view)
+    return serialization.check_json(bench, view, request.language)
 
 
 @route("POST", "/datasets/{id}/check/stop")
 def stop_check(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
     bench.checker.stop()
-    return serialization.check_json(bench, request.language)
+    return serialization.check_json(bench, bench.store.view(), request.language)
 
 
 @route("POST", "/datasets/{id}/mend")

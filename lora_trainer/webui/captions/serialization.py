@@ -254,9 +254,8 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str,
     }
 
 
-def check_json(bench: Workbench, language: str) -> dict[str, Any]:
+def check_json(bench: Workbench, view: View, language: str) -> dict[str, Any]:
     """Check of the contract."""
-    view = bench.store.view()
     status, findings = bench.checker.status(view), bench.checker.findings(view)
     return {
         "state": status.state,
