@@ -51,8 +51,8 @@ class Adapter(ABC):
 
     @abstractmethod
     def begin_from(self, change: WeightChange) -> tuple[float, float]:
-        """Take over what a LoRA file changes in this layer. Returns (share of it that is kept, sum
-        of its squares). Raises LoraFileError for one of another shape.
+        """Initialize from a file's delta of this layer. Returns (share of its energy that is kept,
+        energy: its sum of squares). Raises LoraFileError for another shape.
         """
 
     @abstractmethod

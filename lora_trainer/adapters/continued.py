@@ -1,11 +1,11 @@
-"""Fresh adapters -> adapters that begin with what a LoRA file does (`init_lora`).
+"""Initializes adapters from a LoRA file (`init_lora`).
 
-    a LoRA file's LoraChanges -> match: Continuation -> begin_from: Beginning
+    LoraChanges -> match: Continuation -> begin_from: Beginning
 
-The first compares names and needs no weights; the second says what was taken over. A rank as large
-as the file's, or larger, keeps its effect exactly: its factors are copied, further rows of down
-keep their random first values, and further columns of up are zero, so that they change nothing yet
-and still learn. A smaller rank keeps the largest singular values.
+`match` compares names, without weights; `begin_from` copies the weights. With the file's rank or a
+higher one its delta is kept exactly: its factors are copied, additional rows of down keep their
+random initialization, and additional columns of up are 0, so that they contribute nothing yet but
+are trained. A lower rank keeps the largest singular values.
 """
 
 from __future__ import annotations
@@ -21,36 +21,32 @@ from lora_trainer.lora.names import Part, base_layers
 from lora_trainer.settings.training import LoraSettings
 
 NAMED = 3
-"""So many layers are named in a warning."""
+"""Number of layers named in a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What became of a file's layers."""
+    """The result of initializing from a file."""
 
     file: str
     continued: int
-    """Layers that go on from the file."""
+    """Number of layers initialized from the file."""
     fresh: int
-    """Layers that learn from nothing, because the file lacks them."""
+    """Number of layers initialized as without a file, which does not have them."""
     left_out: tuple[str, ...]
     unknown: tuple[str, ...]
     kept: float
-    """Share of the effect that is kept: of the sum of the squares of all changes of weights."""
+    """Kept share of the sum of squares of all deltas."""
 
     def notes(self) -> list[tuple[Message, Message | None]]:
-        """What its user should know, with what to do about it."""
+        """Warnings with hints."""
         found: list[tuple[Message, Message | None]] = []
         if self.kept < 0.999:
-            found.append(
-                (
-                    Message(
-                        "of {file}, {share} of the effect is kept: the rank is too small for all",
-                        {"file": self.file, "share": f"{self.kept:.1%}"},
-                    ),
-                    Message("A higher lora_rank keeps more."),
-                )
+            message = Message(
+                "of {file}, {share} of the effect is kept: the rank is too small for all",
+                {"file": self.file, "share": f"{self.kept:.1%}"},
             )
+            found.append((message, Message("A higher lora_rank keeps more.")))
         if self.left_out:
             message = Message(
                 "layers of {file} that do not learn in this run, so that their effect is lost:"
@@ -73,20 +69,20 @@ class Beginning:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """A file's layers, and the layers of this run that go on from them."""
+    """A file's layers, matched with the trained layers of this run."""
 
     changes: LoraChanges
     matched: Mapping[str, tuple[Part, str]]
-    """Layer in the file -> part and path of a layer that learns."""
+    """Layer in the file -> (part, path) of a trained layer."""
     left_out: tuple[str, ...]
-    """Layers of the file that do not learn in this run: their effect is lost."""
+    """Layers of the file that this run does not train; their delta is lost."""
     unknown: tuple[str, ...]
     """Layers of the file that the base does not have."""
 
 
 def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continuation:
-    """Compare a file's layers with those that the settings let learn. base: its models, which may
-    be without weights. Raises LoraFileError when none goes on.
+    """Match a file's layers with the trained layers. base: its models, which may be on the meta
+    device. Raises LoraFileError if none match.
     """
     changes.require_family(base.family)
     layers = base_layers(base)
@@ -115,8 +111,8 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
 
 
 def begin_from(adapters: Adapters, continuation: Continuation) -> Beginning:
-    """Put what the file changes into fresh adapters, in place. Raises LoraFileError for weights
-    that do not fit their layer.
+    """Initialize the adapters from the file, in place. Raises LoraFileError for weights that do not
+    fit their layer.
     """
     by_place = {(adapter.part, adapter.path): adapter for adapter in adapters.layers}
     changes, kept, whole = continuation.changes, 0.0, 0.0

@@ -112,10 +112,10 @@ def inject(
 def fitted(
     change: WeightChange, base: tuple[int, ...], rank: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """(down, up, share kept, energy): scale * up @ down is the change, or the nearest to it of this
-    rank. down (r, in * height * width), up (out, r), r at most `rank`. energy: the sum of the
-    squares of the change, of which `share` is kept. Raises LoraFileError when the change does not
-    fit a weight of shape `base`.
+    """(down, up, share kept, energy): the best approximation of the delta by scale * up @ down with
+    at most `rank`; exact if the rank suffices. down: (r, in * height * width), up: (out, r).
+    energy: sum of squares of the delta. Raises LoraFileError if it does not fit a weight of shape
+    `base`.
     """
     if change.down is not None and change.up is not None:
         down, up = change.down.flatten(1), change.up

@@ -1,11 +1,10 @@
-"""What a LoRA file of another trainer, or of ours, changes in each layer: `LoraChanges`.
+"""The weight deltas in a LoRA file of any trainer: `LoraChanges`.
 
-In: a .safetensors file in any layout of `layouts`, of a kind that adds to the base's weights (LoRA,
-LoCon, LoHa, LoKr, full difference). Out: a `WeightChange` for each layer, as two factors or as the
-whole difference of the weight. adapters.continued puts them into the adapters of a new run.
+Reads .safetensors files in any layout of `layouts`, of kinds that add to the base's weights (LoRA,
+LoCon, LoHa, LoKr, full difference), into one `WeightChange` per layer: two factors, or the full
+delta. adapters.continued puts them into the adapters of a new run.
 
-`open_changes` reads the header and the alphas only, without torch: the tab asks for ranks and
-family.
+`open_changes` reads only the header and the alphas, without torch, for the tab.
 
 Sources: LyCORIS' lycoris/functional (loha.py, lokr.py, general.py), A1111's
 extensions-builtin/Lora/network_*.py.
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
     import torch
 
 ADDED_KINDS = frozenset({"LoRA", "LoHa", "LoKr", "full difference", ""})
-"""Kinds whose effect is a difference that does not depend on the base's weights."""
+"""Kinds whose delta does not depend on the base's weights."""
 
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What one layer's weight W becomes: W + scale * up @ down, or W + whole."""
+    """The delta of one layer's weight W: scale * up @ down, or `whole`."""
 
     scale: float = 1.0
     down: torch.Tensor | None = None
@@ -50,7 +49,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class RankAndScale:
-    """The most usual of a file's layers."""
+    """The most frequent values among a file's layers."""
 
     rank: int
     scale: float
@@ -58,14 +57,14 @@ class RankAndScale:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraChanges:
-    """A LoRA file's layers, their weights still on the disk."""
+    """The layers of a LoRA file; weights are read on demand."""
 
     header: Header
     layers: Mapping[str, Layer]
     scales: Mapping[str, float]
-    """Layers that have a rank: what strength 1 multiplies them by."""
+    """Per layer with a rank: its multiplier at strength 1."""
     families: tuple[str, ...]
-    """Which it may be for; empty: not known."""
+    """The families it may be for; empty if unknown."""
 
     @property
     def name(self) -> str:
@@ -73,8 +72,8 @@ class LoraChanges:
         return self.header.path.name
 
     def usual(self, *, convolutions: bool) -> RankAndScale | None:
-        """Of the 3 x 3 convolutions, or of everything else. None: there are none, or they have no
-        rank.
+        """The most frequent rank and scale of the 3 x 3 convolutions, or of all other layers; None
+        without ranks.
         """
         found = Counter(
             (layer.rank, self.scales[name])
@@ -114,7 +113,7 @@ class LoraChanges:
         return values
 
     def read(self, name: str) -> WeightChange:
-        """One layer's change. Raises LoraFileError for weights that do not fit each other."""
+        """One layer's delta. Raises LoraFileError for inconsistent shapes."""
         layer = self.layers[name]
         tensors = {}
         for role, info in layer.roles.items():
@@ -139,8 +138,8 @@ class LoraChanges:
 
 
 def open_changes(path: Path) -> LoraChanges:
-    """The layers of a LoRA file, or of the one in a folder. Raises LoraFileError for anything that
-    cannot be trained further.
+    """The layers of a LoRA file, or of the one in a folder. Raises LoraFileError if it cannot be
+    continued.
     """
     header = read_header(find_in_folder(path))
     layers = layers_in(header)
@@ -160,7 +159,7 @@ def open_changes(path: Path) -> LoraChanges:
     scales = {name: scale for name, scale in found.items() if scale is not None}
     if len(scales) < len(found):
         raise LoraFileError(
-            "{path} does not say its alpha, so it is not known how strong it is",
+            "{path} has no alpha, so its strength is unknown",
             hint="Put the adapter_config.json that belongs to it beside it.",
             path=header.path,
         )
@@ -176,7 +175,7 @@ def open_changes(path: Path) -> LoraChanges:
 
 
 def _change(layer: Layer, tensors: Mapping[str, torch.Tensor], scale: float) -> WeightChange:
-    """From a layer's weights by their roles."""
+    """The delta from a layer's tensors by role."""
     if "diff" in tensors:
         return WeightChange(whole=tensors["diff"])
     if "LoHa" in layer.kinds:
@@ -198,7 +197,7 @@ def _change(layer: Layer, tensors: Mapping[str, torch.Tensor], scale: float) -> 
 
 
 def _half(tensors: Mapping[str, torch.Tensor], number: str) -> torch.Tensor:
-    """One of the two matrices whose elementwise product is a LoHa's difference."""
+    """One factor of a LoHa's Hadamard product."""
     a, b = tensors[f"w{number}_a"], tensors[f"w{number}_b"]
     if f"t{number}" not in tensors:
         return a @ b
@@ -206,7 +205,7 @@ def _half(tensors: Mapping[str, torch.Tensor], number: str) -> torch.Tensor:
 
 
 def _kronecker_factor(tensors: Mapping[str, torch.Tensor], number: str) -> torch.Tensor:
-    """One of the two matrices whose Kronecker product is a LoKr's difference."""
+    """One factor of a LoKr's Kronecker product."""
     if f"w{number}" in tensors:
         return tensors[f"w{number}"]
     a, b = tensors[f"w{number}_a"], tensors[f"w{number}_b"]

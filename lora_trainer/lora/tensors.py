@@ -1,6 +1,7 @@
-"""Single tensors out of a safetensors file, of any number format that this torch knows.
+"""Reads single tensors from a safetensors file, in any dtype that torch supports.
 
-The safetensors library raises for formats that its version does not know, and names no file.
+The safetensors library raises for dtypes that its version does not support, without the file's
+name.
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ DTYPES = {
     "U8": "uint8",
 }
 PACKED = {"F64": "<d", "F32": "<f", "F16": "<e", "BF16": "<f"}
-"""Formats of which a single number is read without torch, as `struct` names them."""
+"""dtype -> `struct` format, for reading single numbers without torch."""
 
 
 def read_tensor(header: Header, info: TensorInfo) -> torch.Tensor | None:
-    """The tensor in float32; None for a format that this torch does not know. Raises
-    LoraFileError.
-    """
+    """The tensor as float32; None for an unsupported dtype. Raises LoraFileError."""
     import torch
 
     dtype = getattr(torch, DTYPES.get(info.dtype, ""), None)
@@ -49,8 +48,8 @@ def read_tensor(header: Header, info: TensorInfo) -> torch.Tensor | None:
 
 
 def read_number(header: Header, info: TensorInfo) -> float | None:
-    """The first number of a tensor; None for one that is not finite. Without torch for the formats
-    of PACKED. Raises LoraFileError.
+    """The first element of a tensor; None if there is none or it is not finite. Without torch for
+    the dtypes of PACKED. Raises LoraFileError.
     """
     if 0 in info.shape:
         return None
@@ -62,7 +61,7 @@ def read_number(header: Header, info: TensorInfo) -> float | None:
     else:
         tensor = read_tensor(header, info)
         value = math.nan if tensor is None else float(tensor.flatten()[0])
-    # 2.7 in float32 is 2.7000000476...: seven digits are what it holds
+    # 2.7 in float32 is 2.7000000476...; it has seven significant digits
     number = float(f"{value:.7g}")
     return number if math.isfinite(number) else None
 

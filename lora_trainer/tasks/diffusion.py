@@ -119,7 +119,7 @@ class DiffusionTask(Task):
             return self._train(run, start)
 
     def _begin_from(self, continuation: Continuation, trainer: Trainer) -> None:
-        """Let the adapters begin with what a LoRA file does, and warn of what they cannot hold."""
+        """Initialize the adapters from init_lora, and warn of what is lost."""
         beginning = begin_from(trainer.adapters, continuation)
         log.info("training goes on from %s", beginning)
         for note, hint in beginning.notes():
