@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,15 +9,9 @@ import torch
 from PIL import Image
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.demo import measure, world
-from lora_trainer.demo.world import Scene
+from lora_trainer.demo import world
 from lora_trainer.families.components.noise import make_sampler
 from lora_trainer.families.stable_diffusion import SD1
-
-
-def prompt_of(scene: Scene) -> str:
-    """All attributes of a scene as a prompt."""
-    return world.describe(scene, random.Random(0), leave_out=0.0)
 
 
 @torch.no_grad()
@@ -67,19 +60,3 @@ def to_images(pictures: torch.Tensor) -> list[Image.Image]:
         .numpy()
     )
     return [Image.fromarray(np.ascontiguousarray(picture), "RGB") for picture in levels]
-
-
-def random_scenes(count: int, seed: int) -> list[Scene]:
-    rng = random.Random(f"obedience {seed}")
-    return [world.random_scene(rng) for _ in range(count)]
-
-
-def shares_obeyed(images: Sequence[Image.Image], scenes: Sequence[Scene]) -> dict[str, float]:
-    """For each attribute, the share of images that agree with their scene; `all`: in every
-    attribute.
-    """
-    judged = [measure.obeyed(image, scene) for image, scene in zip(images, scenes, strict=True)]
-    shares = {
-        name: sum(found[name] for found in judged) / len(judged) for name in measure.ATTRIBUTES
-    }
-    return shares | {"all": sum(all(found.values()) for found in judged) / len(judged)}

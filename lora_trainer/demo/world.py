@@ -1,18 +1,16 @@
 """Generated images of one simple object each, with captions; seeded and unlimited.
 
 Seed -> `Drawing`s (image, caption, and the `Scene` of both), or a folder of images with
-metadata.csv. The embedded checkpoint was trained on `drawings`; the demo and tests train a
-*concept* that it has never seen, from `draw_concept` or `write_concept`. Pillow and numpy only.
-Lengths are for a 64-pixel image; other sizes are scaled.
+metadata.csv. The demo and tests train a *concept* that the embedded checkpoint has never seen.
+Pillow and numpy only. Lengths are for a 64-pixel image; other sizes are scaled.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -330,18 +328,6 @@ def describe(scene: Scene, rng: random.Random, leave_out: float = 0.12) -> str:
     )
 
 
-def drawings(seed: int, side: int = SIDE) -> Iterator[Drawing]:
-    """Unlimited drawings as the embedded checkpoint was trained on. Deterministic in `seed`."""
-    rng = random.Random(seed)
-    while True:
-        scene = random_scene(rng)
-        yield Drawing(
-            image=draw_plain(scene, Jitter.draw(rng), side),
-            caption=describe(scene, rng),
-            scene=scene,
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Concept:
     """Something the base has never seen."""
@@ -453,20 +439,3 @@ def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
 def write_concept(folder: Path, name: str, count: int, seed: int, side: int = SIDE) -> Path:
     """`draw_concept`, written as a dataset into `folder`. Returns the csv's path."""
     return write_drawings(folder, draw_concept(name, count, seed, side))
-
-
-def contact_sheet(
-    images: list[Image.Image], columns: int, zoom: int = 1, gap: int = 4
-) -> Image.Image:
-    """Images of one size in rows on white; `zoom` enlarges each."""
-    width, height = images[0].width * zoom, images[0].height * zoom
-    row_count = -(-len(images) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (width + gap) + gap, row_count * (height + gap) + gap), "white"
-    )
-    for (row, column), image in zip(
-        itertools.product(range(row_count), range(columns)), images, strict=False
-    ):
-        enlarged = image.resize((width, height), Image.Resampling.BICUBIC) if zoom > 1 else image
-        sheet.paste(enlarged, (gap + column * (width + gap), gap + row * (height + gap)))
-    return sheet

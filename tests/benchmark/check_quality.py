@@ -42,6 +42,7 @@ from lora_trainer.dataset.check.image_findings import CheckedImage, picture_find
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world
+from tests.embedded.scenes import drawings
 
 RESOLUTION = 512
 MIN_SIDE, MOST_SIDE = 450, 700
@@ -92,7 +93,7 @@ class Sample:
 
 def drawn_sources(count: int, side: int = 640) -> Iterator[Source]:
     """Three kinds of drawing in turn, each with its own seed."""
-    scenes, seen = world.drawings(7, 8), set()
+    scenes, seen = drawings(7, 8), set()
     for number in range(count):
         rng = random.Random(f"drawn {number}")
         if number % 3 == 0:

@@ -23,6 +23,7 @@ from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.check.watermarks import find_mark
 from tests.benchmark.check_quality import bokeh, dead_leaves, flat, grained, on_paper
 from tests.dataset.pictures import save
+from tests.embedded import scenes
 from tests.made import draw_images
 
 
@@ -289,9 +290,8 @@ def test_pictures_smaller_than_the_measures_are_measured(tmp_path):
 
 
 def test_a_turned_and_transparent_picture_is_measured_as_it_is_seen(tmp_path):
-    from lora_trainer.demo import world
 
-    image = flat(next(world.drawings(3, 8)).scene, 200)
+    image = flat(next(scenes.drawings(3, 8)).scene, 200)
     image = ImageOps.expand(image, (0, 30), "black")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -10,7 +10,8 @@ import torch
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.demo import EMBEDDED, obedience, world
+from lora_trainer.demo import EMBEDDED, obedience
+from tests.embedded import scenes
 from tests.embedded.make_vae import to_tensor, vae_decibels
 
 
@@ -33,7 +34,7 @@ def test_its_vae_shows_the_world_at_30_decibels(parts: Parts) -> None:
     pictures = to_tensor(
         [
             np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(12345), 16)
+            for drawing in itertools.islice(scenes.drawings(12345), 16)
         ]
     )
     assert vae_decibels(parts.vae, pictures) >= 29
@@ -44,7 +45,7 @@ def test_its_latents_have_the_variance_the_host_expects(parts: Parts) -> None:
     pictures = to_tensor(
         [
             np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(54321), 16)
+            for drawing in itertools.islice(scenes.drawings(54321), 16)
         ]
     )
     latents = parts.vae.encode(pictures).latent_dist.mean * 0.18215
@@ -53,16 +54,16 @@ def test_its_latents_have_the_variance_the_host_expects(parts: Parts) -> None:
 
 
 def test_it_draws_what_the_prompts_say(parts: Parts) -> None:
-    scenes = obedience.random_scenes(12, seed=5)
+    wanted = scenes.random_scenes(12, seed=5)
     images = obedience.sample(
-        parts, [obedience.prompt_of(scene) for scene in scenes], seed=5, step_count=15
+        parts, [scenes.prompt_of(scene) for scene in wanted], seed=5, step_count=15
     )
-    shares = obedience.shares_obeyed(images, scenes)
+    shares = scenes.shares_obeyed(images, wanted)
     assert min(shares[name] for name in ("colour", "size", "position", "background")) >= 10 / 12
     assert shares["shape"] >= 9 / 12
 
 
 def test_pictures_without_their_prompts_do_not_obey(parts: Parts) -> None:
-    scenes = obedience.random_scenes(6, seed=5)
+    wanted = scenes.random_scenes(6, seed=5)
     images = obedience.sample(parts, [""] * 6, seed=5, step_count=10)
-    assert obedience.shares_obeyed(images, scenes)["all"] <= 1 / 6
+    assert scenes.shares_obeyed(images, wanted)["all"] <= 1 / 6

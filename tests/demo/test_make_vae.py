@@ -10,8 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from lora_trainer.demo import world
-from tests.embedded import make_vae, stages
+from tests.embedded import make_vae, scenes, stages
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def pictures() -> torch.Tensor:
     return make_vae.to_tensor(
         [
             np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(8), 4)
+            for drawing in itertools.islice(scenes.drawings(8), 4)
         ]
     )
 

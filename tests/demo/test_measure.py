@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from lora_trainer.demo import measure, world
+from tests.embedded import scenes
 
-DRAWN = list(itertools.islice(world.drawings(seed=3), 120))
+DRAWN = list(itertools.islice(scenes.drawings(seed=3), 120))
 
 
 def median(numbers: list[float]) -> float:

@@ -11,10 +11,11 @@ import pytest
 
 from lora_trainer.demo import world
 from lora_trainer.errors import DatasetError
+from tests.embedded import scenes
 
 
 def first(seed: int, count: int) -> list[world.Drawing]:
-    return list(itertools.islice(world.drawings(seed), count))
+    return list(itertools.islice(scenes.drawings(seed), count))
 
 
 def test_the_same_seed_draws_the_same_pictures_and_captions() -> None:
@@ -119,5 +120,5 @@ def test_a_concept_is_written_as_pictures_and_a_metadata_csv(tmp_path: Path) -> 
 
 
 def test_a_contact_sheet_holds_all_pictures_enlarged() -> None:
-    sheet = world.contact_sheet([drawing.image for drawing in first(0, 5)], columns=3, zoom=2)
+    sheet = scenes.contact_sheet([drawing.image for drawing in first(0, 5)], columns=3, zoom=2)
     assert sheet.size == (3 * 132 + 4, 2 * 132 + 4)

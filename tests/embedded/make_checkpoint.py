@@ -36,9 +36,10 @@ import torch
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
 from lora_trainer.demo import EMBEDDED, world
-from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
+from lora_trainer.demo.obedience import sample
 from lora_trainer.families.stable_diffusion import SD1
 from tests.checkpoint.write import write_checkpoint
+from tests.embedded import scenes
 from tests.embedded.make_unet import UnetSettings, new_text_encoder, new_unet, train_unet
 from tests.embedded.make_vae import (
     VaeSettings,
@@ -83,11 +84,11 @@ def judge(parts: Parts, sheet: Path, count: int = 96, seed: int = 1) -> dict[str
     """The shares of prompts obeyed, and the VAE's PSNR; writes a contact sheet of the first
     images.
     """
-    scenes = random_scenes(count, seed)
-    images = sample(parts, [prompt_of(scene) for scene in scenes], seed)
-    world.contact_sheet(images[:48], columns=12, zoom=2).save(sheet)
-    pictures = drawn(world.drawings(999), 48)
-    return shares_obeyed(images, scenes) | {"decibels": vae_decibels(parts.vae, pictures)}
+    wanted = scenes.random_scenes(count, seed)
+    images = sample(parts, [scenes.prompt_of(scene) for scene in wanted], seed)
+    scenes.contact_sheet(images[:48], columns=12, zoom=2).save(sheet)
+    pictures = drawn(scenes.drawings(999), 48)
+    return scenes.shares_obeyed(images, wanted) | {"decibels": vae_decibels(parts.vae, pictures)}
 
 
 def main() -> None:

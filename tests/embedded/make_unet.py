@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lora_trainer.demo import world
 from lora_trainer.families.stable_diffusion import SD1
 from tests.embedded.make_vae import Skeleton, drawn, settled_skeleton
+from tests.embedded.scenes import drawings
 from tests.embedded.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 
 
@@ -96,7 +97,7 @@ def world_latents(
         kept: torch.Tensor = torch.load(path, weights_only=True)
         return kept
     found = []
-    source = world.drawings(settings.seed + share.rank)
+    source = drawings(settings.seed + share.rank)
     with torch.no_grad():
         for _ in range(count // 50):
             pictures = drawn(source, 50)
@@ -114,7 +115,7 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
     latents = world_latents(folder, skeleton, settings, share)
     scenes = [
         drawing.scene
-        for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))
+        for drawing in itertools.islice(drawings(settings.seed + share.rank), len(latents))
     ]
     print(
         f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}",

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from lora_trainer.demo import world
 from lora_trainer.families.stable_diffusion import SD1
+from tests.embedded import scenes
 from tests.embedded.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 
 WIDTH = 96
@@ -305,7 +306,7 @@ def vae_pictures(seed: int) -> Iterator[np.ndarray]:
     concepts, so that the VAE can show what a LoRA learns. The UNet never sees those.
     """
     rng = random.Random(seed)
-    plain = world.drawings(rng.getrandbits(60))
+    plain = scenes.drawings(rng.getrandbits(60))
     names = list(world.CONCEPTS)
     while True:
         luck = rng.random()
@@ -359,7 +360,7 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
     step, seconds = reached.step, reached.seconds
     pictures = vae_pictures(settings.seed * 1_000_003 + step * 16 + share.rank)
     torch.manual_seed(settings.seed + step * 16 + share.rank)
-    judged = drawn(world.drawings(999), 16)
+    judged = drawn(scenes.drawings(999), 16)
     last_saved = started = time.monotonic()
     mean_loss = 0.0
     while step < settings.step_count:
@@ -421,7 +422,7 @@ def settled_skeleton(folder: Path) -> tuple[Skeleton, StageProgress]:
     reached = load_state(folder / "vae.pt", average=skeleton)
     skeleton.settle()
     skeleton.eval().requires_grad_(False)
-    pictures = drawn(world.drawings(7), 512)
+    pictures = drawn(scenes.drawings(7), 512)
     with torch.no_grad():
         latents = torch.cat(
             [skeleton.encode(part)[:, : SD1.latent_channels] for part in torch.split(pictures, 64)]
