@@ -228,7 +228,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
                 for end in "AB"
             },
             {},
-            "does not say its alpha",
+            "has no alpha",
         ),
         (
             {f"{LAYER}.lora_{end}.weight": torch.zeros(2, 2) for end in ("down", "up")},

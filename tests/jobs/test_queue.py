@@ -93,7 +93,8 @@ def test_one_click_makes_one_run_however_often_its_request_arrives(tmp_path):
 def test_a_click_may_put_its_run_in_front(tmp_path):
     queue = Queue(tmp_path / "queue.json")
     queue.add("a")
-    queue.once("token", lambda: "b", first=True)
+    with queue.once("token", first=True) as click:
+        click.run_id = "b"
     assert waiting(queue) == ["b", "a"]
 
 
