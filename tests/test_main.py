@@ -229,7 +229,7 @@ def test_init_writes_a_file_that_train_reads(tmp_path, capsys):
     path = tmp_path / "my.yaml"
     status, out, _ = run(capsys, "init", path)
     assert status == 0 and str(path) in out
-    assert training.read(path).lora.lora_rank == 8
+    assert training.read(path).lora.lora_rank is None
     status, _, err = run(capsys, "init", path)
     assert status == 1 and "exists already" in err
 
