@@ -26,7 +26,7 @@ const MOST_STEPS = 16;
 const SECONDS = 0.7,
     SECONDS_LOST = 3;
 
-/** What the visitor has typed; it outlives a redrawing of the page. */
+/** What the visitor has typed and unfolded; it outlives a redrawing of the page. */
 const wish = {
     lora: null,
     prompt: "",
@@ -40,6 +40,7 @@ const wish = {
     scheduler: "",
     strength: 0.7,
     prompted: "",
+    unfolded: false,
 };
 
 let loras = [],
@@ -288,7 +289,13 @@ function more() {
     const size = { minimum: 64, maximum: 2048, step: 8 };
     return el(
         "details",
-        { class: "lora-trainer-try-more" },
+        {
+            class: "lora-trainer-try-more",
+            open: wish.unfolded,
+            ontoggle: (event) => {
+                wish.unfolded = event.target.open;
+            },
+        },
         el("summary", {}, t("More")),
         el(
             "div",

@@ -161,8 +161,11 @@ def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lo
 def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_role("slider", name="Strength").fill("0.6")
+    section.get_by_text("More", exact=True).click()
     section.get_by_role("button", name="Use this strength").click()
     page.get_by_text("now inserts <lora:tried_fox:0.6>").wait_for()
+    # the form was drawn again: what was unfolded stays so
+    expect(section.get_by_label("Width", exact=True)).to_be_visible()
     assert (
         json.loads((host.lora_folder / "tried_fox.json").read_text(encoding="utf-8"))[
             "preferred weight"
