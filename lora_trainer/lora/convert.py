@@ -20,7 +20,6 @@ from lora_trainer.lora.file import encode_header, read_header
 from lora_trainer.lora.layouts import (
     ENDS,
     KOHYA,
-    NAMED_ADAPTER,
     SD,
     TEXT,
     UNET,
@@ -129,5 +128,5 @@ def _new_key(key: str, names: Mapping[str, str]) -> str:
     if parsed is None or parsed[0] not in names:
         return key
     name, end, meaning = parsed
-    usual = end in ENDS and not ENDS[end].style and not NAMED_ADAPTER.fullmatch(end)
+    usual = end in ENDS and not ENDS[end].style
     return f"{names[name]}.{end if usual else ROLES.get(meaning.role, end)}"

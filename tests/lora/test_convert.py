@@ -15,6 +15,7 @@ from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.convert import convert
 from lora_trainer.lora.describe import describe
+from lora_trainer.lora.file import read_header
 from lora_trainer.lora.metadata import build
 from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings.training import LoraSettings
@@ -83,17 +84,56 @@ def test_onetrainers_sdxl_names_become_loadable_with_weights_and_alpha_as_they_a
         convert(source, copy)
 
 
-def test_alpha_stated_elsewhere_is_written_where_the_webuis_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("adapter", "stated", "scale", "alpha"),
+    [
+        ("", '"r": 16, "lora_alpha": 64, "use_rslora": true', 16.0, 256.0),
+        ("", '"r": 16, "lora_alpha": 32', 2.0, 32.0),
+        (".default", '"r": 16, "lora_alpha": 32', 2.0, 32.0),
+    ],
+)
+def test_alpha_stated_elsewhere_is_written_where_the_webuis_look(
+    tmp_path: Path, adapter: str, stated: str, scale: float, alpha: float
+) -> None:
     name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     tensors = {
-        f"{name}.lora_A.weight": torch.ones(16, 768),
-        f"{name}.lora_B.weight": torch.ones(320, 16),
+        f"{name}.lora_A{adapter}.weight": torch.ones(16, 768),
+        f"{name}.lora_B{adapter}.weight": torch.ones(320, 16),
     }
     safetensors.torch.save_file(tensors, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 64, "use_rslora": true}')
+    (tmp_path / "adapter_config.json").write_text("{" + stated + "}")
     convert(tmp_path / "adapter_model.safetensors", tmp_path / "copy.safetensors")
     found = describe(tmp_path / "copy.safetensors")
-    assert (found.scales, found.alphas, found.alpha_source) == ((16.0,), (256.0,), "")
+    assert (found.scales, found.alphas, found.alpha_source) == ((scale,), (alpha,), "")
+    copy = read_header(tmp_path / "copy.safetensors")
+    assert {key.rpartition("to_k.")[2] for key in copy.tensors} == {
+        "alpha",
+        "lora_down.weight",
+        "lora_up.weight",
+    }
+    assert copy.metadata["ss_base_model_version"] == "sd_v1"
+
+
+def test_early_diffusers_names_of_the_last_layer_of_attention_become_the_webuis(
+    tmp_path: Path,
+) -> None:
+    before = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor"
+    after = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2"
+    shapes = {"to_k": (768, 1280), "to_out": (1280, 1280)}
+    tensors = {
+        f"{before}.{name}_lora.{end}.weight": torch.ones(4, inner)
+        if end == "down"
+        else torch.ones(outer, 4)
+        for name, (inner, outer) in shapes.items()
+        for end in ("down", "up")
+    }
+    safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "copy.safetensors")
+    assert set(read_header(tmp_path / "copy.safetensors").tensors) == {
+        f"{after}_{name}.lora_{end}.weight"
+        for name in ("to_k", "to_out_0")
+        for end in ("down", "up")
+    }
 
 
 @pytest.mark.parametrize(

@@ -179,13 +179,18 @@ def test_a_name_deleted_earlier_is_free_again(lora: Path, lora_dir: Path) -> Non
     assert put(lora, lora_dir).name == "cat"
 
 
-def test_a_link_that_leads_back_up_does_not_hang_the_search(lora: Path, lora_dir: Path) -> None:
+def test_names_behind_a_link_are_taken_and_one_that_leads_back_up_does_not_hang_the_search(
+    lora_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "fox.safetensors").write_bytes(b"")
     try:
         (lora_dir / "loop").symlink_to(lora_dir, target_is_directory=True)
+        (lora_dir / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     except OSError:
         pytest.skip("no symbolic links here")
     (lora_dir / "dog.safetensors").write_bytes(b"")
-    assert {"dog"} <= used_names(lora_dir)
+    assert {"dog", "fox"} <= used_names(lora_dir)
 
 
 def test_deliveries_at_the_same_moment_never_share_a_name(lora_dir: Path, tmp_path: Path) -> None:
@@ -445,6 +450,14 @@ def test_a_claim_is_kept_for_the_run_that_was_killed_as_long_as_there_is_one(
         assert len(names(lora_dir)) == (4 if run_is_there or arrived else 2)
         step += 1
     assert step > 10
+
+
+def test_a_claim_that_a_kill_left_empty_is_the_deliverys_own(lora: Path, lora_dir: Path) -> None:
+    note = {"name": "cat", "token": "t", "folder": str(lora_dir), "was_free": False}
+    module.note_of(lora).write_text(json.dumps(note), encoding="utf-8")
+    (lora_dir / f"cat{module.CLAIM_END}").touch()
+    assert put(lora, lora_dir).name == "cat"
+    assert names(lora_dir) == ["cat.json", "cat.safetensors"]
 
 
 def test_a_killed_delivery_into_another_folder_leaves_the_first_one_clean(

@@ -137,7 +137,8 @@ def test_a_lora_with_nan_shows(tmp_path: Path) -> None:
             1,
         ),
     )
-    assert "Some weights are not finite" in describe(path).to_text()
+    found = describe(path)
+    assert "Some weights are not finite" in found.to_text() and json.loads(found.to_json())
 
 
 def test_a_lora_of_another_base_shows_what_does_not_match(tmp_path: Path) -> None:

@@ -416,6 +416,28 @@ def test_forge_passes_over_a_file_of_which_it_does_not_know_more_than_twelve_key
 
 
 @pytest.mark.parametrize(
+    ("strange_count", "line"),
+    [
+        (20, "Forge Neo loads 20 of its 40 layers."),
+        (21, "Forge Neo does not know 42 of its 82 keys, and passes over the whole file."),
+    ],
+)
+def test_forge_neo_passes_over_a_file_of_which_it_does_not_know_more_than_half(
+    tmp_path: Path, strange_count: int, line: str
+) -> None:
+    known = [
+        f"lora_unet_down_blocks_1_attentions_{index}_transformer_blocks_0_attn2_to_k"
+        for index in range(20)
+    ]
+    strange = [
+        f"unet.down_blocks.{index}.attentions.0.transformer_blocks.0.attn1.to_k"
+        for index in range(strange_count)
+    ]
+    found = described(tmp_path / "x.safetensors", known + strange, KOHYA, 768)
+    assert str(found.hosts[-1]) == line
+
+
+@pytest.mark.parametrize(
     ("key", "name", "role"),
     [
         ("a.b.lora_A.default.weight", "a.b", "down"),

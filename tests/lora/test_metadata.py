@@ -118,6 +118,25 @@ def test_every_value_is_a_string_and_every_table_row_is_there() -> None:
     assert set(metadata) >= ROWS
 
 
+def test_bounds_of_the_buckets_follow_from_the_resolution_unless_they_are_set() -> None:
+    keys = ("ss_min_bucket_reso", "ss_max_bucket_reso", "ss_num_reg_images")
+    own = config(min_bucket_side=320, max_bucket_side=768)
+    assert [[build(one)[key] for key in keys] for one in (facts(), facts(own))] == [
+        ["256", "1024", "0"],
+        ["320", "768", "0"],
+    ]
+
+
+def test_the_text_encoders_layers_are_named_where_it_was_trained() -> None:
+    plain = build(facts(config(lora_dropout=0.0)))
+    trained = build(facts(config(train_text_encoder=True, lora_dropout=0.1)))
+    targets = [json.loads(built["ss_network_args"]) for built in (plain, trained)]
+    assert ["text_encoder_targets" in one for one in targets] == [False, True]
+    assert all("to_q" in one["target_modules"] for one in targets)
+    assert trained["ss_network_dropout"] == "0.1"
+    assert plain["ss_network_dropout"] == "None", "as kohya's trainer has it"
+
+
 @pytest.mark.parametrize(
     ("family", "prediction", "version", "v2", "architecture"),
     [
