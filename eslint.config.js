@@ -27,10 +27,7 @@ export default [
             "max-lines-per-function": ["error", 80],
         },
     },
-    {
-        files: ["javascript/lora_trainer.js"],
-        languageOptions: { sourceType: "script" },
-    },
+    { files: ["javascript/lora_trainer.js"], languageOptions: { sourceType: "script" } },
     {
         // a WebUI of the tests' own: what its page and extensions call stands here
         files: ["tests/webui/fake_host/script.js"],

@@ -27,14 +27,22 @@
     let tries = 0;
 
     /** Addresses are relative to the page, because the WebUI may live under --subpath. */
-    const address = (path) => new URL(ROUTES + path, document.baseURI).href;
+    const address = (/** @type {string} */ path) => new URL(ROUTES + path, document.baseURI).href;
 
-    /** @returns {HTMLElement | null} */
-    const root = () =>
-        (typeof gradioApp === "function" ? gradioApp() : document).querySelector(
-            "#lora_trainer_root",
-        );
+    /** @typedef {{message: string, hint: string, label?: string, report?: string}} Trouble */
 
+    const root = () => {
+        const page = typeof gradioApp === "function" ? gradioApp() : document;
+        const found = page.querySelector("#lora_trainer_root");
+        return found instanceof HTMLElement ? found : null;
+    };
+
+    /**
+     * @template {keyof HTMLElementTagNameMap} K
+     * @param {K} tag
+     * @param {Record<string, string>} attributes
+     * @param {(Node | string)[]} children
+     */
     function element(tag, attributes, ...children) {
         const made = document.createElement(tag);
         for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -42,7 +50,7 @@
         return made;
     }
 
-    function button(label, onclick) {
+    function button(/** @type {string} */ label, /** @type {() => void} */ onclick) {
         const made = element(
             "button",
             { type: "button", class: "lora-trainer-button lora-trainer-primary" },
@@ -53,8 +61,8 @@
     }
 
     /** Say what is wrong, as widgets.problem does. */
-    function show({ message, hint }, action) {
-        root().replaceChildren(
+    function show(/** @type {Trouble} */ { message, hint }, /** @type {HTMLElement} */ action) {
+        root()?.replaceChildren(
             element(
                 "div",
                 { class: "lora-trainer-notice lora-trainer-notice-error", role: "alert" },
@@ -66,7 +74,7 @@
     }
 
     /** The extension is broken: what callbacks.py draws where it finds that out before the page is made. */
-    function showReport({ message, hint, label, report }) {
+    function showReport(/** @type {Trouble} */ { message, hint, label = "", report = "" }) {
         const box = element("textarea", {
             id: "lora_trainer_report",
             readonly: "",
@@ -74,7 +82,7 @@
             style: "width: 100%",
         });
         box.value = report;
-        root().replaceChildren(
+        root()?.replaceChildren(
             element(
                 "div",
                 { id: "lora_trainer_trouble", role: "alert" },
@@ -132,8 +140,9 @@
     }
 
     function boot() {
-        if (!root() || root().dataset.started) return;
-        root().dataset.started = "1";
+        const place = root();
+        if (!place || place.dataset.started) return;
+        place.dataset.started = "1";
         load();
     }
 

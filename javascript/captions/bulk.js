@@ -1,12 +1,12 @@
 /*
  * "Change many": one change for many captions, seen before it is made. What is typed is tried on
  * the server at once; what the button applies is exactly what was shown. Also "What training will
- * read": the same caption as shuffling, dropping and the trigger word make it. /
+ * read": the same caption as shuffling, dropping and the trigger word make it.
  */
-import { Problem, api } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, find } from "../common/elements.js";
 import { formatNumber, plural, t } from "../common/language.js";
-import { store } from "../common/store.js";
+import { settings } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import { bench, triggerWord } from "./bench.js";
@@ -15,175 +15,226 @@ import { completed } from "./complete.js";
 import * as controls from "./controls.js";
 import { shownDifference } from "./difference.js";
 import * as selection from "./selection.js";
+import { listed } from "./vocabulary.js";
+
+/** @import { BulkPlan, BulkSample, TrainedSample } from "../common/answers" */
+/** @import { Child, Option } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
 
 const WAIT = 300;
 
 // --- the kinds of change -----------------------------------------------------------------------
 
 /**
- * [id, label, fields of the form, action from their values or null while something is missing]. A
- * field is [key, kind, label, start, help or choices]; in those of the kinds "tags" and "tag" the
- * dataset's tags are offered.
+ * A box of a change's form. In those of the kinds "tags" and "tag" the dataset's tags are offered.
+ *
+ * @typedef {object} Field
+ * @property {string} key
+ * @property {"text" | "tags" | "tag" | "flag" | "number" | "choice"} kind
+ * @property {string} label
+ * @property {Value} [start]
+ * @property {string} [help]
+ * @property {Option[]} [options]
  */
+
+/** @typedef {string | number | boolean} Value */
+
+/** @typedef {Record<string, Value>} Values what is typed, by the keys of the fields */
+
+/**
+ * A kind of change. `action`: what the server is asked to do; null while something is missing.
+ *
+ * @typedef {object} Kind
+ * @property {string} id
+ * @property {string} label
+ * @property {Field[]} fields
+ * @property {(values: Values) => Record<string, unknown> | null} action
+ */
+
+const isBlank = (/** @type {Value} */ value) => !String(value).trim();
+
+/** @returns {Kind[]} */
 const kinds = () => [
     addWords(),
     removeTags(),
     replaceText(),
-    [
-        "replace-tag",
-        t("Rename a tag"),
-        [
-            ["tag", "tag", t("Tag"), ""],
-            ["replace", "tag", t("New name"), ""],
+    {
+        id: "replace-tag",
+        label: t("Rename a tag"),
+        fields: [
+            { key: "tag", kind: "tag", label: t("Tag") },
+            { key: "replace", kind: "tag", label: t("New name") },
         ],
-        ({ tag, replace }) => tag.trim() && { do: "replace-tag", tag, replace },
-    ],
+        action: ({ tag, replace }) => (isBlank(tag) ? null : { do: "replace-tag", tag, replace }),
+    },
     setTrigger(),
     sortTags(),
-    ["dedupe", t("Remove repeated tags"), [], () => ({ do: "dedupe" })],
-    ["tidy", t("Tidy spaces and commas"), [], () => ({ do: "tidy" })],
-    [
-        "set",
-        t("One caption for all"),
-        [["caption", "text", t("Caption"), ""]],
-        ({ caption }) => caption.trim() && { do: "set", caption },
-    ],
-    ["clear", t("Empty the captions"), [], () => ({ do: "clear" })],
+    {
+        id: "dedupe",
+        label: t("Remove repeated tags"),
+        fields: [],
+        action: () => ({ do: "dedupe" }),
+    },
+    { id: "tidy", label: t("Tidy spaces and commas"), fields: [], action: () => ({ do: "tidy" }) },
+    {
+        id: "set",
+        label: t("One caption for all"),
+        fields: [{ key: "caption", kind: "text", label: t("Caption") }],
+        action: ({ caption }) => (isBlank(caption) ? null : { do: "set", caption }),
+    },
+    { id: "clear", label: t("Empty the captions"), fields: [], action: () => ({ do: "clear" }) },
 ];
 
-const addWords = () => [
-    "add",
-    t("Add words"),
-    [
-        [
-            "text",
-            "tags",
-            t("Words"),
-            "",
-            t("Several with commas between. What a caption has already is not added again."),
-        ],
-        [
-            "at",
-            "choice",
-            t("Where"),
-            "end",
-            [
-                ["end", t("At the end")],
-                ["front", t("At the front")],
-                ["after-first", t("After the first tag")],
-            ],
-        ],
-    ],
-    ({ text, at }) => text.trim() && { do: "add", text, at },
-];
-
-const removeTags = () => [
-    "remove",
-    t("Remove tags"),
-    [
-        [
-            "tags",
-            "tags",
-            t("Tags"),
-            "",
-            t("Several with commas between. A tag is what stands between two commas."),
-        ],
-    ],
-    ({ tags }) =>
-        tags.trim() && {
-            do: "remove",
-            tags: tags
-                .split(/[,\uff0c]/)
-                .map((tag) => tag.trim())
-                .filter(Boolean),
+/** @returns {Kind} */
+const addWords = () => ({
+    id: "add",
+    label: t("Add words"),
+    fields: [
+        {
+            key: "text",
+            kind: "tags",
+            label: t("Words"),
+            help: t("Several with commas between. What a caption has already is not added again."),
         },
-];
-
-const replaceText = () => [
-    "replace",
-    t("Replace text"),
-    [
-        ["find", "text", t("Find"), ""],
-        ["replace", "text", t("Replace with"), "", t("Empty: what was found is removed.")],
-        ["whole", "flag", t("Whole words only"), true],
-        ["case", "flag", t("Capital letters matter"), false],
-        [
-            "regex",
-            "flag",
-            t("Regular expression"),
-            false,
-            t("For example (\\w+) dress, replaced with \\1 gown."),
-        ],
-    ],
-    ({ find, replace, whole, case: letters, regex }) =>
-        find && { do: "replace", find, replace, regex, case: letters, whole: whole && !regex },
-];
-
-const setTrigger = () => [
-    "trigger",
-    t("Set the trigger word"),
-    [
-        [
-            "word",
-            "text",
-            t("Trigger word"),
-            triggerWord(),
-            t("It is put in front where it is missing."),
-        ],
-        ["instead_of", "text", t("Instead of"), "", t("An older trigger word that is to go.")],
-    ],
-    ({ word, instead_of }) => word.trim() && { do: "trigger", word, instead_of },
-];
-
-const sortTags = () => [
-    "sort",
-    t("Sort tags"),
-    [
-        [
-            "by",
-            "choice",
-            t("Order"),
-            "frequency",
-            [
-                ["frequency", t("The most frequent first")],
-                ["name", t("By name")],
+        {
+            key: "at",
+            kind: "choice",
+            label: t("Where"),
+            options: [
+                { value: "end", label: t("At the end") },
+                { value: "front", label: t("At the front") },
+                { value: "after-first", label: t("After the first tag") },
             ],
-        ],
-        [
-            "keep_first",
-            "number",
-            t("Tags at the front that stay"),
-            0,
-            t("For example 1 for the trigger word."),
-        ],
+        },
     ],
-    ({ by, keep_first }) => ({ do: "sort", by, keep_first: Number(keep_first) || 0 }),
-];
+    action: ({ text, at }) => (isBlank(text) ? null : { do: "add", text, at }),
+});
 
-function entry([key, kind, label, start, more], values, hear) {
-    const take = (value) => {
+/** @returns {Kind} */
+const removeTags = () => ({
+    id: "remove",
+    label: t("Remove tags"),
+    fields: [
+        {
+            key: "tags",
+            kind: "tags",
+            label: t("Tags"),
+            help: t("Several with commas between. A tag is what stands between two commas."),
+        },
+    ],
+    action: ({ tags }) => {
+        const wanted = listed(String(tags));
+        return wanted.length ? { do: "remove", tags: wanted } : null;
+    },
+});
+
+/** @returns {Kind} */
+const replaceText = () => ({
+    id: "replace",
+    label: t("Replace text"),
+    fields: [
+        { key: "find", kind: "text", label: t("Find") },
+        {
+            key: "replace",
+            kind: "text",
+            label: t("Replace with"),
+            help: t("Empty: what was found is removed."),
+        },
+        { key: "whole", kind: "flag", label: t("Whole words only"), start: true },
+        { key: "case", kind: "flag", label: t("Capital letters matter") },
+        {
+            key: "regex",
+            kind: "flag",
+            label: t("Regular expression"),
+            help: t("For example (\\w+) dress, replaced with \\1 gown."),
+        },
+    ],
+    action: (values) =>
+        values.find ? { do: "replace", ...values, whole: values.whole && !values.regex } : null,
+});
+
+/** @returns {Kind} */
+const setTrigger = () => ({
+    id: "trigger",
+    label: t("Set the trigger word"),
+    fields: [
+        {
+            key: "word",
+            kind: "text",
+            label: t("Trigger word"),
+            start: triggerWord(),
+            help: t("It is put in front where it is missing."),
+        },
+        {
+            key: "instead_of",
+            kind: "text",
+            label: t("Instead of"),
+            help: t("An older trigger word that is to go."),
+        },
+    ],
+    action: ({ word, instead_of }) => (isBlank(word) ? null : { do: "trigger", word, instead_of }),
+});
+
+/** @returns {Kind} */
+const sortTags = () => ({
+    id: "sort",
+    label: t("Sort tags"),
+    fields: [
+        {
+            key: "by",
+            kind: "choice",
+            label: t("Order"),
+            options: [
+                { value: "frequency", label: t("The most frequent first") },
+                { value: "name", label: t("By name") },
+            ],
+        },
+        {
+            key: "keep_first",
+            kind: "number",
+            label: t("Tags at the front that stay"),
+            help: t("For example 1 for the trigger word."),
+        },
+    ],
+    action: ({ by, keep_first }) => ({ do: "sort", by, keep_first: Number(keep_first) || 0 }),
+});
+
+/**
+ * A field's entry; what is typed goes into `values`, and `hear()` is called.
+ *
+ * @param {Field} field
+ * @param {Values} values
+ * @param {() => void} hear
+ */
+function entry({ key, kind, label, start, help, options = [] }, values, hear) {
+    const take = (/** @type {Value} */ value) => {
         values[key] = value;
         hear();
     };
-    values[key] = start;
-    if (kind === "flag") return controls.flag(controls.checkbox(start, take), label, more || "");
-    if (kind === "choice")
-        return widgets.labelled(
-            label,
-            widgets.select({
-                value: start,
-                options: more.map(([value, words]) => ({ value, label: words })),
-                onchange: take,
-            }),
-        );
-    if (kind === "number")
-        return widgets.labelled(
-            label,
-            controls.number({ value: start, minimum: 0, maximum: 100, oninput: take }),
-            { help: more },
-        );
-    const box = widgets.text({ value: start, maxlength: 2000, oninput: take });
-    const field = widgets.labelled(label, box, { help: more || "" });
+    if (kind === "flag") {
+        values[key] = Boolean(start);
+        return controls.flag(widgets.checkbox(Boolean(start), take), label, help);
+    }
+    if (kind === "number") {
+        values[key] = Number(start ?? 0);
+        const box = widgets.number({
+            value: Number(start ?? 0),
+            minimum: 0,
+            maximum: 100,
+            oninput: take,
+        });
+        return widgets.labelled(label, box, { help });
+    }
+    if (kind === "choice") {
+        const value = String(start ?? options[0].value);
+        values[key] = value;
+        return widgets.labelled(label, widgets.select({ value, options, onchange: take }));
+    }
+    const value = String(start ?? "");
+    values[key] = value;
+    const box = widgets.text({ value, maxlength: 2000, oninput: take });
+    const field = widgets.labelled(label, box, { help });
     return kind === "text"
         ? field
         : completed(field, box, () => take(box.value), { single: kind === "tag" });
@@ -197,25 +248,20 @@ function entry([key, kind, label, start, more], values, hear) {
 function preview() {
     const words = el("p", { role: "status" });
     const trouble = el("div");
-    const samples = el("ul", { class: "lora-trainer-bench-list lora-trainer-bench-samples" });
-    const line = (sample) =>
-        el(
-            "li",
-            {},
-            el("span", { class: "lora-trainer-help" }, sample.name),
-            shownDifference(sample.before, sample.after),
-        );
-    const say = (text, lines = []) => {
+    const samples = el("ul.lora-trainer-bench-list.lora-trainer-bench-samples");
+    const line = (/** @type {BulkSample} */ sample) =>
+        el("li", widgets.small(sample.name), shownDifference(sample.before, sample.after));
+    const say = (/** @type {string} */ text, /** @type {Child[]} */ lines = []) => {
         words.textContent = text;
         fill(trouble);
         fill(samples, lines);
     };
-    const complain = (problem) => fill(trouble, widgets.problem(problem));
+    const complain = (/** @type {Problem} */ problem) => fill(trouble, widgets.problem(problem));
     return {
-        element: el("div", { class: "lora-trainer-bench-preview" }, words, trouble, samples),
+        element: el("div.lora-trainer-bench-preview", words, trouble, samples),
         complain,
         wait: () => say(t("What will change is shown here.")),
-        show(found) {
+        show(/** @type {BulkPlan} */ found) {
             const more = found.changing - found.samples.length;
             say(
                 found.changing
@@ -226,45 +272,46 @@ function preview() {
                     : t("No caption will change."),
                 [
                     ...found.samples.map(line),
-                    more > 0
-                        ? el(
-                              "li",
-                              { class: "lora-trainer-help" },
-                              t("and {count} more", { count: formatNumber(more) }),
-                          )
-                        : null,
+                    more > 0 &&
+                        el(
+                            "li.lora-trainer-help",
+                            t("and {count} more", { count: formatNumber(more) }),
+                        ),
                 ],
             );
         },
-        fail(problem) {
+        fail(/** @type {Problem} */ problem) {
             say("");
             complain(problem);
         },
     };
 }
 
-/** The form of one kind of change, filled in from `start`; what is typed goes into `values`. */
-function entries(chosen, start, values, hear) {
-    const [, , wanted] = kinds().find(([id]) => id === chosen);
-    return wanted.map(([key, type, label, usual, more]) =>
-        entry([key, type, label, key in start ? start[key] : usual, more], values, hear),
-    );
+function kindOf(/** @type {string} */ wanted) {
+    const [first, ...others] = kinds();
+    return others.find(({ id }) => id === wanted) ?? first;
 }
 
-const kindChoice = (kind, onchange) =>
+const kindChoice = (/** @type {string} */ value, /** @type {(kind: string) => void} */ onchange) =>
     widgets.select({
-        value: kind,
+        value,
         label: t("Change"),
-        options: kinds().map(([value, label]) => ({ value, label })),
+        options: kinds().map(({ id, label }) => ({ value: id, label })),
         onchange,
     });
 
-/** Do what was shown. `again(problem)`: it has to be shown anew. Returns whether it is done. */
+/**
+ * Do what was shown. `again(problem)`: it has to be shown anew. Returns whether it is done.
+ *
+ * @param {string} plan
+ * @param {(problem: Problem) => void} again
+ */
 async function applyPlan(plan, again) {
     let answer;
     try {
-        answer = await api.post(datasets.path("bulk"), { plan: plan.plan });
-    } catch (problem) {
+        answer = await api.post(datasets.path("bulk"), { plan });
+    } catch (caught) {
+        const problem = expected(caught);
         if (problem.status !== 409 && problem.status !== 404) throw problem;
         // the server was started again meanwhile: show it anew, and ask again
         again(problem);
@@ -274,38 +321,52 @@ async function applyPlan(plan, again) {
     return true;
 }
 
-const form = (what, targets, fields) =>
+const applyWords = (/** @type {number} */ count) =>
+    count ? plural(count, "Change {count} caption", "Change {count} captions") : t("Change");
+
+/**
+ * @param {HTMLElement} what
+ * @param {HTMLElement} targets
+ * @param {HTMLElement[]} rest
+ */
+const form = (what, targets, [fields, preview]) =>
     el(
-        "div",
-        { class: "lora-trainer-bench-form" },
-        widgets.labelled(t("Change"), what),
-        widgets.labelled(t("In"), targets.element),
-        fields,
+        "div.lora-trainer-bench-two",
+        el(
+            "div.lora-trainer-bench-form",
+            widgets.labelled(t("Change"), what),
+            widgets.labelled(t("In"), targets),
+            fields,
+        ),
+        preview,
     );
 
-const applyWords = (plan) =>
-    plan && plan.changing
-        ? plural(plan.changing, "Change {count} caption", "Change {count} captions")
-        : t("Change");
-
+/** @param {Values} [given] what the fields of the first kind hold already */
 export async function open(kind = "add", given = {}) {
     await bench.page.saveAll();
-    let plan = null,
-        values = {},
-        timer = 0,
+    /** @type {BulkPlan | null} */
+    let plan = null;
+    /** @type {Values} */
+    let values = {};
+    let timer = 0,
         serial = 0,
-        chosen = kind;
-    const fields = el("div", { class: "lora-trainer-bench-form" });
+        chosen = kindOf(kind);
+    const fields = el("div.lora-trainer-bench-form");
     const shown = preview();
     const targets = selection.targets(() => soon());
     const what = kindChoice(kind, (id) => {
-        chosen = id;
+        chosen = kindOf(id);
         drawFields({});
     });
 
-    function drawFields(start) {
+    function drawFields(/** @type {Values} */ start) {
         values = {};
-        fill(fields, entries(chosen, start, values, soon));
+        fill(
+            fields,
+            chosen.fields.map((field) =>
+                entry({ ...field, start: start[field.key] ?? field.start }, values, soon),
+            ),
+        );
         soon();
     }
 
@@ -316,36 +377,34 @@ export async function open(kind = "add", given = {}) {
         timer = setTimeout(() => look().catch(widgets.toastProblem), WAIT);
     }
 
-    function setPlan(found) {
+    function setPlan(/** @type {BulkPlan | null} */ found) {
         plan = found;
-        apply.disabled = !found || !found.changing;
-        apply.textContent = applyWords(found);
+        dialog.main.disabled = !found?.changing;
+        dialog.main.textContent = applyWords(found?.changing ?? 0);
     }
 
     async function look() {
         const mine = serial;
-        const action = kinds().find(([id]) => id === chosen)[3](values);
+        const action = chosen.action(values);
         if (!action) {
             shown.wait();
             return;
         }
         try {
-            const found = await api.post(datasets.path("bulk/preview"), {
-                select: targets.select(),
-                action,
-            });
+            const body = { select: targets.select(), action };
+            const found = await api.post(datasets.path("bulk/preview"), body);
             if (mine !== serial) return;
             setPlan(found);
             shown.show(found);
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
-            if (mine !== serial) return;
-            shown.fail(problem);
+        } catch (caught) {
+            const problem = expected(caught);
+            if (mine === serial) shown.fail(problem);
         }
     }
 
     const change = () =>
-        applyPlan(plan, (problem) => {
+        plan &&
+        applyPlan(plan.plan, (problem) => {
             soon();
             shown.complain(problem);
         });
@@ -353,55 +412,47 @@ export async function open(kind = "add", given = {}) {
     const dialog = widgets.dialog({
         title: t("Change many captions"),
         wide: true,
-        body: el(
-            "div",
-            { class: "lora-trainer-bench-two" },
-            form(what, targets, fields),
-            shown.element,
-        ),
+        body: form(what, targets.element, [fields, shown.element]),
         actions: [{ label: t("Cancel") }, { label: t("Change"), kind: "primary", onclick: change }],
     });
-    const apply = dialog.element.querySelector(
-        ".lora-trainer-dialog-actions .lora-trainer-primary",
-    );
     drawFields(given);
-    const first = fields.querySelector("input, select") || what;
-    first.focus();
+    (find(fields, "input, select") ?? what).focus();
 }
 
 // --- what training will read -------------------------------------------------------------------
 
-const trainedCard = (sample) =>
+const trainedCard = (/** @type {TrainedSample} */ sample) =>
     el(
-        "section",
-        { class: "lora-trainer-card" },
-        el("h4", {}, sample.name),
+        "section.lora-trainer-card",
+        el("h4", sample.name),
         el(
-            "ol",
-            { class: "lora-trainer-bench-trained" },
-            sample.trained.map((text) =>
-                el("li", {}, text || el("i", {}, t("(no caption this time)"))),
-            ),
+            "ol.lora-trainer-bench-trained",
+            sample.trained.map((text) => el("li", text || el("i", t("(no caption this time)")))),
         ),
     );
 
-/** The values to try: `soon(changes)` is told of another one, `look()` draws again. */
+/** @typedef {{shuffle: boolean, keep_tokens: number, dropout: number, seed: number}} Wish */
+
+/**
+ * The values to try: `soon(changes)` is told of another one, `look()` draws again.
+ *
+ * @param {Wish} wish
+ * @param {(changes: Partial<Wish>) => void} soon
+ * @param {() => Promise<void>} look
+ */
 const shuffleForm = (wish, soon, look) =>
     el(
-        "div",
-        { class: "lora-trainer-bench-form" },
-        el(
-            "p",
-            { class: "lora-trainer-help" },
+        "div.lora-trainer-bench-form",
+        widgets.help(
             t("As the settings are now. Trying other values here changes nothing in them."),
         ),
         controls.flag(
-            controls.checkbox(wish.shuffle, (value) => soon({ shuffle: value })),
+            widgets.checkbox(wish.shuffle, (value) => soon({ shuffle: value })),
             t("Shuffle the tags"),
         ),
         widgets.labelled(
             t("Tags at the front that stay"),
-            controls.number({
+            widgets.number({
                 value: wish.keep_tokens,
                 minimum: 0,
                 maximum: 100,
@@ -411,7 +462,7 @@ const shuffleForm = (wish, soon, look) =>
         ),
         widgets.labelled(
             t("Share of images without a caption"),
-            controls.number({
+            widgets.number({
                 value: wish.dropout,
                 minimum: 0,
                 maximum: 1,
@@ -430,11 +481,11 @@ const shuffleForm = (wish, soon, look) =>
 
 export async function shuffle() {
     await bench.page.saveAll();
-    const settings = store.get("settings") || {};
+    const { shuffle_caption, keep_tokens, caption_dropout } = settings();
     const wish = {
-        shuffle: Boolean(settings.shuffle_caption),
-        keep_tokens: Number(settings.keep_tokens) || 0,
-        dropout: Number(settings.caption_dropout) || 0,
+        shuffle: Boolean(shuffle_caption),
+        keep_tokens: Number(keep_tokens) || 0,
+        dropout: Number(caption_dropout) || 0,
         seed: 0,
     };
     const chosen = [...bench.selection.keys];
@@ -453,7 +504,7 @@ export async function shuffle() {
         if (mine !== serial) return;
         fill(place, samples.map(trainedCard));
     }
-    const soon = (changes) => {
+    const soon = (/** @type {Partial<Wish>} */ changes) => {
         Object.assign(wish, changes);
         clearTimeout(timer);
         timer = setTimeout(() => look().catch(widgets.toastProblem), WAIT);
@@ -462,8 +513,8 @@ export async function shuffle() {
     widgets.dialog({
         title: t("What training will read"),
         wide: true,
-        body: el("div", { class: "lora-trainer-bench-two" }, shuffleForm(wish, soon, look), place),
-        actions: [{ label: t("Close"), kind: "primary" }],
+        body: el("div.lora-trainer-bench-two", shuffleForm(wish, soon, look), place),
+        actions: [widgets.closing()],
     });
     await look();
 }

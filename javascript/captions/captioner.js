@@ -3,24 +3,31 @@
  * progress, with Pause and Stop, while new captions appear in the page. A caption run is a run like
  * a training: it goes on when the browser is closed.
  */
-import { Problem, api, randomToken } from "../common/api.js";
-import { el, fill, uniqueId } from "../common/elements.js";
-import { formatDuration, formatNumber, sentences, t } from "../common/language.js";
+import { api, expected, randomToken } from "../common/api.js";
+import { el, fill, find, findAll, uniqueId } from "../common/elements.js";
+import { dotted, formatDuration, formatNumber, sentences, t } from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { currentSection } from "../common/sections.js";
-import { kept, store } from "../common/store.js";
+import { home, kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
+import { EVERY } from "../images/pages.js";
 import * as drafts from "../settings/draft.js";
 import { draft } from "../settings/draft.js";
 import { settingEntry } from "../settings/fields.js";
 import { replan } from "../settings/plan.js";
 import * as runActions from "../training/runs.js";
-import { bench, triggerWord } from "./bench.js";
+import { bench, reload, triggerWord } from "./bench.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 import * as filter from "./filter.js";
 import * as selection from "./selection.js";
+
+/** @import { CaptionRunBody, CaptionerView, RunView, SettingView } from "../common/answers" */
+/** @import { ButtonOptions, Poll, Settings } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
+/** @import { Ask } from "../training/live.js" */
 
 const CHOICE_KEY = "lora-trainer-captioner";
 
@@ -30,14 +37,20 @@ const SECONDS_ACTIVE = 1,
     SECONDS_WAITING = 4,
     SECONDS_NEWS = 600;
 
-let run = null,
-    of = "",
-    poll = null,
+/** @type {RunView | null} the newest caption run of a dataset */
+let run = null;
+
+/** @type {Poll | null} */
+let poll = null;
+
+/** Of which dataset. */
+let of = "",
     draw = () => {},
     dismissed = "",
     witnessed = "";
 
-const isActive = () => Boolean(run) && (runActions.isActive(run) || run.status === "queued");
+const isActive = (/** @type {RunView | null} */ one) =>
+    one !== null && (runActions.isActive(one) || one.status === "queued");
 
 // --- asking ------------------------------------------------------------------------------------
 
@@ -45,115 +58,105 @@ async function look() {
     const id = store.get("dataset");
     if (!id || currentSection() !== "captions") return null;
     const before = run,
-        was = isActive();
+        was = isActive(before);
     let found;
     try {
         found = await api.get(datasets.path("caption-run", id));
-    } catch (problem) {
-        if (problem.status === 404) return null;
-        throw problem;
+    } catch (caught) {
+        if (expected(caught).status === 404) return null;
+        throw caught;
     }
     if (id !== store.get("dataset")) return 0;
-    run = found && found.id ? found : null;
+    const now = "id" in found ? found : null;
+    run = now;
     of = id;
     draw();
     // new captions appear as they come
-    if (run && was && before.id === run.id && (before.step !== run.step || !isActive())) {
-        bench.mark = () => t("New");
-        try {
-            await bench.page.pages.load({ quietly: true });
-        } finally {
-            bench.mark = () => t("Changed elsewhere");
-        }
-    }
+    if (now && was && before?.id === now.id && (before.step !== now.step || !isActive(now)))
+        await reload(() => t("New"), { quietly: true });
     // a run that has ended can be undone as a whole
-    if (was && !isActive()) {
+    if (was && !isActive(run)) {
         await changes.readEdits();
         await datasets.refresh();
-        if (replan) replan();
+        replan();
     }
-    return isActive() ? (run.status === "queued" ? SECONDS_WAITING : SECONDS_ACTIVE) : null;
+    if (!run || !isActive(run)) return null;
+    return run.status === "queued" ? SECONDS_WAITING : SECONDS_ACTIVE;
 }
 
-export const lookAgain = () => {
-    if (poll) poll.wake();
-};
+export const lookAgain = () => poll?.wake();
 
 // --- the panel ---------------------------------------------------------------------------------
 
 export function panel() {
-    const element = el("section", {
-        class: "lora-trainer-card lora-trainer-bench-form",
+    const element = el("section.lora-trainer-card.lora-trainer-bench-form", {
         hidden: true,
         "aria-label": t("Writing captions"),
     });
     const progress = widgets.progress(t("Writing captions"));
-    const pause = widgets.button({
-        label: t("Pause"),
-        onclick: () => runActions.ask(run, "pause", lookAgain),
-    });
-    const resume = widgets.button({
-        label: t("Resume"),
-        onclick: () => runActions.ask(run, "resume", lookAgain),
-    });
-    const stop = widgets.button({
-        label: t("Stop"),
-        onclick: () => runActions.ask(run, "stop", lookAgain),
-    });
+    const asking = (/** @type {Ask} */ what) => () => run && runActions.ask(run, what, lookAgain);
+    const pause = widgets.button({ label: t("Pause"), onclick: asking("pause") });
+    const resume = widgets.button({ label: t("Resume"), onclick: asking("resume") });
+    const stop = widgets.button({ label: t("Stop"), onclick: asking("stop") });
     const withdraw = widgets.button({
         label: t("Withdraw"),
         onclick: async () => {
-            await api.post(runActions.route(run, "unqueue"), {});
+            if (run) await api.post(runActions.route(run, "unqueue"));
             run = null;
             draw();
         },
     });
     const busy = el(
-        "div",
-        { class: "lora-trainer-bench-progress" },
+        "div.lora-trainer-bench-progress",
         progress.element,
-        el("div", { class: "lora-trainer-row" }, pause, resume, stop, withdraw),
+        widgets.row(pause, resume, stop, withdraw),
     );
-    const warnings = el("div", { class: "lora-trainer-bench-form" });
+    const warnings = el("div.lora-trainer-bench-form");
     let drawn = "";
 
     draw = () => {
-        const over = run && !isActive();
-        if (isActive()) witnessed = run.id;
-        element.hidden =
-            !run ||
-            of !== store.get("dataset") ||
-            (over && (dismissed === run.id || seenBefore(run) || isOld()));
-        if (element.hidden) return;
+        element.hidden = !run || of !== store.get("dataset") || isPast(run);
+        if (!run || element.hidden) return;
+        const over = !isActive(run);
+        if (!over) witnessed = run.id;
         const mark = JSON.stringify([run.id, over, run.warnings, run.failure, run.status]);
         if (!over) {
-            const can = run.can || {};
+            const { can } = run;
             pause.hidden = !can.pause;
             resume.hidden = run.status !== "paused" && run.status !== "pausing";
             resume.disabled = !can.resume;
             withdraw.hidden = run.status !== "queued";
             stop.hidden = run.status === "queued";
             stop.disabled = !can.stop;
-            progress.set(...share());
+            progress.set(...share(run));
         }
         if (mark === drawn) return;
         drawn = mark;
         fill(
             warnings,
-            (run.warnings || [])
+            run.warnings
                 .slice(-5)
                 .map((warning) => widgets.notice("warning", warning.message, warning.hint)),
         );
-        fill(element, over ? ended() : busy, warnings);
+        fill(element, over ? ended(run) : busy, warnings);
     };
     return element;
 }
 
-/** Whether it ended so long ago that nobody waits for it. */
-const isOld = () => witnessed !== run.id && Date.now() / 1000 - (run.changed || 0) > SECONDS_NEWS;
+/** Whether it has ended and nobody waits for it: it was closed here, or ended long ago. */
+function isPast(/** @type {RunView} */ run) {
+    if (isActive(run)) return false;
+    const isOld = Date.now() / 1000 - (run.changed ?? 0) > SECONDS_NEWS;
+    const closed = kept.get(CHOICE_KEY + "-closed", { session: true });
+    return dismissed === run.id || closed === run.id || (witnessed !== run.id && isOld);
+}
 
-/** done, total, words: of the images, or of what is being fetched before the first one. */
-function share() {
+/**
+ * done, total, words: of the images, or of what is being fetched before the first one.
+ *
+ * @returns {[number, number, string]}
+ */
+function share(/** @type {RunView} */ run) {
     const status = run.status === "running" && run.phase ? run.phase : runActions.statusWords(run);
     if (run.step_count && run.step) {
         const left = run.seconds_left
@@ -162,27 +165,25 @@ function share() {
         return [
             run.step,
             run.step_count,
-            [
+            dotted(
                 run.status === "running" ? "" : status,
                 t("{done} of {count} images", {
                     done: formatNumber(run.step),
                     count: formatNumber(run.step_count),
                 }),
                 left,
-            ]
-                .filter(Boolean)
-                .join(" \u00b7 "),
+            ),
         ];
     }
-    return [run.phase_step || 0, run.phase_total || 0, run.sentence || status];
+    return [run.phase_step, run.phase_total, run.sentence || status];
 }
 
-function ended() {
+function ended(/** @type {RunView} */ run) {
     const close = widgets.button({
         label: t("Close"),
         onclick: () => {
             dismissed = run.id;
-            remember();
+            kept.set(CHOICE_KEY + "-closed", dismissed, { session: true });
             draw();
         },
     });
@@ -203,23 +204,30 @@ function ended() {
     return widgets.notice(
         run.status === "finished" ? "done" : "info",
         words,
-        run.sentence || "",
+        run.sentence,
         run.status === "finished"
             ? widgets.button({
                   label: t("Show those not reviewed yet"),
-                  onclick: () => filter.ask({ ...filter.none(), filter: "unreviewed" }),
+                  onclick: () => filter.ask({ ...EVERY, filter: "unreviewed" }),
               })
             : widgets.button({ label: t("Go on"), onclick: ask }),
         close,
     );
 }
 
-const remember = () => kept.set(CHOICE_KEY + "-closed", dismissed, { session: true });
+/** @typedef {(captioner: CaptionerView) => void} Choose */
 
-const seenBefore = (one) => kept.get(CHOICE_KEY + "-closed", { session: true }) === one.id;
+/** @typedef {{which: "missing" | "machine" | "all"}} Wish which of the images get a caption */
+
+/** @typedef {ReturnType<typeof selection.targets>} Targets */
 
 // --- the dialog --------------------------------------------------------------------------------
 
+/**
+ * @param {CaptionerView} captioner
+ * @param {boolean} isChosen
+ * @param {Choose} choose
+ */
 function captionerChoice(captioner, isChosen, choose) {
     const id = uniqueId("captioner");
     const radio = el("input", {
@@ -229,37 +237,37 @@ function captionerChoice(captioner, isChosen, choose) {
         checked: isChosen,
         onchange: () => choose(captioner),
     });
-    const facts = [
-        captioner.on_disk
-            ? t("on this computer")
-            : t("{size} to download", { size: captioner.download_text }),
-        t("needs {memory} of memory", { memory: captioner.memory_text }),
-        captioner.licence,
-    ].filter(Boolean);
     return el(
-        "div",
-        { class: "lora-trainer-bench-captioner" },
+        "div.lora-trainer-bench-captioner",
         radio,
         el(
             "label",
             { for: id },
-            el("b", {}, captioner.title),
-            el("span", {}, captioner.sentence),
-            el(
-                "span",
-                { class: "lora-trainer-help" },
-                facts.join(" \u00b7 "),
-                captioner.needs ? " \u00b7 " + captioner.needs.sentence : "",
+            el("b", captioner.title),
+            el("span", captioner.sentence),
+            widgets.small(
+                dotted(
+                    captioner.on_disk
+                        ? t("on this computer")
+                        : t("{size} to download", { size: captioner.download_text }),
+                    t("needs {memory} of memory", { memory: captioner.memory_text }),
+                    captioner.licence,
+                    captioner.needs?.sentence,
+                ),
             ),
         ),
     );
 }
 
+/**
+ * @param {Wish} wish
+ * @param {Wish["which"]} value
+ * @param {string} label
+ */
 function whichOption(wish, value, label) {
     const id = uniqueId("which");
     return el(
-        "div",
-        { class: "lora-trainer-bench-flag" },
+        "div.lora-trainer-bench-flag",
         el("input", {
             type: "radio",
             name: "lora_trainer_which",
@@ -273,17 +281,21 @@ function whichOption(wish, value, label) {
     );
 }
 
-/** Which of the images that are meant get a caption. */
-function whichOptions(wish, targets, total, captioned) {
+/**
+ * Which of the images that are meant get a caption.
+ *
+ * @param {Wish} wish
+ * @param {Targets} targets
+ * @param {number} missing how many of all have none
+ */
+function whichOptions(wish, targets, missing) {
     const whole = targets.element.value === "all";
     return [
         whichOption(
             wish,
             "missing",
             whole
-                ? t("Only images without a caption ({count})", {
-                      count: formatNumber(total - captioned),
-                  })
+                ? t("Only images without a caption ({count})", { count: formatNumber(missing) })
                 : t("Only images without a caption"),
         ),
         whichOption(
@@ -294,17 +306,19 @@ function whichOptions(wish, targets, total, captioned) {
         whichOption(
             wish,
             "all",
-            t("All {count}, also what a person wrote", {
-                count: formatNumber(targets.count()),
-            }),
+            t("All {count}, also what a person wrote", { count: formatNumber(targets.count()) }),
         ),
     ];
 }
 
-/** What can be set for a captioner; `options` are told. */
-function captionerFields(chosen, options) {
-    const values = (options[chosen.name] = options[chosen.name] || {});
-    const row = (field) => {
+/**
+ * What can be set for a captioner.
+ *
+ * @param {CaptionerView} chosen
+ * @param {Settings} values are told
+ */
+function captionerFields(chosen, values) {
+    const row = (/** @type {SettingView} */ field) => {
         const made = settingEntry(
             field,
             (value) => {
@@ -321,56 +335,51 @@ function captionerFields(chosen, options) {
         rare = chosen.fields.filter((field) => !AROUND.includes(field.key));
     const word = triggerWord();
     return [
-        el("div", { class: "lora-trainer-bench-fields" }, usual.map(row)),
+        el("div.lora-trainer-bench-fields", usual.map(row)),
         word
-            ? el(
-                  "p",
-                  { class: "lora-trainer-help" },
-                  t("Each caption begins with the trigger word: {word}", { word }),
-              )
+            ? widgets.help(t("Each caption begins with the trigger word: {word}", { word }))
             : null,
         rare.length
             ? el(
                   "details",
-                  {},
-                  el("summary", {}, t("More settings")),
-                  el("div", { class: "lora-trainer-bench-fields" }, rare.map(row)),
+                  el("summary", t("More settings")),
+                  el("div.lora-trainer-bench-fields", rare.map(row)),
               )
             : null,
     ];
 }
 
-function complain(place, problem) {
+function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
     fill(
         place,
         widgets.problem(problem),
-        (problem.problems || []).length > 1
+        problem.problems.length > 1
             ? controls.notes(problem.problems.map((one) => sentences(one.message, one.hint)))
             : null,
     );
     place.scrollIntoView({ block: "nearest" });
 }
 
+/**
+ * @param {CaptionerView[]} captioners
+ * @param {CaptionerView} chosen
+ * @param {Choose} choose
+ */
 const captionerList = (captioners, chosen, choose) =>
     el(
-        "div",
-        {
-            class: "lora-trainer-bench-captioners",
-            role: "radiogroup",
-            "aria-label": t("Captioner"),
-        },
+        "div.lora-trainer-bench-captioners",
+        { role: "radiogroup", "aria-label": t("Captioner") },
         captioners.map((captioner) => captionerChoice(captioner, captioner === chosen, choose)),
     );
 
 /** Start a caption run, or put it into the queue. Returns the problem where that is refused. */
-async function startRun(wanted) {
+async function startRun(/** @type {CaptionRunBody} */ wanted) {
     try {
         run = await api.post(datasets.path("caption-run"), wanted);
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        return problem;
+    } catch (caught) {
+        return expected(caught);
     }
-    of = store.get("dataset");
+    of = store.get("dataset") ?? "";
     draw();
     lookAgain();
     return null;
@@ -378,23 +387,30 @@ async function startRun(wanted) {
 
 /** Why there can be no run yet; null if there can. */
 function notSetUp() {
-    const { setup } = store.get("home");
+    const { setup } = home();
     return setup && setup.state !== "ready"
         ? widgets.notice("info", t("The captioners are not set up yet."), setup.message)
         : null;
 }
 
 /** The one that these images had before, or this browser chose last, or that is here already. */
-function usualCaptioner(captioners) {
-    const before = kept.get(CHOICE_KEY) || {};
+function usualCaptioner(/** @type {CaptionerView[]} */ captioners) {
+    const before = draft.captioner.captioner || kept.get(CHOICE_KEY)?.captioner;
     return (
-        captioners.find((one) => one.name === (draft.captioner.captioner || before.captioner)) ||
-        captioners.find((one) => one.on_disk) ||
+        captioners.find((one) => one.name === before) ??
+        captioners.find((one) => one.on_disk) ??
         captioners[0]
     );
 }
 
-const downloadWords = (captioner) =>
+function markChosen(/** @type {HTMLElement} */ list) {
+    for (const choice of findAll(list, ".lora-trainer-bench-captioner")) {
+        const isChosen = Boolean(find(choice, "input:checked"));
+        choice.classList.toggle("lora-trainer-bench-chosen", isChosen);
+    }
+}
+
+const downloadWords = (/** @type {CaptionerView} */ captioner) =>
     captioner.on_disk
         ? ""
         : t("The first time, {size} are downloaded from {model}.", {
@@ -402,6 +418,7 @@ const downloadWords = (captioner) =>
               model: captioner.model,
           });
 
+/** @type {(disabled: boolean, begin: (when: "now" | "queue") => unknown) => ButtonOptions[]} */
 const beginActions = (disabled, begin) => [
     { label: t("Cancel") },
     { label: t("Add to the queue"), disabled, onclick: () => begin("queue") },
@@ -409,7 +426,7 @@ const beginActions = (disabled, begin) => [
 ];
 
 /** Of a captioner's options those that have a value. */
-const given = (options) =>
+const given = (/** @type {Settings} */ options) =>
     Object.fromEntries(
         Object.entries(options).filter(([, value]) => value !== null && value !== ""),
     );
@@ -417,43 +434,44 @@ const given = (options) =>
 export async function ask() {
     await bench.page.saveAll();
     const captioners = await api.get("captioners");
-    const { total, captioned } = bench.page.pages.answer;
+    const { total, captioned } = bench.page.pages.known();
     let chosen = usualCaptioner(captioners);
     // what was set once for these images is offered again: {captioner: {key: value}}
     const options = { ...draft.captioner.options };
+    /** @type {Wish} */
     const wish = { which: captioned < total ? "missing" : "machine" };
-    let token = null;
+    let token = "";
 
-    const [fields, trouble] = [el("div", { class: "lora-trainer-bench-form" }), el("div")];
-    const note = el("p", { class: "lora-trainer-help", role: "status" });
+    const [fields, trouble] = [el("div.lora-trainer-bench-form"), el("div")];
+    const note = el("p.lora-trainer-help", { role: "status" });
     const list = captionerList(captioners, chosen, (one) => {
         chosen = one;
         drawFields();
     });
     const targets = selection.targets(() => drawWhich());
-    const drawWhich = () => fill(which, whichOptions(wish, targets, total, captioned));
-    const which = el("div", {
-        class: "lora-trainer-bench-form",
+    const drawWhich = () => fill(which, whichOptions(wish, targets, total - captioned));
+    const which = el("div.lora-trainer-bench-form", {
         role: "radiogroup",
         "aria-label": t("Which captions"),
     });
     drawWhich();
 
     function drawFields() {
-        fill(fields, captionerFields(chosen, options));
+        fill(fields, captionerFields(chosen, optionsOf(chosen)));
         note.textContent = downloadWords(chosen);
-        for (const input of list.querySelectorAll("input"))
-            input.parentElement.classList.toggle("lora-trainer-bench-chosen", input.checked);
+        markChosen(list);
     }
 
-    async function begin(when) {
-        token = token || randomToken();
+    const optionsOf = (/** @type {CaptionerView} */ { name }) => (options[name] ??= {});
+
+    async function begin(/** @type {"now" | "queue"} */ when) {
+        token ||= randomToken();
         kept.set(CHOICE_KEY, { captioner: chosen.name });
         draft.captioner = { captioner: chosen.name, options };
         drafts.note();
         const problem = await startRun({
             captioner: chosen.name,
-            options: given(options[chosen.name]),
+            options: given(optionsOf(chosen)),
             only_missing: wish.which === "missing",
             overwrite: wish.which === "all",
             select: targets.select(),
@@ -462,7 +480,7 @@ export async function ask() {
             when,
         });
         if (!problem) return true;
-        if (problem.status) token = null;
+        if (problem.status) token = "";
         complain(trouble, problem);
         return false;
     }
@@ -472,13 +490,11 @@ export async function ask() {
         title: t("Write captions"),
         wide: true,
         body: el(
-            "div",
-            { class: "lora-trainer-bench-two" },
-            el("div", { class: "lora-trainer-bench-form" }, obstacle, list, note),
+            "div.lora-trainer-bench-two",
+            el("div.lora-trainer-bench-form", obstacle, list, note),
             el(
-                "div",
-                { class: "lora-trainer-bench-form" },
-                el("h4", {}, t("Which captions")),
+                "div.lora-trainer-bench-form",
+                el("h4", t("Which captions")),
                 widgets.labelled(t("In"), targets.element),
                 which,
                 fields,

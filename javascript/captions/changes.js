@@ -2,20 +2,23 @@
  * Telling what was changed, undo and the list of changes. Every part that changes captions asks the
  * server and hands the answer to took().
  */
-import { Problem, api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
-import { formatDate, plural, t } from "../common/language.js";
+import { dotted, formatDate, plural, t } from "../common/language.js";
 import { currentSection } from "../common/sections.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import { replan } from "../settings/plan.js";
-import { bench, tell } from "./bench.js";
+import { bench, reload, tell } from "./bench.js";
 
-export const changedWords = (count) =>
+/** @import { ConflictView, EditEnds, EditView, OutcomeView, Selection } from "../common/answers" */
+/** @import { PageAnswer } from "../common/types" */
+
+export const changedWords = (/** @type {number} */ count) =>
     plural(count, "{count} caption changed", "{count} captions changed");
 
 /** The page was read: its counts, and whether somebody changed something. */
-export function answered(answer) {
+export function answered(/** @type {PageAnswer} */ answer) {
     if (bench.selection.where) tell("selection");
     const before = bench.revision;
     bench.revision = answer.revision;
@@ -28,12 +31,12 @@ export function answered(answer) {
 export async function readEdits() {
     try {
         setEdits((await api.get(datasets.path("edits"))).edits);
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
+    } catch (caught) {
+        expected(caught);
     }
 }
 
-function setEdits(edits) {
+function setEdits(/** @type {EditEnds} */ edits) {
     bench.edits = edits;
     tell("edits", edits);
 }
@@ -41,31 +44,25 @@ function setEdits(edits) {
 /**
  * Captions were changed from here: read the page again, and say what was left alone because
  * somebody else had changed it.
+ *
+ * @param {Partial<OutcomeView>} [answer]
+ * @param {{say?: string, takesBack?: boolean}} [options]
  */
-export async function took(answer, { say = "", takesBack = true } = {}) {
-    if (answer.edits) setEdits(answer.edits);
-    if (said) said.remove();
-    said =
-        say &&
-        widgets.toast(say, {
+export async function took({ edits, conflicts } = {}, { say, takesBack = true } = {}) {
+    if (edits) setEdits(edits);
+    said?.remove();
+    if (say)
+        said = widgets.toast(say, {
             severity: "done",
             seconds: 10,
-            action:
-                takesBack && answer.edits && answer.edits.undo
-                    ? { label: t("Undo"), onclick: undo }
-                    : null,
+            action: takesBack && edits?.undo ? { label: t("Undo"), onclick: undo } : null,
         });
-    if (answer.conflicts && answer.conflicts.length) showConflicts(answer.conflicts);
-    bench.mark = () => t("Changed");
-    try {
-        await bench.page.pages.load();
-    } finally {
-        bench.mark = () => t("Changed elsewhere");
-    }
+    if (conflicts?.length) showConflicts(conflicts);
+    await reload(() => t("Changed"));
     replan();
 }
 
-function showConflicts(conflicts) {
+function showConflicts(/** @type {ConflictView[]} */ conflicts) {
     widgets.dialog({
         title: plural(
             conflicts.length,
@@ -74,57 +71,55 @@ function showConflicts(conflicts) {
         ),
         wide: true,
         body: [
+            el("p", t("Someone else changed them meanwhile. Nothing of theirs was overwritten.")),
             el(
-                "p",
-                {},
-                t("Someone else changed them meanwhile. Nothing of theirs was overwritten."),
-            ),
-            el(
-                "ul",
-                { class: "lora-trainer-bench-list" },
+                "ul.lora-trainer-bench-list",
                 conflicts.map((conflict) =>
                     el(
-                        "li",
-                        { class: "lora-trainer-card" },
-                        el("b", {}, conflict.name),
-                        el("p", { class: "lora-trainer-help" }, conflict.message),
-                        el("p", {}, conflict.current || t("(empty)")),
+                        "li.lora-trainer-card",
+                        el("b", conflict.name),
+                        widgets.help(conflict.message),
+                        el("p", conflict.current || t("(empty)")),
                     ),
                 ),
             ),
         ],
-        actions: [{ label: t("Close"), kind: "primary" }],
+        actions: [widgets.closing()],
     });
 }
 
 /** A change of many captions, at once; resolves when the page shows it. */
-export async function change(select, action) {
+export async function change(
+    /** @type {Selection} */ select,
+    /** @type {Record<string, unknown>} */ action,
+) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("bulk"), { select, action });
     await took(answer, { say: changedWords(answer.changed) });
-    return answer;
 }
 
 // the last word on a change; the next takes its place
+/** @type {HTMLElement | null} */
 let said = null;
 
 export const undo = () => step("undo");
 
 export const redo = () => step("redo");
 
+/**
+ * @param {"undo" | "redo"} way
+ * @param {number} [id] of one of the changes; else the last
+ */
 async function step(way, id) {
     await bench.page.saveAll();
-    const answer = await api.post(datasets.path(way), id ? { id } : {});
+    const answer = await api.post(datasets.path(way), { id });
     await took(answer, { takesBack: false });
     await datasets.refresh();
     said = widgets.toast(
         way === "undo"
             ? t("Undone: {title}", { title: answer.title })
             : t("Done again: {title}", { title: answer.title }),
-        {
-            seconds: 8,
-            action: way === "undo" ? { label: t("Do it again"), onclick: redo } : null,
-        },
+        { seconds: 8, action: way === "undo" ? { label: t("Do it again"), onclick: redo } : null },
     );
 }
 
@@ -136,28 +131,22 @@ export async function showHistory() {
         fill(
             place,
             list.length
-                ? el("ul", { class: "lora-trainer-bench-list" }, list.map(line))
-                : el("p", {}, t("Nothing has been changed yet.")),
+                ? el("ul.lora-trainer-bench-list", list.map(line))
+                : el("p", t("Nothing has been changed yet.")),
         );
     };
-    const line = (edit) =>
+    const line = (/** @type {EditView} */ edit) =>
         el(
-            "li",
-            { class: "lora-trainer-bench-line" },
+            "li.lora-trainer-bench-line",
             el(
                 "div",
-                {},
-                el("b", {}, edit.title),
-                el(
-                    "p",
-                    { class: "lora-trainer-help" },
-                    [
+                el("b", edit.title),
+                widgets.help(
+                    dotted(
                         edit.count ? plural(edit.count, "{count} image", "{count} images") : "",
                         formatDate(edit.time),
                         edit.undone ? t("undone") : "",
-                    ]
-                        .filter(Boolean)
-                        .join(" \u00b7 "),
+                    ),
                 ),
             ),
             edit.undone
@@ -185,7 +174,7 @@ export async function showHistory() {
                     return false;
                 },
             },
-            { label: t("Close"), kind: "primary" },
+            widgets.closing(),
         ],
     });
 }
@@ -196,13 +185,13 @@ document.addEventListener("keydown", (event) => {
         !(event.ctrlKey || event.metaKey) ||
         event.altKey ||
         event.isComposing ||
-        !bench.page ||
+        !bench.isOpen() ||
         currentSection() !== "captions" ||
         !bench.page.panel.offsetParent
     )
         return;
     const key = event.key.toLowerCase();
-    const way = key === "z" ? (event.shiftKey ? "redo" : "undo") : key === "y" ? "redo" : "";
+    const way = key === "y" || event.shiftKey ? "redo" : "undo";
     const { target } = event;
     const types =
         target instanceof Element &&
@@ -210,10 +199,9 @@ document.addEventListener("keydown", (event) => {
             "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]",
         );
     if (
-        !way ||
+        !["z", "y"].includes(key) ||
         types ||
         document.querySelector("dialog[open]") ||
-        !bench.edits ||
         !bench.edits[way]
     )
         return;

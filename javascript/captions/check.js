@@ -3,19 +3,28 @@
  * button that mends all of it, what was found beside each image, and pictures that are nearly the
  * same side by side. Called by the section "captions" and by each row.
  */
-import { api, routeAddress } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
-import { formatDate, formatNumber, plural, sentences, t } from "../common/language.js";
+import { api, expected, routeAddress } from "../common/api.js";
+import { el, fill, need } from "../common/elements.js";
+import { dotted, formatDate, formatNumber, plural, sentences, t } from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { currentSection } from "../common/sections.js";
-import { kept, store } from "../common/store.js";
+import { kept, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { enlarge, thumbnail } from "../images/pictures.js";
+import { enlarge, sizeWords, thumbnail } from "../images/pictures.js";
 import { bench, listen, tokenLimit, triggerWord } from "./bench.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 import * as filter from "./filter.js";
+
+/**
+ * @import {
+ *    CheckView, Cluster, FindingView, ItemView, ItemsView, MendView, SumView
+ * } from "../common/answers"
+ */
+/** @import { Poll } from "../common/types" */
+
+/** @import { Query } from "../common/api.js" */
 
 const SECONDS_RUNNING = 0.7,
     SECONDS_STALE = 3;
@@ -29,12 +38,17 @@ const MOST_ITEMS = 500,
 /** The kinds whose pictures are shown. */
 const unfolded = new Set();
 
-let known = null,
-    of = "",
-    poll = null,
+/** @type {CheckView | null} */
+let known = null;
+
+/** @type {Poll | null} */
+let poll = null;
+
+/** Of which dataset. */
+let of = "",
     draw = () => {};
 
-const isRunning = () => Boolean(known) && (known.state === "running" || known.state === "waiting");
+const isRunning = () => known?.state === "running" || known?.state === "waiting";
 
 // --- asking ------------------------------------------------------------------------------------
 
@@ -44,9 +58,9 @@ async function look() {
     const was = isRunning();
     try {
         known = await api.get(datasets.path("check", id));
-    } catch (problem) {
-        if (problem.status === 404) return null;
-        throw problem;
+    } catch (caught) {
+        if (expected(caught).status === 404) return null;
+        throw caught;
     }
     if (id !== store.get("dataset")) return 0;
     of = id;
@@ -58,54 +72,48 @@ async function look() {
 
 export async function start() {
     await bench.page.saveAll();
-    const { resolution } = store.get("settings") || {};
     known = await api.post(datasets.path("check"), {
-        resolution: Number(resolution) || resolutionOfCheckpoint(),
+        resolution: Number(settings().resolution) || resolutionOfCheckpoint(),
         trigger: triggerWord(),
         tokens: tokenLimit(),
     });
-    of = store.get("dataset");
+    of = store.get("dataset") ?? "";
     draw();
-    poll.wake();
+    lookAgain();
 }
 
 /** What the plan would train at; 512 where nothing is known. */
-function resolutionOfCheckpoint() {
-    const { resolved } = store.get("plan") || {};
-    return Number(resolved && resolved.resolution) || 512;
-}
+const resolutionOfCheckpoint = () => Number(store.get("plan")?.resolved.resolution) || 512;
 
 const stop = async () => {
-    known = await api.post(datasets.path("check/stop"), {});
+    known = await api.post(datasets.path("check/stop"));
     draw();
 };
 
-async function mend(wish) {
+async function mend(/** @type {{kind: string} | {ids: string[]}} */ wish) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("mend"), wish);
     await changes.took(answer, {
         say: plural(answer.changed, "{count} image mended", "{count} images mended"),
     });
     await datasets.refresh();
-    poll.wake();
+    lookAgain();
 }
 
 /** What a kind of finding is called. */
-export const label = (kind) =>
-    ((known && known.sums.find((one) => one.kind === kind)) || { label: kind }).label;
+export const label = (/** @type {string} */ kind) =>
+    known?.sums.find((one) => one.kind === kind)?.label ?? kind;
 
 // --- the panel ---------------------------------------------------------------------------------
 
 export function panel() {
-    const element = el("section", {
-        class: "lora-trainer-card lora-trainer-bench-check",
+    const element = el("section.lora-trainer-card.lora-trainer-bench-check", {
         hidden: true,
         "aria-label": t("Check"),
     });
     const progress = widgets.progress(t("Check"));
     const busy = el(
-        "div",
-        { class: "lora-trainer-bench-progress" },
+        "div.lora-trainer-bench-progress",
         progress.element,
         widgets.button({ label: t("Stop"), onclick: stop }),
     );
@@ -113,7 +121,7 @@ export function panel() {
 
     draw = () => {
         element.hidden = !known || of !== store.get("dataset") || known.state === "none";
-        if (element.hidden) return;
+        if (!known || element.hidden) return;
         if (isRunning()) {
             progress.set(
                 known.done,
@@ -134,18 +142,18 @@ export function panel() {
         drawn = mark;
         fill(
             element,
-            known.state === "failed"
+            known.error
                 ? widgets.notice("error", known.error.message, known.error.hint)
-                : summary(),
+                : summary(known),
         );
     };
     listen("answer", () => draw());
     // what was changed may be looked at again by now
-    listen("revision", () => poll && known && known.state !== "none" && poll.wake());
+    listen("revision", () => known && known.state !== "none" && lookAgain());
     return element;
 }
 
-function summary() {
+function summary(/** @type {CheckView} */ known) {
     const { sums } = known;
     const head =
         known.state === "stopped"
@@ -157,50 +165,46 @@ function summary() {
               ? plural(sums.length, "{count} thing to look at", "{count} things to look at")
               : t("All {count} images look fine.", { count: formatNumber(known.total) });
     const line = [
-        el("b", {}, head),
-        el(
-            "span",
-            { class: "lora-trainer-help" },
-            [
+        el("b", head),
+        widgets.small(
+            dotted(
                 known.checked ? formatDate(known.checked) : "",
                 known.stale ? t("being looked at again") : "",
-            ]
-                .filter(Boolean)
-                .join(" \u00b7 "),
+            ),
         ),
     ];
-    if (!sums.length) return el("div", { class: "lora-trainer-row lora-trainer-between" }, line);
+    if (!sums.length) return widgets.apart(line);
     // whoever has read it wants the pictures: it folds to its heading
-    const fold = el(
-        "details",
+    return el(
+        "details.lora-trainer-bench-fold",
         {
-            class: "lora-trainer-bench-fold",
             open: !kept.get(FOLDED_KEY),
-            ontoggle: () => kept.set(FOLDED_KEY, !fold.open),
+            ontoggle: (event) => kept.set(FOLDED_KEY, !event.currentTarget.open),
         },
-        el("summary", {}, line),
-        el("ul", { class: "lora-trainer-bench-sums" }, sums.map(sumLine)),
+        el("summary", line),
+        el(
+            "ul.lora-trainer-bench-sums",
+            sums.map((sum) => sumLine(sum, known.clusters)),
+        ),
     );
-    return fold;
 }
 
 /**
  * One thing that was found: what it is, what to do, all of it at a click; its pictures when it is
  * unfolded.
  */
-function sumLine(sum) {
+function sumLine(/** @type {SumView} */ sum, /** @type {Cluster[]} */ clusters) {
     const on = bench.page.pages.query.finding === sum.kind;
     const show = async () => {
         unfolded.delete(sum.kind);
         await filter.ask({ finding: on ? "" : sum.kind });
         // the pictures lie below all that was found
         if (!on)
-            bench.page.panel
-                .querySelector(".lora-trainer-captions-list")
-                .scrollIntoView({ block: "start" });
+            need(bench.page.panel, ".lora-trainer-captions-list").scrollIntoView({
+                block: "start",
+            });
     };
-    const similar =
-        ["near-duplicate", "duplicate-image"].includes(sum.kind) && known.clusters.length;
+    const similar = ["near-duplicate", "duplicate-image"].includes(sum.kind) && clusters.length;
     const buttons = [
         sum.mend
             ? widgets.button({
@@ -215,7 +219,7 @@ function sumLine(sum) {
               })
             : null,
         similar
-            ? widgets.button({ label: t("Compare"), onclick: () => showClusters(known.clusters) })
+            ? widgets.button({ label: t("Compare"), onclick: () => showClusters(clusters) })
             : null,
         sum.images
             ? controls.link(on ? t("Show all images") : t("Show only these"), show, {
@@ -223,25 +227,25 @@ function sumLine(sum) {
               })
             : null,
     ];
-    const hint = sum.hint ? el("p", { class: "lora-trainer-help" }, sum.hint) : null;
-    const words = sum.images ? unfolding(sum, hint) : el("div", {}, el("b", {}, sum.message), hint);
+    const hint = sum.hint ? widgets.help(sum.hint) : null;
+    const words = sum.images ? unfolding(sum, hint) : el("div", el("b", sum.message), hint);
     return el(
-        "li",
-        { class: "lora-trainer-bench-sum", dataset: { severity: sum.severity } },
+        "li.lora-trainer-bench-sum",
+        { dataset: { severity: sum.severity } },
         words,
-        el("div", { class: "lora-trainer-row" }, buttons),
+        widgets.row(buttons),
     );
 }
 
 /** Its pictures are asked for when somebody wants to see them. */
-function unfolding(sum, hint) {
-    const place = el("div", { class: "lora-trainer-bench-pictures" });
+function unfolding(/** @type {SumView} */ sum, /** @type {HTMLElement | null} */ hint) {
+    const place = el("div.lora-trainer-bench-pictures");
     const details = el(
         "details",
         {
             open: unfolded.has(sum.kind),
-            ontoggle: () => {
-                if (!details.open) {
+            ontoggle: ({ currentTarget }) => {
+                if (!currentTarget.open) {
                     unfolded.delete(sum.kind);
                     return;
                 }
@@ -249,42 +253,38 @@ function unfolding(sum, hint) {
                 fetchPictures(sum, place).catch((problem) => fill(place, widgets.problem(problem)));
             },
         },
-        el("summary", {}, el("b", {}, sum.message)),
+        el("summary", el("b", sum.message)),
         place,
     );
-    return el("div", {}, details, hint);
+    return el("div", details, hint);
 }
 
-async function fetchPictures(sum, place) {
-    const { items, matching } = await api.get(datasets.path("items"), {
-        finding: sum.kind,
-        limit: MOST_PICTURES,
-    });
+async function fetchPictures(/** @type {SumView} */ sum, /** @type {HTMLElement} */ place) {
+    const { items, matching } = await itemsPage({ finding: sum.kind, limit: MOST_PICTURES });
     fill(
         place,
         items.map((item) => picture(sum, item, items)),
         matching > items.length
-            ? el(
-                  "p",
-                  { class: "lora-trainer-help" },
-                  t("and {count} more", { count: formatNumber(matching - items.length) }),
-              )
+            ? widgets.help(t("and {count} more", { count: formatNumber(matching - items.length) }))
             : null,
     );
 }
 
+/**
+ * @param {SumView} sum
+ * @param {ItemView} item
+ * @param {ItemView[]} items all that are shown
+ */
 function picture(sum, item, items) {
     const said = item.findings
         .filter((finding) => finding.kind === sum.kind)
         .map((finding) => finding.message);
     return el(
-        "figure",
-        { class: "lora-trainer-bench-alike" },
+        "figure.lora-trainer-bench-alike",
         el(
-            "button",
+            "button.lora-trainer-caption-picture",
             {
                 type: "button",
-                class: "lora-trainer-caption-picture",
                 "aria-label": t("Enlarge {name}", { name: item.name }),
                 onclick: () => enlarge(items, item),
             },
@@ -292,15 +292,11 @@ function picture(sum, item, items) {
         ),
         el(
             "figcaption",
-            {},
-            el("span", { class: "lora-trainer-cell-name", title: item.name }, item.name),
+            el("span.lora-trainer-cell-name", { title: item.name }, item.name),
             said.length
                 ? el(
-                      "span",
-                      {
-                          class: "lora-trainer-help lora-trainer-bench-clip",
-                          title: said.join("\n"),
-                      },
+                      "span.lora-trainer-help.lora-trainer-bench-clip",
+                      { title: said.join("\n") },
                       sentences(said),
                   )
                 : null,
@@ -313,47 +309,38 @@ function picture(sum, item, items) {
 /**
  * One finding with what mends it. A crop is outlined in the picture while its button is pointed at.
  */
-export function line(finding, item) {
+export function line(/** @type {FindingView} */ finding, /** @type {ItemView} */ item) {
     const buttons = [
-        finding.mend ? mendLink(finding, item) : null,
-        finding.related && finding.related.length
+        finding.mend ? mendLink(finding.id, finding.mend, item) : null,
+        finding.related.length
             ? controls.link(t("Compare"), () =>
-                  showClusters([
-                      { keys: [...new Set([item.key, ...finding.related])], best: null },
-                  ]),
+                  showClusters([{ keys: [...new Set([item.key, ...finding.related])], best: "" }]),
               )
             : null,
-    ].filter(Boolean);
+    ].filter((button) => button !== null);
     return el(
-        "li",
-        { class: "lora-trainer-bench-finding", dataset: { severity: finding.severity } },
-        el("p", {}, finding.message),
-        finding.hint ? el("p", { class: "lora-trainer-help" }, finding.hint) : null,
-        buttons.length ? el("span", { class: "lora-trainer-row" }, buttons) : null,
+        "li.lora-trainer-bench-finding",
+        { dataset: { severity: finding.severity } },
+        el("p", finding.message),
+        finding.hint ? widgets.help(finding.hint) : null,
+        buttons.length ? el("span.lora-trainer-row", buttons) : null,
     );
 }
 
-function mendLink(finding, item) {
-    const button = controls.link(finding.mend.label, () => mend({ ids: [finding.id] }));
-    const { box } = finding.mend;
+/**
+ * @param {string} id of the finding
+ * @param {MendView} told
+ * @param {ItemView} item
+ */
+function mendLink(id, { label, box }, item) {
+    const button = controls.link(label, () => mend({ ids: [id] }));
     if (!box || !item.width) return button;
-    let frame = null;
+    const frame = el("span.lora-trainer-bench-outline", { style: outline(box, item) });
     const show = () => {
-        const thumb = button
-            .closest(".lora-trainer-caption-row")
-            .querySelector(".lora-trainer-thumb");
-        if (!frame)
-            thumb.append(
-                (frame = el("span", {
-                    class: "lora-trainer-bench-outline",
-                    style: outline(box, item),
-                })),
-            );
+        const row = button.closest(".lora-trainer-caption-row");
+        if (row) need(row, ".lora-trainer-thumb").append(frame);
     };
-    const hide = () => {
-        if (frame) frame.remove();
-        frame = null;
-    };
+    const hide = () => frame.remove();
     for (const event of ["pointerenter", "focus"]) button.addEventListener(event, show);
     for (const event of ["pointerleave", "blur"]) button.addEventListener(event, hide);
     return button;
@@ -361,10 +348,13 @@ function mendLink(finding, item) {
 
 /**
  * Where a box of a picture (left, top, right, bottom in its pixels) lies in its square thumbnail.
+ *
+ * @param {number[]} box
+ * @param {{width: number, height: number}} size
  */
 export function outline([left, top, right, bottom], { width, height }) {
     const side = Math.max(width, height);
-    const share = (length) => (100 * length) / side + "%";
+    const share = (/** @type {number} */ length) => (100 * length) / side + "%";
     return {
         left: share((side - width) / 2 + left),
         top: share((side - height) / 2 + top),
@@ -375,49 +365,50 @@ export function outline([left, top, right, bottom], { width, height }) {
 
 // --- similar images ----------------------------------------------------------------------------
 
-async function itemsOf(keys) {
-    const { items } = bench.page.pages.answer;
+/** @returns {Promise<ItemsView>} a page of images, unlike any that is known */
+async function itemsPage(/** @type {Query} */ query) {
+    const answer = await api.get(datasets.path("items"), query);
+    if ("unchanged" in answer) throw new Error("Nothing was said to be known.");
+    return answer;
+}
+
+async function itemsOf(/** @type {string[]} */ keys) {
+    const { items } = bench.page.pages.known();
     const found = new Map(items.map((item) => [item.key, item]));
     // the others stand on other pages, which are asked for one after the other
     for (let offset = 0; keys.some((key) => !found.has(key)); offset += MOST_ITEMS) {
-        const answer = await api.get(datasets.path("items"), { offset, limit: MOST_ITEMS });
+        const answer = await itemsPage({ offset, limit: MOST_ITEMS });
         for (const item of answer.items) found.set(item.key, item);
         if (offset + MOST_ITEMS >= answer.total) break;
     }
     return found;
 }
 
+/**
+ * @param {Cluster} cluster
+ * @param {string} key
+ * @param {Map<string, ItemView>} items
+ * @param {(others: string[]) => unknown} keep
+ */
 function clusterFigure(cluster, key, items, keep) {
-    const item = items.get(key) || {
-        key,
+    const item = items.get(key) ?? {
         name: "",
         thumbnail: routeAddress(datasets.path("thumbnail/" + key + ".webp")),
         caption: "",
+        width: 0,
+        height: 0,
     };
     const others = cluster.keys.filter((other) => other !== key);
     return el(
-        "figure",
-        { class: "lora-trainer-bench-alike" },
+        "figure.lora-trainer-bench-alike",
         thumbnail(item),
         el(
             "figcaption",
-            {},
-            el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name),
-            el(
-                "span",
-                { class: "lora-trainer-help" },
-                [
-                    item.width ? item.width + " \u00d7 " + item.height : "",
-                    key === cluster.best ? t("the best of them") : "",
-                ]
-                    .filter(Boolean)
-                    .join(" \u00b7 "),
+            el("b.lora-trainer-cell-name", { title: item.name }, item.name),
+            widgets.small(
+                dotted(sizeWords(item), key === cluster.best ? t("the best of them") : ""),
             ),
-            el(
-                "span",
-                { class: "lora-trainer-help lora-trainer-bench-clip" },
-                item.caption || t("no caption"),
-            ),
+            el("span.lora-trainer-help.lora-trainer-bench-clip", item.caption || t("no caption")),
         ),
         widgets.button({
             label: t("Keep this one"),
@@ -427,13 +418,12 @@ function clusterFigure(cluster, key, items, keep) {
     );
 }
 
-async function showClusters(clusters) {
+async function showClusters(/** @type {Cluster[]} */ clusters) {
     const items = await itemsOf(clusters.flatMap(({ keys }) => keys));
-    const place = el("div", { class: "lora-trainer-bench-form" });
+    const place = el("div.lora-trainer-bench-form");
     const shown = clusters.slice(0, MOST_CLUSTERS);
-    let dialog = null;
 
-    async function keep(cluster, others) {
+    async function keep(/** @type {Cluster} */ cluster, /** @type {string[]} */ others) {
         await bench.page.saveAll();
         const answer = await api.post(datasets.path("remove"), { keys: others });
         shown.splice(shown.indexOf(cluster), 1);
@@ -442,7 +432,7 @@ async function showClusters(clusters) {
             say: plural(others.length, "{count} image removed", "{count} images removed"),
         });
         await datasets.refresh();
-        poll.wake();
+        lookAgain();
     }
 
     function show() {
@@ -454,11 +444,9 @@ async function showClusters(clusters) {
             place,
             shown.map((cluster) =>
                 el(
-                    "section",
-                    { class: "lora-trainer-card" },
+                    "section.lora-trainer-card",
                     el(
-                        "div",
-                        { class: "lora-trainer-bench-cluster" },
+                        "div.lora-trainer-bench-cluster",
                         cluster.keys.map((key) =>
                             clusterFigure(cluster, key, items, (others) => keep(cluster, others)),
                         ),
@@ -475,13 +463,11 @@ async function showClusters(clusters) {
         );
     }
 
-    dialog = widgets.dialog({
+    const dialog = widgets.dialog({
         title: t("Similar images"),
         wide: true,
         body: [
-            el(
-                "p",
-                { class: "lora-trainer-help" },
+            widgets.help(
                 t(
                     "The same picture twice counts twice in the training. The others go to this dataset's trash, and can be brought back.",
                 ),
@@ -493,9 +479,7 @@ async function showClusters(clusters) {
     show();
 }
 
-export const lookAgain = () => {
-    if (poll) poll.wake();
-};
+export const lookAgain = () => poll?.wake();
 
 export const watch = () => {
     poll = startPolling(look);

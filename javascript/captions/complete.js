@@ -7,25 +7,34 @@
  *     complete(box, oninput)                      -> the list's element, to stand below the box
  *     completed(field, box, oninput, {single})    the same for a labelled box, as "Change many" has
  *                                                 them
- * /
  */
-import { Problem, api } from "../common/api.js";
-import { el, fill, uniqueId } from "../common/elements.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, findAll, uniqueId } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
 import { store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
 import { bench } from "./bench.js";
+
+/** @import { TagCount } from "../common/answers" */
+/** @import { TextBox } from "../common/types" */
 
 const MOST = 2000,
     SHOWN = 8;
 
 const COMMA = /[,\uff0c\n]/;
 
-/** What is known of one dataset at one revision: {id, revision, tags: [{tag, count}]}. */
-let known = null,
-    asking = null;
+/**
+ * What is known of one dataset at one revision.
+ *
+ * @type {{id: string, revision: string, tags: TagCount[]} | null}
+ */
+let known = null;
 
-async function read(id, revision) {
+/** @type {Promise<void> | null} */
+let asking = null;
+
+async function read(/** @type {string} */ id, /** @type {string} */ revision) {
     const [table, vocabulary] = await Promise.all([
         api.get(datasets.path("tags", id), { kind: "tags", limit: MOST }),
         api.get(datasets.path("vocabulary", id)),
@@ -44,25 +53,23 @@ async function read(id, revision) {
 
 /** The dataset's tags; those of a moment ago while newer ones are on their way. */
 async function tags() {
-    const id = store.get("dataset");
-    if (!known || known.id !== id || known.revision !== bench.revision) {
-        asking =
-            asking ||
-            read(id, bench.revision)
-                .then((found) => {
-                    known = found;
-                })
-                .finally(() => {
-                    asking = null;
-                });
-        if (!known || known.id !== id) await asking;
+    const id = store.get("dataset") ?? "";
+    if (known?.id !== id || known.revision !== bench.revision) {
+        asking ??= read(id, bench.revision)
+            .then((found) => {
+                known = found;
+            })
+            .finally(() => {
+                asking = null;
+            });
+        if (known?.id !== id) await asking;
         else asking.catch(() => {});
     }
-    return known && known.id === id ? known.tags : [];
+    return known?.id === id ? known.tags : [];
 }
 
 /** The tag around a place in a text: {from, to, typed (before the place), whole}. */
-export function tagAt(text, place) {
+export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
     let from = place,
         to = place;
     while (from > 0 && !COMMA.test(text[from - 1])) from -= 1;
@@ -74,6 +81,10 @@ export function tagAt(text, place) {
 /**
  * Of these tags the ones that fit what is typed: beginning with it, then with a word that does,
  * then holding it anywhere.
+ *
+ * @param {TagCount[]} all
+ * @param {string} typed
+ * @param {string[]} present in the caption already
  */
 export function fitting(all, typed, present) {
     const wanted = typed
@@ -81,7 +92,7 @@ export function fitting(all, typed, present) {
         .replace(/[_\s]+/g, " ")
         .trim();
     if (!wanted) return [];
-    const rank = (tag) => {
+    const rank = (/** @type {string} */ tag) => {
         const plain = tag.toLowerCase().replace(/_/g, " ");
         if (plain.startsWith(wanted)) return 0;
         if (plain.includes(" " + wanted) || plain.includes("(" + wanted)) return 1;
@@ -91,15 +102,20 @@ export function fitting(all, typed, present) {
     const there = new Set(present.map((tag) => tag.toLowerCase()));
     const found = all
         .filter(({ tag }) => !there.has(tag.toLowerCase()))
-        .map((one) => [rank(one.tag), one])
-        .filter(([place]) => place < 3);
+        .map((one) => ({ one, place: rank(one.tag) }))
+        .filter(({ place }) => place < 3);
     // the server's order, the most frequent first, stays among equals
     return found
-        .sort(([one], [other]) => one - other)
+        .sort((a, b) => a.place - b.place)
         .slice(0, SHOWN)
-        .map(([, one]) => one);
+        .map(({ one }) => one);
 }
 
+/**
+ * @param {TagCount} tag
+ * @param {string} id
+ * @param {(tag: string) => void} take
+ */
 const option = ({ tag, count }, id, take) =>
     el(
         "li",
@@ -114,12 +130,12 @@ const option = ({ tag, count }, id, take) =>
                 take(tag);
             },
         },
-        el("span", {}, tag),
-        el("span", { class: "lora-trainer-help" }, count ? formatNumber(count) : t("vocabulary")),
+        el("span", tag),
+        widgets.small(count ? formatNumber(count) : t("vocabulary")),
     );
 
 /** Show the list below its box; where the window ends there, above it. */
-function place(list, box) {
+function place(/** @type {HTMLElement} */ list, /** @type {TextBox} */ box) {
     list.hidden = false;
     list.classList.remove("lora-trainer-bench-above");
     const { bottom, height } = list.getBoundingClientRect();
@@ -129,47 +145,62 @@ function place(list, box) {
     );
 }
 
-/** Write a tag in place of what is typed of it, as if it were typed: Ctrl+Z takes it back. */
+const caret = (/** @type {TextBox} */ box) => box.selectionStart ?? box.value.length;
+
+/**
+ * Write a tag in place of what is typed of it, as if it were typed: Ctrl+Z takes it back.
+ *
+ * @param {TextBox} box
+ * @param {string} tag
+ * @param {boolean} single
+ * @param {() => void} oninput
+ */
 function write(box, tag, single, oninput) {
-    const { from, to } = tagAt(box.value, box.selectionStart);
+    const { from, to } = tagAt(box.value, caret(box));
     const behind = box.value.slice(to);
     const text = behind.trim() || single ? tag : tag + ", ";
     box.setSelectionRange(from, behind.trim() ? to : box.value.length);
     if (!document.execCommand("insertText", false, text)) {
-        box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+        box.setRangeText(text, caret(box), box.selectionEnd ?? caret(box), "end");
         oninput();
     }
 }
 
 /** The tags that go on with what is typed in a box; null where they cannot be known. */
-async function offersFor(box) {
-    let all;
-    try {
-        all = await tags();
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        return null;
-    }
-    const { typed, whole } = tagAt(box.value, box.selectionStart);
+async function offersFor(/** @type {TextBox} */ box) {
+    const all = await tags().catch((caught) => void expected(caught));
+    if (!all) return null;
+    const { typed, whole } = tagAt(box.value, caret(box));
     const present = box.value.split(COMMA).map((tag) => tag.trim());
     return fitting(all, typed, present).filter(({ tag }) => tag !== whole);
 }
 
-const isTyped = (event) =>
-    !event.isComposing && !["historyUndo", "historyRedo"].includes(event.inputType);
-
-/** `single`: the box is for one tag, so no comma follows it. */
-export function complete(box, oninput, { single = false } = {}) {
-    const id = uniqueId("complete");
-    const list = el("ul", {
-        class: "lora-trainer-bench-complete",
+const listBox = (/** @type {string} */ id) =>
+    el("ul.lora-trainer-bench-complete", {
         id,
         role: "listbox",
         hidden: true,
         "aria-label": t("Tags of this dataset"),
     });
+
+const isTyped = (/** @type {Event} */ event) =>
+    !(event instanceof InputEvent) ||
+    (!event.isComposing && !["historyUndo", "historyRedo"].includes(event.inputType));
+
+/**
+ * `single`: the box is for one tag, so no comma follows it.
+ *
+ * @param {TextBox} box
+ * @param {() => void} oninput
+ * @param {{single?: boolean}} [options]
+ */
+export function complete(box, oninput, { single = false } = {}) {
+    const id = uniqueId("complete");
+    const list = listBox(id);
     let at = -1,
         serial = 0;
+    /** @type {HTMLElement} */
+    const element = box;
     box.setAttribute("aria-autocomplete", "list");
     box.setAttribute("autocomplete", "off");
 
@@ -199,8 +230,8 @@ export function complete(box, oninput, { single = false } = {}) {
         box.removeAttribute("aria-activedescendant");
     }
 
-    function choose(next) {
-        const options = [...list.children];
+    function choose(/** @type {number} */ next) {
+        const options = findAll(list, "[role=option]");
         at = (next + options.length) % options.length;
         options.forEach((option, number) =>
             option.setAttribute("aria-selected", String(number === at)),
@@ -209,7 +240,7 @@ export function complete(box, oninput, { single = false } = {}) {
         options[at].scrollIntoView({ block: "nearest" });
     }
 
-    function take(tag) {
+    function take(/** @type {string} */ tag) {
         write(box, tag, single, oninput);
         close();
     }
@@ -220,15 +251,16 @@ export function complete(box, oninput, { single = false } = {}) {
     box.addEventListener("compositionend", look);
     box.addEventListener("blur", close);
     // before the row hears of the key: what the list has taken is not for the row
-    box.addEventListener(
+    element.addEventListener(
         "keydown",
         (event) => {
             if (list.hidden || event.isComposing || event.ctrlKey || event.metaKey || event.altKey)
                 return;
-            const chosen = at >= 0 ? list.children[at].dataset.tag : null;
+            const offered = findAll(list, "[role=option]").map((one) => one.dataset.tag ?? "");
+            const chosen = at >= 0 ? offered[at] : "";
             if (event.key === "ArrowDown") choose(at + 1);
             else if (event.key === "ArrowUp") choose(at < 0 ? -1 : at - 1);
-            else if (event.key === "Enter") take(chosen || list.children[0].dataset.tag);
+            else if (event.key === "Enter") take(chosen || offered[0]);
             else if (event.key === "Tab" && chosen && !event.shiftKey) take(chosen);
             else if (event.key === "Escape") close();
             else return;
@@ -240,8 +272,14 @@ export function complete(box, oninput, { single = false } = {}) {
     return list;
 }
 
+/**
+ * @param {HTMLElement} field
+ * @param {TextBox} box
+ * @param {() => void} oninput
+ * @param {{single?: boolean}} options
+ */
 export function completed(field, box, oninput, options) {
-    const place = el("div", { class: "lora-trainer-caption-box" });
+    const place = el("div.lora-trainer-caption-box");
     box.replaceWith(place);
     place.append(box, complete(box, oninput, options));
     return field;

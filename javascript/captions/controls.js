@@ -1,66 +1,53 @@
 /*
  * The small controls that only the workbench has.
  */
-import { el, uniqueId } from "../common/elements.js";
+import { el, findAll, uniqueId } from "../common/elements.js";
 import { plural } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 
 /** Remarks on several files, folded together when there are many. */
-export function notes(notes) {
+export function notes(/** @type {string[]} */ notes) {
     if (!notes.length) return null;
     return el(
         "details",
         { open: notes.length <= 3 },
-        el("summary", {}, plural(notes.length, "{count} note", "{count} notes")),
+        el("summary", plural(notes.length, "{count} note", "{count} notes")),
         el(
-            "ul",
-            { class: "lora-trainer-bench-list lora-trainer-bench-notes" },
-            notes.map((note) => el("li", {}, note)),
+            "ul.lora-trainer-bench-list.lora-trainer-bench-notes",
+            notes.map((note) => el("li", note)),
         ),
     );
 }
 
-/** A box to tick with its words behind it. */
-export function flag(input, label, help = "") {
-    input.id = input.id || uniqueId("flag");
+/**
+ * A box to tick with its words behind it.
+ *
+ * @param {HTMLInputElement} input
+ * @param {string} label
+ * @param {string} [help]
+ */
+export function flag(input, label, help) {
+    input.id ||= uniqueId("flag");
     return el(
-        "div",
-        { class: "lora-trainer-bench-flag" },
+        "div.lora-trainer-bench-flag",
         input,
         el("label", { for: input.id }, label),
-        help ? el("p", { class: "lora-trainer-help" }, help) : null,
+        help ? widgets.help(help) : null,
     );
-}
-
-export const checkbox = (checked = false, onchange = null) =>
-    el("input", {
-        type: "checkbox",
-        class: "lora-trainer-checkbox",
-        checked,
-        onchange: onchange && ((event) => onchange(event.target.checked, event)),
-    });
-
-/** A number to type, within bounds. */
-export function number({ value, minimum, maximum, step = 1, oninput }) {
-    const input = el("input", {
-        type: "number",
-        class: "lora-trainer-input",
-        min: minimum,
-        max: maximum,
-        step,
-        oninput: oninput && (() => oninput(Number(input.value))),
-    });
-    input.value = String(value);
-    input.addEventListener("keydown", (event) => event.stopPropagation());
-    return input;
 }
 
 // --- toolbar -----------------------------------------------------------------------------------
 
+/** @typedef {{label: string, onclick: () => unknown}} MenuItem */
+
+/**
+ * @param {MenuItem[]} items
+ * @param {(item: MenuItem) => void} choose
+ */
 const menuList = (items, choose) =>
     el(
-        "div",
-        { class: "lora-trainer-bench-menu-list", role: "menu", hidden: true },
+        "div.lora-trainer-bench-menu-list",
+        { role: "menu", hidden: true },
         items.map((item) =>
             el(
                 "button",
@@ -70,39 +57,34 @@ const menuList = (items, choose) =>
         ),
     );
 
-const menuButton = (label) =>
+const menuButton = (/** @type {string} */ label) =>
     el(
-        "button",
-        {
-            type: "button",
-            class: "lora-trainer-button lora-trainer-secondary lora-trainer-bench-menu-button",
-            "aria-haspopup": "menu",
-            "aria-expanded": "false",
-        },
+        "button.lora-trainer-button.lora-trainer-secondary.lora-trainer-bench-menu-button",
+        { type: "button", "aria-haspopup": "menu", "aria-expanded": "false" },
         label,
         el("span", { "aria-hidden": "true" }, " \u25be"),
     );
 
 /**
- * A button with a list of further actions below it: [{label, onclick}]. Escape and a click
+ * A button with a list of further actions below it. Escape and a click
  * elsewhere close it; arrow keys move in it.
  */
-export function menu(label, items) {
+export function menu(/** @type {string} */ label, /** @type {MenuItem[]} */ items) {
     const list = menuList(items, (item) => choose(item));
     const button = menuButton(label);
-    const entries = [...list.children];
-    const show = (open) => {
+    const entries = findAll(list, "button");
+    const show = (/** @type {boolean} */ open) => {
         list.hidden = !open;
         button.setAttribute("aria-expanded", String(open));
     };
-    const away = (event) => {
-        if (!element.contains(event.target)) leave();
+    const away = (/** @type {PointerEvent} */ { target }) => {
+        if (target instanceof Node && !element.contains(target)) leave();
     };
     const leave = () => {
         show(false);
         document.removeEventListener("pointerdown", away);
     };
-    async function choose(item) {
+    async function choose(/** @type {MenuItem} */ item) {
         leave();
         button.focus();
         try {
@@ -121,20 +103,22 @@ export function menu(label, items) {
         document.addEventListener("pointerdown", away);
     });
     const element = el(
-        "div",
+        "div.lora-trainer-bench-menu",
         {
-            class: "lora-trainer-bench-menu",
-            onfocusout: (event) => {
-                if (event.relatedTarget && !element.contains(event.relatedTarget)) leave();
+            onfocusout: ({ relatedTarget, currentTarget }) => {
+                if (relatedTarget instanceof Node && !currentTarget.contains(relatedTarget))
+                    leave();
             },
             onkeydown: (event) => {
-                const at = entries.indexOf(document.activeElement);
-                const to = {
+                const at = entries.findIndex((entry) => entry === document.activeElement);
+                /** @type {Record<string, number>} */
+                const places = {
                     ArrowDown: (at + 1) % entries.length,
                     ArrowUp: (at - 1 + entries.length) % entries.length,
                     Home: 0,
                     End: entries.length - 1,
-                }[event.key];
+                };
+                const to = places[event.key];
                 if (event.key === "Escape" && !list.hidden) {
                     leave();
                     button.focus();
@@ -150,21 +134,26 @@ export function menu(label, items) {
     return element;
 }
 
-/** A button that reads like a link, for what is seldom needed. */
+/**
+ * A button that reads like a link, for what is seldom needed.
+ *
+ * @param {string} label
+ * @param {() => unknown} onclick
+ * @param {Record<string, unknown>} [more] attributes
+ */
 export const link = (label, onclick, more) =>
     el(
-        "button",
+        "button.lora-trainer-bench-link",
         {
             type: "button",
-            class: "lora-trainer-bench-link",
-            onclick: async (event) => {
+            onclick: async () => {
                 try {
-                    await onclick(event);
+                    await onclick();
                 } catch (problem) {
                     widgets.toastProblem(problem);
                 }
             },
-            ...(more || {}),
+            ...more,
         },
         label,
     );

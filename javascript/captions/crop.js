@@ -11,6 +11,8 @@ import { bench } from "./bench.js";
 import * as controls from "./controls.js";
 import * as selection from "./selection.js";
 
+/** @import { CopyView } from "../common/answers" */
+
 const MILLISECONDS = 700;
 
 const pause = () =>
@@ -19,9 +21,9 @@ const pause = () =>
     });
 
 /** What has come of it; `goTo(id)` shows the new dataset. */
-function result(copy, goTo) {
-    if (copy.state === "failed")
-        return widgets.notice("error", copy.error.message, copy.error.hint);
+function result(/** @type {CopyView} */ copy, /** @type {(id: string) => void} */ goTo) {
+    const { error, dataset } = copy;
+    if (error) return widgets.notice("error", error.message, error.hint);
     const words =
         copy.state === "done"
             ? plural(
@@ -37,17 +39,22 @@ function result(copy, goTo) {
         copy.state === "done" ? "done" : "warning",
         words,
         "",
-        copy.dataset
+        dataset
             ? widgets.button({
                   label: t("Go to the new dataset"),
                   kind: "primary",
-                  onclick: () => goTo(copy.dataset),
+                  onclick: () => goTo(dataset),
               })
             : null,
     );
 }
 
-/** The boxes of size and shape; `resized()` hears of another size. */
+/**
+ * The boxes of size and shape; `resized()` hears of another size.
+ *
+ * @param {{size: number, buckets: boolean}} wish
+ * @param {() => void} resized
+ */
 const choices = (wish, resized) => ({
     size: widgets.select({
         value: "512",
@@ -73,7 +80,7 @@ const choices = (wish, resized) => ({
     }),
 });
 
-const progressWords = (copy) =>
+const progressWords = (/** @type {CopyView} */ copy) =>
     t("{done} of {count} images", {
         done: formatNumber(copy.done),
         count: formatNumber(copy.total),
@@ -86,7 +93,7 @@ export async function open() {
     const name = widgets.text({ value: "", maxlength: 100 });
     const { size, shape } = choices(wish, () => suggest());
     const subject = controls.flag(
-        controls.checkbox(true, (value) => {
+        widgets.checkbox(true, (value) => {
             wish.subject = value;
         }),
         t("Keep the subject in the cut"),
@@ -94,11 +101,8 @@ export async function open() {
     );
     const place = el("div", { "aria-live": "polite" });
     const form = el(
-        "div",
-        { class: "lora-trainer-bench-form" },
-        el(
-            "p",
-            { class: "lora-trainer-help" },
+        "div.lora-trainer-bench-form",
+        widgets.help(
             t(
                 "Training crops by itself. This is for seeing and choosing the cuts; the originals stay as they are, and the captions go along.",
             ),
@@ -110,14 +114,13 @@ export async function open() {
         widgets.labelled(t("Name of the new dataset"), name),
         place,
     );
-    let copy = null;
     function suggest() {
-        name.value = t("{name} {size}", { name: datasets.chosen().name, size: wish.size });
+        name.value = t("{name} {size}", { name: datasets.needChosen().name, size: wish.size });
     }
     suggest();
 
     async function begin() {
-        copy = await api.post(datasets.path("crop-copy"), {
+        let copy = await api.post(datasets.path("crop-copy"), {
             ...wish,
             name: name.value,
             select: targets.select(),
@@ -126,14 +129,14 @@ export async function open() {
         const stop = widgets.button({
             label: t("Stop"),
             onclick: async () => {
-                copy = await api.post("crop-copies/" + copy.id + "/stop", {});
+                copy = await api.post(`crop-copies/${copy.id}/stop`);
             },
         });
-        fill(place, el("div", { class: "lora-trainer-bench-progress" }, progress.element, stop));
+        fill(place, el("div.lora-trainer-bench-progress", progress.element, stop));
         while (copy.state === "running") {
             progress.set(copy.done, copy.total, progressWords(copy));
             await pause();
-            copy = await api.get("crop-copies/" + copy.id);
+            copy = await api.get(`crop-copies/${copy.id}`);
         }
         await datasets.refresh();
         fill(

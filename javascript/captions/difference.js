@@ -8,11 +8,15 @@ const MOST_WORDS = 400;
 // --- before and after --------------------------------------------------------------------------
 
 /** Words, spaces and punctuation one by one; Chinese characters too. */
-const pieces = (text) =>
+const pieces = (/** @type {string} */ text) =>
     text.match(/[\p{Script=Han}]|[\p{L}\p{N}_'\u2019-]+|\s+|[^\p{L}\p{N}\s]/gu) || [];
 
-/** Two texts -> [[kind, text]]: kind "same", "gone" or "new", in the order they are read. */
-export function difference(before, after) {
+/** @typedef {["same" | "gone" | "new", string]} Piece */
+
+/** Two texts -> [[kind, text]], in the order they are read. */
+export function difference(/** @type {string} */ before, /** @type {string} */ after) {
+    /** @type {Piece[]} */
+    const found = [];
     const one = pieces(before),
         two = pieces(after);
     // what they begin and end with alike needs no search: mostly little is left
@@ -24,21 +28,23 @@ export function difference(before, after) {
         end += 1;
     const first = one.slice(0, start).join(""),
         last = one.slice(one.length - end).join("");
-    const found = first ? [["same", first]] : [];
+    if (first) found.push(["same", first]);
     middle(one.slice(start, one.length - end), two.slice(start, two.length - end), found);
     if (last) found.push(["same", last]);
     return found;
 }
 
-/** What two rows of pieces do not begin or end with alike, added to `found`. */
+/**
+ * What two rows of pieces do not begin or end with alike, added to `found`.
+ *
+ * @param {string[]} one
+ * @param {string[]} two
+ * @param {Piece[]} found
+ */
 function middle(one, two, found) {
     if (one.length > MOST_WORDS || two.length > MOST_WORDS) {
-        found.push(
-            ...[
-                ["gone", one.join("")],
-                ["new", two.join("")],
-            ].filter(([, text]) => text),
-        );
+        if (one.length) found.push(["gone", one.join("")]);
+        if (two.length) found.push(["new", two.join("")]);
         return;
     }
     // the longest common row of pieces, from the end
@@ -50,9 +56,9 @@ function middle(one, two, found) {
                     ? length[i + 1][j + 1] + 1
                     : Math.max(length[i + 1][j], length[i][j + 1]);
     }
-    const add = (kind, text) => {
-        const last = found[found.length - 1];
-        if (last && last[0] === kind) last[1] += text;
+    const add = (/** @type {Piece[0]} */ kind, /** @type {string} */ text) => {
+        const last = found.at(-1);
+        if (last?.[0] === kind) last[1] += text;
         else found.push([kind, text]);
     };
     let i = 0,
@@ -72,10 +78,9 @@ function middle(one, two, found) {
     }
 }
 
-export const shownDifference = (before, after) =>
+export const shownDifference = (/** @type {string} */ before, /** @type {string} */ after) =>
     el(
-        "p",
-        { class: "lora-trainer-bench-difference" },
+        "p.lora-trainer-bench-difference",
         difference(before, after).map(([kind, text]) =>
             kind === "same" ? text : el(kind === "gone" ? "del" : "ins", {}, text),
         ),

@@ -8,7 +8,10 @@ import * as widgets from "../common/widgets.js";
 import { bench, listen, picturesAreLarge, showPictures, triggerWord } from "./bench.js";
 import * as check from "./check.js";
 import { link } from "./controls.js";
+import { EVERY } from "../images/pages.js";
 import * as filter from "./filter.js";
+
+/** @import { PageAnswer, PageQuery } from "../common/types" */
 
 const WAIT = 250;
 
@@ -37,7 +40,7 @@ const orders = () => [
 ];
 
 /** What the filter asks for besides the boxes, each with the button that ends it. */
-function chipsOf(query, answer) {
+function chipsOf(/** @type {PageQuery} */ query, /** @type {PageAnswer} */ answer) {
     const wanted = filter.tags("tag");
     return [
         wanted.map((tag) => chip(t("Tag: {tag}", { tag }), () => filter.toggleTag("tag", tag))),
@@ -61,20 +64,18 @@ function chipsOf(query, answer) {
               )
             : null,
         filter.isFiltered()
-            ? el(
-                  "span",
-                  { class: "lora-trainer-help" },
+            ? widgets.small(
                   t("{matching} of {count} images", {
                       matching: formatNumber(answer.matching),
                       count: formatNumber(answer.total),
                   }),
               )
             : null,
-        filter.isFiltered() ? link(t("Show all"), () => filter.ask(filter.none())) : null,
+        filter.isFiltered() ? link(t("Show all"), () => filter.ask(EVERY)) : null,
     ];
 }
 
-const orderChoice = (query) =>
+const orderChoice = (/** @type {PageQuery} */ query) =>
     widgets.select({
         label: t("Order"),
         value: query.order,
@@ -97,10 +98,11 @@ export function filterBar() {
     const { pages } = bench.page;
     const { query } = pages;
     let timer = 0;
-    const soon = (changes) => {
+    const soon = (/** @type {Partial<PageQuery>} */ changes) => {
         clearTimeout(timer);
         timer = setTimeout(() => filter.ask(changes), WAIT);
     };
+    fill(bench.chips);
     const which = widgets.select({
         label: t("Which images"),
         value: query.filter,
@@ -119,10 +121,8 @@ export function filterBar() {
         placeholder: t("Caption does not contain"),
         oninput: (value) => soon({ lacks: value }),
     });
-    const chips = (bench.chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" }));
-
-    function draw(answer) {
-        const counts = answer.counts || {};
+    function draw(/** @type {PageAnswer} */ answer) {
+        const { counts } = answer;
         choices().forEach(([value, label], at) => {
             which.options[at].textContent =
                 value in counts
@@ -134,36 +134,19 @@ export function filterBar() {
         which.value = query.filter;
         if (document.activeElement !== text) text.value = query.text;
         if (document.activeElement !== lacks) lacks.value = query.lacks;
-        fill(chips, chipsOf(query, answer));
+        fill(bench.chips, chipsOf(query, answer));
     }
 
     listen("answer", draw);
-    return el(
-        "div",
-        { class: "lora-trainer-filters" },
-        which,
-        text,
-        lacks,
-        orderChoice(query),
-        sizeChoice(),
-    );
+    return el("div.lora-trainer-filters", which, text, lacks, orderChoice(query), sizeChoice());
 }
 
-const chip = (label, end) =>
+const chip = (/** @type {string} */ label, /** @type {() => Promise<unknown>} */ end) =>
     el(
-        "span",
-        { class: "lora-trainer-badge lora-trainer-bench-chip" },
+        "span.lora-trainer-badge.lora-trainer-bench-chip",
         label,
-        el(
-            "button",
-            {
-                type: "button",
-                class: "lora-trainer-close",
-                "aria-label": t("Without {filter}", { filter: label }),
-                onclick: () => {
-                    end().catch(widgets.toastProblem);
-                },
-            },
-            "\u00d7",
+        widgets.closeButton(
+            () => end().catch(widgets.toastProblem),
+            t("Without {filter}", { filter: label }),
         ),
     );

@@ -8,31 +8,25 @@ import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
-import { flag } from "./controls.js";
 
 // --- in and out --------------------------------------------------------------------------------
 
 export function showExport() {
+    /** @type {(as: string, label: string, help: string) => HTMLElement} */
     const link = (as, label, help) =>
         el(
-            "li",
-            { class: "lora-trainer-bench-line" },
-            el("div", {}, el("b", {}, label), el("p", { class: "lora-trainer-help" }, help)),
+            "li.lora-trainer-bench-line",
+            el("div", el("b", label), widgets.help(help)),
             el(
-                "a",
-                {
-                    class: "lora-trainer-button",
-                    href: routeAddress(datasets.path("export"), { as }),
-                    download: "",
-                },
+                "a.lora-trainer-button",
+                { href: routeAddress(datasets.path("export"), { as }), download: "" },
                 t("Download"),
             ),
         );
     widgets.dialog({
         title: t("Export captions"),
         body: el(
-            "ul",
-            { class: "lora-trainer-bench-list" },
+            "ul.lora-trainer-bench-list",
             link(
                 "csv",
                 t("Table (CSV)"),
@@ -45,31 +39,26 @@ export function showExport() {
             ),
             link("jsonl", t("JSON lines"), t("metadata.jsonl, as Hugging Face datasets have it.")),
         ),
-        actions: [{ label: t("Close"), kind: "primary" }],
+        actions: [widgets.closing()],
     });
 }
 
 export function showImport() {
-    const files = el("input", {
+    const files = el("input.lora-trainer-input", {
         type: "file",
-        class: "lora-trainer-input",
         accept: ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.caption,.tags,.cap,.zip",
         multiple: true,
     });
-    const replace = el("input", {
-        type: "checkbox",
-        class: "lora-trainer-checkbox",
-        checked: true,
-    });
+    const replace = widgets.checkbox(true);
     const place = el("div", { role: "status" });
     const bring = async () => {
         let captions = 0;
         const skipped = [];
-        for (const file of files.files) {
+        for (const file of files.files ?? []) {
             const answer = await api.upload(
                 datasets.path("upload"),
                 file,
-                null,
+                () => {},
                 replace.checked ? { captions: "replace" } : {},
             );
             captions += answer.captions;
@@ -84,20 +73,19 @@ export function showImport() {
             ),
             controls.notes(skipped.map((one) => sentences(one.message, one.hint))),
         );
-        await changes.took({});
+        await changes.took();
         return false;
     };
     widgets.dialog({
         title: t("Import captions"),
         body: el(
-            "div",
-            { class: "lora-trainer-bench-form" },
+            "div.lora-trainer-bench-form",
             widgets.labelled(t("Files"), files, {
                 help: t(
                     "A table (.csv, .jsonl) with the images' names, .txt files named like the images, or a .zip of them.",
                 ),
             }),
-            flag(replace, t("Replace captions that are there already")),
+            controls.flag(replace, t("Replace captions that are there already")),
             place,
         ),
         actions: [{ label: t("Close") }, { label: t("Import"), kind: "primary", onclick: bring }],

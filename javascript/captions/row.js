@@ -3,9 +3,9 @@
  * has. Beside it what is known of it: its length in tokens, who wrote it, whether it was reviewed,
  * what the check found, each with the button that mends it.
  */
-import { api } from "../common/api.js";
-import { el, fill, uniqueId } from "../common/elements.js";
-import { formatNumber, plural, t } from "../common/language.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, need, uniqueId } from "../common/elements.js";
+import { dotted, formatNumber, plural, t } from "../common/language.js";
 import { store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
@@ -20,18 +20,23 @@ import * as tokens from "./tokens.js";
 import * as unsaved from "./unsaved.js";
 import * as vocabulary from "./vocabulary.js";
 
+/** @import { ItemView } from "../common/answers" */
+
+/** @import { Entry } from "./unsaved.js" */
+
 /** Alt and a key, alone. */
-const isAlt = (event, code) => event.altKey && !event.ctrlKey && event.code === code;
+const isAlt = (/** @type {KeyboardEvent} */ event, /** @type {string} */ code) =>
+    event.altKey && !event.ctrlKey && event.code === code;
 
 /**
  * The thumbnail, or the picture itself where large ones are wanted; both are fetched when they are
  * scrolled to.
  */
-const pictured = (item) =>
+const pictured = (/** @type {ItemView} */ item) =>
     thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
 
 /** Where a caption comes from; a person needs to know only where there are several places. */
-function sourceWords(item) {
+function sourceWords(/** @type {ItemView} */ item) {
     const file = hasSeveralSources() ? t("from {file}", { file: item.caption_file }) : "";
     const sources = {
         metadata: file,
@@ -42,10 +47,16 @@ function sourceWords(item) {
     return item.source ? sources[item.source] : "";
 }
 
-/** What is to be known of the text in a box; `isSaved`: it is the one that the server has. */
+/**
+ * What is to be known of the text in a box; `isSaved`: it is the one that the server has.
+ *
+ * @param {string} text
+ * @param {ItemView} item
+ * @param {boolean} isSaved
+ */
 function captionFacts(text, item, isSaved) {
     const word = triggerWord();
-    return [
+    return dotted(
         plural(wordCount(text), "{count} word", "{count} words"),
         isSaved && text.includes("\n") && item.captions === 1
             ? t("a list of tags, one a line")
@@ -60,28 +71,30 @@ function captionFacts(text, item, isSaved) {
         word && text && !hasTrigger(text, word)
             ? t("trained as \u201c{word}, \u2026\u201d", { word })
             : "",
-    ]
-        .filter(Boolean)
-        .join(" \u00b7 ");
+    );
 }
 
-/** Two texts, one place: the visitor chooses. */
+/**
+ * Two texts, one place: the visitor chooses.
+ *
+ * @param {string} mine
+ * @param {string} theirs
+ * @param {() => unknown} keepMine
+ * @param {() => unknown} takeTheirs
+ */
 const conflictNotice = (mine, theirs, keepMine, takeTheirs) =>
     el(
-        "div",
-        { class: "lora-trainer-notice lora-trainer-notice-warning", role: "alert" },
-        el("p", {}, t("Someone else changed this caption meanwhile. Which one is to stay?")),
+        "div.lora-trainer-notice.lora-trainer-notice-warning",
+        { role: "alert" },
+        el("p", t("Someone else changed this caption meanwhile. Which one is to stay?")),
         el(
-            "dl",
-            { class: "lora-trainer-two-texts" },
-            el("dt", {}, t("Yours")),
-            el("dd", {}, mine || t("(empty)")),
-            el("dt", {}, t("Theirs")),
-            el("dd", {}, theirs || t("(empty)")),
+            "dl.lora-trainer-two-texts",
+            el("dt", t("Yours")),
+            el("dd", mine || t("(empty)")),
+            el("dt", t("Theirs")),
+            el("dd", theirs || t("(empty)")),
         ),
-        el(
-            "div",
-            { class: "lora-trainer-row" },
+        widgets.row(
             widgets.button({ label: t("Keep mine"), onclick: keepMine }),
             widgets.button({ label: t("Take theirs"), onclick: takeTheirs }),
         ),
@@ -89,8 +102,8 @@ const conflictNotice = (mine, theirs, keepMine, takeTheirs) =>
 
 /** One image's row. What is typed is compared with what the server said last when it is saved. */
 export class CaptionRow {
-    constructor(first) {
-        this.dataset = store.get("dataset");
+    constructor(/** @type {ItemView} */ first) {
+        this.dataset = store.get("dataset") ?? "";
         const kept = unsaved.get(this.dataset, first.key);
         // what was typed into another box for this image, and has not arrived
         const typed = kept && tidy(kept.text) !== first.caption ? kept : null;
@@ -99,27 +112,26 @@ export class CaptionRow {
         this.current = first;
         /** What the server said last. */
         this.base = typed ? typed.was : first.caption;
+        /** @type {Promise<void> | null} */
         this.saving = null;
         this.conflict = false;
         this.touched = false;
         this.reviewedAddress = datasets.path("reviewed");
-        this.box = widgets.text({
+        this.box = widgets.lines(4, {
             value: typed ? typed.text : this.base,
-            rows: 4,
             label: t("Caption of {name}", { name: first.name }),
             placeholder: t("What is in the picture?"),
             oninput: () => this.heard(),
         });
-        this.state = el("span", { class: "lora-trainer-caption-state", role: "status" });
-        this.facts = el("span", { class: "lora-trainer-help" });
+        this.state = el("span.lora-trainer-caption-state", { role: "status" });
+        this.facts = widgets.small();
         this.length = tokens.line(() => this.current);
-        this.remarks = el("ul", { class: "lora-trainer-caption-remarks" });
+        this.remarks = el("ul.lora-trainer-caption-remarks");
         this.choice = el("div");
         this.picture = el(
-            "button",
+            "button.lora-trainer-caption-picture",
             {
                 type: "button",
-                class: "lora-trainer-caption-picture",
                 tabindex: "-1",
                 "aria-label": t("Enlarge {name}", { name: first.name }),
                 onclick: () => this.showLarge(),
@@ -138,7 +150,7 @@ export class CaptionRow {
     // --- its parts -----------------------------------------------------------------------------
 
     makeSelect() {
-        const select = controls.checkbox(selection.has(this.current.key));
+        const select = widgets.checkbox(selection.has(this.current.key));
         select.setAttribute("aria-label", t("Select {name}", { name: this.current.name }));
         select.title = t("Alt+X in the caption's box does the same");
         // Tab goes from box to box; each of these has its key
@@ -150,7 +162,7 @@ export class CaptionRow {
     }
 
     makeReviewed() {
-        const reviewed = controls.checkbox(Boolean(this.current.reviewed), (chosen) =>
+        const reviewed = widgets.checkbox(Boolean(this.current.reviewed), (chosen) =>
             this.review(chosen).catch(widgets.toastProblem),
         );
         reviewed.id = uniqueId("reviewed");
@@ -159,39 +171,30 @@ export class CaptionRow {
         return reviewed;
     }
 
-    makeElement(offered) {
+    makeElement(/** @type {HTMLElement} */ offered) {
         const { key, name } = this.current;
         return el(
-            "div",
-            { class: "lora-trainer-caption-row", dataset: { key } },
-            el("div", { class: "lora-trainer-caption-side" }, this.picture, this.select),
+            "div.lora-trainer-caption-row",
+            { dataset: { key } },
+            el("div.lora-trainer-caption-side", this.picture, this.select),
             el(
-                "div",
-                { class: "lora-trainer-caption-text" },
-                el(
-                    "div",
-                    { class: "lora-trainer-row lora-trainer-between" },
-                    el("b", { class: "lora-trainer-cell-name", title: name }, name),
-                    this.state,
-                ),
-                el("div", { class: "lora-trainer-caption-box" }, this.box, offered),
+                "div.lora-trainer-caption-text",
+                widgets.apart(el("b.lora-trainer-cell-name", { title: name }, name), this.state),
+                el("div.lora-trainer-caption-box", this.box, offered),
                 this.choice,
                 this.length.tail,
                 el(
-                    "div",
-                    { class: "lora-trainer-row lora-trainer-between lora-trainer-caption-foot" },
+                    "div.lora-trainer-row.lora-trainer-between.lora-trainer-caption-foot",
                     this.facts,
                     el(
-                        "span",
-                        { class: "lora-trainer-row" },
+                        "span.lora-trainer-row",
                         controls.link(t("Fields"), () => vocabulary.compose(this), {
                             tabindex: "-1",
                             "aria-label": t("Fields of {name}", { name }),
                             title: t("F2 in the caption's box does the same"),
                         }),
                         el(
-                            "span",
-                            { class: "lora-trainer-bench-flag" },
+                            "span.lora-trainer-bench-flag",
                             this.reviewed,
                             el("label", { for: this.reviewed.id }, t("Reviewed")),
                         ),
@@ -227,8 +230,12 @@ export class CaptionRow {
         });
     }
 
-    /** What a key in the box does besides typing. */
-    actionOf(event) {
+    /**
+     * What a key in the box does besides typing.
+     *
+     * @returns {(() => unknown) | null}
+     */
+    actionOf(/** @type {KeyboardEvent} */ event) {
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
             return () => {
                 this.finish();
@@ -249,13 +256,13 @@ export class CaptionRow {
 
     goOn() {
         const next = this.element.nextElementSibling;
-        if (next) next.querySelector("textarea").focus();
+        if (next) need(next, "textarea").focus();
         else bench.page.next().catch(widgets.toastProblem);
     }
 
     goBack() {
         const before = this.element.previousElementSibling;
-        if (before) before.querySelector("textarea").focus();
+        if (before) need(before, "textarea").focus();
     }
 
     /** A comma behind the last tag waits for the next one, which does not come. */
@@ -275,14 +282,14 @@ export class CaptionRow {
     }
 
     showLarge() {
-        const { items } = bench.page.pages.answer;
+        const { items } = bench.page.pages.known();
         const shown = items.find((one) => one.key === this.current.key);
         enlarge(shown ? items : [this.current], shown || this.current);
     }
 
     // --- what it shows -------------------------------------------------------------------------
 
-    mark(kind, text) {
+    mark(/** @type {"" | "saving" | "saved" | "problem"} */ kind, /** @type {string} */ text) {
         this.state.dataset.kind = kind;
         this.state.textContent = text;
     }
@@ -297,7 +304,7 @@ export class CaptionRow {
         );
     }
 
-    showSelected(chosen) {
+    showSelected(/** @type {boolean} */ chosen) {
         this.select.checked = chosen;
         this.element.classList.toggle("lora-trainer-caption-selected", chosen);
     }
@@ -347,9 +354,10 @@ export class CaptionRow {
         else if (!this.saving) unsaved.forget(dataset, current.key);
     }
 
+    /** @returns {Promise<void>} */
     async save() {
         if (this.saving) return this.saving;
-        if (this.conflict || !this.isUnsaved()) return null;
+        if (this.conflict || !this.isUnsaved()) return;
         const { dataset, current, box, base } = this;
         this.saving = this.send(unsaved.note(dataset, current, box.value, base));
         try {
@@ -358,15 +366,16 @@ export class CaptionRow {
             this.saving = null;
         }
         // typed on while it was being saved
-        return document.activeElement !== box &&
+        if (
+            document.activeElement !== box &&
             this.isUnsaved() &&
             this.state.dataset.kind === "saved"
-            ? this.save()
-            : null;
+        )
+            await this.save();
     }
 
     /** Put a text into the box and save it. */
-    write(text) {
+    write(/** @type {string} */ text) {
         this.box.value = text;
         this.note();
         this.describe();
@@ -383,7 +392,7 @@ export class CaptionRow {
             : null;
     }
 
-    async send(entry) {
+    async send(/** @type {Entry} */ entry) {
         const text = tidy(entry.text);
         this.mark("saving", t("Saving"));
         try {
@@ -395,13 +404,14 @@ export class CaptionRow {
             if (this.text() === text) this.box.value = this.base;
             this.note();
             this.settle(before);
-        } catch (problem) {
-            if (problem.status === 409) this.ask(text, problem.current);
-            else this.mark("problem", t("Not saved: {reason}", { reason: problem.message }));
+        } catch (caught) {
+            const { status, current, message } = expected(caught);
+            if (status === 409) this.ask(text, current);
+            else this.mark("problem", t("Not saved: {reason}", { reason: message }));
         }
     }
 
-    settle(before) {
+    settle(/** @type {string} */ before) {
         this.touched = true;
         this.mark("saved", t("Saved"));
         this.reviewed.checked = Boolean(this.current.reviewed);
@@ -410,11 +420,11 @@ export class CaptionRow {
         const card = datasets.chosen();
         if (!card || card.id !== this.dataset || !before === !this.base) return;
         const captioned = card.captioned + (this.base ? 1 : -1);
-        datasets.update({ id: card.id, captioned });
+        datasets.update(card.id, { captioned });
         bench.page.showCounts(captioned, card.count);
     }
 
-    async review(reviewed) {
+    async review(/** @type {boolean} */ reviewed) {
         this.touched = true;
         this.reviewed.checked = reviewed;
         await api.post(this.reviewedAddress, { select: { keys: [this.current.key] }, reviewed });
@@ -424,12 +434,11 @@ export class CaptionRow {
     /** The caption is right as it stands: saved, and marked. */
     async approve() {
         await this.save();
-        if (this.base && !this.conflict && !this.current.reviewed && "reviewed" in this.current)
-            await this.review(true);
+        if (this.base && !this.conflict && !this.current.reviewed) await this.review(true);
     }
 
     /** Somebody else has written something else: ask which of the two is to stay. */
-    ask(mine, theirs) {
+    ask(/** @type {string} */ mine, /** @type {string} */ theirs) {
         this.conflict = true;
         this.mark("problem", t("Not saved"));
         const done = () => {
@@ -453,7 +462,7 @@ export class CaptionRow {
     }
 
     /** What the server says now. What is being typed stays; saving it will compare. */
-    take(now, quietly) {
+    take(/** @type {ItemView} */ now, /** @type {boolean} */ quietly) {
         if (!quietly) this.touched = false;
         if (this.saving || this.conflict) return;
         const untouched = !this.isUnsaved();

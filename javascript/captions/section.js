@@ -2,17 +2,17 @@
  * The section "captions": each picture with its caption beside it, saved when the box is left. What
  * another browser or an editor wrote meanwhile is shown when it is seen, and never overwritten: the
  * server compares, and the visitor chooses. One row is row.js; what is done with many captions at
- * once is in the other files of this folder, the workbench. /
+ * once is in the other files of this folder, the workbench.
  */
-import { Problem } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
+import { Problem, expected } from "../common/api.js";
+import { el, fill, find, findAll, redraw } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { openSection } from "../common/sections.js";
-import { store } from "../common/store.js";
+import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { imagePages, lookEvery } from "../images/pages.js";
+import { ImagePages, lookEvery } from "../images/pages.js";
 import { remarksCard } from "../images/pictures.js";
 import { begin, isOutOfDate, listen } from "./bench.js";
 import * as captioner from "./captioner.js";
@@ -27,25 +27,68 @@ import * as tokens from "./tokens.js";
 import { selectionBar, toolbar } from "./toolbar.js";
 import * as unsaved from "./unsaved.js";
 
-let parts = null;
+/** @import { PageAnswer } from "../common/types" */
+
+/** @import { Entry } from "./unsaved.js" */
+
+/** The section's elements, which are drawn anew for each dataset but for the bar and the pages. */
+class Parts {
+    panel = el("div.lora-trainer-captions");
+    /** By their images' keys. @type {Map<string, CaptionRow>} */
+    rows = new Map();
+    place = el("div");
+    list = el("div.lora-trainer-caption-rows");
+    // above the boxes, never in their place: somebody may be typing. That the WebUI does not answer
+    // is said at the window's edge
+    trouble = el("div");
+    counts = el("p.lora-trainer-help", { role: "status" });
+    findings = el("div");
+    /** @type {ReturnType<typeof tokens.triggerField> | null} */
+    trigger = null;
+    pages = new ImagePages({
+        show: drawRows,
+        fail: (caught) =>
+            fill(
+                this.trouble,
+                caught instanceof Problem && caught.status ? widgets.problem(caught) : null,
+            ),
+        gone: countGone,
+    });
+    next = widgets.actions();
+    write = widgets.button({ label: t("Write captions"), onclick: () => captioner.ask() });
+    onward = widgets.button({
+        label: t("Go on to the settings"),
+        kind: "primary",
+        local: true,
+        onclick: () => openSection("settings"),
+    });
+
+    constructor() {
+        this.next.fill(this.write, this.onward);
+    }
+}
+
+/** @type {Later<Parts>} */
+const drawn = new Later();
 
 export const section = {
     id: "captions",
     title: () => t("Captions"),
-    draw(container) {
-        parts = build();
-        fill(container, parts.panel);
+    draw(/** @type {HTMLElement} */ container) {
+        drawn.now = new Parts();
+        fill(container, drawn.now.panel);
         drawPanel();
-        parts.pages.watch("captions");
+        drawn.now.pages.watch("captions");
         startPolling(catchUp);
         captioner.watch();
         check.watch();
     },
     shown() {
-        if (!parts || !parts.pages.answer) return;
+        const pages = drawn.now?.pages;
+        if (!pages?.answer) return;
         // lengths and filters depend on the settings, which may be others now
-        if (isOutOfDate()) filter.turn({ offset: parts.pages.query.offset });
-        else parts.pages.load({ quietly: true });
+        if (isOutOfDate()) filter.turn({ offset: pages.query.offset });
+        else pages.load({ quietly: true });
         captioner.lookAgain();
         check.lookAgain();
     },
@@ -55,45 +98,19 @@ export const section = {
 };
 
 store.on("dataset", () => {
-    if (parts) drawPanel();
+    if (drawn.now) drawPanel();
 });
 
 store.on("settings", () => {
-    if (!parts) return;
-    for (const row of parts.rows.values()) row.describe();
-    if (parts.trigger && document.activeElement !== parts.trigger.input) parts.trigger.show();
+    if (!drawn.now) return;
+    const { rows, trigger } = drawn.now;
+    for (const row of rows.values()) row.describe();
+    if (document.activeElement !== trigger?.input) trigger?.show();
 });
 
 document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "hidden") saveAll();
 });
-
-function build() {
-    const made = {
-        panel: el("div", { class: "lora-trainer-captions" }),
-        rows: new Map(),
-        list: null,
-    };
-    made.pages = imagePages({
-        show: drawRows,
-        fail: (problem) => fill(made.trouble, problem.status ? widgets.problem(problem) : null),
-        gone: countGone,
-    });
-    made.place = el("div");
-    // above the boxes, never in their place: somebody may be typing. That the WebUI does not answer
-    // is said at the window's edge
-    made.trouble = el("div");
-    made.next = widgets.actions();
-    made.write = widgets.button({ label: t("Write captions"), onclick: () => captioner.ask() });
-    made.onward = widgets.button({
-        label: t("Go on to the settings"),
-        kind: "primary",
-        local: true,
-        onclick: () => openSection("settings"),
-    });
-    made.next.fill(made.write, made.onward);
-    return made;
-}
 
 const chooseFirst = () =>
     widgets.notice(
@@ -108,94 +125,84 @@ const chooseFirst = () =>
         }),
     );
 
-const head = (card) =>
+const head = (/** @type {string} */ name, /** @type {HTMLElement[]} */ [counts, trigger]) =>
     el(
-        "div",
-        { class: "lora-trainer-card lora-trainer-captions-top" },
+        "div.lora-trainer-card.lora-trainer-captions-top",
         el(
             "div",
-            {},
-            el("h3", {}, card.name),
-            parts.counts,
-            el(
-                "p",
-                { class: "lora-trainer-help" },
+            el("h3", name),
+            counts,
+            widgets.help(
                 t(
                     "Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
                 ),
             ),
         ),
-        parts.trigger.element,
+        trigger,
     );
 
 function drawPanel() {
+    const parts = drawn.need();
+    const { pages, panel, trouble, place, counts, findings, next } = parts;
     saveAll();
     parts.rows.clear();
     const card = datasets.chosen();
     if (!card) {
-        fill(parts.panel, chooseFirst());
+        fill(panel, chooseFirst());
         return;
     }
-    begin({
-        pages: parts.pages,
-        panel: parts.panel,
-        rows: () => parts.rows,
-        saveAll: settled,
-        showCounts,
-        next: nextPage,
-    });
+    begin({ pages, panel, rows: () => parts.rows, saveAll: settled, showCounts, next: nextPage });
     listen("selection", () => {
         for (const [key, row] of parts.rows) row.showSelected(selection.has(key));
     });
-    Object.assign(parts.pages.query, filter.recall());
-    parts.place = el("div");
-    parts.list = null;
-    fill(parts.trouble);
-    parts.counts = el("p", { class: "lora-trainer-help", role: "status" });
-    parts.findings = el("div");
+    Object.assign(pages.query, filter.recall());
+    for (const one of [place, trouble, counts, findings]) fill(one);
+    delete findings.dataset.drawn;
     parts.trigger = tokens.triggerField();
     fill(
-        parts.panel,
-        head(card),
+        panel,
+        head(card.name, [counts, parts.trigger.element]),
         toolbar(),
         captioner.panel(),
         check.panel(),
-        parts.findings,
+        findings,
         el(
-            "div",
-            { class: "lora-trainer-bench-sides" },
+            "div.lora-trainer-bench-sides",
             tagPanel.panel(),
             el(
-                "div",
-                { class: "lora-trainer-captions-list" },
+                "div.lora-trainer-captions-list",
                 filterBar(),
                 selectionBar(),
-                parts.trouble,
-                parts.place,
-                parts.pages.bar,
+                trouble,
+                place,
+                pages.bar,
             ),
         ),
-        parts.next.element,
+        next.element,
     );
-    parts.pages.load();
+    pages.load();
     captioner.lookAgain();
     check.lookAgain();
 }
 
 /** Of the rows shown, how many have left the filter by what was written into them. */
 function countGone() {
-    const { filter } = parts.pages.query;
+    const { pages, rows } = drawn.need();
+    /** @type {Record<string, (row: CaptionRow) => boolean>} */
     const left = {
         missing: (row) => !row.isEmpty(),
         captioned: (row) => row.isEmpty(),
         unreviewed: (row) => row.isReviewed(),
         reviewed: (row) => !row.isReviewed(),
-    }[filter];
-    return left ? [...parts.rows.values()].filter(left).length : 0;
+    };
+    const has = left[pages.query.filter];
+    return has ? [...rows.values()].filter(has).length : 0;
 }
 
-function drawRows(answer, quietly) {
+function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quietly) {
+    const parts = drawn.need();
     const items = new Map(answer.items.map((item) => [item.key, item]));
+    /** @type {Map<string, CaptionRow>} */
     const kept = new Map();
     // nobody asked for this page: what the visitor has just written stays where it is, though it
     // may no longer fit the filter or the order
@@ -203,20 +210,22 @@ function drawRows(answer, quietly) {
         for (const [key, row] of parts.rows)
             if (items.has(key) || row.isBusy() || row.isTouched()) kept.set(key, row);
     for (const item of answer.items)
-        kept.set(item.key, parts.rows.get(item.key) || new CaptionRow(item));
+        kept.set(item.key, parts.rows.get(item.key) ?? new CaptionRow(item));
     // and a row whose text is not saved yet never leaves
     for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
     for (const entry of unsaved.of(answer.id))
         if (!kept.has(entry.key)) kept.set(entry.key, new CaptionRow(entry.item));
-    for (const [key, row] of kept) if (items.has(key)) row.take(items.get(key), quietly);
+    for (const [key, row] of kept) {
+        const item = items.get(key);
+        if (item) row.take(item, quietly);
+    }
     parts.rows = kept;
     fill(parts.trouble);
     showCounts(answer.captioned, answer.total);
     // what is found of the folder as a whole; the check has its own place
-    const found = JSON.stringify(answer.findings);
-    if (found !== parts.findings.dataset.shown)
-        fill(parts.findings, remarksCard(answer.findings, parts.pages));
-    parts.findings.dataset.shown = found;
+    redraw(parts.findings, JSON.stringify(answer.findings), () =>
+        remarksCard(answer.findings, parts.pages),
+    );
     drawList(
         [...kept.values()].map((row) => row.element),
         answer,
@@ -225,37 +234,44 @@ function drawRows(answer, quietly) {
     catchUp().catch(widgets.toastProblem);
 }
 
-function drawList(elements, answer) {
+function drawList(/** @type {HTMLElement[]} */ elements, /** @type {PageAnswer} */ answer) {
+    const { place, list } = drawn.need();
     if (!elements.length) {
+        fill(list);
         fill(
-            parts.place,
+            place,
             el(
-                "p",
-                { class: "lora-trainer-help lora-trainer-empty" },
+                "p.lora-trainer-help.lora-trainer-empty",
                 answer.total ? t("No image is like that.") : t("There are no images yet."),
             ),
         );
         return;
     }
-    if (!parts.list || !parts.list.isConnected)
-        fill(parts.place, (parts.list = el("div", { class: "lora-trainer-caption-rows" })));
+    if (list.parentElement !== place) {
+        fill(list);
+        fill(place, list);
+    }
     const wanted = new Set(elements);
-    for (const element of [...parts.list.children]) if (!wanted.has(element)) element.remove();
+    for (const element of findAll(list, ":scope > *")) if (!wanted.has(element)) element.remove();
     // the row that is being typed in does not move, the others move around it: the focus, and a
     // word half composed, stay
     const pinned = elements.findIndex((element) => element.contains(document.activeElement));
-    arrange(elements.slice(0, Math.max(0, pinned)), 0, elements[pinned]);
-    arrange(elements.slice(pinned + 1), pinned + 1, null);
+    arrange(list, elements.slice(0, Math.max(0, pinned)), 0, elements[pinned]);
+    arrange(list, elements.slice(pinned + 1), pinned + 1, null);
 }
 
 /**
  * Put elements in this order before another one, from a place in the list on; those that stand
  * right already stay.
+ *
+ * @param {HTMLElement} list
+ * @param {HTMLElement[]} elements
+ * @param {number} from
+ * @param {HTMLElement | null} before
  */
-function arrange(elements, from, before) {
-    const first = elements.findIndex((element, at) => parts.list.children[from + at] !== element);
-    if (first >= 0)
-        for (const element of elements.slice(first)) parts.list.insertBefore(element, before);
+function arrange(list, elements, from, before) {
+    const first = elements.findIndex((element, at) => list.children[from + at] !== element);
+    if (first >= 0) for (const element of elements.slice(first)) list.insertBefore(element, before);
 }
 
 /**
@@ -263,7 +279,7 @@ function arrange(elements, from, before) {
  * arrived.
  */
 async function catchUp() {
-    await Promise.all([...parts.rows.values()].map((row) => row.catchUp()));
+    await Promise.all([...drawn.need().rows.values()].map((row) => row.catchUp()));
     // those of the chosen dataset get a box with its page
     for (const entry of unsaved.all())
         if (entry.id !== store.get("dataset") && unsaved.isWorthSending(entry))
@@ -271,11 +287,11 @@ async function catchUp() {
     return lookEvery;
 }
 
-async function sendUnseen(entry) {
+async function sendUnseen(/** @type {Entry} */ entry) {
     try {
         await unsaved.send(entry);
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
+    } catch (caught) {
+        const problem = expected(caught);
         if (entry.id !== store.get("dataset"))
             widgets.toast(
                 t("The caption of {name} is not saved: {reason}", {
@@ -293,32 +309,32 @@ async function sendUnseen(entry) {
 
 /** Behind the last row: the next page, with its first box to type in. Says whether there is one. */
 async function nextPage() {
-    const button = [...parts.pages.bar.querySelectorAll("button")].pop();
-    if (!button || button.disabled) return;
-    const { offset } = parts.pages.query;
+    const { pages, place } = drawn.need();
+    if (!pages.next || pages.next.disabled) return;
+    const { offset } = pages.query;
     await saveAll();
-    await filter.turn({ offset: offset + parts.pages.size - countGone() });
-    const first = parts.place.querySelector("textarea");
-    if (first) first.focus();
+    await filter.turn({ offset: offset + pages.size - countGone() });
+    find(place, "textarea")?.focus();
 }
 
-function showCounts(captioned, total) {
+function showCounts(/** @type {number} */ captioned, /** @type {number} */ total) {
+    const { counts, next, write, onward } = drawn.need();
     const words = t("{done} of {count} with a caption", {
         done: formatNumber(captioned),
         count: formatNumber(total),
     });
-    parts.counts.textContent = words;
-    parts.next.say(words);
+    counts.textContent = words;
+    next.say(words);
     // while images lack a caption, writing them comes before going on
-    widgets.makePrimary(parts.write, captioned < total);
-    widgets.makePrimary(parts.onward, captioned >= total);
+    widgets.makePrimary(write, captioned < total);
+    widgets.makePrimary(onward, captioned >= total);
 }
 
-const saveAll = () => Promise.all(parts ? [...parts.rows.values()].map((row) => row.save()) : []);
+const saveAll = () => Promise.all([...(drawn.now?.rows.values() ?? [])].map((row) => row.save()));
 
 /** Before many captions are changed: what is typed is saved, and it is known what there is. */
 async function settled() {
-    const { answer } = parts.pages;
-    if (!answer || answer.id !== store.get("dataset")) await parts.pages.load();
+    const { pages } = drawn.need();
+    if (pages.answer?.id !== store.get("dataset")) await pages.load();
     await saveAll();
 }

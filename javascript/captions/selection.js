@@ -6,18 +6,24 @@ import * as widgets from "../common/widgets.js";
 import { bench, tell } from "./bench.js";
 import * as filter from "./filter.js";
 
-export const has = (key) => Boolean(bench.selection.where) || bench.selection.keys.has(key);
+/** @import { Selection } from "../common/answers" */
+
+export const has = (/** @type {string} */ key) =>
+    Boolean(bench.selection.where) || bench.selection.keys.has(key);
 
 export const count = () =>
-    bench.selection.where
-        ? (bench.page.pages.answer || { matching: 0 }).matching
-        : bench.selection.keys.size;
+    bench.selection.where ? (bench.page.pages.answer?.matching ?? 0) : bench.selection.keys.size;
 
 export function shownKeys() {
     return [...bench.page.rows().keys()];
 }
 
 /** One image more or less; with `range`, everything from the one clicked before. */
+/**
+ * @param {string} key
+ * @param {boolean} chosen
+ * @param {boolean} range
+ */
 export function toggle(key, chosen, range) {
     const { selection } = bench;
     if (selection.where) Object.assign(selection, { keys: new Set(shownKeys()), where: null });
@@ -46,20 +52,23 @@ export function matching() {
 
 export function clear() {
     bench.selection.keys.clear();
-    Object.assign(bench.selection, { where: null, anchor: null });
+    Object.assign(bench.selection, { where: null, anchor: "" });
     tell("selection");
 }
 
 /** What the selection is to the server. */
+/** @returns {Selection} */
 export const asked = () =>
     bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] };
 
 /**
  * Which images a change is for: {element to show, select() for the request, count()}. The selected
  * ones where there are any.
+ *
+ * @param {() => void} [onchange]
  */
 export function targets(onchange) {
-    const { answer } = bench.page.pages;
+    const answer = bench.page.pages.known();
     const selected = count();
     const options = [
         selected
@@ -83,17 +92,17 @@ export function targets(onchange) {
             label: t("All images ({count})", { count: formatNumber(answer.total) }),
             count: answer.total,
         },
-    ].filter(Boolean);
+    ].filter((option) => option !== null);
     const element = widgets.select({
         value: options[0].value,
         options,
         label: t("Which images"),
         onchange,
     });
-    const chosen = () => options.find((option) => option.value === element.value);
     return {
         element,
-        count: () => chosen().count,
+        count: () => options.find((option) => option.value === element.value)?.count ?? 0,
+        /** @returns {Selection} */
         select() {
             if (element.value === "all") return { where: {} };
             if (element.value === "matching") return { where: filter.where() };

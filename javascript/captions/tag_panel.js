@@ -4,8 +4,8 @@
  * down. A button takes a tag away from all captions that were counted. Of captions that are
  * sentences the words are counted instead.
  */
-import { api } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, find, findAll } from "../common/elements.js";
 import { formatNumber, plural, t } from "../common/language.js";
 import { kept } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
@@ -16,14 +16,23 @@ import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 import * as filter from "./filter.js";
 
+/** @import { TagCount, TagTable } from "../common/answers" */
+
 const OPEN_KEY = "lora-trainer-tags-open";
 
 const MOST = 300;
 
+/** @typedef {{kind: string, sort: string, scope: string}} Wish what is counted; no kind: any */
+
+/**
+ * `toggler`: the button in the toolbar.
+ *
+ * @type {{panel: () => HTMLElement, toggle: () => void, toggler: HTMLElement | null}}
+ */
 export const tagPanel = { panel, toggle: () => {}, toggler: null };
 
 /** The boxes of what is counted and in which order. `load()` is called after each choice. */
-const choices = (wish, load) => ({
+const choices = (/** @type {Wish} */ wish, /** @type {() => void} */ load) => ({
     kind: widgets.select({
         label: t("Count"),
         value: "tags",
@@ -62,28 +71,34 @@ const choices = (wish, load) => ({
     }),
 });
 
-const frame = (search, boxes, words, list) =>
+/**
+ * @param {HTMLElement} search
+ * @param {HTMLElement[]} boxes
+ * @param {HTMLElement[]} rest
+ */
+const frame = (search, boxes, rest) =>
     el(
-        "section",
-        {
-            class: "lora-trainer-card lora-trainer-bench-tag-panel",
-            hidden: true,
-            "aria-label": t("Tags"),
-        },
+        "section.lora-trainer-card.lora-trainer-bench-tag-panel",
+        { hidden: true, "aria-label": t("Tags") },
         search,
         el(
             "details",
-            {},
-            el("summary", { class: "lora-trainer-help" }, t("Order, and what is counted")),
-            el("div", { class: "lora-trainer-bench-tag-head" }, boxes),
+            el("summary.lora-trainer-help", t("Order, and what is counted")),
+            el("div.lora-trainer-bench-tag-head", boxes),
         ),
-        words,
-        list,
+        rest,
     );
 
+/**
+ * @param {TagCount} tag
+ * @param {number} most
+ * @param {boolean} isTag
+ * @param {Wish} wish
+ */
 function line({ tag, count }, most, isTag, wish) {
     const { query } = bench.page.pages;
-    const has = (name) => filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
+    const has = (/** @type {"tag" | "without"} */ name) =>
+        filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
     const on = isTag ? has("tag") : query.text === tag;
     const show = () => (isTag ? filter.toggleTag("tag", tag) : filter.ask({ text: on ? "" : tag }));
     const away = isTag ? has("without") : query.lacks === tag;
@@ -97,10 +112,9 @@ function line({ tag, count }, most, isTag, wish) {
         "li",
         { dataset: { tag } },
         el(
-            "button",
+            "button.lora-trainer-bench-tag",
             {
                 type: "button",
-                class: "lora-trainer-bench-tag",
                 "aria-pressed": String(on),
                 title: tag,
                 "aria-label": t("{tag}: in {count} captions. Show them", {
@@ -111,12 +125,9 @@ function line({ tag, count }, most, isTag, wish) {
                     show().catch(widgets.toastProblem);
                 },
             },
-            el("span", {
-                class: "lora-trainer-bench-tag-bar",
-                style: { width: (count / most) * 100 + "%" },
-            }),
-            el("span", { class: "lora-trainer-bench-tag-name" }, tag),
-            el("span", { class: "lora-trainer-bench-tag-count" }, formatNumber(count)),
+            el("span.lora-trainer-bench-tag-bar", { style: { width: (count / most) * 100 + "%" } }),
+            el("span.lora-trainer-bench-tag-name", tag),
+            el("span.lora-trainer-bench-tag-count", formatNumber(count)),
         ),
         sign("\u2212", t("Show the captions without {tag}", { tag }), hide, {
             "aria-pressed": String(away),
@@ -126,7 +137,14 @@ function line({ tag, count }, most, isTag, wish) {
     );
 }
 
-// a column has no room for words
+/**
+ * A column has no room for words.
+ *
+ * @param {string} mark
+ * @param {string} label
+ * @param {() => unknown} onclick
+ * @param {Record<string, unknown>} [more] attributes
+ */
 const sign = (mark, label, onclick, more) =>
     controls.link(mark, onclick, {
         class: "lora-trainer-bench-sign",
@@ -136,8 +154,11 @@ const sign = (mark, label, onclick, more) =>
     });
 
 /** The captions that were counted. */
-const counted = (wish) => ({ where: wish.scope === "matching" ? filter.where() : {} });
+const counted = (/** @type {Wish} */ wish) => ({
+    where: wish.scope === "matching" ? filter.where() : {},
+});
 
+/** @type {(tag: string, isTag: boolean, wish: Wish) => Promise<void>} */
 const remove = (tag, isTag, wish) =>
     changes.change(
         counted(wish),
@@ -146,7 +167,7 @@ const remove = (tag, isTag, wish) =>
             : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true },
     );
 
-const rename = (tag, isTag) =>
+const rename = (/** @type {string} */ tag, /** @type {boolean} */ isTag) =>
     isTag
         ? bulk.open("replace-tag", { tag, replace: tag })
         : bulk.open("replace", { find: tag, replace: tag });
@@ -154,50 +175,51 @@ const rename = (tag, isTag) =>
 /**
  * Put other lines into the list: whoever goes through it with the keyboard stays where they are.
  */
-function refill(list, lines) {
-    const focused = document.activeElement,
-        within = list.contains(focused) && focused.closest("li");
-    const tag = within ? within.dataset.tag : undefined;
-    const place = within ? [...within.querySelectorAll("*")].indexOf(focused) : 0;
+function refill(/** @type {HTMLElement} */ list, /** @type {HTMLElement[]} */ lines) {
+    const focused = find(list, ":focus"),
+        before = focused?.closest("li");
+    const place = before && focused ? findAll(before, "*").indexOf(focused) : 0;
     const scrolled = list.scrollTop;
     fill(list, lines);
     list.scrollTop = scrolled;
-    const again =
-        tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
-    if (again) again.querySelectorAll("*")[place].focus();
+    const again = before && lines.find((line) => line.dataset.tag === before.dataset.tag);
+    if (again) findAll(again, "*")[place].focus();
 }
 
-const countWords = ({ kind, distinct }) =>
+const queryOf = (/** @type {Wish} */ wish) => ({
+    ...counted(wish).where,
+    kind: wish.kind || "tags",
+    sort: wish.sort,
+    limit: MOST,
+});
+
+const countWords = (/** @type {TagTable} */ { kind, distinct }) =>
     kind === "words"
         ? plural(distinct, "{count} word", "{count} different words")
         : plural(distinct, "{count} tag", "{count} different tags");
 
 function panel() {
     const wish = { kind: "", sort: "count", scope: "all" };
-    const list = el("ul", { class: "lora-trainer-bench-tags" });
-    const words = el("p", { class: "lora-trainer-help", role: "status" });
-    let table = null,
-        find = "",
+    const list = el("ul.lora-trainer-bench-tags");
+    const words = el("p.lora-trainer-help", { role: "status" });
+    /** @type {TagTable | null} */
+    let table = null;
+    let wanted = "",
         serial = 0;
     const { kind, sort, scope } = choices(wish, () => load());
     const search = widgets.text({
         label: t("Find a tag"),
         placeholder: t("Find a tag"),
         oninput: (value) => {
-            find = value.trim().toLowerCase();
+            wanted = value.trim().toLowerCase();
             draw();
         },
     });
-    const element = frame(search, [kind, sort, scope], words, list);
+    const element = frame(search, [kind, sort, scope], [words, list]);
 
     async function load() {
         const mine = (serial += 1);
-        const query = {
-            ...(wish.scope === "matching" ? filter.where() : {}),
-            kind: wish.kind || "tags",
-            sort: wish.sort,
-            limit: MOST,
-        };
+        const query = queryOf(wish);
         try {
             let found = await api.get(datasets.path("tags"), query);
             if (!wish.kind && found.mostly === "sentences" && mine === serial)
@@ -206,31 +228,32 @@ function panel() {
             table = found;
             kind.value = found.kind;
             draw();
-        } catch (problem) {
-            if (mine === serial) fill(words, problem.message);
+        } catch (caught) {
+            if (mine === serial) fill(words, expected(caught).message);
         }
     }
 
     function draw() {
         if (!table) return;
-        const shown = table.tags.filter(({ tag }) => !find || tag.toLowerCase().includes(find));
+        const isTag = table.kind === "tags";
+        const shown = table.tags.filter(({ tag }) => tag.toLowerCase().includes(wanted));
         const most = Math.max(1, ...table.tags.map(({ count }) => count));
         words.textContent = countWords(table);
         refill(
             list,
-            shown.map((one) => line(one, most, table.kind === "tags", wish)),
+            shown.map((one) => line(one, most, isTag, wish)),
         );
     }
 
-    function show(open) {
+    function show(/** @type {boolean} */ open) {
         element.hidden = !open;
         bench.page.panel.dataset.tags = open ? "beside" : "";
-        tagPanel.toggler.setAttribute("aria-expanded", String(open));
+        tagPanel.toggler?.setAttribute("aria-expanded", String(open));
         if (open) load();
     }
 
     tagPanel.toggle = () => {
-        show(element.hidden);
+        show(Boolean(element.hidden));
         kept.set(OPEN_KEY, !element.hidden);
         if (element.hidden) return;
         // what was asked for is seen, though the check stands above it

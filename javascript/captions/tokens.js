@@ -5,20 +5,26 @@
  * Lengths come with each page; while somebody types, the server is asked for the text as it stands.
  * Where no vocabulary is at hand, nothing is said.
  */
-import { Problem, api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
 import { formatNumber, sentences, t } from "../common/language.js";
-import { store } from "../common/store.js";
+import { settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import { bench, tokenLimit, triggerWord } from "./bench.js";
 import * as filter from "./filter.js";
+
+/** @import { ItemView, TokensView } from "../common/answers" */
 
 const WAIT = 400;
 
 const SHOWN_BEFORE = 60;
 
 /** A text cut where the model stops reading: the end of what is read, and all that is not. */
-export function cut(text, keptEnd, before = SHOWN_BEFORE) {
+export function cut(
+    /** @type {string} */ text,
+    /** @type {number} */ keptEnd,
+    before = SHOWN_BEFORE,
+) {
     const kept = text.slice(0, keptEnd),
         dropped = text.slice(keptEnd);
     const shown =
@@ -30,33 +36,29 @@ export function cut(text, keptEnd, before = SHOWN_BEFORE) {
  * The length of one row's caption: {count, tail} to show, hear(text) when the text is another.
  * `of()` is the row's item.
  */
-export function line(of) {
-    const count = el("span", { class: "lora-trainer-bench-tokens" });
-    const tail = el("p", { class: "lora-trainer-help lora-trainer-bench-tail", hidden: true });
+export function line(/** @type {() => ItemView} */ of) {
+    const count = el("span.lora-trainer-bench-tokens");
+    const tail = el("p.lora-trainer-help.lora-trainer-bench-tail", { hidden: true });
     let timer = 0,
         serial = 0;
 
-    function show(text, found) {
-        const known =
-            found &&
-            found.count !== undefined &&
-            found.available !== false &&
-            (found.count > 0 || !text);
+    function show(/** @type {string} */ text, /** @type {TokensView} */ found, available = true) {
+        const known = available && (found.count > 0 || !text);
         count.textContent = known
             ? t("{count} / {limit} tokens", {
                   count: formatNumber(found.count),
                   limit: formatNumber(found.limit),
               }) + " \u00b7 "
             : "";
-        const over = Boolean(known && found.over);
+        const over = known && found.over;
         count.classList.toggle("lora-trainer-bench-over", over);
         tail.hidden = !over;
         if (!over) return;
         const { kept, dropped } = cut(text, found.kept_end);
-        fill(tail, t("What is struck out is not read:"), " ", kept, el("s", {}, dropped));
+        fill(tail, t("What is struck out is not read:"), " ", kept, el("s", dropped));
     }
 
-    async function ask(text) {
+    async function ask(/** @type {string} */ text) {
         const mine = (serial += 1);
         try {
             const found = await api.post("tokens", {
@@ -64,21 +66,21 @@ export function line(of) {
                 trigger: triggerWord(),
                 limit: tokenLimit(),
             });
-            if (mine === serial) show(text, found);
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
+            if (mine === serial) show(text, found, found.available);
+        } catch (caught) {
+            expected(caught);
         }
     }
 
     return {
         count,
         tail,
-        hear(text) {
+        hear(/** @type {string} */ text) {
             clearTimeout(timer);
             serial += 1;
             const item = of();
             if (text === item.caption) show(text, item.tokens);
-            else if (item.tokens) timer = setTimeout(() => ask(text), WAIT);
+            else timer = setTimeout(() => ask(text), WAIT);
         },
     };
 }
@@ -88,16 +90,13 @@ export function line(of) {
  * settings have another}.
  */
 export function triggerField() {
-    const remark = el("p", {
-        class: "lora-trainer-help lora-trainer-bench-trigger",
-        role: "status",
-    });
-    const set = (value) => {
-        store.set("settings", { ...store.get("settings"), trigger_word: value.trim() });
+    const remark = el("p.lora-trainer-help.lora-trainer-bench-trigger", { role: "status" });
+    const set = (/** @type {string} */ value) => {
+        store.set("settings", { ...settings(), trigger_word: value.trim() });
         look(value.trim());
         filter.turn({ offset: bench.page.pages.query.offset }).catch(widgets.toastProblem);
     };
-    async function look(word) {
+    async function look(/** @type {string} */ word) {
         if (!word) {
             fill(remark);
             return;
@@ -106,9 +105,9 @@ export function triggerField() {
             const found = await api.get("trigger", { word });
             if (word !== triggerWord()) return;
             remark.dataset.good = String(found.is_good);
-            fill(remark, found.available === false ? null : sentences(found.message, found.hint));
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
+            fill(remark, found.available && sentences(found.message, found.hint));
+        } catch (caught) {
+            expected(caught);
             fill(remark);
         }
     }

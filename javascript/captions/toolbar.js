@@ -9,15 +9,15 @@ import * as datasets from "../images/datasets.js";
 import { bench, listen } from "./bench.js";
 import * as bulk from "./bulk.js";
 import * as changes from "./changes.js";
-import { showHistory } from "./changes.js";
 import * as check from "./check.js";
 import * as controls from "./controls.js";
 import * as crop from "./crop.js";
 import { showExport, showImport } from "./import_export.js";
 import * as selection from "./selection.js";
-import { shownKeys } from "./selection.js";
 import { tagPanel } from "./tag_panel.js";
 import * as vocabulary from "./vocabulary.js";
+
+/** @import { EditEnds } from "../common/answers" */
 
 function showKeys() {
     const keys = [
@@ -36,25 +36,23 @@ function showKeys() {
         title: t("Keys"),
         wide: true,
         body: el(
-            "dl",
-            { class: "lora-trainer-bench-keys" },
-            keys.map(([key, does]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, does)]),
+            "dl.lora-trainer-bench-keys",
+            keys.map(([key, does]) => [el("dt", el("kbd", key)), el("dd", does)]),
         ),
-        actions: [{ label: t("Close"), kind: "primary" }],
+        actions: [widgets.closing()],
     });
 }
 
 export function toolbar() {
     const undo = widgets.button({ label: t("Undo"), onclick: changes.undo });
     undo.classList.add("lora-trainer-bench-undo");
-    const draw = (edits) => {
-        const last = edits && edits.undo;
+    const draw = (/** @type {EditEnds} */ { undo: last }) => {
         undo.disabled = !last;
         undo.textContent = last ? t("Undo: {title}", { title: last.title }) : t("Undo");
         undo.title = last ? undo.textContent : "";
     };
     listen("edits", draw);
-    draw(null);
+    draw(bench.edits);
     const tags = widgets.button({
         label: t("Tags"),
         title: t("How often each tag is used, in a column beside the images"),
@@ -62,12 +60,8 @@ export function toolbar() {
     });
     tagPanel.toggler = tags;
     return el(
-        "div",
-        {
-            class: "lora-trainer-row lora-trainer-bench-toolbar",
-            role: "toolbar",
-            "aria-label": t("Captions"),
-        },
+        "div.lora-trainer-row.lora-trainer-bench-toolbar",
+        { role: "toolbar", "aria-label": t("Captions") },
         widgets.button({ label: t("Change many"), onclick: () => bulk.open() }),
         widgets.button({ label: t("Check images"), onclick: () => check.start() }),
         tags,
@@ -77,7 +71,7 @@ export function toolbar() {
             { label: t("Crop into a new dataset"), onclick: () => crop.open() },
             { label: t("Import captions"), onclick: showImport },
             { label: t("Export captions"), onclick: showExport },
-            { label: t("Changes"), onclick: showHistory },
+            { label: t("Changes"), onclick: changes.showHistory },
             { label: t("Keys"), onclick: showKeys },
         ]),
         undo,
@@ -87,7 +81,7 @@ export function toolbar() {
 /** The line above the rows that says how many are selected. */
 export function selectionBar() {
     const words = el("span", { role: "status" });
-    const page = controls.checkbox(false, (chosen) =>
+    const page = widgets.checkbox(false, (chosen) =>
         chosen ? selection.page() : selection.clear(),
     );
     page.id = uniqueId("select_page");
@@ -109,26 +103,22 @@ export function selectionBar() {
         bar.classList.toggle("lora-trainer-bench-floating", passed && count > 0);
         place.style.height = passed && count > 0 ? Math.max(height, bar.offsetHeight) + "px" : "";
         change.hidden = !(passed && count);
-        const keys = shownKeys();
+        const keys = selection.shownKeys();
         page.checked = keys.length > 0 && keys.every(selection.has);
         page.indeterminate = !page.checked && count > 0;
         words.textContent = count ? t("{count} selected", { count: formatNumber(count) }) : "";
         for (const button of [none, mark, unmark, leave]) button.hidden = !count;
-        const more = answer && answer.matching > keys.length;
-        matching.hidden = !more || Boolean(bench.selection.where) || !count;
-        if (more)
-            matching.textContent = t("Select all {count}", {
-                count: formatNumber(answer.matching),
-            });
+        const all = answer?.matching ?? 0;
+        matching.hidden = all <= keys.length || Boolean(bench.selection.where) || !count;
+        if (all > keys.length)
+            matching.textContent = t("Select all {count}", { count: formatNumber(all) });
     };
     listen("selection", draw);
     listen("answer", draw);
     const bar = el(
-        "div",
-        { class: "lora-trainer-row lora-trainer-bench-selection" },
+        "div.lora-trainer-row.lora-trainer-bench-selection",
         el(
-            "div",
-            { class: "lora-trainer-bench-flag" },
+            "div.lora-trainer-bench-flag",
             page,
             el("label", { for: page.id }, t("Select this page")),
         ),
@@ -141,14 +131,14 @@ export function selectionBar() {
         leave,
         bench.chips,
     );
-    const place = el("div", { class: "lora-trainer-bench-selection-place" }, bar);
+    const place = el("div.lora-trainer-bench-selection-place", bar);
     let height = 0;
     // everything below counts as seen: what leaves has left at the top, however far the page was
     // scrolled at once
     new IntersectionObserver(
         (all) => {
-            const seen = all[all.length - 1];
-            if (!place.isConnected || !place.offsetParent) return;
+            const seen = all.at(-1);
+            if (!seen || !place.isConnected || !place.offsetParent) return;
             passed = !seen.isIntersecting;
             if (!passed) height = seen.boundingClientRect.height;
             draw();
@@ -159,7 +149,7 @@ export function selectionBar() {
     return place;
 }
 
-async function review(reviewed) {
+async function review(/** @type {boolean} */ reviewed) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("reviewed"), {
         select: selection.asked(),

@@ -8,12 +8,23 @@
  *     unsaved.send(entry)                  -> the server's item; rejects with Problem, with .current
  *                                          where somebody else wrote something
  *
- * Used by each row (row.js); the section "captions" sends what no row shows. /
+ * Used by each row (row.js); the section "captions" sends what no row shows.
  */
-import { api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
+import { kept } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
 import { tokenLimit, triggerWord } from "./bench.js";
 import { tidy } from "./text.js";
+
+/** @import { ItemView, SavedItem } from "../common/answers" */
+
+/**
+ * A text that the server does not have yet. `was`: what the server had; `sent`: the texts that were
+ * sent and may have arrived without an answer.
+ *
+ * @typedef {{id: string, key: string, item: ItemView, text: string, was: string,
+ *     sent: string[]}} Entry
+ */
 
 const KEY = "lora-trainer-unsaved";
 
@@ -21,40 +32,49 @@ const SECONDS = 30;
 
 const CONFLICT = 409;
 
-const entries = new Map(),
-    refused = new Map();
+/** @type {Map<string, Entry>} */
+const entries = new Map();
 
-const place = (id, key) => id + "\n" + key;
+/** The texts that were refused. @type {Map<string, string>} */
+const refused = new Map();
 
-function remember() {
-    try {
-        sessionStorage.setItem(KEY, JSON.stringify([...entries.values()]));
-    } catch {
-        /* private windows keep nothing */
-    }
-}
+const place = (/** @type {string} */ id, /** @type {string} */ key) => id + "\n" + key;
+
+const placeOf = (/** @type {Entry} */ { id, key }) => place(id, key);
+
+const remember = () => kept.set(KEY, all(), { session: true });
 
 try {
-    for (const entry of JSON.parse(sessionStorage.getItem(KEY)) || [])
-        entries.set(place(entry.id, entry.key), entry);
+    for (const entry of kept.get(KEY, { session: true }) ?? []) entries.set(placeOf(entry), entry);
 } catch {
     /* begin anew */
 }
 
-/** `sent` holds the texts that were sent and may have arrived without an answer. */
+/**
+ * @param {string} id
+ * @param {ItemView} item
+ * @param {string} text
+ * @param {string} was
+ */
 export function note(id, item, text, was) {
-    const before = entries.get(place(id, item.key));
-    const entry = { id, key: item.key, item, text, was, sent: before ? before.sent : [] };
-    if (before && before.was !== was) refused.delete(place(id, item.key));
-    entries.set(place(id, item.key), entry);
+    const { key } = item;
+    const before = get(id, key);
+    const entry = { id, key, item, text, was, sent: before?.sent ?? [] };
+    if (before && before.was !== was) refused.delete(placeOf(entry));
+    entries.set(placeOf(entry), entry);
     remember();
     return entry;
 }
 
-export function forget(id, key) {
+export function forget(/** @type {string} */ id, /** @type {string} */ key) {
     if (entries.delete(place(id, key))) remember();
 }
 
+/**
+ * @param {Entry} entry
+ * @param {string} text
+ * @param {string} was
+ */
 const body = (entry, text, was) => ({
     key: entry.key,
     caption: text,
@@ -63,25 +83,26 @@ const body = (entry, text, was) => ({
     tokens: tokenLimit(),
 });
 
-const address = (entry) => datasets.path("caption", entry.id);
+const address = (/** @type {Entry} */ entry) => datasets.path("caption", entry.id);
 
 /**
  * Save one; what was typed since stays noted. A text of ours that is there already is no conflict.
  */
-export async function send(entry) {
+export async function send(/** @type {Entry} */ entry) {
     const text = tidy(entry.text);
     if (!entry.sent.includes(text)) entry.sent.push(text);
-    refused.delete(place(entry.id, entry.key));
+    refused.delete(placeOf(entry));
     remember();
     let answer;
     try {
         answer = await ours(entry, text);
-    } catch (problem) {
+    } catch (caught) {
+        const problem = expected(caught);
         // what is no trouble of the connection does not go away by itself
-        if (problem.status && problem.status < 500) refused.set(place(entry.id, entry.key), text);
+        if (problem.status && problem.status < 500) refused.set(placeOf(entry), text);
         throw problem;
     }
-    const now = entries.get(place(entry.id, entry.key));
+    const now = entries.get(placeOf(entry));
     if (now && tidy(now.text) === text) forget(entry.id, entry.key);
     else if (now) {
         now.was = answer.caption;
@@ -90,10 +111,16 @@ export async function send(entry) {
     return answer;
 }
 
+/**
+ * @param {Entry} entry
+ * @param {string} text
+ * @returns {Promise<SavedItem>}
+ */
 async function ours(entry, text, was = entry.was) {
     try {
         return await api.post(address(entry), body(entry, text, was), { seconds: SECONDS });
-    } catch (problem) {
+    } catch (caught) {
+        const problem = expected(caught);
         const { current } = problem;
         if (problem.status !== CONFLICT || !entry.sent.includes(current) || current === was)
             throw problem;
@@ -102,11 +129,11 @@ async function ours(entry, text, was = entry.was) {
 }
 
 /** Whether sending it again may end otherwise than the last time. */
-export const isWorthSending = (entry) =>
-    refused.get(place(entry.id, entry.key)) !== tidy(entry.text);
+export const isWorthSending = (/** @type {Entry} */ entry) =>
+    refused.get(placeOf(entry)) !== tidy(entry.text);
 
 /** A new box shows it, and says why if it is refused again. */
-export const tryAgain = (entry) => refused.delete(place(entry.id, entry.key));
+export const tryAgain = (/** @type {Entry} */ entry) => refused.delete(placeOf(entry));
 
 /**
  * The page goes away: one last request each, which outlives it. What it cannot bring stays in the
@@ -120,12 +147,13 @@ window.addEventListener("pagehide", () => {
 });
 
 window.addEventListener("beforeunload", (event) => {
-    const known = new Set((datasets.cards() || []).map((card) => card.id));
-    if ([...entries.values()].some((entry) => known.has(entry.id))) event.preventDefault();
+    const known = new Set(datasets.cards().map((card) => card.id));
+    if (all().some((entry) => known.has(entry.id))) event.preventDefault();
 });
 
-export const get = (id, key) => entries.get(place(id, key)) || null;
+export const get = (/** @type {string} */ id, /** @type {string} */ key) =>
+    entries.get(place(id, key));
 
 export const all = () => [...entries.values()];
 
-export const of = (id) => [...entries.values()].filter((entry) => entry.id === id);
+export const of = (/** @type {string} */ id) => all().filter((entry) => entry.id === id);

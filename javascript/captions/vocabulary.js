@@ -3,8 +3,8 @@
  * the other, and the dataset's vocabulary: the opening phrase, the preferred words, which captions
  * depart from them, and the mend.
  */
-import { Problem, api } from "../common/api.js";
-import { el, fill, uniqueId } from "../common/elements.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, need, uniqueId } from "../common/elements.js";
 import { plural, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
@@ -14,11 +14,21 @@ import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 import { shownDifference } from "./difference.js";
 
+/**
+ * @import {
+ *    ItemView, Selection, TemplateField, TemplateView, VocabularyView
+ * } from "../common/answers"
+ */
+/** @import { ButtonOptions, TextBox } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
+/** @import { CaptionRow } from "./row.js" */
+
 const WAIT = 300;
 
 const MOST_SHOWN = 100;
 
-export const listed = (text) =>
+export const listed = (/** @type {string} */ text) =>
     text
         .split(/[,\uff0c\n]/)
         .map((word) => word.trim())
@@ -26,16 +36,23 @@ export const listed = (text) =>
 
 // --- one caption in fields ---------------------------------------------------------------------
 
-/** A field with the preferred words to click; `soon()` is told of one that was clicked. */
+/** @typedef {Map<TemplateField["name"], TextBox>} Inputs a box for each field, by its name */
+
+/**
+ * A field with the preferred words to click; `soon()` is told of one that was clicked.
+ *
+ * @param {TemplateField} field
+ * @param {TextBox} input
+ * @param {string[]} preferred
+ * @param {() => void} soon
+ */
 function fieldRow(field, input, preferred, soon) {
     return el(
-        "div",
-        { class: "lora-trainer-field" },
+        "div.lora-trainer-field",
         widgets.labelled(field.label, input),
         preferred.length
             ? el(
-                  "div",
-                  { class: "lora-trainer-bench-suggestions" },
+                  "div.lora-trainer-bench-suggestions",
                   preferred.map((word) =>
                       controls.link(
                           word,
@@ -53,17 +70,19 @@ function fieldRow(field, input, preferred, soon) {
     );
 }
 
+/** @type {(item: ItemView, number: number, count: number) => HTMLElement[]} */
 const itemPicture = (item, number, count) => [
     thumbnail({ thumbnail: item.picture }),
-    el(
-        "p",
-        { class: "lora-trainer-help" },
-        t("{label} ({number} of {count})", { label: item.name, number, count }),
-    ),
+    widgets.help(t("{label} ({number} of {count})", { label: item.name, number, count })),
 ];
 
+/**
+ * @param {() => Promise<void>} save
+ * @param {(step: number) => Promise<void>} go
+ * @returns {ButtonOptions[]}
+ */
 function composeActions(save, go) {
-    const saveAndGo = async (step) => {
+    const saveAndGo = async (/** @type {number} */ step) => {
         await save();
         await go(step);
         return false;
@@ -76,30 +95,33 @@ function composeActions(save, go) {
 }
 
 /** Ctrl+Enter is the dialog's main button. */
-function pressOnCtrlEnter(dialog) {
-    dialog.addEventListener("keydown", (event) => {
+function pressOnCtrlEnter(/** @type {ReturnType<typeof widgets.dialog>} */ { element, main }) {
+    element.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
         event.preventDefault();
-        dialog.querySelector(".lora-trainer-dialog-actions .lora-trainer-primary").click();
+        main.click();
     });
 }
 
-const inOrder = (template) =>
-    template.order
-        .map((name) => template.fields.find((field) => field.name === name))
-        .filter(Boolean);
+const inOrder = (/** @type {TemplateView} */ { order, fields }) =>
+    order.flatMap((name) => fields.find((field) => field.name === name) ?? []);
 
-const valuesOf = (inputs) =>
+const valuesOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
 
 /**
  * A caption made from what is typed into its fields, a moment later: `show(was, caption)` tells of
  * it, `fail(problem)` why there is none.
+ *
+ * @param {Inputs} inputs
+ * @param {(was: string, caption: string) => void} show
+ * @param {(problem: Problem) => void} fail
  */
 function composition(inputs, show, fail) {
+    /** @type {Promise<void> | null} */
+    let waiting = null;
     let timer = 0,
         serial = 0,
-        waiting = null,
         was = "",
         caption = "";
 
@@ -118,13 +140,10 @@ function composition(inputs, show, fail) {
                 timer = setTimeout(resolve, WAIT);
             })
                 .then(put)
-                .catch((problem) => {
-                    if (!(problem instanceof Problem)) throw problem;
-                    fail(problem);
-                });
+                .catch((caught) => fail(expected(caught)));
         },
         /** Another caption is in the fields. */
-        start(text) {
+        start(/** @type {string} */ text) {
             clearTimeout(timer);
             serial += 1;
             waiting = null;
@@ -143,22 +162,8 @@ function composition(inputs, show, fail) {
     };
 }
 
-const fieldRows = (fields, inputs, vocabulary, soon) =>
-    el(
-        "div",
-        { class: "lora-trainer-bench-fields" },
-        fields.map((field) =>
-            fieldRow(
-                field,
-                inputs.get(field.name),
-                (vocabulary.fields[field.name] || []).slice(0, 12),
-                soon,
-            ),
-        ),
-    );
-
 /** A dialog with the fields of a row's caption; "Save and next" goes on through the page. */
-export async function compose(row) {
+export async function compose(/** @type {CaptionRow} */ row) {
     await bench.page.saveAll();
     const [template, vocabulary] = await Promise.all([
         api.get(datasets.path("template")),
@@ -166,20 +171,23 @@ export async function compose(row) {
     ]);
     const rows = [...bench.page.rows().values()];
     let at = rows.findIndex((one) => one.item().key === row.item().key);
-    const picture = el("div", { class: "lora-trainer-bench-picture" });
-    const shown = el("p", { class: "lora-trainer-bench-composed", role: "status" });
+    const picture = el("div.lora-trainer-bench-picture");
+    const shown = el("p.lora-trainer-bench-composed", { role: "status" });
     const trouble = el("div");
     const ordered = inOrder(template);
-    const inputs = new Map(
-        ordered.map((field) => [
-            field.name,
-            widgets.text({
-                placeholder: field.example,
-                maxlength: 500,
-                oninput: () => text.soon(),
-            }),
-        ]),
-    );
+    /** @type {Inputs} */
+    const inputs = new Map();
+    const lines = ordered.map((field) => {
+        const input = widgets.text({
+            placeholder: field.example,
+            maxlength: 500,
+            oninput: () => text.soon(),
+        });
+        inputs.set(field.name, input);
+        const preferred = (vocabulary.fields[field.name] ?? []).slice(0, 12);
+        return fieldRow(field, input, preferred, () => text.soon());
+    });
+    const focusFirst = () => [...inputs.values()][0]?.focus();
     const text = composition(
         inputs,
         (was, caption) => {
@@ -189,7 +197,7 @@ export async function compose(row) {
         (problem) => fill(trouble, widgets.problem(problem)),
     );
 
-    async function show(to) {
+    async function show(/** @type {number} */ to) {
         const next = (to + rows.length) % rows.length;
         const item = rows[next].item(),
             caption = rows[next].text();
@@ -199,7 +207,7 @@ export async function compose(row) {
         fill(picture, itemPicture(item, at + 1, rows.length));
         fill(shown, caption || t("(empty)"));
         for (const [name, input] of inputs) input.value = fields[name] || "";
-        inputs.values().next().value.focus();
+        focusFirst();
     }
 
     async function save() {
@@ -213,45 +221,43 @@ export async function compose(row) {
         wide: true,
         onclose: text.stop,
         body: el(
-            "div",
-            { class: "lora-trainer-bench-two lora-trainer-bench-compose" },
+            "div.lora-trainer-bench-two.lora-trainer-bench-compose",
             picture,
             el(
-                "div",
-                { class: "lora-trainer-bench-form" },
-                fieldRows(ordered, inputs, vocabulary, text.soon),
+                "div.lora-trainer-bench-form",
+                el("div.lora-trainer-bench-fields", lines),
                 shown,
                 trouble,
             ),
         ),
         actions: composeActions(save, (step) => show(at + step)),
     });
-    pressOnCtrlEnter(dialog.element);
-    inputs.values().next().value.focus();
+    pressOnCtrlEnter(dialog);
+    focusFirst();
 }
 
 // --- the vocabulary ----------------------------------------------------------------------------
 
-/** What departs from the vocabulary; `mend(select)` mends some captions, or all. */
+/**
+ * What departs from the vocabulary; `mend(select)` mends some captions, or all.
+ *
+ * @param {VocabularyView} vocabulary
+ * @param {(select: Selection) => Promise<void>} mend
+ */
 function departureList(vocabulary, mend) {
     const { count, list: found } = vocabulary.departures;
     if (!vocabulary.exists)
         return [
-            el(
-                "p",
-                { class: "lora-trainer-help" },
+            widgets.help(
                 t(
                     "Nothing is agreed on yet. Write down how these captions begin, and the one word you use for each thing; then captions that say it otherwise are listed here.",
                 ),
             ),
         ];
     return [
-        el(
-            "div",
-            { class: "lora-trainer-row lora-trainer-between" },
+        widgets.apart(
             el(
                 "b",
-                {},
                 count
                     ? plural(
                           count,
@@ -269,31 +275,38 @@ function departureList(vocabulary, mend) {
                 : null,
         ),
         el(
-            "ul",
-            { class: "lora-trainer-bench-list" },
-            found.slice(0, MOST_SHOWN).map((departure) =>
-                el(
-                    "li",
-                    { class: "lora-trainer-bench-line" },
+            "ul.lora-trainer-bench-list",
+            found
+                .slice(0, MOST_SHOWN)
+                .map((departure) =>
                     el(
-                        "div",
-                        {},
-                        el("b", {}, departure.name),
-                        shownDifference(departure.caption, departure.mended),
+                        "li.lora-trainer-bench-line",
+                        el(
+                            "div",
+                            el("b", departure.name),
+                            shownDifference(departure.caption, departure.mended),
+                        ),
+                        widgets.button({
+                            label: t("Mend"),
+                            onclick: () => mend({ keys: [departure.key] }),
+                        }),
                     ),
-                    widgets.button({
-                        label: t("Mend"),
-                        onclick: () => mend({ keys: [departure.key] }),
-                    }),
                 ),
-            ),
         ),
     ];
 }
 
-/** A field with its preferred words, and the two links that move it up and down. */
-function orderLine(field, input, [canRise, canSink], move) {
-    input.id = input.id || uniqueId("words");
+/**
+ * A field with its preferred words, and the two links that move it up and down.
+ *
+ * @param {TemplateField} field
+ * @param {TextBox} input
+ * @param {{rise: boolean, sink: boolean}} can
+ * @param {(way: number) => unknown} move
+ */
+function orderLine(field, input, can, move) {
+    input.id ||= uniqueId("words");
+    /** @type {(way: number, words: string, label: string, can: boolean) => HTMLElement} */
     const mover = (way, words, label, can) =>
         controls.link(words, () => move(way), {
             "aria-label": label,
@@ -303,31 +316,25 @@ function orderLine(field, input, [canRise, canSink], move) {
     return el(
         "li",
         { dataset: { field: field.name } },
-        el(
-            "div",
-            { class: "lora-trainer-row lora-trainer-between" },
+        widgets.apart(
             el("label", { for: input.id }, field.label),
             el(
-                "span",
-                { class: "lora-trainer-row" },
-                mover(-1, t("Up"), t("Move {field} up", { field: field.label }), canRise),
-                mover(1, t("Down"), t("Move {field} down", { field: field.label }), canSink),
+                "span.lora-trainer-row",
+                mover(-1, t("Up"), t("Move {field} up", { field: field.label }), can.rise),
+                mover(1, t("Down"), t("Move {field} down", { field: field.label }), can.sink),
             ),
         ),
         input,
     );
 }
 
-const agreement = (opening, list) =>
+const agreement = (/** @type {HTMLElement} */ opening, /** @type {HTMLElement} */ list) =>
     el(
-        "div",
-        { class: "lora-trainer-bench-form" },
+        "div.lora-trainer-bench-form",
         widgets.labelled(t("How captions begin"), opening, {
             help: t("A phrase for every caption, behind the trigger word."),
         }),
-        el(
-            "p",
-            { class: "lora-trainer-help" },
+        widgets.help(
             t(
                 "Preferred words, with commas between; the order of the fields is the order in a caption.",
             ),
@@ -336,25 +343,20 @@ const agreement = (opening, list) =>
     );
 
 /** Of each field that has any the preferred words. */
-const wordsOf = (inputs) =>
+const wordsOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries(
-        [...inputs]
-            .map(([name, input]) => [name, listed(input.value)])
-            .filter(([, words]) => words.length),
+        [...inputs].flatMap(([name, input]) => {
+            const words = listed(input.value);
+            return words.length ? [[name, words]] : [];
+        }),
     );
 
-/** A box for each field's preferred words. */
-const wordInputs = (template, vocabulary) =>
-    new Map(
-        template.fields.map((field) => [
-            field.name,
-            widgets.text({
-                value: (vocabulary.fields[field.name] || []).join(", "),
-                rows: 2,
-                placeholder: field.example,
-            }),
-        ]),
-    );
+/** A box for a field's preferred words. */
+const wordInput = (/** @type {TemplateField} */ field, /** @type {VocabularyView} */ vocabulary) =>
+    widgets.lines(2, {
+        value: vocabulary.fields[field.name]?.join(", "),
+        placeholder: field.example,
+    });
 
 export async function open() {
     await bench.page.saveAll();
@@ -366,38 +368,37 @@ export async function open() {
         maxlength: 300,
         placeholder: t("sci-fi laboratory"),
     });
-    const inputs = wordInputs(template, vocabulary);
-    const list = el("ol", { class: "lora-trainer-bench-order" });
-    const departures = el("div", { class: "lora-trainer-bench-form", role: "status" });
+    const fields = new Map(template.fields.map((field) => [field.name, field]));
+    /** @type {Inputs} */
+    const inputs = new Map(
+        template.fields.map((field) => [field.name, wordInput(field, vocabulary)]),
+    );
+    const list = el("ol.lora-trainer-bench-order");
+    const departures = el("div.lora-trainer-bench-form", { role: "status" });
 
-    function drawOrder(focus) {
+    function drawOrder() {
         fill(
             list,
-            order.map((name, at) =>
-                orderLine(
-                    template.fields.find((one) => one.name === name),
-                    inputs.get(name),
-                    [at > 0, at < order.length - 1],
-                    (way) => move(at, way),
-                ),
-            ),
+            order.map((name, at) => {
+                const field = fields.get(name),
+                    input = inputs.get(name);
+                const can = { rise: at > 0, sink: at < order.length - 1 };
+                return field && input && orderLine(field, input, can, (way) => move(at, way));
+            }),
         );
-        if (focus)
-            list.querySelector(
-                '[data-field="' + focus.name + '"] [data-way="' + focus.way + '"]',
-            ).focus();
     }
 
-    async function move(at, way) {
+    async function move(/** @type {number} */ at, /** @type {number} */ way) {
         const next = [...order];
         [next[at], next[at + way]] = [next[at + way], next[at]];
         await api.post(datasets.path("template"), { order: next });
         order = next;
-        drawOrder({ name: next[at + way], way });
+        drawOrder();
+        need(list, `[data-field="${next[at + way]}"] [data-way="${way}"]`).focus();
         await changes.readEdits();
     }
 
-    const mend = async (select) => {
+    const mend = async (/** @type {Selection} */ select) => {
         await changes.change(select, { do: "vocabulary", trigger: triggerWord() });
         await look();
     };
@@ -423,7 +424,7 @@ export async function open() {
     widgets.dialog({
         title: t("Template and vocabulary"),
         wide: true,
-        body: el("div", { class: "lora-trainer-bench-two" }, agreement(opening, list), departures),
+        body: el("div.lora-trainer-bench-two", agreement(opening, list), departures),
         actions: [
             { label: t("Close") },
             { label: t("Save and look"), kind: "primary", onclick: save },

@@ -1,10 +1,5 @@
-// What the routes answer. Made from lora_trainer/webui by tests/answers.py; do not change it here.
-
-// What went wrong, or is to be known, and what to try.
-export interface Sentence {
-    message: string;
-    hint: string;
-}
+// What the routes answer, and what they are sent. Made from lora_trainer/webui by tests/answers.py;
+// do not change it here.
 
 export interface Abilities {
     pause: boolean;
@@ -17,6 +12,674 @@ export interface Abilities {
     delete: boolean;
     move: boolean;
     unqueue: boolean;
+}
+
+// What has come of an upload. Of pictures that the WebUI cannot show, format -> how many.
+export interface AcceptedView {
+    added: AddedImage[];
+    converted: Record<string, number>;
+    waiting: Record<string, number>;
+    captions: number;
+    skipped: SkippedFile[];
+}
+
+export interface AddedImage {
+    key: string;
+    name: string;
+    width: number;
+    height: number;
+}
+
+// A plan that was shown, or a change of some images.
+export interface BulkBody {
+    plan?: string;
+    select?: Selection;
+    action?: Record<string, unknown>;
+}
+
+export interface BulkPlan {
+    plan: string;
+    selected: number;
+    changing: number;
+    samples: BulkSample[];
+}
+
+export interface BulkSample {
+    key: string;
+    name: string;
+    before: string;
+    after: string;
+}
+
+export interface CaptionBody {
+    key: string;
+    caption: string;
+    was: string;
+    trigger: string;
+    tokens: number;
+}
+
+export interface CaptionRunBody {
+    select: Selection;
+    captioner: string;
+    options: Record<string, unknown>;
+    trigger: string;
+    only_missing: boolean;
+    overwrite: boolean;
+    token: string;
+    when: "now" | "queue";
+}
+
+// How captions are written: the captioner's name, and of each the options that were set.
+export interface CaptionerDraft {
+    captioner?: string;
+    options?: Record<string, Record<string, unknown>>;
+}
+
+export interface CaptionerNeeds {
+    sentence: string;
+}
+
+export interface CaptionerView {
+    name: string;
+    title: string;
+    sentence: string;
+    model: string;
+    download: number;
+    download_text: string;
+    memory_text: string;
+    licence: string;
+    on_disk: boolean;
+    needs: CaptionerNeeds | null;
+    fields: SettingView[];
+}
+
+// A dataset.
+export interface Card {
+    id: string;
+    name: string;
+    path: string;
+    external: boolean;
+    count: number;
+    captioned: number;
+    cover: string | null;
+    changed: number;
+    problem: Sentence | null;
+    gone: boolean;
+    draft: DraftView;
+}
+
+export interface CheckBody {
+    resolution: number;
+    trigger: string;
+    tokens: number;
+}
+
+export interface CheckChoice {
+    resolution: number;
+    trigger: string;
+    tokens: number;
+}
+
+// The check of a dataset. `stale`: pictures came, went or changed since.
+export interface CheckView {
+    state: "none" | "waiting" | "running" | "done" | "stopped" | "failed";
+    done: number;
+    total: number;
+    stale: boolean;
+    settings: CheckChoice;
+    error: Sentence | null;
+    checked: number | null;
+    sums: SumView[];
+    clusters: Cluster[];
+    revision: string;
+}
+
+export interface CheckpointList {
+    checkpoints: ListedCheckpoint[];
+    loaded: LoadedView | null;
+}
+
+// The chosen checkpoint, and what the WebUI uses along with it.
+export interface CheckpointView {
+    family: string | null;
+    family_name: string | null;
+    resolution: number | null;
+    problem: string | null;
+    hint: string | null;
+    id: string | null;
+    title: string;
+    practice: boolean;
+    vae: string | null;
+    clip_skip: number | null;
+    notes: string[];
+}
+
+// Keys of pictures that are nearly the same.
+export interface Cluster {
+    keys: string[];
+    best: string;
+}
+
+export interface ComposedCaption {
+    caption: string;
+}
+
+// A caption that was left alone, since somebody else had changed it.
+export interface ConflictView {
+    key: string;
+    name: string;
+    current: string;
+    message: string;
+}
+
+export interface CopyBody {
+    select: Selection;
+    name: string;
+    size: number;
+    buckets: boolean;
+    subject: boolean;
+}
+
+// The making of cropped copies, as it goes on.
+export interface CopyView {
+    id: string;
+    state: "running" | "done" | "failed" | "stopped";
+    done: number;
+    total: number;
+    dataset: string | null;
+    card: Card | null;
+    notes: Sentence[];
+    error: Sentence | null;
+}
+
+// What came of taking images out or bringing them back.
+export interface CountedOutcome {
+    title: string;
+    changed: number;
+    unchanged: number;
+    conflicts: ConflictView[];
+    edits: EditEnds;
+    revision: string;
+    total: number;
+    captioned: number;
+}
+
+// `available`: there is a vocabulary to count with.
+export interface CountedTokens {
+    count: number;
+    limit: number;
+    kept_end: number;
+    over: boolean;
+    available: boolean;
+}
+
+export interface DeletedDataset {
+    id: string;
+    name: string;
+    time: number;
+}
+
+export interface DepartureView {
+    key: string;
+    name: string;
+    caption: string;
+    mended: string;
+}
+
+export interface Departures {
+    count: number;
+    list: DepartureView[];
+}
+
+// Config keys -> the visitor's own values, in `changes`.
+export interface DraftValues {
+    preset?: string;
+    checkpoint?: string;
+    init_lora?: string;
+    name?: string;
+    changes?: Record<string, unknown>;
+    captioner?: CaptionerDraft;
+}
+
+// What is set for a dataset and not trained yet.
+export interface DraftView {
+    values: DraftValues;
+    revision: string;
+    changed: number;
+}
+
+// What can be undone and redone next.
+export interface EditEnds {
+    undo: EditView | null;
+    redo: EditView | null;
+}
+
+export interface EditList {
+    edits: EditEnds;
+    list: EditView[];
+}
+
+// A change of captions or images.
+export interface EditView {
+    id: number;
+    title: string;
+    count: number;
+    time: number;
+    undone: boolean;
+}
+
+export interface FactView {
+    label: string;
+    value: string;
+}
+
+// Which images; what is not given lets all pass.
+export interface FilterBody {
+    filter?: string;
+    text?: string;
+    lacks?: string;
+    tag?: string;
+    match?: string;
+    without?: string;
+    finding?: string;
+    trigger?: string;
+    tokens?: number;
+}
+
+// What was found of one image.
+export interface FindingView {
+    id: string;
+    severity: "error" | "warning" | "info";
+    kind: string;
+    message: string;
+    hint: string;
+    measured: number | null;
+    mend: MendView | null;
+    related: string[];
+}
+
+export interface FormChoice {
+    value: unknown;
+    label: string;
+}
+
+// `terms`: words that people look for it by.
+export interface FormField {
+    key: string;
+    label: string;
+    help: string;
+    type: "text" | "lines" | "number" | "integer" | "auto_number" | "auto_integer" | "choice" | "flag" | "auto_flag" | "list" | "number_list" | "paragraph";
+    choices: FormChoice[];
+    minimum: number | null;
+    maximum: number | null;
+    above: number | null;
+    step: number | null;
+    default: unknown;
+    optional: boolean;
+    advanced: boolean;
+    unit: string;
+    terms: string;
+}
+
+export interface FormGroup {
+    id: string;
+    title: string;
+    advanced: boolean;
+    fields: FormField[];
+}
+
+export interface FormView {
+    groups: FormGroup[];
+}
+
+// What the tab needs when it opens. A part that cannot be made is None, and the reason stands
+// in `problems` under its name.
+export interface HomeView {
+    version: string;
+    language: string;
+    languages: Language[];
+    host: HostView;
+    setup: SetupView | null;
+    checkpoints: ListedCheckpoint[] | null;
+    presets: PresetView[] | null;
+    own_presets: OwnPresetList | null;
+    preset: string;
+    loaded: LoadedView | null;
+    form: FormView | null;
+    datasets: Card[] | null;
+    problems: Record<string, Sentence>;
+}
+
+// The WebUI, and what it computes on. `remote`: others may reach it.
+export interface HostView {
+    kind: string;
+    name: string;
+    version: string;
+    remote: boolean;
+    device: string;
+    cpu: boolean;
+}
+
+// Our LoRAs, and name -> recommended strength of every LoRA that states one.
+export interface Insertable {
+    loras: LoraView[];
+    weights: Record<string, number>;
+}
+
+// An image with its caption, and what is known of both.
+export interface ItemView {
+    tokens: TokensView;
+    captions: number;
+    reviewed: boolean;
+    author: "machine" | "person" | "nobody";
+    findings: FindingView[];
+    thumbnail: string;
+    picture: string;
+    key: string;
+    name: string;
+    width: number;
+    height: number;
+    caption: string;
+    source: "metadata" | "text" | "folder_name" | "trigger_word" | null;
+    caption_file: string | null;
+    changed: number;
+}
+
+// A page of images. `counts`: filter -> how many it lets pass.
+export interface ItemsView {
+    total: number;
+    matching: number;
+    captioned: number;
+    counts: Record<string, number>;
+    revision: string;
+    removed: number;
+    edits: EditEnds;
+    findings: RemarkView[];
+    items: ItemView[];
+}
+
+export interface Language {
+    code: string;
+    name: string;
+}
+
+// Where the graphics card is.
+export interface LeaseView {
+    state: "idle" | "training" | "asking" | "lent" | "beside";
+    sentence: string;
+    before: MemoryView | null;
+    after: MemoryView | null;
+}
+
+// `seen`: whether its header has been looked at.
+export interface ListedCheckpoint {
+    family: string | null;
+    family_name: string | null;
+    resolution: number | null;
+    problem: string | null;
+    hint: string | null;
+    id: string;
+    title: string;
+    loaded: boolean;
+    practice: boolean;
+    seen: boolean;
+}
+
+// What has happened in a run since it was asked last. `whole`: the points are all there are.
+export interface LiveView {
+    run: RunView;
+    offset: number;
+    whole: boolean;
+    points: ((number | null)[])[];
+    previews: PreviewView[];
+    log: string[];
+    handover: LeaseView;
+}
+
+// What the WebUI uses now.
+export interface LoadedView {
+    family: string | null;
+    family_name: string | null;
+    resolution: number | null;
+    problem: string | null;
+    hint: string | null;
+    id: string;
+    title: string;
+    in_memory: boolean;
+    vae: string | null;
+    clip_skip: number | null;
+}
+
+// A LoRA file that a training can begin with.
+export interface LoraFileView {
+    id: string;
+    name: string;
+    ours: boolean;
+}
+
+// A LoRA to try: delivered, or a saved step of a run.
+export interface LoraView {
+    id: string;
+    name: string;
+    file: string;
+    run: string | null;
+    step: number | null;
+    trigger: string;
+    preferred_weight: number;
+    grid: number[];
+    matrix: number[];
+    family: string | null;
+    resolution: number | null;
+    picture: string | null;
+    delivered: boolean;
+    tag: string | null;
+}
+
+// Of the graphics card, in bytes.
+export interface MemoryView {
+    free: number;
+    total: number;
+}
+
+export interface MendAll {
+    label: string;
+    count: number;
+}
+
+// What mends a finding at a click. `box`: left, top, right, bottom in the picture.
+export interface MendView {
+    do: string;
+    label: string;
+    box?: number[];
+}
+
+export interface ModulesTrouble {
+    message: string;
+    hint: string;
+    label: string;
+}
+
+// Addresses below lora-trainer/, and what to say where they cannot be loaded.
+export interface ModulesView {
+    start: string;
+    all: string[];
+    trouble: ModulesTrouble;
+}
+
+// It is done, and there is nothing to say.
+export interface Nothing {
+}
+
+// What came of a change.
+export interface OutcomeView {
+    title: string;
+    changed: number;
+    unchanged: number;
+    conflicts: ConflictView[];
+    edits: EditEnds;
+    revision: string;
+}
+
+export interface OwnPreset {
+    id: string;
+    title: string;
+    why: string;
+    values: Record<string, unknown>;
+    family_values: Record<string, Record<string, unknown>>;
+    notes: Record<string, string>;
+    file: string;
+}
+
+export interface OwnPresetList {
+    presets: OwnPreset[];
+    problems: Sentence[];
+}
+
+// `init_lora`: the id of a LoRA file that training begins with.
+export interface PlanBody {
+    dataset: string;
+    checkpoint: string;
+    name: string;
+    settings: Record<string, unknown>;
+    init_lora?: string;
+}
+
+// `field`: where it is mended: a setting's key, "dataset", "checkpoint", "name", or nowhere.
+export interface PlanProblem {
+    field: string | null;
+    severity: "error" | "warning" | "info";
+    message: string;
+    hint: string;
+}
+
+// What Start would do. `resolved`: config key -> what its auto comes to; `suggested`: config
+// key -> what is filled in until the visitor says otherwise.
+export interface PlanView {
+    ok: boolean;
+    sentence: string;
+    facts: FactView[];
+    problems: PlanProblem[];
+    target: string;
+    steps: number | null;
+    seconds: number | null;
+    disk: number | null;
+    resolved: Record<string, unknown>;
+    suggested: Record<string, unknown>;
+    unchecked: number;
+}
+
+export interface PresetBody {
+    title: string;
+    why: string;
+    values: Record<string, unknown>;
+    replace: boolean;
+}
+
+// Config keys -> values; `family_values`: those for a family; `notes`: why a value.
+export interface PresetView {
+    id: string;
+    title: string;
+    why: string;
+    values: Record<string, unknown>;
+    family_values: Record<string, Record<string, unknown>>;
+    notes: Record<string, string>;
+}
+
+// A picture that a run has made on its way.
+export interface PreviewView {
+    step: number;
+    strength: number | null;
+    prompt: string;
+    url: string;
+}
+
+// What is going on at all. `revision`: another one when the list of runs may look different.
+export interface Pulse {
+    active: RunProgress[];
+    queued: number;
+    handover: LeaseView;
+    revision: string;
+}
+
+// What was found of a dataset as a whole; `each`: the first of several sentences.
+export interface RemarkView {
+    severity: "error" | "warning" | "info";
+    kind: string;
+    message: string;
+    hint: string;
+    each: string[];
+    count: number;
+    mend: MendView | null;
+}
+
+export interface RemovedImage {
+    key: string;
+    name: string;
+    caption: string;
+    time: number;
+}
+
+export interface Reviewed {
+    count: number;
+    edits: EditEnds;
+    revision: string;
+}
+
+export interface RunBody {
+    dataset: string;
+    checkpoint: string;
+    name: string;
+    settings: Record<string, unknown>;
+    init_lora?: string;
+    token: string;
+    when: "now" | "queue";
+}
+
+// What the form has to hold to train so again. Ids are None for what is not listed any more.
+export interface RunDraft {
+    settings: Record<string, unknown>;
+    name: string;
+    dataset: string | null;
+    checkpoint: string | null;
+}
+
+export interface RunList {
+    runs: RunView[];
+    revision: string;
+}
+
+// A run, at work or not, but for its warnings.
+export interface RunProgress {
+    id: string;
+    name: string;
+    job: "train" | "caption";
+    status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
+    position: number | null;
+    family: string | null;
+    checkpoint: string;
+    dataset: string;
+    has_preview_prompts: boolean;
+    step: number;
+    step_count: number;
+    epoch: number;
+    epoch_count: number;
+    phase: string;
+    phase_step: number;
+    phase_total: number;
+    loss: number | null;
+    smoothed_loss: number | null;
+    images_per_second: number | null;
+    seconds_left: number | null;
+    memory: number | null;
+    started: number | null;
+    changed: number | null;
+    picture: string | null;
+    delivered: string | null;
+    lora: string | null;
+    failure: Sentence | null;
+    can: Abilities;
+    sentence: string;
 }
 
 // A run, at work or not.
@@ -48,62 +711,347 @@ export interface RunView {
     delivered: string | null;
     lora: string | null;
     failure: Sentence | null;
-    warnings: Sentence[];
     can: Abilities;
     sentence: string;
+    warnings: Sentence[];
 }
 
-// A picture that a run has made on its way.
-export interface PreviewView {
-    step: number;
-    strength: number | null;
-    prompt: string;
-    url: string;
+export interface Samplers {
+    samplers: string[];
+    schedulers: string[];
 }
 
-export interface RunList {
-    runs: RunView[];
+// An image whose caption was saved.
+export interface SavedItem {
+    tokens: TokensView;
+    captions: number;
+    reviewed: boolean;
+    author: "machine" | "person" | "nobody";
+    findings: FindingView[];
+    thumbnail: string;
+    picture: string;
+    key: string;
+    name: string;
+    width: number;
+    height: number;
+    caption: string;
+    source: "metadata" | "text" | "folder_name" | "trigger_word" | null;
+    caption_file: string | null;
+    changed: number;
+    edits: EditEnds;
     revision: string;
 }
 
-// What has happened in a run since it was asked last. `whole`: the points are all there are.
-export interface LiveView {
-    run: RunView;
-    offset: number;
-    whole: boolean;
-    points: ((number | null)[])[];
-    previews: PreviewView[];
-    log: string[];
-    handover: Record<string, unknown>;
+// `saved`: its id.
+export interface SavedPreset {
+    presets: OwnPreset[];
+    problems: Sentence[];
+    saved: string;
 }
 
-// A LoRA to try: delivered, or a saved step of a run.
-export interface LoraView {
-    id: string;
-    name: string;
-    file: string;
-    run: string | null;
-    step: number | null;
-    trigger: string;
-    preferred_weight: number;
-    grid: number[];
-    matrix: number[];
-    family: string | null;
-    resolution: number | null;
-    picture: string | null;
-    delivered: boolean;
-    tag: string | null;
+// Images by their keys, or by what they have in common.
+export interface Selection {
+    keys?: string[];
+    where?: FilterBody;
 }
 
-export interface ModulesTrouble {
+// What went wrong, or is to be known, and what to try.
+export interface Sentence {
     message: string;
     hint: string;
-    label: string;
 }
 
-// Addresses below lora-trainer/, and what to say where they cannot be loaded.
-export interface ModulesView {
-    start: string;
-    all: string[];
-    trouble: ModulesTrouble;
+// One setting, as it is drawn. `optional`: it may be empty, which means auto.
+export interface SettingView {
+    key: string;
+    label: string;
+    help: string;
+    type: "text" | "lines" | "number" | "integer" | "auto_number" | "auto_integer" | "choice" | "flag" | "auto_flag" | "list" | "number_list" | "paragraph";
+    choices: FormChoice[];
+    minimum: number | null;
+    maximum: number | null;
+    above: number | null;
+    step: number | null;
+    default: unknown;
+    optional: boolean;
+    advanced: boolean;
+    unit: string;
+}
+
+// Whether the worker's packages are there. `report` is empty unless it was asked for.
+export interface SetupView {
+    state: "ready" | "missing" | "broken" | "installing" | "failed";
+    message: string;
+    hint: string;
+    lines: string[];
+    seconds: number;
+    megabytes: number;
+    report: string;
+}
+
+// Images, or one caption as it is typed, and the settings to try.
+export interface ShuffleBody {
+    keys?: string[];
+    caption?: string;
+    trigger?: string;
+    shuffle?: boolean;
+    keep_tokens?: number;
+    dropout?: number;
+    seed?: number;
+}
+
+// `kept_caption`: a caption that was there already is why.
+export interface SkippedFile {
+    name: string;
+    message: string;
+    hint: string;
+    kept_caption: boolean;
+}
+
+// Field -> its words.
+export interface SplitCaption {
+    fields: Record<"subject" | "action" | "features" | "scene" | "style" | "light" | "colour", string>;
+}
+
+// One thing that the check has found, with what mends all of it.
+export interface SumView {
+    kind: string;
+    label: string;
+    severity: "error" | "warning" | "info";
+    message: string;
+    hint: string;
+    images: number;
+    mend: MendAll | null;
+}
+
+export interface TagCount {
+    tag: string;
+    count: number;
+}
+
+export interface TagTable {
+    kind: "tags" | "words";
+    mostly: "tags" | "sentences";
+    images: number;
+    distinct: number;
+    tags: TagCount[];
+}
+
+export interface TemplateField {
+    name: "subject" | "action" | "features" | "scene" | "style" | "light" | "colour";
+    label: string;
+    example: string;
+}
+
+// The fields of a caption, and their order.
+export interface TemplateView {
+    order: ("subject" | "action" | "features" | "scene" | "style" | "light" | "colour")[];
+    fields: TemplateField[];
+}
+
+export interface TokensBody {
+    caption: string;
+    trigger: string;
+    limit: number;
+}
+
+// `kept_end`: the first character that is not read.
+export interface TokensView {
+    count: number;
+    limit: number;
+    kept_end: number;
+    over: boolean;
+}
+
+// A caption, and what training reads of it, each time another.
+export interface TrainedSample {
+    key: string;
+    name: string;
+    caption: string;
+    trained: string[];
+}
+
+export interface TrainedSamples {
+    samples: TrainedSample[];
+}
+
+// What was deleted: runs and datasets, and the bytes of their files.
+export interface TrashLoad {
+    count: number;
+    size: number;
+}
+
+// The id under which it lies in the trash now; empty where nothing was moved.
+export interface Trashed {
+    trash: string;
+}
+
+// What a trigger word means to the model before training.
+export interface TriggerRemark {
+    available: boolean;
+    is_good: boolean;
+    message: string;
+    hint: string;
+}
+
+// `loras`: the saved steps of a matrix.
+export interface TryBody {
+    kind: "pair" | "grid" | "matrix";
+    lora: string | null;
+    prompt: string;
+    negative: string;
+    seed: number;
+    steps: number;
+    cfg: number;
+    width: number;
+    height: number;
+    sampler: string;
+    scheduler: string;
+    strengths: number[];
+    loras?: string[];
+}
+
+export interface TryPicture {
+    url: string;
+    label: string;
+    strength: number;
+    step: number | null;
+    lora: string | null;
+}
+
+// Pictures that try a LoRA, as they are made.
+export interface TryView {
+    id: string;
+    kind: "pair" | "grid" | "matrix";
+    status: "waiting" | "making" | "done" | "failed" | "cancelled";
+    done: number;
+    total: number;
+    step: number;
+    step_count: number;
+    pictures: TryPicture[];
+    sheet: string | null;
+    infotext: string;
+    prompt: string;
+    seed: number;
+    loras: string[];
+    strengths: number[];
+    notes: string[];
+    sentence: string;
+    error: Sentence | null;
+    started: number;
+}
+
+// The page is the one that is known.
+export interface Unchanged {
+    unchanged: true;
+    revision: string;
+}
+
+// How captions begin, and of each field the preferred words.
+export interface VocabularyView {
+    opening: string;
+    fields: Record<string, string[]>;
+    exists: boolean;
+    departures: Departures;
+}
+
+export interface GetAnswers {
+    "captioners": CaptionerView[];
+    "checkpoints": CheckpointList;
+    [path: `crop-copies/${string}`]: CopyView;
+    "datasets": Card[];
+    [path: `datasets/${string}/caption-run`]: RunView | Nothing;
+    [path: `datasets/${string}/check`]: CheckView;
+    [path: `datasets/${string}/draft`]: DraftView;
+    [path: `datasets/${string}/edits`]: EditList;
+    [path: `datasets/${string}/items`]: ItemsView | Unchanged;
+    [path: `datasets/${string}/removed`]: RemovedImage[];
+    [path: `datasets/${string}/tags`]: TagTable;
+    [path: `datasets/${string}/template`]: TemplateView;
+    [path: `datasets/${string}/vocabulary`]: VocabularyView;
+    "deleted-datasets": DeletedDataset[];
+    "home": HomeView;
+    "insertable": Insertable;
+    "loras": LoraView[];
+    "modules": ModulesView;
+    "pulse": Pulse;
+    "runs": RunList;
+    [path: `runs/${string}/config`]: string;
+    [path: `runs/${string}/draft`]: RunDraft;
+    [path: `runs/${string}/live`]: LiveView;
+    [path: `runs/${string}/log`]: string;
+    "samplers": Samplers;
+    "setup": SetupView;
+    "startable": LoraFileView[];
+    [path: `texts/${string}`]: Record<string, string>;
+    "trash": TrashLoad;
+    "tries": TryView[];
+    [path: `tries/${string}`]: TryView;
+    "trigger": TriggerRemark;
+}
+
+export interface PostAnswers {
+    "checkpoint": CheckpointView;
+    [path: `crop-copies/${string}/stop`]: CopyView;
+    "datasets": Card;
+    "datasets/open": Card;
+    [path: `datasets/${string}/bulk`]: OutcomeView;
+    [path: `datasets/${string}/bulk/preview`]: BulkPlan;
+    [path: `datasets/${string}/caption`]: SavedItem;
+    [path: `datasets/${string}/caption-run`]: RunView;
+    [path: `datasets/${string}/check`]: CheckView;
+    [path: `datasets/${string}/check/stop`]: CheckView;
+    [path: `datasets/${string}/compose`]: ComposedCaption;
+    [path: `datasets/${string}/convert`]: OutcomeView;
+    [path: `datasets/${string}/crop-copy`]: CopyView;
+    [path: `datasets/${string}/delete`]: Trashed;
+    [path: `datasets/${string}/draft`]: DraftView;
+    [path: `datasets/${string}/folder`]: Nothing;
+    [path: `datasets/${string}/mend`]: OutcomeView;
+    [path: `datasets/${string}/redo`]: OutcomeView;
+    [path: `datasets/${string}/remove`]: CountedOutcome;
+    [path: `datasets/${string}/rename`]: Card;
+    [path: `datasets/${string}/restore`]: CountedOutcome;
+    [path: `datasets/${string}/reviewed`]: Reviewed;
+    [path: `datasets/${string}/shuffle`]: TrainedSamples;
+    [path: `datasets/${string}/split`]: SplitCaption;
+    [path: `datasets/${string}/template`]: TemplateView;
+    [path: `datasets/${string}/undo`]: OutcomeView;
+    [path: `datasets/${string}/upload`]: AcceptedView;
+    [path: `datasets/${string}/vocabulary`]: VocabularyView;
+    [path: `deleted-datasets/${string}/restore`]: Card;
+    [path: `loras/${string}/deliver`]: LoraView;
+    [path: `loras/${string}/strength`]: LoraView;
+    "plan": PlanView;
+    "presets": SavedPreset;
+    [path: `presets/${string}/delete`]: OwnPresetList;
+    "runs": RunView;
+    [path: `runs/${string}/ask`]: RunView;
+    [path: `runs/${string}/continue`]: RunView;
+    [path: `runs/${string}/delete`]: Trashed;
+    [path: `runs/${string}/folder`]: Nothing;
+    [path: `runs/${string}/move`]: RunList;
+    [path: `runs/${string}/unqueue`]: RunView;
+    "setup": SetupView;
+    "tokens": CountedTokens;
+    "trash/empty": TrashLoad;
+    [path: `trash/${string}/restore`]: RunView;
+    "tries": TryView;
+    [path: `tries/${string}/cancel`]: TryView;
+    [path: `tries/${string}/delete`]: Nothing;
+    [path: `tries/${string}/restore`]: TryView;
+}
+
+export interface PostBodies {
+    [path: `datasets/${string}/bulk`]: BulkBody;
+    [path: `datasets/${string}/caption`]: CaptionBody;
+    [path: `datasets/${string}/caption-run`]: CaptionRunBody;
+    [path: `datasets/${string}/check`]: CheckBody;
+    [path: `datasets/${string}/crop-copy`]: CopyBody;
+    [path: `datasets/${string}/shuffle`]: ShuffleBody;
+    "plan": PlanBody;
+    "presets": PresetBody;
+    "runs": RunBody;
+    "tokens": TokensBody;
+    "tries": TryBody;
 }

@@ -7,6 +7,11 @@ import { heard, listen } from "./connection.js";
 import { t } from "./language.js";
 import { store } from "./store.js";
 
+/** @import { AcceptedView, GetAnswers, PostAnswers, Sentence } from "./answers" */
+/** @import { Body } from "./types" */
+
+/** @typedef {Record<string, string | number | null | undefined>} Query */
+
 const ROUTES = "lora-trainer/";
 
 /** What went wrong, as the server says it: a message and a hint for the visitor. */
@@ -18,12 +23,9 @@ export class Problem extends Error {
      * @param {number} [told.status] of the answer; 0 where there was none
      * @param {any} [told.current] what somebody else has made of it meanwhile
      * @param {string} [told.kind] the error's class on the server
-     * @param {{message: string, hint: string}[] | null} [told.problems] each of several
+     * @param {Sentence[]} [told.problems] each of several
      */
-    constructor(
-        message,
-        { hint = "", status = 0, current = null, kind = "", problems = null } = {},
-    ) {
+    constructor(message, { hint = "", status = 0, current = null, kind = "", problems = [] } = {}) {
         super(message);
         this.hint = hint;
         this.status = status;
@@ -33,26 +35,36 @@ export class Problem extends Error {
     }
 }
 
-export const routeAddress = (path, query) => {
-    const parameters = new URLSearchParams(
-        Object.entries(query || {}).filter(
-            ([, value]) => value !== undefined && value !== null && value !== "",
-        ),
-    );
+/** What was caught, if it is a Problem; throws it on where it is a fault of the page's own. */
+export function expected(/** @type {unknown} */ caught) {
+    if (caught instanceof Problem) return caught;
+    throw caught;
+}
+
+/**
+ * @param {string} path
+ * @param {Query} [query]
+ */
+export function routeAddress(path, query = {}) {
+    const parameters = new URLSearchParams();
+    for (const [name, value] of Object.entries(query))
+        if (value !== undefined && value !== null && value !== "")
+            parameters.append(name, String(value));
     const tail = parameters.toString();
     return ROUTES + path.replace(/^\//, "") + (tail ? "?" + tail : "");
-};
+}
 
-export function headers(more) {
+/** @returns {Record<string, string>} */
+export function headers(/** @type {string} */ contentType = "") {
     const language = store.get("language");
     return {
         "X-LoRA-Trainer": "1",
-        ...(language ? { "X-LoRA-Trainer-Language": language } : {}),
-        ...more,
+        ...(language && { "X-LoRA-Trainer-Language": language }),
+        ...(contentType && { "Content-Type": contentType }),
     };
 }
 
-function problemOf(status, text) {
+function problemOf(/** @type {number} */ status, /** @type {string} */ text) {
     try {
         const answer = JSON.parse(text);
         return new Problem(answer.error.message, {
@@ -68,6 +80,11 @@ function problemOf(status, text) {
     }
 }
 
+/**
+ * @param {string} path
+ * @param {RequestInit} options
+ * @param {Query} [query]
+ */
 async function ask(path, options, query) {
     let answer, text;
     try {
@@ -80,7 +97,7 @@ async function ask(path, options, query) {
         text = await answer.text();
         heard(answer);
     } catch (trouble) {
-        if (trouble.name !== "TimeoutError") listen();
+        if (!(trouble instanceof DOMException && trouble.name === "TimeoutError")) listen();
         throw new Problem(t("The WebUI does not answer."), {
             hint: t("It may be starting again. Wait a moment, or look at its console."),
         });
@@ -90,32 +107,47 @@ async function ask(path, options, query) {
 }
 
 export const api = {
+    /**
+     * @template {keyof GetAnswers} P
+     * @param {P} path
+     * @param {Query} [query]
+     * @returns {Promise<GetAnswers[P]>}
+     */
     get: (path, query) => ask(path, { headers: headers() }, query),
-    /** `seconds`: how long an answer may take; `keepalive`: the request outlives the page. */
+    /**
+     * `seconds`: how long an answer may take; `keepalive`: the request outlives the page.
+     *
+     * @template {keyof PostAnswers} P
+     * @param {P} path
+     * @param {Body<P>} [body]
+     * @returns {Promise<PostAnswers[P]>}
+     */
     post: (path, body, { seconds = 0, keepalive = false } = {}) =>
         ask(path, {
             method: "POST",
-            headers: headers({ "Content-Type": "application/json" }),
-            body: JSON.stringify(body || {}),
+            headers: headers("application/json"),
+            body: JSON.stringify(body ?? {}),
             keepalive,
             signal: seconds ? AbortSignal.timeout(seconds * 1000) : null,
         }),
     /**
      * One file as the raw body; onProgress hears a share from 0 to 1. The promise has .cancel().
+     *
+     * @param {string} path
+     * @param {File} file
+     * @param {(share: number) => void} onProgress
+     * @param {Query} [query]
      */
     upload(path, file, onProgress, query) {
         const request = new XMLHttpRequest();
+        /** @type {Promise<AcceptedView>} */
         const promise = new Promise((resolve, reject) => {
-            request.open(
-                "POST",
-                routeAddress(path, { name: file.name, size: file.size, ...query }),
-            );
-            for (const [name, value] of Object.entries(
-                headers({ "Content-Type": "application/octet-stream" }),
-            ))
+            const address = routeAddress(path, { name: file.name, size: file.size, ...query });
+            request.open("POST", address);
+            for (const [name, value] of Object.entries(headers("application/octet-stream")))
                 request.setRequestHeader(name, value);
             request.upload.onprogress = (event) =>
-                event.lengthComputable && onProgress && onProgress(event.loaded / event.total);
+                event.lengthComputable && onProgress(event.loaded / event.total);
             request.onload = () =>
                 request.status < 300
                     ? resolve(JSON.parse(request.responseText))

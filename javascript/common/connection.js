@@ -1,17 +1,19 @@
 /*
  * Whether the WebUI is there, and whether it is still the one that this page belongs to. The
- * store's "connection" is "", "lost" or "stale". /
+ * store's "connection" is "", "lost" or "stale".
  */
 import { headers, routeAddress } from "./api.js";
-import { el } from "./elements.js";
-import { root } from "./host.js";
+import { el, find, findAll } from "./elements.js";
+import { findRoot } from "./host.js";
 import { t } from "./language.js";
 import { store } from "./store.js";
 import * as widgets from "./widgets.js";
 
+/** @import { Child } from "./types" */
+
 const LISTEN_MILLISECONDS = 2000;
 
-let session = null,
+let session = "",
     isStale = false,
     listening = false;
 
@@ -19,11 +21,11 @@ let session = null,
  * Every answer names the WebUI's app; another name is another start of it, whose page this one is
  * not.
  */
-export function heard(answer) {
+export function heard(/** @type {Response} */ answer) {
     const now = answer.headers.get("x-lora-trainer-session");
     if (!now) return;
-    session = session || now;
-    isStale = isStale || now !== session;
+    session ||= now;
+    isStale ||= now !== session;
     store.set("connection", isStale ? "stale" : "");
 }
 
@@ -54,65 +56,60 @@ export async function listen() {
     if (store.get("connection") === "lost") setTimeout(listen, LISTEN_MILLISECONDS);
 }
 
+/** @param {Child[]} content */
+const warning = (/** @type {string} */ severity, ...content) =>
+    el(
+        "div",
+        {
+            class: "lora-trainer-connection lora-trainer-notice lora-trainer-notice-" + severity,
+            role: "alert",
+        },
+        content,
+    );
+
+const lostWarning = () =>
+    warning(
+        "error",
+        el(
+            "p",
+            t(
+                "The WebUI does not answer. A training goes on by itself: it needs neither the WebUI nor this page.",
+            ),
+        ),
+        el("p.lora-trainer-hint", t("Trying again until it is back. What you have typed is kept.")),
+    );
+
+const staleWarning = () =>
+    warning(
+        "warning",
+        el(
+            "p",
+            t(
+                "The WebUI was started again. Reload this page: its other tabs belong to the WebUI before, and do not work any more.",
+            ),
+        ),
+        widgets.row(
+            widgets.button({
+                label: t("Reload the page"),
+                local: true,
+                onclick: () => location.reload(),
+            }),
+        ),
+    );
+
 export function showConnection() {
-    if (!root()) return;
-    const now = store.get("connection") || "";
-    root().dataset.connection = now;
-    for (const button of root().querySelectorAll(".lora-trainer-button")) mute(button);
-    const before = root().querySelector(".lora-trainer-connection");
-    if (before) before.remove();
-    if (now === "lost")
-        root().append(
-            el(
-                "div",
-                {
-                    class: "lora-trainer-connection lora-trainer-notice lora-trainer-notice-error",
-                    role: "alert",
-                },
-                el(
-                    "p",
-                    {},
-                    t(
-                        "The WebUI does not answer. A training goes on by itself: it needs neither the WebUI nor this page.",
-                    ),
-                ),
-                el(
-                    "p",
-                    { class: "lora-trainer-hint" },
-                    t("Trying again until it is back. What you have typed is kept."),
-                ),
-            ),
-        );
-    if (now === "stale")
-        root().append(
-            el(
-                "div",
-                {
-                    class: "lora-trainer-connection lora-trainer-notice lora-trainer-notice-warning",
-                    role: "alert",
-                },
-                el(
-                    "p",
-                    {},
-                    t(
-                        "The WebUI was started again. Reload this page: its other tabs belong to the WebUI before, and do not work any more.",
-                    ),
-                ),
-                el(
-                    "div",
-                    { class: "lora-trainer-row" },
-                    widgets.button({
-                        label: t("Reload the page"),
-                        local: true,
-                        onclick: () => location.reload(),
-                    }),
-                ),
-            ),
-        );
+    const place = findRoot();
+    if (!place) return;
+    const now = store.get("connection") ?? "";
+    place.dataset.connection = now;
+    for (const button of findAll(place, ".lora-trainer-button")) mute(button);
+    find(place, ".lora-trainer-connection")?.remove();
+    if (now === "lost") place.append(lostWarning());
+    if (now === "stale") place.append(staleWarning());
 }
 
 /** Without the WebUI only those buttons work that need nothing of it. */
-export function mute(button) {
+export function mute(/** @type {HTMLElement} */ button) {
     if (store.get("connection") === "lost" && !("local" in button.dataset))
         button.setAttribute("aria-disabled", "true");
     else button.removeAttribute("aria-disabled");

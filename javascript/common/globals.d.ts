@@ -7,5 +7,7 @@ declare function onOptionsChanged(callback: () => void): void;
 declare function updateInput(box: HTMLElement): void;
 
 interface Window {
+    switch_to_txt2img?: () => void;
+    switch_to_img2img?: () => void;
     loraTrainer: Record<string, unknown>;
 }

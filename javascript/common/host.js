@@ -1,29 +1,37 @@
 /*
  * The few places where the host's page is read or changed.
  */
+import { find, need } from "./elements.js";
 import { t } from "./language.js";
 import { store } from "./store.js";
 import * as widgets from "./widgets.js";
 
+/** @import { TextBox } from "./types" */
+
 export const page = () => (typeof gradioApp === "function" ? gradioApp() : document);
 
-/** @returns {HTMLElement | null} the tab's own place on the page */
-export function root() {
-    return page().querySelector("#lora_trainer_root");
-}
+const ROOT = "#lora_trainer_root";
 
-/**
- * The prompt boxes of "txt2img" or "img2img".
- *
- * @returns {{positive: HTMLTextAreaElement | null, negative: HTMLTextAreaElement | null}}
- */
-export const prompts = (tab) => ({
-    positive: page().querySelector("#" + tab + "_prompt textarea"),
-    negative: page().querySelector("#" + tab + "_neg_prompt textarea"),
+/** The tab's own place on the page; null where the host has not drawn it yet. */
+export const findRoot = () => find(page(), ROOT);
+
+export const root = () => need(page(), ROOT);
+
+/** @typedef {"txt2img" | "img2img"} Tab */
+
+const textBox = (/** @type {string} */ selector) => {
+    const found = find(page(), selector);
+    return found instanceof HTMLTextAreaElement ? found : null;
+};
+
+/** The prompt boxes of "txt2img" or "img2img". */
+export const prompts = (/** @type {Tab} */ tab) => ({
+    positive: textBox("#" + tab + "_prompt textarea"),
+    negative: textBox("#" + tab + "_neg_prompt textarea"),
 });
 
 /** Write into one of the host's text boxes so that gradio takes it up. */
-export function write(box, text) {
+export function write(/** @type {TextBox} */ box, /** @type {string} */ text) {
     box.value = text;
     if (typeof updateInput === "function") updateInput(box);
     else box.dispatchEvent(new Event("input", { bubbles: true }));
@@ -32,8 +40,11 @@ export function write(box, text) {
 /**
  * Put a prompt (and, where given, a negative one and a seed) into "txt2img" or "img2img" and show
  * that tab.
+ *
+ * @param {Tab} tab
+ * @param {{prompt: string, negative?: string, seed?: number}} values
  */
-export function send(tab, { prompt, negative = undefined, seed = undefined }) {
+export function send(tab, { prompt, negative, seed }) {
     if (store.get("connection") === "stale") {
         widgets.toast(t("Reload this page first: the WebUI was started again."), {
             severity: "warning",
@@ -41,12 +52,11 @@ export function send(tab, { prompt, negative = undefined, seed = undefined }) {
         return;
     }
     const boxes = prompts(tab);
-    write(boxes.positive, prompt);
+    if (boxes.positive) write(boxes.positive, prompt);
     if (negative !== undefined && boxes.negative) write(boxes.negative, negative);
-    const seedBox = page().querySelector("#" + tab + "_seed input");
-    if (seed !== undefined && seedBox) write(seedBox, String(seed));
-    const show = window["switch_to_" + tab];
-    if (typeof show === "function") show();
+    const seedBox = find(page(), "#" + tab + "_seed input");
+    if (seed !== undefined && seedBox instanceof HTMLInputElement) write(seedBox, String(seed));
+    window[`switch_to_${tab}`]?.();
 }
 
 /**

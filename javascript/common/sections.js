@@ -1,40 +1,56 @@
 /*
  * The five steps and their sections, of which one is shown.
- *
- * A section is {id, title(), draw(container), shown(), hidden()}: drawn when it is first shown.
  */
-import { el, fill } from "./elements.js";
-import { root } from "./host.js";
+import { el, fill, find, findAll, need, wayOf } from "./elements.js";
+import { findRoot, root } from "./host.js";
 import { t } from "./language.js";
 import { lookAround } from "./polling.js";
 import { kept, store } from "./store.js";
 import * as widgets from "./widgets.js";
 
+/** @import { Section } from "./types" */
+
 const STEP_KEY = "lora-trainer-step";
 
+/** @type {Map<string, Section>} */
 const sections = new Map();
 
-let current = null;
+/** The ids of those that are on the page. */
+const drawn = new Set();
 
-/** Put sections into the tab, in the order of its steps. */
+/** The id of the one that is shown. */
+let current = "";
+
+/**
+ * Put sections into the tab, in the order of its steps.
+ *
+ * @param {Section[]} wanted
+ */
 export function register(...wanted) {
     for (const section of wanted) sections.set(section.id, section);
 }
 
-/** @returns {NodeListOf<HTMLElement>} what the tab has of a selector */
-const all = (selector) => root().querySelectorAll(selector);
+const stepId = (/** @type {string} */ id) => "lora_trainer_step_" + id;
 
-/** A few words under a step's name: what is there already. */
-export function summarizeStep(id, text, state) {
-    const note =
-        root() && root().querySelector("#lora_trainer_step_" + id + " .lora-trainer-step-note");
-    if (!note) return;
-    note.textContent = text || invitation(id);
-    note.parentElement.dataset.state = state || "";
+const panelId = (/** @type {string} */ id) => "lora_trainer_section_" + id;
+
+/**
+ * A few words under a step's name: what is there already.
+ *
+ * @param {string} id
+ * @param {string} text
+ * @param {"" | "problem"} [state]
+ */
+export function summarizeStep(id, text, state = "") {
+    const place = findRoot();
+    const step = place && find(place, "#" + stepId(id));
+    if (!step) return;
+    need(step, ".lora-trainer-step-note").textContent = text || invitation(id);
+    step.dataset.state = state;
 }
 
 /** What a step is for, while there is nothing to tell of it. */
-function invitation(id) {
+function invitation(/** @type {string} */ id) {
     switch (id) {
         case "images":
             return t("Add your pictures");
@@ -49,22 +65,20 @@ function invitation(id) {
     }
 }
 
-export function openSection(id) {
+export function openSection(/** @type {string} */ id) {
     const section = sections.get(id);
     if (!section || id === current) return;
-    const before = sections.get(current);
-    if (before && before.hidden) before.hidden();
+    sections.get(current)?.hidden?.();
     current = id;
     kept.set(STEP_KEY, id, { session: true });
-    for (const step of all("[role=tab]")) {
-        const chosen = step.id === "lora_trainer_step_" + id;
+    for (const step of findAll(root(), "[role=tab]")) {
+        const chosen = step.id === stepId(id);
         step.setAttribute("aria-selected", String(chosen));
         step.tabIndex = chosen ? 0 : -1;
     }
-    for (const panel of all("[role=tabpanel]"))
-        panel.hidden = panel.id !== "lora_trainer_section_" + id;
-    drawn(section);
-    if (section.shown) section.shown();
+    for (const panel of findAll(root(), "[role=tabpanel]")) panel.hidden = panel.id !== panelId(id);
+    draw(section);
+    section.shown?.();
     store.set("section", id);
     lookAround();
 }
@@ -73,39 +87,40 @@ export const currentSection = () => current;
 
 /**
  * The tab is about to be drawn anew. Returns the section to be shown then: the one that is shown
- * now, or was last in this browser's window, or the first. /
+ * now, or was last in this browser's window, or the first.
+ *
+ * @returns {string}
  */
 export function leaveSection() {
     const before = current || kept.get(STEP_KEY, { session: true });
-    const old = sections.get(current);
-    if (old && old.hidden) old.hidden();
-    current = null;
-    for (const section of sections.values()) section.container = null;
+    sections.get(current)?.hidden?.();
+    current = "";
+    drawn.clear();
     return sections.has(before) ? before : [...sections.keys()][0];
 }
 
 /** The rooms of the sections, all hidden. */
 export const panels = () =>
     [...sections.values()].map((section) =>
-        el("section", {
+        el("section.lora-trainer-section", {
             role: "tabpanel",
-            class: "lora-trainer-section",
-            id: "lora_trainer_section_" + section.id,
-            "aria-labelledby": "lora_trainer_step_" + section.id,
+            id: panelId(section.id),
+            "aria-labelledby": stepId(section.id),
             tabindex: "-1",
             hidden: true,
         }),
     );
 
-function drawn(section) {
-    if (section.container) return;
-    section.container = root().querySelector("#lora_trainer_section_" + section.id);
+function draw(/** @type {Section} */ section) {
+    if (drawn.has(section.id)) return;
+    drawn.add(section.id);
+    const container = need(root(), "#" + panelId(section.id));
     try {
-        section.draw(section.container);
+        section.draw(container);
     } catch (problem) {
         console.error(problem);
         fill(
-            section.container,
+            container,
             widgets.notice("error", t("This part of the tab could not be drawn."), String(problem)),
         );
     }
@@ -114,45 +129,34 @@ function drawn(section) {
 /** The row of steps, each of which opens its section. */
 export function stepper() {
     const steps = [...sections.values()];
-    const move = (event) => {
-        const way = { ArrowRight: 1, ArrowLeft: -1, Home: -steps.length, End: steps.length }[
-            event.key
-        ];
+    const move = (/** @type {KeyboardEvent} */ event) => {
+        const count = steps.length;
+        const way = wayOf(event, { ArrowRight: 1, ArrowLeft: -1, Home: -count, End: count });
         if (!way) return;
         event.preventDefault();
         const at = steps.findIndex((section) => section.id === current);
-        const next = steps[Math.min(steps.length - 1, Math.max(0, at + way))];
-        openSection(next.id);
-        all("#lora_trainer_step_" + next.id)[0].focus();
+        const { id } = steps[Math.min(count - 1, Math.max(0, at + way))];
+        openSection(id);
+        need(root(), "#" + stepId(id)).focus();
     };
     return el(
-        "div",
-        {
-            class: "lora-trainer-steps",
-            role: "tablist",
-            "aria-label": t("From the images to the LoRA"),
-            onkeydown: move,
-        },
+        "div.lora-trainer-steps",
+        { role: "tablist", "aria-label": t("From the images to the LoRA"), onkeydown: move },
         steps.map((section, index) =>
             el(
-                "button",
+                "button.lora-trainer-step",
                 {
                     type: "button",
                     role: "tab",
-                    class: "lora-trainer-step",
-                    id: "lora_trainer_step_" + section.id,
-                    "aria-controls": "lora_trainer_section_" + section.id,
+                    id: stepId(section.id),
+                    "aria-controls": panelId(section.id),
                     "aria-selected": "false",
                     tabindex: "-1",
                     onclick: () => openSection(section.id),
                 },
-                el(
-                    "span",
-                    { class: "lora-trainer-step-number", "aria-hidden": "true" },
-                    String(index + 1),
-                ),
-                el("span", { class: "lora-trainer-step-title" }, section.title()),
-                el("span", { class: "lora-trainer-step-note" }, invitation(section.id)),
+                el("span.lora-trainer-step-number", { "aria-hidden": "true" }, String(index + 1)),
+                el("span.lora-trainer-step-title", section.title()),
+                el("span.lora-trainer-step-note", invitation(section.id)),
             ),
         ),
     );

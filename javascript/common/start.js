@@ -5,12 +5,14 @@
 import { api } from "./api.js";
 import { showConnection } from "./connection.js";
 import { el, fill } from "./elements.js";
-import { root } from "./host.js";
-import { formatBytes, setTexts, t } from "./language.js";
+import { findRoot, root } from "./host.js";
+import { setTexts, t } from "./language.js";
 import { stopPolling } from "./polling.js";
 import { leaveSection, openSection, panels, stepper } from "./sections.js";
 import { kept, store } from "./store.js";
 import * as widgets from "./widgets.js";
+
+/** @import { HomeView } from "./answers" */
 
 const LANGUAGE_KEY = "lora-trainer-language";
 
@@ -22,12 +24,12 @@ export async function refreshHome() {
     return home;
 }
 
-async function learn(language) {
-    setTexts(language && language !== "en" ? await api.get("texts/" + language) : {});
+async function learn(/** @type {string} */ language) {
+    setTexts(language && language !== "en" ? await api.get(`texts/${language}`) : {});
     root().lang = language.replace("_", "-");
 }
 
-function header(home) {
+function header(/** @type {HomeView} */ home) {
     const language = widgets.select({
         value: home.language,
         label: t("Language"),
@@ -39,40 +41,44 @@ function header(home) {
         },
     });
     return el(
-        "div",
-        { class: "lora-trainer-header" },
-        el(
-            "p",
-            { class: "lora-trainer-help" },
+        "div.lora-trainer-header",
+        widgets.help(
             home.host.cpu
                 ? t(
                       "Trains on the processor, since the WebUI uses no graphics card: this takes long.",
                   )
-                : home.host.memory
-                  ? t("Trains on {device} with {size} of memory", {
-                        device: home.host.device,
-                        size: formatBytes(home.host.memory.total),
-                    })
-                  : t("Trains on {device}", { device: home.host.device }),
+                : t("Trains on {device}", { device: home.host.device }),
         ),
         home.languages.length > 1 ? language : null,
     );
 }
 
+/** @typedef {(home: HomeView) => unknown} Hook */
+
+/** @type {Hook[]} */
 const hooks = [];
 
 /**
  * Call this after every start with the page's facts, before the first section is shown: for what is
  * not inside a section.
  */
-export const onStart = (hook) => hooks.push(hook);
+export const onStart = (/** @type {Hook} */ hook) => hooks.push(hook);
+
+/** Call this after the first start only. */
+export function onFirstStart(/** @type {() => unknown} */ hook) {
+    let begun = false;
+    onStart(() => {
+        if (!begun) hook();
+        begun = true;
+    });
+}
 
 /** Ask for the page's facts and draw the tab from the beginning. */
 export async function start() {
-    const place = root();
+    const place = findRoot();
     if (!place) return;
     stopPolling();
-    if (store.get("language") === undefined) store.set("language", kept.get(LANGUAGE_KEY) || "");
+    if (store.get("language") === undefined) store.set("language", kept.get(LANGUAGE_KEY) ?? "");
     let home;
     try {
         home = await refreshHome();

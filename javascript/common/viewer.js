@@ -2,20 +2,21 @@
  * Pictures, large: one after the other in a dialog, and two of them under one another with a slider
  * between.
  *
- * A picture is {url, label, note, kind}: `note` is shown below it, pictures of one `kind` are worth
- * comparing. Called by the sections "train" and "try"; knows neither.
+ * Called by the sections "train" and "try"; knows neither.
  */
-import { el, fill } from "./elements.js";
+import { el, fill, wayOf } from "./elements.js";
 import { t } from "./language.js";
 import * as widgets from "./widgets.js";
 
+/** @import { Picture } from "./types" */
+
 /** A dialog that shows pictures[index]; the arrow keys and two buttons go on to the others. */
-export function open(pictures, index) {
-    const image = el("img", { class: "lora-trainer-viewer-image", alt: "" });
-    const label = el("p", { class: "lora-trainer-viewer-label", "aria-live": "polite" });
-    const note = el("p", { class: "lora-trainer-help" });
+export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ index) {
+    const image = el("img.lora-trainer-viewer-image", { alt: "" });
+    const label = el("p.lora-trainer-viewer-label", { "aria-live": "polite" });
+    const note = widgets.help();
     let at = index;
-    const show = (next) => {
+    const show = (/** @type {number} */ next) => {
         at = (next + pictures.length) % pictures.length;
         const picture = pictures[at];
         image.src = picture.url;
@@ -32,23 +33,19 @@ export function open(pictures, index) {
     };
     const several = pictures.length > 1;
     const body = el(
-        "div",
-        { class: "lora-trainer-viewer" },
+        "div.lora-trainer-viewer",
         image,
         label,
         note,
-        several
-            ? el(
-                  "div",
-                  { class: "lora-trainer-row" },
-                  widgets.button({ label: t("Previous"), onclick: () => show(at - 1) }),
-                  widgets.button({ label: t("Next"), onclick: () => show(at + 1) }),
-              )
-            : null,
+        several &&
+            widgets.row(
+                widgets.button({ label: t("Previous"), onclick: () => show(at - 1) }),
+                widgets.button({ label: t("Next"), onclick: () => show(at + 1) }),
+            ),
     );
     const dialog = widgets.dialog({ title: t("Picture"), body, wide: true });
     dialog.element.addEventListener("keydown", (event) => {
-        const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        const way = wayOf(event, { ArrowLeft: -1, ArrowRight: 1 });
         if (!way || !several) return;
         event.preventDefault();
         show(at + way);
@@ -57,18 +54,13 @@ export function open(pictures, index) {
 }
 
 /** Two pictures of equal size over one another; a slider says how much of each is seen. */
-function comparison(first, second) {
-    const over = el("img", {
-        class: "lora-trainer-compare-over",
-        src: second.url,
-        alt: second.label,
-    });
-    const move = (event) => {
-        over.style.clipPath = "inset(0 0 0 " + event.target.value + "%)";
+function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second) {
+    const over = el("img.lora-trainer-compare-over", { src: second.url, alt: second.label });
+    const move = () => {
+        over.style.clipPath = "inset(0 0 0 " + range.value + "%)";
     };
-    const range = el("input", {
+    const range = el("input.lora-trainer-range", {
         type: "range",
-        class: "lora-trainer-range",
         min: 0,
         max: 100,
         step: 1,
@@ -77,35 +69,24 @@ function comparison(first, second) {
         "aria-label": t("How much of the left picture is shown"),
         "aria-valuetext": null,
     });
-    move({ target: range });
+    move();
     return el(
-        "div",
-        { class: "lora-trainer-compare" },
-        el(
-            "div",
-            { class: "lora-trainer-compare-stack" },
-            el("img", { src: first.url, alt: first.label }),
-            over,
-        ),
+        "div.lora-trainer-compare",
+        el("div.lora-trainer-compare-stack", el("img", { src: first.url, alt: first.label }), over),
         range,
-        el(
-            "div",
-            { class: "lora-trainer-compare-labels" },
-            el("span", {}, first.label),
-            el("span", {}, second.label),
-        ),
+        el("div.lora-trainer-compare-labels", el("span", first.label), el("span", second.label)),
     );
 }
 
 /** A dialog with two choices and the comparison of what is chosen. */
-export function compare(pictures) {
+export function compare(/** @type {Picture[]} */ pictures) {
     const place = el("div");
     const last = pictures.length - 1;
     // the first and the last of a kind: how far it has come
     const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
     const chosen = [first === last ? 0 : first, last];
     const draw = () => fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
-    const choice = (side, label) =>
+    const choice = (/** @type {number} */ side, /** @type {string} */ label) =>
         widgets.select({
             label,
             value: String(chosen[side]),
@@ -123,11 +104,9 @@ export function compare(pictures) {
         title: t("Compare"),
         wide: true,
         body: el(
-            "div",
-            { class: "lora-trainer-viewer" },
+            "div.lora-trainer-viewer",
             el(
-                "div",
-                { class: "lora-trainer-compare-choices" },
+                "div.lora-trainer-compare-choices",
                 choice(0, t("Left picture")),
                 choice(1, t("Right picture")),
             ),
@@ -136,21 +115,25 @@ export function compare(pictures) {
     });
 }
 
-/** A small picture with its label (or a shorter caption), to be pressed to see it large. */
-export function thumbnail(picture, onclick, caption) {
+/**
+ * A small picture with its label (or a shorter caption), to be pressed to see it large.
+ *
+ * @param {Picture} picture
+ * @param {() => void} onclick
+ * @param {string} [caption]
+ */
+export function thumbnail(picture, onclick, caption = picture.label) {
     return el(
-        "figure",
-        { class: "lora-trainer-figure" },
+        "figure.lora-trainer-figure",
         el(
-            "button",
+            "button.lora-trainer-figure-button",
             {
                 type: "button",
-                class: "lora-trainer-figure-button",
                 "aria-label": t("Show large: {label}", { label: picture.label }),
                 onclick,
             },
             el("img", { src: picture.url, alt: picture.label, loading: "lazy" }),
         ),
-        el("figcaption", {}, caption === undefined ? picture.label : caption),
+        el("figcaption", caption),
     );
 }

@@ -3,26 +3,54 @@
  *
  * All ids and classes begin with lora_trainer / lora-trainer-: the page is the host's.
  */
-import { Problem } from "./api.js";
+import { Problem, expected } from "./api.js";
 import { mute } from "./connection.js";
-import { el, fill, uniqueId } from "./elements.js";
+import { el, fill, find, uniqueId } from "./elements.js";
 import { root } from "./host.js";
 import { t } from "./language.js";
 
 /**
+ * @import {
+ *     ButtonOptions, Child, DialogOptions, NumberOptions, Option, Said, SelectOptions,
+ *     SliderOptions, TextBox, TextOptions, ToastOptions
+ * } from "./types"
+ */
+
+/**
+ * Things beside one another.
+ *
+ * @param {Child[]} content
+ */
+export const row = (...content) => el("div.lora-trainer-row", content);
+
+/**
+ * The same, as far from one another as there is room.
+ *
+ * @param {Child[]} content
+ */
+export const apart = (...content) => el("div.lora-trainer-row.lora-trainer-between", content);
+
+/**
+ * A paragraph in small print.
+ *
+ * @param {Child[]} content
+ */
+export const help = (...content) => el("p.lora-trainer-help", content);
+
+/**
+ * Words in small print, within a line.
+ *
+ * @param {Child[]} content
+ */
+export const small = (...content) => el("span.lora-trainer-help", content);
+
+/**
  * A button. `onclick` may return a promise: until it settles the button is busy and cannot be
  * pressed again; a Problem is shown as a toast.
+ *
+ * @param {ButtonOptions} options
  */
-/** `local`: it needs nothing of the server. */
-export function button({
-    label,
-    kind = "secondary",
-    onclick,
-    disabled = false,
-    title = "",
-    describedby = "",
-    local = false,
-}) {
+export function button({ label, kind = "secondary", onclick, disabled, title, local }) {
     const button = el(
         "button",
         {
@@ -31,7 +59,6 @@ export function button({
             class: "lora-trainer-button lora-trainer-" + kind,
             disabled,
             title: title || null,
-            "aria-describedby": describedby || null,
         },
         label,
     );
@@ -41,7 +68,7 @@ export function button({
             button.getAttribute("aria-disabled") === "true"
         )
             return;
-        const work = onclick && onclick(event);
+        const work = onclick?.(event);
         if (!(work instanceof Promise)) return;
         button.setAttribute("aria-busy", "true");
         try {
@@ -57,7 +84,7 @@ export function button({
 }
 
 /** Make a button the primary one of its screen, or one of the others. */
-export function makePrimary(button, is) {
+export function makePrimary(/** @type {HTMLElement} */ button, /** @type {boolean} */ is) {
     button.classList.toggle("lora-trainer-primary", is);
     button.classList.toggle("lora-trainer-secondary", !is);
 }
@@ -67,12 +94,12 @@ export function makePrimary(button, is) {
  * fill(...buttons)}. One of them is the screen's primary button.
  */
 export function actions() {
-    const words = el("p", { class: "lora-trainer-actions-words", role: "status" });
-    const buttons = el("div", { class: "lora-trainer-row lora-trainer-actions-buttons" });
+    const words = el("p.lora-trainer-actions-words", { role: "status" });
+    const buttons = el("div.lora-trainer-row.lora-trainer-actions-buttons");
     const element = el(
-        "div",
-        { class: "lora-trainer-actions", role: "group", "aria-label": t("Next step") },
-        el("div", { class: "lora-trainer-actions-inner" }, words, buttons),
+        "div.lora-trainer-actions",
+        { role: "group", "aria-label": t("Next step") },
+        el("div.lora-trainer-actions-inner", words, buttons),
     );
     // fixed, because the hosts' own container cuts what sticks: the page keeps room for it below
     new ResizeObserver(() => {
@@ -81,26 +108,38 @@ export function actions() {
     }).observe(element);
     return {
         element,
-        say(text) {
+        say(/** @type {string} */ text) {
             if (words.textContent !== text) words.textContent = words.title = text;
         },
+        /** @param {(HTMLElement | null)[]} wanted */
         fill(...wanted) {
-            const now = wanted.flat().filter(Boolean);
-            if (
-                now.length === buttons.children.length &&
-                now.every((button, at) => buttons.children[at] === button)
-            )
-                return;
-            const focused = buttons.contains(document.activeElement)
-                ? document.activeElement
-                : null;
-            fill(buttons, now);
-            if (focused instanceof HTMLElement && focused.isConnected) focused.focus();
+            const focused = find(buttons, ":focus");
+            refill(buttons, wanted);
+            if (focused?.isConnected) focused.focus();
         },
     };
 }
 
-/** A sentence in a box: severity error, warning, info or done. */
+/**
+ * Put other elements in place of those that are there, if they are others.
+ *
+ * @param {HTMLElement} place
+ * @param {(HTMLElement | null)[]} wanted
+ */
+export function refill(place, wanted) {
+    const now = wanted.filter((one) => one !== null);
+    if (now.length !== place.children.length || now.some((one, at) => place.children[at] !== one))
+        fill(place, now);
+}
+
+/**
+ * A sentence in a box.
+ *
+ * @param {"error" | "warning" | "info" | "done"} severity
+ * @param {string} message
+ * @param {string} [hint]
+ * @param {Child[]} actions
+ */
 export function notice(severity, message, hint, ...actions) {
     return el(
         "div",
@@ -108,36 +147,53 @@ export function notice(severity, message, hint, ...actions) {
             class: "lora-trainer-notice lora-trainer-notice-" + severity,
             role: severity === "error" ? "alert" : "status",
         },
-        el("p", {}, message),
-        hint ? el("p", { class: "lora-trainer-hint" }, hint) : null,
-        actions.length ? el("div", { class: "lora-trainer-row" }, actions) : null,
+        el("p", message),
+        hint ? el("p.lora-trainer-hint", hint) : null,
+        actions.length ? row(actions) : null,
     );
 }
 
-export const problem = (problem, ...actions) =>
-    notice("error", problem.message, problem.hint, ...actions);
+/** @returns {Said} what is said of something that was caught */
+function wordsOf(/** @type {unknown} */ caught) {
+    return caught instanceof Error ? caught : { message: String(caught) };
+}
 
-/** A short message at the edge that goes away by itself; `action` is {label, onclick}. */
-export function toast(message, { severity = "info", hint = "", action = null, seconds = 6 } = {}) {
-    let shelf = root().querySelector(".lora-trainer-toasts");
-    if (!shelf)
-        root().append(
-            (shelf = el("div", {
-                class: "lora-trainer-toasts",
-                role: "status",
-                "aria-live": "polite",
-            })),
-        );
+/**
+ * What went wrong, in a box.
+ *
+ * @param {unknown} caught
+ * @param {Child[]} actions
+ */
+export function problem(caught, ...actions) {
+    const { message, hint } = wordsOf(caught);
+    return notice("error", message, hint, ...actions);
+}
+
+/** The sign that closes something. */
+export const closeButton = (/** @type {() => void} */ onclick, label = t("Close")) =>
+    el("button.lora-trainer-close", { type: "button", "aria-label": label, onclick }, "\u00d7");
+
+/** Where toasts lie. */
+function shelf() {
+    const there = find(root(), ".lora-trainer-toasts");
+    if (there) return there;
+    const made = el("div.lora-trainer-toasts", { role: "status", "aria-live": "polite" });
+    root().append(made);
+    return made;
+}
+
+/**
+ * A short message at the edge that goes away by itself.
+ *
+ * @param {string} message
+ * @param {ToastOptions} [options]
+ */
+export function toast(message, { severity = "info", hint = "", action, seconds = 6 } = {}) {
     const leave = () => toast.remove();
     const toast = el(
         "div",
         { class: "lora-trainer-toast lora-trainer-notice-" + severity },
-        el(
-            "div",
-            {},
-            el("p", {}, message),
-            hint ? el("p", { class: "lora-trainer-hint" }, hint) : null,
-        ),
+        el("div", el("p", message), hint ? el("p.lora-trainer-hint", hint) : null),
         action
             ? button({
                   label: action.label,
@@ -147,18 +203,9 @@ export function toast(message, { severity = "info", hint = "", action = null, se
                   },
               })
             : null,
-        el(
-            "button",
-            {
-                type: "button",
-                class: "lora-trainer-close",
-                "aria-label": t("Close"),
-                onclick: leave,
-            },
-            "\u00d7",
-        ),
+        closeButton(leave),
     );
-    shelf.append(toast);
+    shelf().append(toast);
     let timer = setTimeout(leave, seconds * 1000);
     toast.addEventListener("pointerenter", () => clearTimeout(timer));
     toast.addEventListener("focusin", () => clearTimeout(timer));
@@ -168,23 +215,20 @@ export function toast(message, { severity = "info", hint = "", action = null, se
     return toast;
 }
 
-export function toastProblem(problem) {
-    if (problem && problem.kind === "Cancelled") return;
-    if (!(problem instanceof Problem)) console.error(problem);
-    toast(problem.message || String(problem), {
-        severity: "error",
-        hint: problem.hint || "",
-        seconds: 12,
-    });
+export function toastProblem(/** @type {unknown} */ caught) {
+    if (!(caught instanceof Problem)) console.error(caught);
+    else if (caught.kind === "Cancelled") return;
+    const { message, hint } = wordsOf(caught);
+    toast(message || String(caught), { severity: "error", hint, seconds: 12 });
 }
 
 /**
- * A modal dialog: Escape and the close button leave it; focus stays in it and goes back. actions:
- * [{label, kind, onclick}]; onclick may return a promise or false to stay. `wide`: as wide as there
- * is room for; `fit`: as wide as what is in it.
+ * A modal dialog: Escape and the close button leave it; focus stays in it and goes back.
+ *
+ * @param {DialogOptions} options
  */
 // its actions stand in no <footer>: the hosts hide all of them, to be rid of gradio's
-export function dialog({ title, body, actions = [], wide = false, fit = false, onclose = null }) {
+export function dialog({ title, body, actions = [], wide, fit, onclose }) {
     const heading = uniqueId("dialog");
     const dialog = el("dialog", {
         class:
@@ -196,47 +240,27 @@ export function dialog({ title, body, actions = [], wide = false, fit = false, o
     const close = () => dialog.close();
     // a toast would lie behind it
     const trouble = el("div");
-    const act = async (action) => {
+    const act = async (/** @type {ButtonOptions} */ action) => {
         fill(trouble);
         try {
-            if ((await (action.onclick && action.onclick())) !== false) close();
-        } catch (found) {
-            if (!(found instanceof Problem)) throw found;
-            fill(trouble, problem(found));
+            if ((await action.onclick?.()) !== false) close();
+        } catch (caught) {
+            fill(trouble, problem(expected(caught)));
             trouble.scrollIntoView({ block: "nearest" });
         }
     };
+    const buttons = actions.map((action) =>
+        button({ local: !action.onclick, ...action, onclick: () => act(action) }),
+    );
     fill(
         dialog,
-        el(
-            "header",
-            {},
-            el("h3", { id: heading }, title),
-            el(
-                "button",
-                {
-                    type: "button",
-                    class: "lora-trainer-close",
-                    "aria-label": t("Close"),
-                    onclick: close,
-                },
-                "\u00d7",
-            ),
-        ),
-        el("div", { class: "lora-trainer-dialog-body" }, body, trouble),
-        actions.length
-            ? el(
-                  "div",
-                  { class: "lora-trainer-row lora-trainer-dialog-actions" },
-                  actions.map((action) =>
-                      button({ local: !action.onclick, ...action, onclick: () => act(action) }),
-                  ),
-              )
-            : null,
+        el("header", el("h3", { id: heading }, title), closeButton(close)),
+        el("div.lora-trainer-dialog-body", body, trouble),
+        actions.length ? el("div.lora-trainer-row.lora-trainer-dialog-actions", buttons) : null,
     );
     dialog.addEventListener("close", () => {
         dialog.remove();
-        if (onclose) onclose();
+        onclose?.();
     });
     // a click beside it closes it; text that is selected from a box in it to beyond its edge does
     // not
@@ -249,22 +273,35 @@ export function dialog({ title, body, actions = [], wide = false, fit = false, o
     dialog.addEventListener("keydown", (event) => event.stopPropagation());
     root().append(dialog);
     dialog.showModal();
-    return { element: dialog, close };
+    // the main button is the last one
+    return { element: dialog, close, main: buttons[buttons.length - 1] };
 }
 
-/** Ask before something is done; resolves to true or false. */
-export function confirm({ title, message, label, kind = "primary" }) {
+/**
+ * The action of a dialog that there is only something to see in.
+ *
+ * @returns {ButtonOptions}
+ */
+export const closing = () => ({ label: t("Close"), kind: "primary" });
+
+/**
+ * Ask before something is done that takes something away.
+ *
+ * @param {{title: string, message: string, label: string}} question
+ * @returns {Promise<boolean>}
+ */
+export function confirm({ title, message, label }) {
     return new Promise((resolve) => {
         let answer = false;
         dialog({
             title,
-            body: el("p", {}, message),
+            body: el("p", message),
             onclose: () => resolve(answer),
             actions: [
                 { label: t("Cancel") },
                 {
                     label,
-                    kind,
+                    kind: "stop",
                     onclick: () => {
                         answer = true;
                     },
@@ -275,129 +312,164 @@ export function confirm({ title, message, label, kind = "primary" }) {
 }
 
 /**
- * A labelled input with its help, its unit and room for a problem. `input` is the element that
- * holds the value.
+ * A labelled input with its help and room for a problem. `input` is the element that holds the
+ * value.
+ *
+ * @param {string} label
+ * @param {HTMLElement} input
+ * @param {{help?: string, problem?: Child}} [more]
  */
-export function labelled(label, input, { help = "", problem = null } = {}) {
-    if (!input.id) input.id = uniqueId("input");
+export function labelled(label, input, { help, problem } = {}) {
+    input.id ||= uniqueId("input");
     const helpId = input.id + "_help";
     if (help) input.setAttribute("aria-describedby", helpId);
     return el(
-        "div",
-        { class: "lora-trainer-field" },
+        "div.lora-trainer-field",
         el("label", { for: input.id }, label),
         input,
-        help ? el("p", { class: "lora-trainer-help", id: helpId }, help) : null,
+        help ? el("p.lora-trainer-help", { id: helpId }, help) : null,
         problem,
     );
 }
 
-export function text({
-    value = "",
-    placeholder = "",
-    oninput = null,
-    onchange = null,
-    rows = 0,
-    maxlength = null,
-    label = null,
-    id = null,
-}) {
-    const attributes = {
-        class: "lora-trainer-input",
-        placeholder,
-        maxlength,
-        "aria-label": label,
-        id,
-        spellcheck: rows ? null : "false",
-        oninput: oninput && ((event) => oninput(event.target.value)),
-        onchange: onchange && ((event) => onchange(event.target.value)),
-    };
-    const input = rows
-        ? el("textarea", { ...attributes, rows })
-        : el("input", { type: "text", ...attributes });
-    input.value = value;
-    // Ctrl+Enter and others belong to the host's generation
+// Ctrl+Enter and others belong to the host's generation
+const keepKeys = (/** @type {HTMLElement} */ input) =>
     input.addEventListener("keydown", (event) => event.stopPropagation());
+
+/**
+ * What the boxes for one line and for several have in common.
+ *
+ * @template {TextBox} B
+ * @param {B} box
+ * @param {TextOptions} options
+ */
+function textBox(box, { value = "", placeholder = "", oninput, onchange, maxlength, label, id }) {
+    box.className = "lora-trainer-input";
+    box.placeholder = placeholder;
+    if (maxlength) box.maxLength = maxlength;
+    if (label) box.setAttribute("aria-label", label);
+    if (id) box.id = id;
+    if (oninput) box.addEventListener("input", () => oninput(box.value));
+    if (onchange) box.addEventListener("change", () => onchange(box.value));
+    box.value = value;
+    keepKeys(box);
+    return box;
+}
+
+/** A box for one line. */
+export const text = (/** @type {TextOptions} */ options) =>
+    textBox(el("input", { type: "text", spellcheck: "false" }), options);
+
+/** A box for several lines. */
+export const lines = (/** @type {number} */ rows, /** @type {TextOptions} */ options) =>
+    textBox(el("textarea", { rows }), options);
+
+/**
+ * A number to type, within bounds.
+ *
+ * @param {NumberOptions} options
+ */
+export function number({ value, minimum, maximum, step = 1, id, oninput }) {
+    const input = el("input.lora-trainer-input", {
+        type: "number",
+        id,
+        min: minimum,
+        max: maximum,
+        step,
+        value: String(value),
+        oninput: oninput && ((event) => oninput(Number(event.currentTarget.value))),
+    });
+    keepKeys(input);
     return input;
 }
 
-export function select({ value = "", options, onchange = null, label = null, id = null }) {
+/**
+ * A box to tick.
+ *
+ * @param {boolean} [checked]
+ * @param {(checked: boolean) => unknown} [onchange]
+ */
+export function checkbox(checked = false, onchange = () => {}) {
+    return el("input.lora-trainer-checkbox", {
+        type: "checkbox",
+        checked,
+        onchange: (event) => onchange(event.currentTarget.checked),
+    });
+}
+
+export const options = (/** @type {Option[]} */ options) =>
+    options.map(({ value, label, disabled }) => el("option", { value, disabled }, label));
+
+/** @param {SelectOptions} wanted */
+export function select({ value = "", options: offered, onchange, label, id }) {
     const select = el(
-        "select",
+        "select.lora-trainer-input",
         {
-            class: "lora-trainer-input",
             "aria-label": label,
             id,
-            onchange: onchange && ((event) => onchange(event.target.value)),
+            onchange: onchange && ((event) => onchange(event.currentTarget.value)),
         },
-        options.map((option) =>
-            el("option", { value: option.value, disabled: option.disabled || null }, option.label),
-        ),
+        options(offered),
     );
     select.value = value;
     return select;
 }
 
 /**
- * A slider with its number beside it; `mark` is {value, label} of a recommended value. Has .value,
- * .set(value) (silent).
+ * A slider with its number beside it. Has .value, .set(value) (silent).
+ *
+ * @param {SliderOptions} options
  */
-export function slider({ label, value, minimum, maximum, step, mark = null, onchange }) {
+export function slider({ label, value, minimum, maximum, step, mark, onchange }) {
     const name = uniqueId("slider");
-    const range = el("input", {
+    const range = el("input.lora-trainer-range", {
         type: "range",
         id: name,
         min: minimum,
         max: maximum,
         step,
-        class: "lora-trainer-range",
         "aria-label": label,
         list: mark ? name + "_marks" : null,
     });
-    const number = el("input", {
+    const number = el("input.lora-trainer-input.lora-trainer-number", {
         type: "number",
         min: minimum,
         max: maximum,
         step,
-        class: "lora-trainer-input lora-trainer-number",
         "aria-label": label,
     });
     // browsers choose a dark rail for some accent colours, also on a light page: the rail is ours
     const paint = () =>
         range.style.setProperty(
             "--lora-trainer-share",
-            (Number(range.value) - minimum) / (maximum - minimum),
+            String((Number(range.value) - minimum) / (maximum - minimum)),
         );
-    const show = (shown) => {
-        range.value = shown;
-        number.value = shown;
+    const show = (/** @type {number} */ shown) => {
+        range.value = number.value = String(shown);
         paint();
     };
-    const hear = (event) => {
-        if (event.target.value === "" || Number.isNaN(Number(event.target.value))) return;
-        const chosen = Number(event.target.value);
-        if (event.target === range) number.value = chosen;
-        else range.value = chosen;
-        paint();
-        onchange(chosen);
-    };
-    range.addEventListener("input", hear);
-    number.addEventListener("input", hear);
-    number.addEventListener("keydown", (event) => event.stopPropagation());
+    const pair = (/** @type {HTMLInputElement} */ moved, /** @type {HTMLInputElement} */ other) =>
+        moved.addEventListener("input", () => {
+            if (moved.value === "") return;
+            other.value = moved.value;
+            paint();
+            onchange(Number(moved.value));
+        });
+    pair(range, number);
+    pair(number, range);
+    keepKeys(number);
     show(value);
-    const share = mark && ((mark.value - minimum) / (maximum - minimum)) * 100;
     const element = el(
-        "div",
-        { class: "lora-trainer-slider" },
+        "div.lora-trainer-slider",
         el(
-            "div",
-            { class: "lora-trainer-slider-track" },
+            "div.lora-trainer-slider-track",
             range,
-            mark && share >= 0 && share <= 100
-                ? el("button", {
+            mark && mark.value >= minimum && mark.value <= maximum
+                ? el("button.lora-trainer-mark", {
                       type: "button",
-                      class: "lora-trainer-mark",
-                      style: { left: "calc(16px + (100% - 32px) * " + share / 100 + ")" },
+                      style: {
+                          left: `calc(16px + (100% - 32px) * ${(mark.value - minimum) / (maximum - minimum)})`,
+                      },
                       title: mark.label,
                       "aria-label": mark.label,
                       onclick: () => {
@@ -424,24 +496,18 @@ export function slider({ label, value, minimum, maximum, step, mark = null, onch
 }
 
 /** A progress bar; .set(done, total, text): without a total it only says that something goes on. */
-export function progress(label) {
-    const bar = el("div", { class: "lora-trainer-bar-fill" });
-    const words = el("span", { class: "lora-trainer-bar-text" });
+export function progress(/** @type {string} */ label) {
+    const bar = el("div.lora-trainer-bar-fill");
+    const words = el("span.lora-trainer-bar-text");
     const element = el(
-        "div",
-        {
-            class: "lora-trainer-bar",
-            role: "progressbar",
-            "aria-label": label,
-            "aria-valuemin": "0",
-            "aria-valuemax": "100",
-        },
+        "div.lora-trainer-bar",
+        { role: "progressbar", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" },
         bar,
         words,
     );
     return {
         element,
-        set(done, total, text = "") {
+        set(/** @type {number} */ done, /** @type {number} */ total, text = "") {
             const share = total ? Math.min(100, (done / total) * 100) : 0;
             element.classList.toggle("lora-trainer-bar-unknown", !total);
             if (total) element.setAttribute("aria-valuenow", share.toFixed(0));
@@ -456,14 +522,13 @@ export function progress(label) {
 /**
  * Copy a text; the WebUI is often reached over plain http, where the clipboard needs the old way.
  */
-export async function copyText(text) {
+export async function copyText(/** @type {string} */ text) {
     try {
         await navigator.clipboard.writeText(text);
     } catch {
-        const area = el("textarea", { class: "lora-trainer-offscreen" });
+        const area = el("textarea.lora-trainer-offscreen");
         area.value = text;
-        const home = document.querySelector("dialog[open]") || root();
-        home.append(area);
+        (find(document, "dialog[open]") ?? root()).append(area);
         area.select();
         document.execCommand("copy");
         area.remove();

@@ -8,27 +8,36 @@
  *
  * Which LoRA: the store's "try", set by whoever offers "Try it"; else the newest.
  */
-import { Problem, api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill, put, redraw, uniqueId } from "../common/elements.js";
 import * as host from "../common/host.js";
 import { formatDate, plural, t } from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { currentSection, openSection, summarizeStep } from "../common/sections.js";
-import { onStart } from "../common/start.js";
-import { store } from "../common/store.js";
+import { onFirstStart, onStart } from "../common/start.js";
+import { Later, home, store } from "../common/store.js";
 import * as viewer from "../common/viewer.js";
 import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
 import * as loraTags from "../prompt/lora_tags.js";
+import { markOf } from "../prompt/strength_panel.js";
 import * as runActions from "../training/runs.js";
 
-const MOST_STEPS = 16;
+/** @import { LoraView, Samplers, TryBody, TryPicture, TryView } from "../common/answers" */
+/** @import { Poll } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
+
+const MOST_STEPS = 16,
+    MOST_TRIES = 20;
 
 const SECONDS = 0.7,
     SECONDS_LOST = 3;
 
 /** What the visitor has typed and unfolded; it outlives a redrawing of the page. */
 const wish = {
-    lora: null,
+    /** A LoRA's id; empty: there is none. */
+    lora: "",
     prompt: "",
     negative: "",
     seed: -1,
@@ -39,23 +48,48 @@ const wish = {
     sampler: "",
     scheduler: "",
     strength: 0.7,
-    prompted: "",
+    /** Whether the rarer fields are shown. */
     unfolded: false,
 };
 
-let loras = [],
-    samplers = { samplers: [], schedulers: [] },
-    tries = [],
-    shown = null,
-    poll = null,
-    page = null;
+/** What was put into the prompt's box unasked: nobody has typed yet while it still stands there. */
+let prompted = "";
 
-const chosen = () => loras.find((lora) => lora.id === wish.lora) || null;
+/** @type {LoraView[]} */
+let loras = [];
 
-const isOver = (job) => ["done", "failed", "cancelled"].includes(job.status);
+/** @type {Samplers} */
+let samplers = { samplers: [], schedulers: [] };
 
-const stepsOf = (lora) =>
-    loras.filter((other) => lora.run && other.run === lora.run).sort((a, b) => a.step - b.step);
+/** @type {TryView[]} */
+let tries = [];
+
+/** @type {TryView | null} */
+let shown = null;
+
+/** @type {Poll | null} */
+let poll = null;
+
+/** @typedef {ReturnType<typeof draw>} Page */
+
+/** @type {Later<Page>} */
+const drawn = new Later();
+
+const chosen = () => loras.find((lora) => lora.id === wish.lora);
+
+const isOver = (/** @type {TryView} */ job) => ["done", "failed", "cancelled"].includes(job.status);
+
+const stepsOf = (/** @type {LoraView} */ lora) =>
+    loras
+        .filter((other) => lora.run && other.run === lora.run)
+        .sort((a, b) => (a.step ?? 0) - (b.step ?? 0));
+
+/** A try came, went or is another one now. */
+function showTries() {
+    const page = drawn.need();
+    page.result();
+    page.history();
+}
 
 // --- the server --------------------------------------------------------------------------------
 
@@ -66,11 +100,8 @@ async function read() {
         wish.lora = wanted;
         store.set("try", null);
     }
-    if (!chosen()) wish.lora = loras.length ? loras[0].id : null;
-    shown =
-        tries.find((job) => shown && job.id === shown.id) ||
-        tries.find((job) => !isOver(job)) ||
-        null;
+    if (!chosen()) wish.lora = loras.at(0)?.id ?? "";
+    shown = tries.find((job) => job.id === shown?.id) ?? tries.find((job) => !isOver(job)) ?? null;
     const delivered = loras.filter((lora) => lora.delivered).length;
     summarizeStep("try", delivered ? plural(delivered, "{count} LoRA", "{count} LoRAs") : "");
 }
@@ -79,108 +110,96 @@ async function readSamplers() {
     if (samplers.samplers.length) return;
     try {
         samplers = await api.get("samplers");
-    } catch (problem) {
+    } catch (caught) {
         // the host's usual sampler serves as well
-        if (!(problem instanceof Problem)) throw problem;
+        expected(caught);
     }
 }
 
-/** The first caption of the dataset that the LoRA was trained on is the best first prompt. */
-async function firstPrompt(lora) {
+/** The first caption of the images that a LoRA was trained on; empty where it is not known. */
+async function firstCaption(/** @type {LoraView} */ lora) {
+    // another dataset may be chosen by now
+    const { dataset } = await api.get(`runs/${encodeURIComponent(lora.run ?? "")}/draft`);
+    if (!dataset) return "";
+    const page = await api.get(datasets.path("items", dataset), { limit: 1 });
+    return "items" in page ? (page.items.at(0)?.caption ?? "") : "";
+}
+
+/** With the trigger word, it is the best first prompt. */
+async function firstPrompt(/** @type {LoraView} */ lora) {
     let caption = "";
     try {
-        // another dataset may be chosen by now
-        const dataset = lora.run
-            ? (await api.get("runs/" + encodeURIComponent(lora.run) + "/draft")).dataset
-            : null;
-        caption = dataset
-            ? (
-                  (
-                      await api.get("datasets/" + encodeURIComponent(dataset) + "/items", {
-                          limit: 1,
-                      })
-                  ).items[0] || {}
-              ).caption || ""
-            : "";
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
+        if (lora.run) caption = await firstCaption(lora);
+    } catch (caught) {
+        expected(caught);
     }
-    if (!lora.trigger) return caption;
-    return caption.toLowerCase().includes(lora.trigger.toLowerCase())
-        ? caption
-        : [lora.trigger, caption].filter(Boolean).join(", ");
+    return withTrigger(lora, caption);
 }
+
+/** A prompt with the trigger word in front where it lacks it. */
+const withTrigger = (/** @type {LoraView} */ { trigger }, /** @type {string} */ text) =>
+    text.toLowerCase().includes(trigger.toLowerCase())
+        ? text
+        : [trigger, text].filter(Boolean).join(", ");
 
 async function look() {
     if (!shown || isOver(shown)) return null;
-    const id = shown.id;
+    const { id } = shown;
+    const page = drawn.need();
     try {
-        const job = await api.get("tries/" + encodeURIComponent(id));
-        if (!shown || shown.id !== id) return 0;
+        const job = await api.get(`tries/${encodeURIComponent(id)}`);
+        if (shown?.id !== id) return 0;
         shown = job;
         tries = tries.map((other) => (other.id === id ? job : other));
-        page.connection(null);
+        page.connection(false);
         page.result();
-        if (isOver(job)) {
-            page.history();
-            return null;
+        if (!isOver(job)) return SECONDS;
+        page.history();
+        return null;
+    } catch (caught) {
+        if (expected(caught).status !== 404) {
+            page.connection(true);
+            return SECONDS_LOST;
         }
-        return SECONDS;
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        if (problem.status === 404) {
-            shown = null;
-            page.result();
-            return null;
-        }
-        page.connection(problem);
-        return SECONDS_LOST;
+        shown = null;
+        page.result();
+        return null;
     }
 }
 
-async function begin(more) {
+/** Put a try in front of the others, and show it. */
+function take(/** @type {TryView} */ job) {
+    shown = job;
+    tries = [job, ...tries.filter((other) => other.id !== job.id)];
+}
+
+async function begin(/** @type {Pick<TryBody, "kind" | "loras" | "strengths">} */ more) {
     const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } = wish;
+    const drawing = { prompt, negative, seed, steps, cfg, width, height, sampler, scheduler };
+    const page = drawn.need();
     try {
-        shown = await api.post("tries", {
-            lora,
-            prompt,
-            negative,
-            seed,
-            steps,
-            cfg,
-            width,
-            height,
-            sampler,
-            scheduler,
-            ...more,
-        });
-        tries = [shown, ...tries.filter((job) => job.id !== shown.id)].slice(0, 20);
+        take(await api.post("tries", { lora, ...drawing, ...more }));
+        tries = tries.slice(0, MOST_TRIES);
         page.trouble(null);
-        page.result();
-        page.history();
-        poll.wake();
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        page.trouble(problem);
+        showTries();
+        poll?.wake();
+    } catch (caught) {
+        page.trouble(expected(caught));
     }
 }
 
 /** To the trash, with a way back for as long as the message stays. */
-async function remove(job) {
-    const route = "tries/" + encodeURIComponent(job.id);
-    await api.post(route + "/delete", {});
+async function remove(/** @type {TryView} */ job) {
+    const id = encodeURIComponent(job.id);
+    await api.post(`tries/${id}/delete`);
     tries = tries.filter((other) => other.id !== job.id);
-    if (shown && shown.id === job.id) shown = null;
+    if (shown?.id === job.id) shown = null;
     const back = async () => {
-        shown = await api.post(route + "/restore", {});
-        tries = [shown, ...tries.filter((other) => other.id !== shown.id)].sort(
-            (a, b) => b.started - a.started,
-        );
-        page.result();
-        page.history();
+        take(await api.post(`tries/${id}/restore`));
+        tries.sort((a, b) => b.started - a.started);
+        showTries();
     };
-    page.result();
-    page.history();
+    showTries();
     widgets.toast(t("The pictures are in the trash."), {
         seconds: 15,
         action: { label: t("Undo"), onclick: back },
@@ -189,60 +208,59 @@ async function remove(job) {
 
 // --- the form ----------------------------------------------------------------------------------
 
-function numberField(key, label, { minimum, maximum, step, help = "" }) {
-    const input = el("input", {
-        type: "number",
-        class: "lora-trainer-input",
-        min: minimum,
-        max: maximum,
-        step,
-        value: String(wish[key]),
-        oninput: (event) => {
-            if (event.target.value !== "" && event.target.validity.valid)
-                wish[key] = Number(event.target.value);
-        },
-        onchange: (event) => {
-            event.target.value = String(wish[key]);
+/**
+ * @param {"seed" | "steps" | "cfg" | "width" | "height"} key
+ * @param {string} label
+ * @param {{minimum: number, maximum: number, step: number, help?: string}} options
+ */
+function numberField(key, label, { help, ...bounds }) {
+    const input = widgets.number({
+        ...bounds,
+        value: wish[key],
+        id: "lora_trainer_try_" + key,
+        oninput: (value) => {
+            if (input.value !== "" && input.validity.valid) wish[key] = value;
         },
     });
-    input.addEventListener("keydown", (event) => event.stopPropagation());
-    input.id = "lora_trainer_try_" + key;
-    return widgets.labelled(label, input, { help });
+    // what is no number within the bounds gives way to the last one that was
+    input.addEventListener("change", () => {
+        input.value = String(wish[key]);
+    });
+    return { input, element: widgets.labelled(label, input, { help }) };
 }
 
 function seedField() {
-    const field = numberField("seed", t("Seed"), {
+    const { input, element } = numberField("seed", t("Seed"), {
         minimum: -1,
         maximum: 4294967295,
         step: 1,
         help: t("The same seed gives the same picture; -1 draws another one each time."),
     });
-    const input = field.querySelector("input");
-    const set = (value) => {
+    const set = (/** @type {number} */ value) => {
         wish.seed = value;
         input.value = String(value);
     };
-    const buttons = el(
-        "div",
-        { class: "lora-trainer-row" },
-        widgets.button({ label: t("Random"), onclick: () => set(-1) }),
-        widgets.button({
-            label: t("Last one"),
-            title: t("The seed of the pictures shown below"),
-            onclick: () => {
-                if (shown) set(shown.seed);
-            },
-        }),
+    element.append(
+        widgets.row(
+            widgets.button({ label: t("Random"), onclick: () => set(-1) }),
+            widgets.button({
+                label: t("Last one"),
+                title: t("The seed of the pictures shown below"),
+                onclick: () => {
+                    if (shown) set(shown.seed);
+                },
+            }),
+        ),
     );
-    field.append(buttons);
-    return field;
+    return element;
 }
 
 /** Each LoRA, then what its run has saved on the way; runs that have delivered none come last. */
-function loraChoice(onchange) {
-    const option = (lora, label) => el("option", { value: lora.id }, label);
+function loraChoice(/** @type {(id: string) => void} */ onchange) {
+    const option = (/** @type {LoraView} */ lora, /** @type {string} */ label) =>
+        el("option", { value: lora.id }, label);
     // the saved steps of two runs may have the same files' names
-    const steps = (run) => {
+    const steps = (/** @type {string | null} */ run) => {
         const saved = loras.filter((lora) => lora.run === run && !lora.delivered);
         return run && saved.length
             ? el(
@@ -267,10 +285,15 @@ function loraChoice(onchange) {
         ]),
         others.map(steps),
     );
-    select.value = wish.lora || "";
+    select.value = wish.lora;
     return widgets.labelled(t("LoRA"), select);
 }
 
+/**
+ * @param {"sampler" | "scheduler"} key
+ * @param {string} label
+ * @param {string[]} names
+ */
 function choiceField(key, label, names) {
     const usual = { value: "", label: t("As the WebUI has it") };
     return widgets.labelled(
@@ -288,65 +311,56 @@ function choiceField(key, label, names) {
 function more() {
     const size = { minimum: 64, maximum: 2048, step: 8 };
     return el(
-        "details",
+        "details.lora-trainer-try-more",
         {
-            class: "lora-trainer-try-more",
             open: wish.unfolded,
             ontoggle: (event) => {
-                wish.unfolded = event.target.open;
+                wish.unfolded = event.currentTarget.open;
             },
         },
-        el("summary", {}, t("More")),
+        el("summary", t("More")),
         el(
-            "div",
-            { class: "lora-trainer-try-fields" },
-            numberField("width", t("Width"), size),
-            numberField("height", t("Height"), size),
-            numberField("steps", t("Sampling steps"), { minimum: 1, maximum: 150, step: 1 }),
-            numberField("cfg", t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }),
-            choiceField("sampler", t("Sampler"), samplers.samplers || []),
-            (samplers.schedulers || []).length
+            "div.lora-trainer-try-fields",
+            numberField("width", t("Width"), size).element,
+            numberField("height", t("Height"), size).element,
+            numberField("steps", t("Sampling steps"), { minimum: 1, maximum: 150, step: 1 })
+                .element,
+            numberField("cfg", t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }).element,
+            choiceField("sampler", t("Sampler"), samplers.samplers),
+            samplers.schedulers.length
                 ? choiceField("scheduler", t("Schedule"), samplers.schedulers)
                 : null,
         ),
     );
 }
 
-function strengthSlider(lora) {
+function strengthSlider(/** @type {LoraView} */ lora) {
     const slider = widgets.slider({
         label: t("Strength"),
         value: wish.strength,
         minimum: 0,
         maximum: 1.5,
         step: 0.05,
-        mark: {
-            value: lora.preferred_weight,
-            label: t("Recommended: {strength}", {
-                strength: loraTags.format(lora.preferred_weight),
-            }),
-        },
+        mark: markOf(lora.preferred_weight),
         onchange: (value) => {
             wish.strength = Math.min(2, Math.max(0, value));
-            page.usable();
+            drawn.need().usable();
         },
     });
     return el(
-        "div",
-        { class: "lora-trainer-field" },
-        el("span", { class: "lora-trainer-label", "aria-hidden": "true" }, t("Strength")),
+        "div.lora-trainer-field",
+        el("span.lora-trainer-label", { "aria-hidden": "true" }, t("Strength")),
         slider.element,
-        el(
-            "p",
-            { class: "lora-trainer-help" },
+        widgets.help(
             t("The number in {tag}. The mark is the recommended one.", {
-                tag: "<lora:" + lora.name + ":" + loraTags.format(lora.preferred_weight) + ">",
+                tag: loraTags.make(lora.name, lora.preferred_weight),
             }),
         ),
     );
 }
 
 /** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
-function askSteps(lora) {
+function askSteps(/** @type {LoraView} */ lora) {
     const found = stepsOf(lora);
     const boxes = found.map((step, at) =>
         el("input", {
@@ -362,18 +376,15 @@ function askSteps(lora) {
         body: [
             el(
                 "p",
-                {},
                 t("Each chosen step is tried at the strengths {strengths}.", {
                     strengths: lora.matrix.map(loraTags.format).join(", "),
                 }),
             ),
             el(
-                "ul",
-                { class: "lora-trainer-checks" },
+                "ul.lora-trainer-checks",
                 found.map((step, at) =>
                     el(
                         "li",
-                        {},
                         boxes[at],
                         runActions.picture(step.picture),
                         el(
@@ -413,22 +424,22 @@ function askSteps(lora) {
 
 // --- after the pictures ------------------------------------------------------------------------
 
-async function useStrength(lora) {
+async function useStrength(/** @type {LoraView} */ lora) {
     const strength = Math.round(wish.strength * 100) / 100;
-    const now = await api.post("loras/" + lora.id + "/strength", { strength });
+    const now = await api.post(`loras/${lora.id}/strength`, { strength });
     loras = loras.map((other) => (other.id === now.id ? now : other));
     runActions.announceDelivery();
-    page.form();
+    drawn.need().form();
     widgets.toast(
         t("A click on the card of {name} now inserts {tag}.", {
             name: now.name,
-            tag: "<lora:" + now.name + ":" + loraTags.format(strength) + ">",
+            tag: loraTags.make(now.name, strength),
         }),
         { severity: "done" },
     );
 }
 
-async function deliver(lora) {
+async function deliver(/** @type {LoraView} */ lora) {
     // this section hears of it too, and reads again
     store.set("try", (await runActions.deliver(lora)).id);
 }
@@ -437,40 +448,35 @@ async function deliver(lora) {
  * The prompt with the tag at the tried strength and the trigger, as "Send to txt2img" hands it
  * over.
  */
-function promptFor(lora) {
-    const others = loraTags.find(wish.prompt);
+function promptFor(/** @type {LoraView} */ lora) {
     let text = wish.prompt;
-    for (let at = others.length - 1; at >= 0; at -= 1)
-        if (others[at].name === lora.name)
-            text = loraTags.apply(text, loraTags.removal(text, others[at]));
-    text = text.trim();
-    if (lora.trigger && !text.toLowerCase().includes(lora.trigger.toLowerCase()))
-        text = [lora.trigger, text].filter(Boolean).join(", ");
+    for (const tag of loraTags.find(text).reverse())
+        if (tag.name === lora.name) text = loraTags.apply(text, loraTags.removal(text, tag));
+    text = withTrigger(lora, text.trim());
     return text + loraTags.addition(text, loraTags.make(lora.name, wish.strength)).text;
 }
 
-function send(lora) {
+function send(/** @type {LoraView} */ lora) {
     const seed = shown && wish.seed < 0 ? shown.seed : wish.seed;
     host.send("txt2img", {
         prompt: promptFor(lora),
         negative: wish.negative,
-        ...(seed >= 0 ? { seed } : {}),
+        seed: seed >= 0 ? seed : undefined,
     });
 }
 
-const pictureOf = (made) => ({ url: made.url, label: made.label });
+const pictureOf = (/** @type {TryPicture} */ made) => ({ url: made.url, label: made.label });
 
 /** Pictures as they come; empty places for those still to be made, so that nothing moves. */
-function pictures(job) {
+function pictures(/** @type {TryView} */ job) {
     const all = job.pictures.map(pictureOf);
     const made = all.map((picture, at) => viewer.thumbnail(picture, () => viewer.open(all, at)));
     for (let at = made.length; at < job.total && !isOver(job); at += 1)
         made.push(
             el(
-                "figure",
-                { class: "lora-trainer-figure" },
-                el("div", { class: "lora-trainer-figure-empty" }),
-                el("figcaption", {}, "\u00a0"),
+                "figure.lora-trainer-figure",
+                el("div.lora-trainer-figure-empty"),
+                el("figcaption", "\u00a0"),
             ),
         );
     // a row for each step, a column for each strength
@@ -486,15 +492,13 @@ function pictures(job) {
 }
 
 /** What stands below the title of a try. */
-function resultBody(job) {
+function resultBody(/** @type {TryView} */ job) {
     const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
     const two = job.kind === "pair" && job.pictures.length === 2;
     return [
         job.error ? widgets.notice("error", job.error.message, job.error.hint) : null,
         pictures(job),
-        el(
-            "div",
-            { class: "lora-trainer-row" },
+        widgets.row(
             two
                 ? widgets.button({
                       label: t("Compare"),
@@ -515,18 +519,12 @@ function resultBody(job) {
                   })
                 : null,
         ),
-        job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
-        el(
-            "p",
-            { class: "lora-trainer-help" },
-            t("Seed {seed}", { seed: job.seed }),
-            " \u00b7 ",
-            job.prompt,
-        ),
+        job.notes.map((note) => widgets.help(note)),
+        widgets.help(t("Seed {seed}", { seed: job.seed }), " \u00b7 ", job.prompt),
     ];
 }
 
-const endWords = (job) =>
+const endWords = (/** @type {TryView} */ job) =>
     job.status === "done"
         ? t("The pictures are ready.")
         : job.status === "cancelled"
@@ -534,26 +532,24 @@ const endWords = (job) =>
           : "";
 
 function resultCard() {
-    const words = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
+    const words = el("p.lora-trainer-spoken", { role: "status", "aria-live": "polite" });
     const bar = widgets.progress(t("Progress of the pictures"));
-    const lost = el("p", {
-        class: "lora-trainer-hint lora-trainer-live-connection",
-        role: "status",
-    });
-    const title = el("h3", {}, t("Pictures"));
+    const lost = el("p.lora-trainer-hint.lora-trainer-live-connection", { role: "status" });
+    const title = el("h3", t("Pictures"));
     const cancel = widgets.button({
         label: t("Cancel"),
-        onclick: () =>
-            api
-                .post("tries/" + encodeURIComponent(shown.id) + "/cancel", {})
-                .then(() => poll.wake()),
+        onclick: async () => {
+            if (!shown) return;
+            await api.post(`tries/${encodeURIComponent(shown.id)}/cancel`);
+            poll?.wake();
+        },
     });
     const place = el("div");
-    const busy = el("div", { class: "lora-trainer-try-busy" }, bar.element, cancel);
+    const busy = el("div.lora-trainer-try-busy", bar.element, cancel);
     const element = el(
-        "section",
-        { class: "lora-trainer-card lora-trainer-try-result", "aria-label": t("Pictures") },
-        el("div", { class: "lora-trainer-try-head" }, title, busy),
+        "section.lora-trainer-card.lora-trainer-try-result",
+        { "aria-label": t("Pictures") },
+        el("div.lora-trainer-try-head", title, busy),
         words,
         place,
         lost,
@@ -565,9 +561,7 @@ function resultCard() {
             const job = shown;
             busy.style.visibility = job && !isOver(job) ? "visible" : "hidden";
             if (!job) {
-                redraw(place, "none", () =>
-                    el("p", { class: "lora-trainer-help" }, t("The pictures appear here.")),
-                );
+                redraw(place, "none", () => widgets.help(t("The pictures appear here.")));
                 put(words, "");
                 return;
             }
@@ -584,16 +578,17 @@ function resultCard() {
                 () => resultBody(job),
             );
         },
-        connection: (problem) => put(lost, problem ? t("Connection lost, trying again ...") : ""),
+        connection: (/** @type {boolean} */ isLost) =>
+            put(lost, isLost ? t("Connection lost, trying again ...") : ""),
     };
 }
 
 function historyCard() {
-    const row = el("div", { class: "lora-trainer-try-history-row" });
+    const row = el("div.lora-trainer-try-history-row");
     const element = el(
-        "section",
-        { class: "lora-trainer-card", "aria-label": t("Earlier tries") },
-        el("h3", {}, t("Earlier tries")),
+        "section.lora-trainer-card",
+        { "aria-label": t("Earlier tries") },
+        el("h3", t("Earlier tries")),
         row,
     );
     const words = {
@@ -601,27 +596,25 @@ function historyCard() {
         grid: () => t("Strength grid"),
         matrix: () => t("Saved steps"),
     };
-    const look = (job) => {
-        const last = job.pictures[job.pictures.length - 1];
+    const look = (/** @type {TryView} */ job) => {
+        const last = job.pictures.at(-1);
         return el(
-            "button",
+            "button.lora-trainer-try-history-item",
             {
                 type: "button",
-                class: "lora-trainer-try-history-item",
-                "aria-pressed": String(Boolean(shown && shown.id === job.id)),
+                "aria-pressed": String(shown?.id === job.id),
                 title: job.prompt,
                 onclick: () => {
                     shown = job;
-                    page.result();
-                    page.history();
-                    if (!isOver(job)) poll.wake();
+                    showTries();
+                    if (!isOver(job)) poll?.wake();
                 },
             },
             last
                 ? el("img", { src: last.url, alt: "", loading: "lazy" })
-                : el("span", { class: "lora-trainer-figure-empty" }),
-            el("span", {}, words[job.kind]()),
-            el("span", { class: "lora-trainer-help" }, formatDate(job.started)),
+                : el("span.lora-trainer-figure-empty"),
+            el("span", words[job.kind]()),
+            widgets.small(formatDate(job.started)),
         );
     };
     return {
@@ -631,7 +624,7 @@ function historyCard() {
             redraw(
                 row,
                 JSON.stringify([
-                    shown && shown.id,
+                    shown?.id,
                     tries.map((job) => [job.id, job.status, job.pictures.length]),
                 ]),
                 () => tries.map(look),
@@ -642,12 +635,14 @@ function historyCard() {
 
 // --- the section -------------------------------------------------------------------------------
 
-const titleOf = (lora) =>
+const titleOf = (/** @type {LoraView} */ lora) =>
     lora.delivered || !lora.run
         ? lora.name
         : t("{name}, step {step}", { name: lora.run, step: lora.step });
 
-function drawNone(place) {
+/** @typedef {ReturnType<typeof widgets.actions>} Actions */
+
+function drawNone(/** @type {HTMLElement} */ place, /** @type {Actions} */ next) {
     fill(
         place,
         widgets.notice(
@@ -656,8 +651,8 @@ function drawNone(place) {
             t("Train one first; saved steps can be tried while the training goes on."),
         ),
     );
-    page.next.say("");
-    page.next.fill(
+    next.say("");
+    next.fill(
         widgets.button({
             label: t("Go to the training"),
             kind: "primary",
@@ -667,23 +662,28 @@ function drawNone(place) {
     );
 }
 
-function form(place) {
+/**
+ * Draw the form into its place, and its buttons into the bar `next`. Returns the prompt's box, and
+ * what looks which buttons are of use now.
+ *
+ * @param {HTMLElement} place
+ * @param {Actions} next
+ * @param {() => void} redraw
+ */
+function form(place, next, redraw) {
     const lora = chosen();
     if (!lora) {
-        drawNone(place);
-        return () => {};
+        drawNone(place, next);
+        return { prompt: null, usable: () => {} };
     }
-    const prompt = widgets.text({
-        rows: 3,
+    const prompt = widgets.lines(3, {
         value: wish.prompt,
         maxlength: 10000,
         oninput: (value) => {
             wish.prompt = value;
         },
     });
-    page.prompt = prompt;
-    const negative = widgets.text({
-        rows: 2,
+    const negative = widgets.lines(2, {
         value: wish.negative,
         maxlength: 10000,
         oninput: (value) => {
@@ -702,8 +702,8 @@ function form(place) {
         place,
         loraChoice((id) => {
             wish.lora = id;
-            take(chosen());
-            page.form();
+            takeLora();
+            redraw();
         }),
         widgets.labelled(t("Prompt"), prompt, {
             help: t("The tag and the trigger are added by themselves."),
@@ -712,9 +712,7 @@ function form(place) {
         seedField(),
         strengthSlider(lora),
         more(),
-        el(
-            "div",
-            { class: "lora-trainer-row" },
+        widgets.row(
             lora.delivered
                 ? [widgets.button({ label: t("Send to txt2img"), onclick: () => send(lora) }), use]
                 : widgets.button({
@@ -723,8 +721,8 @@ function form(place) {
                   }),
         ),
     );
-    page.next.say(titleOf(lora));
-    page.next.fill(
+    next.say(titleOf(lora));
+    next.fill(
         widgets.button({
             label: t("Generate"),
             kind: "primary",
@@ -737,105 +735,116 @@ function form(place) {
         }),
         matrix,
     );
-    return () => {
+    const usable = () => {
         use.disabled =
             Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0;
     };
+    return { prompt, usable };
 }
 
 /**
  * What the WebUI's checkpoint was trained at, if it is of the LoRA's family; else what the family
  * was.
  */
-function sizeFor(lora) {
-    const loaded = (store.get("home").checkpoints || []).find(
+function sizeFor(/** @type {LoraView} */ lora) {
+    const loaded = home().checkpoints?.find(
         (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
     );
-    return (loaded && loaded.resolution) || lora.resolution || wish.width;
+    return loaded?.resolution || lora.resolution || wish.width;
 }
 
 /** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */
-function take(lora) {
+async function takeLora() {
+    const lora = chosen();
     if (!lora) return;
     wish.strength = lora.preferred_weight;
     wish.width = wish.height = sizeFor(lora);
-    if (wish.prompt !== wish.prompted) return;
-    firstPrompt(lora).then((text) => {
-        if (wish.prompt !== wish.prompted || wish.lora !== lora.id) return;
-        // who is about to type does not find words before their own
-        if (page.prompt && document.activeElement === page.prompt) return;
-        wish.prompt = wish.prompted = text;
-        // into the box that stands there: another one would take it from under somebody's fingers
-        if (page.prompt && page.prompt.isConnected) page.prompt.value = text;
-    });
+    const isTyped = () => wish.prompt !== prompted;
+    if (isTyped()) return;
+    const text = await firstPrompt(lora);
+    if (isTyped() || wish.lora !== lora.id) return;
+    const box = drawn.now?.prompt();
+    // who is about to type does not find words before their own
+    if (box && document.activeElement === box) return;
+    wish.prompt = prompted = text;
+    // into the box that stands there: another one would take it from under somebody's fingers
+    if (box?.isConnected) box.value = text;
 }
 
-function draw(container) {
-    const place = el("div", { class: "lora-trainer-card lora-trainer-try-form" });
+function draw(/** @type {HTMLElement} */ container) {
+    const place = el("div.lora-trainer-card.lora-trainer-try-form");
     const trouble = el("div");
     const result = resultCard();
     const past = historyCard();
-    let usable = () => {};
-    page = {
-        next: widgets.actions(),
-        form() {
-            usable = form(place);
-            usable();
+    const next = widgets.actions();
+    /** What the form is drawn from. */
+    let before = "";
+    /** @type {ReturnType<typeof form> | null} */
+    let made = null;
+    fill(
+        container,
+        el("div.lora-trainer-try", el("div.lora-trainer-try-side", place, trouble), result.element),
+        past.element,
+        next.element,
+    );
+    result.draw();
+    past.draw();
+    function drawForm() {
+        made = form(place, next, drawForm);
+        made.usable();
+    }
+    return {
+        form: drawForm,
+        /** The same form is not drawn again under somebody's fingers. */
+        update() {
+            const now = JSON.stringify([loras, wish.lora, samplers]);
+            if (now !== before) drawForm();
+            before = now;
         },
-        usable: () => usable(),
-        trouble: (problem) => fill(trouble, problem ? widgets.problem(problem) : null),
+        prompt: () => made?.prompt,
+        usable: () => made?.usable(),
+        trouble: (/** @type {Problem | null} */ problem) =>
+            fill(trouble, problem ? widgets.problem(problem) : null),
         result: result.draw,
         connection: result.connection,
         history: past.draw,
     };
-    fill(
-        container,
-        el(
-            "div",
-            { class: "lora-trainer-try" },
-            el("div", { class: "lora-trainer-try-side" }, place, trouble),
-            result.element,
-        ),
-        past.element,
-        page.next.element,
-    );
-    poll = startPolling(look);
-    result.draw();
-    past.draw();
 }
 
 async function refresh() {
+    const page = drawn.need();
     const before = wish.lora;
     try {
         await Promise.all([read(), readSamplers()]);
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        page.trouble(problem);
+    } catch (caught) {
+        page.trouble(expected(caught));
         return;
     }
     page.trouble(null);
-    if (wish.lora !== before) take(chosen());
-    const now = JSON.stringify([loras, wish.lora, samplers]);
-    // the same form is not drawn again under somebody's fingers
-    if (now !== page.drawn) page.form();
-    page.drawn = now;
-    page.result();
-    page.history();
-    poll.wake();
+    if (wish.lora !== before) takeLora();
+    page.update();
+    showTries();
+    poll?.wake();
 }
 
-export const section = { id: "try", title: () => t("Try it"), draw, shown: refresh };
-
-let subscribed = false;
+export const section = {
+    id: "try",
+    title: () => t("Try it"),
+    draw(/** @type {HTMLElement} */ container) {
+        drawn.now = draw(container);
+        poll = startPolling(look);
+    },
+    shown: refresh,
+};
 
 onStart(() => {
-    page = null;
-    if (subscribed) return;
-    subscribed = true;
-    store.on("delivered", () => {
-        if (page && currentSection() === "try") refresh();
-    });
-    store.on("try", (id) => {
-        if (id && page && currentSection() === "try") refresh();
-    });
+    drawn.now = null;
+});
+
+onFirstStart(() => {
+    const again = () => {
+        if (drawn.now && currentSection() === "try") refresh();
+    };
+    store.on("delivered", again);
+    store.on("try", (id) => id && again());
 });

@@ -11,48 +11,65 @@ import { kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as drafts from "../settings/draft.js";
 
+/** @import { KnownCard } from "../common/types" */
+
 const CHOSEN_KEY = "lora-trainer-dataset";
 
-/** The cards of all datasets; null while they are not known. */
-export const cards = () => store.get("datasets") || null;
+/** The cards of all datasets; none while they are not known. */
+export const cards = () => store.get("datasets") ?? [];
 
-export const chosen = () =>
-    (cards() || []).find((card) => card.id === store.get("dataset")) || null;
+const cardOf = (/** @type {string} */ id) => cards().find((card) => card.id === id);
 
-export function choose(id) {
+export const chosen = () => cardOf(store.get("dataset") ?? "");
+
+/** The chosen one, where something of it is asked for. */
+export function needChosen() {
+    const card = chosen();
+    if (!card) throw new Error("No dataset is chosen.");
+    return card;
+}
+
+export function choose(/** @type {string} */ id) {
     // what is set belongs to the dataset: it is in place before anybody hears that another one is
     // chosen
-    const card = (cards() || []).find((one) => one.id === id);
-    drafts.enter(id, card && card.draft);
+    drafts.enter(id, cardOf(id)?.draft);
     store.set("dataset", id);
     kept.set(CHOSEN_KEY, id);
     summarize();
 }
 
-/** Where the routes of a dataset are; the chosen one's without an id. */
-export const path = (tail = "", id = store.get("dataset")) =>
-    "datasets/" + encodeURIComponent(id) + (tail ? "/" + tail : "");
+/**
+ * Where a route of a dataset is; the chosen one's without an id.
+ *
+ * @template {string} T
+ * @param {T} tail
+ * @returns {`datasets/${string}/${T}`}
+ */
+export const path = (tail, id = store.get("dataset") ?? "") =>
+    `datasets/${encodeURIComponent(id)}/${tail}`;
 
 /** Ask for the cards again. */
 export async function refresh() {
     take(await api.get("datasets"));
-    return cards();
 }
 
-/** Put one changed card in its place. */
-export function update(changes) {
-    const now = cards() || [];
-    const known = now.some((card) => card.id === changes.id);
+/** Put one new card in its place, and choose it. */
+export function add(/** @type {KnownCard} */ card) {
+    if (cardOf(card.id)) update(card.id, card);
+    else store.set("datasets", [...cards(), card]);
+    choose(card.id);
+}
+
+/** A card is another one now. */
+export function update(/** @type {string} */ id, /** @type {Partial<KnownCard>} */ changes) {
     store.set(
         "datasets",
-        known
-            ? now.map((card) => (card.id === changes.id ? { ...card, ...changes } : card))
-            : [...now, changes],
+        cards().map((card) => (card.id === id ? { ...card, ...changes } : card)),
     );
     summarize();
 }
 
-function take(answered) {
+function take(/** @type {KnownCard[]} */ answered) {
     const cards = withLost(answered);
     store.set("datasets", cards);
     const chosen = store.get("dataset") || kept.get(CHOSEN_KEY);
@@ -64,7 +81,7 @@ function take(answered) {
  * The chosen dataset stays in view when it vanishes under somebody's hands, and says so: no other
  * takes its place unasked.
  */
-function withLost(cards) {
+function withLost(/** @type {KnownCard[]} */ cards) {
     const before = chosen();
     if (!before || cards.some((card) => card.id === before.id)) return cards;
     const problem = {
@@ -85,9 +102,10 @@ let troubled = "";
 
 store.on("plan", (plan) => {
     const card = chosen();
-    const problem =
-        plan && plan.problems.find((one) => one.severity === "error" && one.field === "dataset");
-    const now = card ? JSON.stringify([card.id, problem ? problem.message : ""]) : "";
+    const problem = plan.problems.find(
+        (one) => one.severity === "error" && one.field === "dataset",
+    );
+    const now = card ? JSON.stringify([card.id, problem?.message ?? ""]) : "";
     if (!card || now === troubled || Boolean(problem) === Boolean(card.problem)) return;
     troubled = now;
     refresh().catch(() => {});
@@ -95,29 +113,29 @@ store.on("plan", (plan) => {
 
 function summarize() {
     const card = chosen();
-    if (card && card.problem) {
+    if (card?.problem) {
         summarizeStep(
             "images",
             card.gone ? t("The folder is gone") : t("needs attention"),
             "problem",
         );
-        summarizeStep("captions", "", "");
+        summarizeStep("captions", "");
         return;
     }
-    summarizeStep("images", card ? withColon(card.name, count(card.count)) : "", "");
+    summarizeStep("images", card ? withColon(card.name, count(card.count)) : "");
     summarizeStep(
         "captions",
-        card && card.count
+        card?.count
             ? t("{done} of {count}", {
                   done: formatNumber(card.captioned),
                   count: formatNumber(card.count),
               })
             : "",
-        "",
     );
 }
 
-export const count = (count) => plural(count, "{count} image", "{count} images");
+export const count = (/** @type {number} */ count) =>
+    plural(count, "{count} image", "{count} images");
 
 onStart((home) => {
     if (home.datasets) take(home.datasets);

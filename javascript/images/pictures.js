@@ -3,42 +3,40 @@
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
-import { formatNumber, plural, t } from "../common/language.js";
+import { dotted, formatNumber, plural, t } from "../common/language.js";
 import * as viewer from "../common/viewer.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
+
+/** @import { ItemView, RemarkView } from "../common/answers" */
+/** @import { Said } from "../common/types" */
+
+/** @import { ImagePages } from "./pages.js" */
 
 /**
  * What was found about the dataset as a whole, folded together when it is long; the page is read
  * again when something was mended.
  */
-export function remarksCard(findings, pages) {
+export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {ImagePages} */ pages) {
     if (!findings.length) return null;
-    const mend = (finding) =>
-        finding.mend
-            ? widgets.button({ label: finding.mend.label, onclick: () => convert(pages) })
-            : null;
     const lines = findings.map((finding) =>
         el(
             "li",
-            {},
             finding.message,
-            finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null,
+            hintBehind(finding),
             " ",
-            mend(finding),
+            finding.mend &&
+                widgets.button({ label: finding.mend.label, onclick: () => convert(pages) }),
             finding.each.length
                 ? el(
                       "details",
-                      {},
-                      el("summary", { class: "lora-trainer-help" }, t("Which ones")),
+                      el("summary.lora-trainer-help", t("Which ones")),
                       el(
                           "ul",
-                          {},
-                          finding.each.map((one) => el("li", { class: "lora-trainer-help" }, one)),
+                          finding.each.map((one) => el("li.lora-trainer-help", one)),
                           finding.count > finding.each.length
                               ? el(
-                                    "li",
-                                    { class: "lora-trainer-help" },
+                                    "li.lora-trainer-help",
                                     t("and {count} more", {
                                         count: formatNumber(finding.count - finding.each.length),
                                     }),
@@ -50,26 +48,22 @@ export function remarksCard(findings, pages) {
         ),
     );
     return el(
-        "details",
-        {
-            class: "lora-trainer-remarks",
-            open: findings.length <= 3 || findings.some((finding) => finding.mend),
-        },
+        "details.lora-trainer-remarks",
+        { open: findings.length <= 3 || findings.some((finding) => finding.mend) },
         el(
             "summary",
-            {},
             plural(
                 findings.length,
                 "{count} remark about this dataset",
                 "{count} remarks about this dataset",
             ),
         ),
-        el("ul", {}, lines),
+        el("ul", lines),
     );
 }
 
 /** Pictures that the WebUI cannot show -> JPEG or PNG, all of the dataset at once. */
-async function convert(pages) {
+async function convert(/** @type {ImagePages} */ pages) {
     const again = async () => {
         await datasets.refresh();
         await pages.load();
@@ -94,30 +88,34 @@ async function convert(pages) {
             ),
             body: el(
                 "ul",
-                {},
-                conflicts.map((conflict) => el("li", {}, conflict.message)),
+                conflicts.map((conflict) => el("li", conflict.message)),
             ),
-            actions: [{ label: t("Close"), kind: "primary" }],
+            actions: [widgets.closing()],
         });
     }
     await again();
 }
 
+/** A hint behind its sentence. */
+export const hintBehind = (/** @type {Said} */ { hint }) =>
+    hint ? widgets.small(" " + hint) : null;
+
+export const sizeWords = (/** @type {{width: number, height: number}} */ item) =>
+    item.width ? item.width + " \u00d7 " + item.height : "";
+
 /** Show the page's pictures large, beginning with one of them. */
-export const enlarge = (items, item) =>
+export const enlarge = (/** @type {ItemView[]} */ items, /** @type {ItemView} */ item) =>
     viewer.open(
         items.map((one) => ({
             url: one.picture,
             label: one.name,
-            note: [one.width ? one.width + " \u00d7 " + one.height : "", one.caption]
-                .filter(Boolean)
-                .join(" \u00b7 "),
+            note: dotted(sizeWords(one), one.caption),
         })),
         items.indexOf(item),
     );
 
 /** A thumbnail in a box of fixed shape; says so where the picture cannot be shown. */
-export function thumbnail(item) {
+export function thumbnail(/** @type {{thumbnail: string}} */ item) {
     const image = el("img", {
         src: item.thumbnail,
         alt: "",
@@ -125,9 +123,9 @@ export function thumbnail(item) {
         decoding: "async",
         draggable: "false",
     });
-    const box = el("span", { class: "lora-trainer-thumb" }, image);
+    const box = el("span.lora-trainer-thumb", image);
     image.addEventListener("error", () =>
-        fill(box, el("span", { class: "lora-trainer-thumb-broken" }, t("Cannot be shown"))),
+        fill(box, el("span.lora-trainer-thumb-broken", t("Cannot be shown"))),
     );
     return box;
 }

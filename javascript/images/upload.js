@@ -2,11 +2,35 @@
  * Files that are dropped or chosen -> uploads, three at a time, images before captions; what is on
  * its way, what was left out and why.
  */
-import { api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
 import { formatBytes, formatNumber, plural, sentences, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
+import { hintBehind } from "./pictures.js";
+
+/** @import { AcceptedView } from "../common/answers" */
+/** @import { Said } from "../common/types" */
+
+/** @import { Query } from "../common/api.js" */
+
+/** @typedef {{file: File, path: string}} Entry what was dropped or chosen; `path`: within its folder */
+
+/**
+ * What has come of an upload so far.
+ *
+ * @typedef {object} State
+ * @property {number} sent bytes
+ * @property {number} finished files
+ * @property {number} added images
+ * @property {number} captions
+ * @property {Record<string, number>} converted format -> how many
+ * @property {Record<string, number>} waiting
+ * @property {Said[]} skipped
+ * @property {Entry[]} kept those whose captions were there already
+ * @property {boolean} cancelled
+ * @property {Map<Entry, {share: number, size: number, cancel: () => void}>} active
+ */
 
 const AT_ONCE = 3;
 
@@ -17,63 +41,60 @@ const ARCHIVE = /\.zip$/i;
 const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/i;
 
 /** Captions need their images there, so they come last; a zip brings both. */
-export const rank = (entry) => (ARCHIVE.test(entry.path) ? 1 : CAPTIONS.test(entry.path) ? 2 : 0);
+export const rank = (/** @type {{path: string}} */ entry) =>
+    ARCHIVE.test(entry.path) ? 1 : CAPTIONS.test(entry.path) ? 2 : 0;
 
 /**
  * What was dropped -> [{file, path}], folders walked. Must be called while the drop is being
  * handled: the list is gone afterwards.
  */
-async function dropped(transfer) {
+async function dropped(/** @type {DataTransfer} */ transfer) {
     const entries = [...transfer.items]
-        .map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry())
-        .filter(Boolean);
+        .map((item) => item.webkitGetAsEntry())
+        .filter((entry) => entry !== null);
     const plain = [...transfer.files].map((file) => ({ file, path: file.name }));
     if (!entries.some((entry) => entry.isDirectory)) return plain;
-    const found = [];
-    for (const entry of entries) await walk(entry, "", found);
-    return found.filter((one) => !HIDDEN.test(one.path));
+    const found = await Promise.all(entries.map((entry) => walk(entry, "")));
+    return found.flat().filter((one) => !HIDDEN.test(one.path));
 }
 
-async function walk(entry, before, found) {
+/**
+ * The files of a folder and of those in it; of a file itself.
+ *
+ * @param {FileSystemEntry} entry
+ * @param {string} before where it lies
+ * @returns {Promise<Entry[]>}
+ */
+async function walk(entry, before) {
     const path = before + entry.name;
-    if (entry.isFile) {
-        found.push({
-            path,
-            file: await new Promise((resolve, reject) => entry.file(resolve, reject)),
-        });
-        return;
-    }
+    if (entry instanceof FileSystemFileEntry)
+        return [
+            { path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) },
+        ];
+    if (!(entry instanceof FileSystemDirectoryEntry)) return [];
     const reader = entry.createReader();
+    const found = [];
     for (;;) {
+        /** @type {FileSystemEntry[]} */
         const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-        if (!some.length) return;
-        for (const inner of some) await walk(inner, path + "/", found);
+        if (!some.length) return found;
+        for (const inner of some) found.push(...(await walk(inner, path + "/")));
     }
 }
 
-const skippedList = (all) =>
+const skippedList = (/** @type {Said[]} */ all) =>
     el(
-        "details",
-        { class: "lora-trainer-skipped", open: all.length <= 8 },
-        el("summary", {}, plural(all.length, "{count} was left out", "{count} were left out")),
+        "details.lora-trainer-skipped",
+        { open: all.length <= 8 },
+        el("summary", plural(all.length, "{count} was left out", "{count} were left out")),
         el(
             "ul",
-            {},
-            all.map((skipped) =>
-                el(
-                    "li",
-                    {},
-                    skipped.message,
-                    skipped.hint
-                        ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint)
-                        : null,
-                ),
-            ),
+            all.map((skipped) => el("li", skipped.message, hintBehind(skipped))),
         ),
     );
 
 /** What was said of pictures that a WebUI cannot show: converted, or waiting for that. */
-const formatWords = (state) => ({
+const formatWords = (/** @type {State} */ state) => ({
     converted: Object.entries(state.converted).map(([form, count]) =>
         plural(
             count,
@@ -92,7 +113,13 @@ const formatWords = (state) => ({
     ),
 });
 
-/** What has come of an upload. */
+/**
+ * What has come of an upload.
+ *
+ * @param {State} state
+ * @param {() => void} close
+ * @param {(kept: Entry[]) => void} replaceKept
+ */
 function reportNotice(state, close, replaceKept) {
     const arrived = [
         plural(state.added, "{count} image added", "{count} images added"),
@@ -117,52 +144,55 @@ function reportNotice(state, close, replaceKept) {
         state.skipped.length || waiting.length ? "warning" : "done",
         words,
         "",
-        converted.length ? el("p", {}, sentences(converted)) : null,
-        waiting.length ? el("p", {}, sentences(waiting), " ", later) : null,
+        converted.length ? el("p", sentences(converted)) : null,
+        waiting.length ? el("p", sentences(waiting), " ", later) : null,
         state.skipped.length ? skippedList(state.skipped) : null,
         replace,
     );
     notice.classList.add("lora-trainer-upload-done");
-    notice.append(
-        el(
-            "button",
-            {
-                type: "button",
-                class: "lora-trainer-close",
-                "aria-label": t("Close"),
-                onclick: close,
-            },
-            "\u00d7",
-        ),
-    );
+    notice.append(widgets.closeButton(close));
     return notice;
 }
 
-/** One file's answer is one of many. */
+/** @typedef {Record<string, number>} Counts */
+
+function add(/** @type {Counts} */ counts, /** @type {Counts} */ more) {
+    for (const [form, count] of Object.entries(more)) counts[form] = (counts[form] ?? 0) + count;
+}
+
+/**
+ * One file's answer is one of many.
+ *
+ * @param {State} state
+ * @param {Entry} entry
+ * @param {AcceptedView} answer
+ */
 function count(state, entry, answer) {
     state.added += answer.added.length;
     state.captions += answer.captions;
-    for (const kind of ["converted", "waiting"]) {
-        for (const [form, count] of Object.entries(answer[kind]))
-            state[kind][form] = (state[kind][form] || 0) + count;
-    }
+    add(state.converted, answer.converted);
+    add(state.waiting, answer.waiting);
     state.skipped.push(...answer.skipped);
     if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
 }
 
-/** One file, with its bar in `list`; `show()` is told of each step. */
+/**
+ * One file, with its bar in `list`; `show()` is told of each step.
+ *
+ * @param {string} id
+ * @param {Entry} entry
+ * @param {Query} query
+ * @param {State} state
+ * @param {HTMLElement} list
+ * @param {() => void} show
+ */
 async function sendOne(id, entry, query, state, list, show) {
     const bar = widgets.progress(entry.path);
-    const row = el(
-        "li",
-        {},
-        el("span", { class: "lora-trainer-upload-name" }, entry.path),
-        bar.element,
-    );
+    const row = el("li", el("span.lora-trainer-upload-name", entry.path), bar.element);
     list.append(row);
     bar.set(0, 1, formatBytes(entry.file.size));
-    const moving = { share: 0, size: entry.file.size };
-    moving.promise = api.upload(
+    const moving = { share: 0, size: entry.file.size, cancel: () => upload.cancel() };
+    const upload = api.upload(
         datasets.path("upload", id),
         entry.file,
         (share) => {
@@ -180,15 +210,10 @@ async function sendOne(id, entry, query, state, list, show) {
     );
     state.active.set(entry, moving);
     try {
-        const answer = await moving.promise;
-        count(state, entry, answer);
-    } catch (problem) {
-        if (problem.kind !== "Cancelled")
-            state.skipped.push({
-                name: entry.path,
-                message: problem.message,
-                hint: problem.hint || "",
-            });
+        count(state, entry, await upload);
+    } catch (caught) {
+        const { kind, message, hint } = expected(caught);
+        if (kind !== "Cancelled") state.skipped.push({ message, hint });
     } finally {
         state.active.delete(entry);
         state.sent += entry.file.size;
@@ -198,7 +223,14 @@ async function sendOne(id, entry, query, state, list, show) {
     }
 }
 
-/** Send all, with their bars in `report`. Returns what has come of them. */
+/**
+ * Send all, with their bars in `report`. Returns what has come of them.
+ *
+ * @param {string} id
+ * @param {Entry[]} entries
+ * @param {Query} query
+ * @param {HTMLElement} report
+ */
 async function send(id, entries, query, report) {
     const queue = [...entries].sort(
         (one, other) =>
@@ -206,6 +238,7 @@ async function send(id, entries, query, report) {
             one.path.localeCompare(other.path, undefined, { numeric: true }),
     );
     const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
+    /** @type {State} */
     const state = {
         sent: 0,
         finished: 0,
@@ -219,10 +252,7 @@ async function send(id, entries, query, report) {
         active: new Map(),
     };
     const whole = widgets.progress(t("Upload"));
-    const list = el("ul", {
-        class: "lora-trainer-upload-files",
-        "aria-label": t("Files on their way"),
-    });
+    const list = el("ul.lora-trainer-upload-files", { "aria-label": t("Files on their way") });
     const show = () => {
         const moving = [...state.active.values()].reduce(
             (sum, one) => sum + one.share * one.size,
@@ -243,15 +273,14 @@ async function send(id, entries, query, report) {
         kind: "stop",
         onclick: () => {
             state.cancelled = true;
-            for (const one of state.active.values()) one.promise.cancel();
+            for (const one of state.active.values()) one.cancel();
         },
     });
     fill(
         report,
         el(
-            "div",
-            { class: "lora-trainer-card lora-trainer-upload" },
-            el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel),
+            "div.lora-trainer-card.lora-trainer-upload",
+            el("div.lora-trainer-upload-whole", whole.element, cancel),
             list,
         ),
     );
@@ -259,30 +288,36 @@ async function send(id, entries, query, report) {
 
     // each kind ends before the next begins
     for (const kind of [0, 1, 2]) {
-        const waiting = queue.filter((entry) => rank(entry) === kind);
+        const waiting = queue.filter((entry) => rank(entry) === kind).values();
         const worker = async () => {
-            while (waiting.length && !state.cancelled)
-                await sendOne(id, waiting.shift(), query, state, list, show);
+            // the workers take from one and the same list
+            for (const entry of waiting) {
+                if (state.cancelled) return;
+                await sendOne(id, entry, query, state, list, show);
+            }
         };
         await Promise.all(Array.from({ length: kind === 0 ? AT_ONCE : 1 }, worker));
     }
     return state;
 }
 
+/** @typedef {(entries: Entry[]) => unknown} Start */
+
 /** Let the visitor choose a folder; `start(entries)` gets what is in it. */
-function askFolder(start) {
+function askFolder(/** @type {Start} */ start) {
     const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
     folder.addEventListener("change", () =>
-        start(entriesOf(folder.files).filter((one) => !HIDDEN.test(one.path))),
+        start(entriesOf(folder).filter((one) => !HIDDEN.test(one.path))),
     );
     folder.click();
 }
 
-const entriesOf = (files) =>
-    [...files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+const entriesOf = (/** @type {HTMLInputElement} */ { files }) =>
+    [...(files ?? [])].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
 
-function takeDrops(place, start) {
-    const hover = (over) => place.classList.toggle("lora-trainer-drop-over", over);
+function takeDrops(/** @type {HTMLElement} */ place, /** @type {Start} */ start) {
+    const hover = (/** @type {boolean} */ over) =>
+        place.classList.toggle("lora-trainer-drop-over", over);
     place.addEventListener("dragover", (event) => {
         event.preventDefault();
         event.stopPropagation();
@@ -294,21 +329,20 @@ function takeDrops(place, start) {
         event.preventDefault();
         event.stopPropagation();
         hover(false);
-        dropped(event.dataTransfer).then(start).catch(widgets.toastProblem);
+        if (event.dataTransfer) dropped(event.dataTransfer).then(start).catch(widgets.toastProblem);
     });
 }
 
-function fileInput(start) {
-    const input = el("input", {
+function fileInput(/** @type {Start} */ start) {
+    const input = el("input.lora-trainer-offscreen", {
         type: "file",
         multiple: true,
-        class: "lora-trainer-offscreen",
         tabindex: "-1",
         "aria-hidden": "true",
         accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl",
     });
     input.addEventListener("change", () => {
-        const entries = entriesOf(input.files);
+        const entries = entriesOf(input);
         input.value = "";
         start(entries);
     });
@@ -318,9 +352,13 @@ function fileInput(start) {
 /**
  * The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()`
  * hears when something has arrived; name(text) says where it goes.
+ *
+ * @param {object} area
+ * @param {(entries: Entry[]) => Promise<string | null>} area.target
+ * @param {() => Promise<void>} area.done
  */
 export function uploadArea({ target, done }) {
-    const report = el("div", { class: "lora-trainer-upload-report" });
+    const report = el("div.lora-trainer-upload-report");
     const input = fileInput((entries) => start(entries));
     const choose = widgets.button({
         label: t("Add images"),
@@ -334,19 +372,13 @@ export function uploadArea({ target, done }) {
         onclick: () => askFolder(start),
     });
     const words = el("p");
-    const drop = el(
-        "div",
-        { class: "lora-trainer-drop" },
-        words,
-        el("div", { class: "lora-trainer-row" }, choose, chooseFolder),
-        input,
-    );
+    const drop = el("div.lora-trainer-drop", words, widgets.row(choose, chooseFolder), input);
     takeDrops(drop, start);
 
     let running = false,
         named = "";
 
-    async function start(entries, query = {}) {
+    async function start(/** @type {Entry[]} */ entries, /** @type {Query} */ query = {}) {
         if (!entries.length) return;
         if (running) {
             widgets.toast(t("Wait until the files before have arrived."), { severity: "warning" });
@@ -366,7 +398,7 @@ export function uploadArea({ target, done }) {
                     (kept) => start(kept, { captions: "replace" }),
                 ),
             );
-            await done(id);
+            await done();
         } catch (problem) {
             widgets.toastProblem(problem);
         } finally {
@@ -376,9 +408,9 @@ export function uploadArea({ target, done }) {
     }
 
     return {
-        isNext: (is) => widgets.makePrimary(choose, is),
-        element: el("div", { class: "lora-trainer-upload-area" }, drop, report),
-        name(dataset) {
+        isNext: (/** @type {boolean} */ is) => widgets.makePrimary(choose, is),
+        element: el("div.lora-trainer-upload-area", drop, report),
+        name(/** @type {string} */ dataset) {
             // what was said of another dataset's files
             if (dataset !== named && !running) fill(report);
             named = dataset;

@@ -10,15 +10,23 @@
  * numbers that nobody chose.
  */
 import { api } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
+import { el, fill, find, need } from "../common/elements.js";
 import * as host from "../common/host.js";
-import { root } from "../common/host.js";
 import { t } from "../common/language.js";
-import { onStart } from "../common/start.js";
+import { onFirstStart, onStart } from "../common/start.js";
 import { store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as loraTags from "./lora_tags.js";
 
+/** @import { LoraView } from "../common/answers" */
+/** 
+
+/** @import { Change, Tag } from "./lora_tags.js" */
+/** @import { Tab } from "../common/host.js" */
+
+/** @typedef {"te" | "unet"} Which */
+
+/** @type {Tab[]} */
 const TABS = ["txt2img", "img2img"];
 
 const LOOK_MILLISECONDS = 300;
@@ -29,8 +37,15 @@ const MAXIMUM = 1.5;
 
 const STEP = 0.05;
 
-const known = { loras: [], weights: new Map(), read: 0 };
+const known = {
+    /** @type {LoraView[]} */
+    loras: [],
+    /** Recommended strengths, by name. @type {Map<string, number>} */
+    weights: new Map(),
+    read: 0,
+};
 
+/** @type {Panel[]} */
 let panels = [];
 
 let timer = 0;
@@ -38,14 +53,14 @@ let timer = 0;
 // --- writing into the prompt -------------------------------------------------------------------
 
 /** Put a change into the text box; caret and scroll position stay with their words. */
-function rewrite(box, change) {
+function rewrite(/** @type {HTMLTextAreaElement} */ box, /** @type {Change} */ change) {
     if (box.value.slice(change.start, change.end) === change.text) return;
     box.setRangeText(change.text, change.start, change.end, "preserve");
     host.write(box, box.value);
 }
 
 /** The same as if it were typed: the box gets the focus and Ctrl+Z takes it back. */
-function type(box, change) {
+function type(/** @type {HTMLTextAreaElement} */ box, /** @type {Change} */ change) {
     box.focus({ preventScroll: true });
     box.setSelectionRange(change.start, change.end);
     const done = change.text
@@ -57,120 +72,115 @@ function type(box, change) {
 // --- one row -----------------------------------------------------------------------------------
 
 /** What a row is drawn from besides its numbers: another signature, another row. */
-const signature = (tag) =>
-    [
-        tag.name,
-        tag.separate,
-        known.weights.get(tag.name),
-        tag.te === null || tag.unet === null,
-    ].join("\n");
+const signature = (/** @type {Tag} */ tag) =>
+    [tag.name, tag.separate, known.weights.get(tag.name), isUnreadable(tag)].join("\n");
 
-function control(panel, index, tag, which, label) {
-    const weight = known.weights.get(tag.name);
-    const mark =
-        weight === undefined
-            ? null
-            : {
-                  value: weight,
-                  label: t("Recommended: {strength}", { strength: loraTags.format(weight) }),
-              };
-    return widgets.slider({
-        label,
-        value: tag[which] === null ? 1 : tag[which],
-        minimum: 0,
-        maximum: MAXIMUM,
-        step: STEP,
-        mark,
-        onchange(strength) {
-            const found = loraTags.find(panel.box.value)[index];
-            if (!found || !Number.isFinite(strength)) return;
-            rewrite(
-                panel.box,
-                loraTags.edit(found, which === "unet" && !found.separate ? "te" : which, strength),
-            );
-            panel.sync();
-        },
-    });
-}
+const isUnreadable = (/** @type {Tag} */ tag) => tag.te === null || tag.unet === null;
 
-function row(panel, index, tag) {
-    const controls = tag.separate
-        ? {
-              te: control(
-                  panel,
-                  index,
-                  tag,
-                  "te",
-                  t("Strength of {name} in the text encoder", { name: tag.name }),
-              ),
-              unet: control(
-                  panel,
-                  index,
-                  tag,
-                  "unet",
-                  t("Strength of {name} in the image", { name: tag.name }),
-              ),
-          }
-        : { te: control(panel, index, tag, "te", t("Strength of {name}", { name: tag.name })) };
-    const named = (text, slider) =>
-        el(
-            "div",
-            { class: "lora-trainer-strength-control" },
-            el("span", { class: "lora-trainer-help", "aria-hidden": "true" }, text),
-            slider.element,
+/** The mark of a recommended strength on a slider. */
+export const markOf = (/** @type {number} */ value) => ({
+    value,
+    label: t("Recommended: {strength}", { strength: loraTags.format(value) }),
+});
+
+/** A tag in the prompt, the `index`th: its name, its sliders, and the button that removes it. */
+class TagRow {
+    /**
+     * @param {Panel} panel
+     * @param {number} index
+     * @param {Tag} tag
+     */
+    constructor(panel, index, tag) {
+        const { name, separate } = tag;
+        this.panel = panel;
+        this.index = index;
+        this.signature = signature(tag);
+        this.te = this.slider(
+            tag,
+            "te",
+            separate
+                ? t("Strength of {name} in the text encoder", { name })
+                : t("Strength of {name}", { name }),
         );
-    const remove = widgets.button({ label: t("Remove"), onclick: () => panel.remove(index) });
-    remove.setAttribute("aria-label", t("Remove {name} from the prompt", { name: tag.name }));
-    const element = el(
-        "li",
-        { class: "lora-trainer-strength-row" },
-        el("span", { class: "lora-trainer-strength-name", title: tag.name }, tag.name),
-        tag.separate
-            ? el(
-                  "div",
-                  { class: "lora-trainer-strength-pair" },
-                  named(t("Text"), controls.te),
-                  named(t("Image"), controls.unet),
-              )
-            : controls.te.element,
-        remove,
-        tag.te === null || tag.unet === null
-            ? el(
-                  "p",
-                  { class: "lora-trainer-hint lora-trainer-strength-note" },
-                  t(
-                      "A number in this tag cannot be read; the WebUI would ignore all LoRAs. Move the slider to write a new one.",
-                  ),
-              )
-            : null,
-    );
-    return {
-        element,
-        signature: signature(tag),
-        set(now) {
-            // not when it is the same: somebody may be typing "0.70" just now
-            for (const [which, slider] of Object.entries(controls))
-                if (now[which] !== null && slider.value !== now[which]) slider.set(now[which]);
-        },
-        focus: () => controls.te.range.focus(),
-    };
+        this.unet = separate
+            ? this.slider(tag, "unet", t("Strength of {name} in the image", { name }))
+            : null;
+        const remove = widgets.button({ label: t("Remove"), onclick: () => panel.remove(index) });
+        remove.setAttribute("aria-label", t("Remove {name} from the prompt", { name }));
+        this.element = el(
+            "li.lora-trainer-strength-row",
+            el("span.lora-trainer-strength-name", { title: name }, name),
+            this.unet
+                ? el(
+                      "div.lora-trainer-strength-pair",
+                      named(t("Text"), this.te),
+                      named(t("Image"), this.unet),
+                  )
+                : this.te.element,
+            remove,
+            isUnreadable(tag)
+                ? el(
+                      "p.lora-trainer-hint.lora-trainer-strength-note",
+                      t(
+                          "A number in this tag cannot be read; the WebUI would ignore all LoRAs. Move the slider to write a new one.",
+                      ),
+                  )
+                : null,
+        );
+    }
+
+    slider(/** @type {Tag} */ tag, /** @type {Which} */ which, /** @type {string} */ label) {
+        const weight = known.weights.get(tag.name);
+        return widgets.slider({
+            label,
+            value: tag[which] ?? 1,
+            minimum: 0,
+            maximum: MAXIMUM,
+            step: STEP,
+            mark: weight === undefined ? null : markOf(weight),
+            onchange: (strength) => this.write(which, strength),
+        });
+    }
+
+    write(/** @type {Which} */ which, /** @type {number} */ strength) {
+        const { box } = this.panel;
+        const found = box && loraTags.find(box.value)[this.index];
+        if (!found || !Number.isFinite(strength)) return;
+        rewrite(box, loraTags.edit(found, found.separate ? which : "te", strength));
+        this.panel.sync();
+    }
+
+    set(/** @type {Tag} */ now) {
+        // not when it is the same: somebody may be typing "0.70" just now
+        if (now.te !== null && this.te.value !== now.te) this.te.set(now.te);
+        if (this.unet && now.unet !== null && this.unet.value !== now.unet) this.unet.set(now.unet);
+    }
+
+    focus() {
+        this.te.range.focus();
+    }
 }
+
+const named = (
+    /** @type {string} */ text,
+    /** @type {ReturnType<typeof widgets.slider>} */ { element },
+) =>
+    el(
+        "div.lora-trainer-strength-control",
+        el("span.lora-trainer-help", { "aria-hidden": "true" }, text),
+        element,
+    );
 
 // --- the list of our LoRAs ---------------------------------------------------------------------
 
-function choices(panel) {
-    const present = new Set(loraTags.find(panel.box.value).map((tag) => tag.name));
+function choices(/** @type {Panel} */ panel) {
+    const present = new Set(panel.tags().map((tag) => tag.name));
     return known.loras.map((lora) =>
         el(
             "li",
-            {},
             el(
-                "button",
-                {
-                    type: "button",
-                    class: "lora-trainer-insert-choice",
-                    onclick: () => panel.insert(lora),
-                },
+                "button.lora-trainer-insert-choice",
+                { type: "button", onclick: () => panel.insert(lora) },
                 lora.picture
                     ? el("img", {
                           src: lora.picture,
@@ -179,11 +189,9 @@ function choices(panel) {
                           width: 40,
                           height: 40,
                       })
-                    : el("span", { class: "lora-trainer-insert-blank" }),
-                el("span", { class: "lora-trainer-insert-name" }, lora.name),
-                el(
-                    "span",
-                    { class: "lora-trainer-help" },
+                    : el("span.lora-trainer-insert-blank"),
+                el("span.lora-trainer-insert-name", lora.name),
+                widgets.small(
                     present.has(lora.name) ? t("already in the prompt") : lora.trigger || "",
                 ),
             ),
@@ -191,14 +199,9 @@ function choices(panel) {
     );
 }
 
-function insertion(panel) {
-    const list = el("ul", { class: "lora-trainer-insert-list" });
-    const details = el(
-        "details",
-        { class: "lora-trainer-insert" },
-        el("summary", {}, t("Insert a LoRA")),
-        list,
-    );
+function insertion(/** @type {Panel} */ panel) {
+    const list = el("ul.lora-trainer-insert-list");
+    const details = el("details.lora-trainer-insert", el("summary", t("Insert a LoRA")), list);
     const draw = () => fill(list, choices(panel));
     details.addEventListener("toggle", () => {
         if (!details.open) return;
@@ -211,126 +214,121 @@ function insertion(panel) {
         event.stopPropagation();
         event.preventDefault();
         details.open = false;
-        details.querySelector("summary").focus();
+        need(details, "summary").focus();
     });
     return details;
 }
 
 // --- a panel -----------------------------------------------------------------------------------
 
-const frame = (tab, list, details) =>
-    el(
-        "div",
-        {
-            id: "lora_trainer_strength_" + tab,
-            class: "lora-trainer lora-trainer-strength",
-            role: "group",
-            "aria-label": t("LoRA strength"),
-            hidden: true,
-            lang: root().lang || null,
-        },
-        list,
-        details,
-    );
+/** What stands below one of the host's prompts. */
+class Panel {
+    /** @type {HTMLTextAreaElement | null} the host's box */
+    box = null;
+    /** @type {string | null} the prompt as it is shown */
+    text = null;
+    /** @type {TagRow[]} */
+    rows = [];
 
-/** Other tags, other rows; the focus stays with its place. */
-function drawRows(panel, list, tags) {
-    const focused = panel.rows.findIndex((old) => old.element.contains(document.activeElement));
-    panel.rows = tags.map((tag, index) => row(panel, index, tag));
-    fill(
-        list,
-        panel.rows.map((made) => made.element),
-    );
-    if (focused >= 0 && panel.rows[focused]) panel.rows[focused].focus();
-}
+    constructor(/** @type {Tab} */ tab) {
+        this.tab = tab;
+        this.hear = () => this.sync();
+        this.list = el("ul.lora-trainer-strength-rows", { "aria-label": t("LoRAs in the prompt") });
+        this.details = insertion(this);
+        this.element = el(
+            "div.lora-trainer.lora-trainer-strength",
+            {
+                id: "lora_trainer_strength_" + tab,
+                role: "group",
+                "aria-label": t("LoRA strength"),
+                hidden: true,
+                lang: host.root().lang || null,
+            },
+            this.list,
+            this.details,
+        );
+    }
 
-function makePanel(tab) {
-    const panel = { tab, box: null, text: null, rows: [] };
-    const list = el("ul", {
-        class: "lora-trainer-strength-rows",
-        "aria-label": t("LoRAs in the prompt"),
-    });
-    const details = insertion(panel);
-    panel.element = frame(tab, list, details);
-    const hear = () => panel.sync();
+    tags() {
+        return loraTags.find(this.box?.value ?? "");
+    }
 
     /** Find the host's box, again where gradio has made a new one, and stand below it. */
-    panel.attach = function () {
-        const box = host.prompts(tab).positive;
-        if (box !== panel.box) {
-            if (panel.box) panel.box.removeEventListener("input", hear);
-            if (box) box.addEventListener("input", hear);
-            panel.box = box;
-            panel.text = null;
+    attach() {
+        const box = host.prompts(this.tab).positive;
+        if (box !== this.box) {
+            this.box?.removeEventListener("input", this.hear);
+            box?.addEventListener("input", this.hear);
+            this.box = box;
+            this.text = null;
         }
-        if (!box || panel.element.isConnected) return;
+        if (!box || this.element.isConnected) return;
+        const { tab } = this;
         const place =
-            host.page().querySelector("#" + tab + "_prompt_container") ||
-            host.page().querySelector("#" + tab + "_prompt").parentElement;
-        place.append(panel.element);
-    };
+            find(host.page(), "#" + tab + "_prompt_container") ??
+            need(host.page(), "#" + tab + "_prompt").parentElement;
+        place?.append(this.element);
+    }
 
-    panel.detach = function () {
-        if (panel.box) panel.box.removeEventListener("input", hear);
-        panel.element.remove();
-    };
+    detach() {
+        this.box?.removeEventListener("input", this.hear);
+        this.element.remove();
+    }
 
     /** Show the prompt as it is now. */
-    panel.sync = function (redraw) {
-        if (!panel.box || (panel.box.value === panel.text && !redraw)) return;
-        panel.text = panel.box.value;
-        const tags = loraTags.find(panel.text);
-        panel.element.hidden = !tags.length && !known.loras.length;
-        details.hidden = !known.loras.length;
+    sync(anew = false) {
+        if (!this.box || (this.box.value === this.text && !anew)) return;
+        this.text = this.box.value;
+        const tags = this.tags();
+        this.element.hidden = !tags.length && !known.loras.length;
+        this.details.hidden = !known.loras.length;
         if (
-            tags.length !== panel.rows.length ||
-            tags.some((tag, index) => signature(tag) !== panel.rows[index].signature)
-        ) {
-            drawRows(panel, list, tags);
-        }
-        tags.forEach((tag, index) => panel.rows[index].set(tag));
-    };
+            tags.length !== this.rows.length ||
+            tags.some((tag, index) => signature(tag) !== this.rows[index].signature)
+        )
+            this.drawRows(tags);
+        tags.forEach((tag, index) => this.rows[index].set(tag));
+    }
 
-    panel.remove = function (index) {
-        const tag = loraTags.find(panel.box.value)[index];
-        if (tag) type(panel.box, loraTags.removal(panel.box.value, tag));
-        panel.sync();
-    };
+    /** Other tags, other rows; the focus stays with its place. */
+    drawRows(/** @type {Tag[]} */ tags) {
+        const focused = this.rows.findIndex((old) => old.element.contains(document.activeElement));
+        this.rows = tags.map((tag, index) => new TagRow(this, index, tag));
+        fill(
+            this.list,
+            this.rows.map((row) => row.element),
+        );
+        this.rows[focused]?.focus();
+    }
 
-    panel.insert = function (lora) {
-        details.open = false;
-        const at = loraTags.find(panel.box.value).findIndex((tag) => tag.name === lora.name);
-        if (at >= 0) {
-            panel.sync();
-            panel.rows[at].focus();
-            return;
-        }
-        type(panel.box, loraTags.addition(panel.box.value, lora.tag));
-        panel.sync();
-    };
+    remove(/** @type {number} */ index) {
+        const tag = this.tags()[index];
+        if (this.box && tag) type(this.box, loraTags.removal(this.box.value, tag));
+        this.sync();
+    }
 
-    return panel;
+    insert(/** @type {LoraView} */ lora) {
+        this.details.open = false;
+        const at = this.tags().findIndex((tag) => tag.name === lora.name);
+        if (at < 0 && this.box) type(this.box, loraTags.addition(this.box.value, lora.tag ?? ""));
+        this.sync();
+        if (at >= 0) this.rows[at].focus();
+    }
 }
 
 // --- what is known of LoRAs --------------------------------------------------------------------
 
+/** @type {Promise<void> | null} */
 let reading = null;
 
 /**
  * Read our LoRAs and the recommended strengths; not again within a few seconds unless something has
  * changed.
  */
-function learn(changed) {
+function learn(changed = false) {
     if (reading) return reading;
     if (!changed && Date.now() - known.read < FRESH_MILLISECONDS) return Promise.resolve();
-    reading = api
-        .get("insertable")
-        .then((answer) => {
-            known.read = Date.now();
-            known.loras = answer.loras;
-            known.weights = new Map(Object.entries(answer.weights));
-            for (const panel of panels) panel.sync(true);
-        })
+    reading = read()
         .catch(() => {
             // the panel works without recommendations; the tab itself tells of a WebUI that does
             // not answer
@@ -341,19 +339,27 @@ function learn(changed) {
     return reading;
 }
 
-const onScreen = (panel) => Boolean(panel.box && panel.box.offsetParent);
+async function read() {
+    const { loras, weights } = await api.get("insertable");
+    known.read = Date.now();
+    known.loras = loras;
+    known.weights = new Map(Object.entries(weights));
+    for (const panel of panels) panel.sync(true);
+}
+
+const onScreen = (/** @type {Panel} */ { box }) => Boolean(box?.offsetParent);
 
 function look() {
     if (document.visibilityState !== "visible") return;
     for (const panel of panels) {
-        if (!panel.box || !panel.box.isConnected || !panel.element.isConnected) panel.attach();
+        if (!panel.box?.isConnected || !panel.element.isConnected) panel.attach();
         if (onScreen(panel)) panel.sync();
     }
 }
 
 function begin() {
     for (const panel of panels) panel.detach();
-    panels = TABS.filter((tab) => host.prompts(tab).positive).map(makePanel);
+    panels = TABS.filter((tab) => host.prompts(tab).positive).map((tab) => new Panel(tab));
     for (const panel of panels) {
         panel.attach();
         panel.sync();
@@ -365,11 +371,7 @@ function begin() {
 
 onStart(begin);
 
-let subscribed = false;
-
-onStart(() => {
-    if (subscribed) return;
-    subscribed = true;
+onFirstStart(() => {
     store.on("delivered", () => learn(true));
     // training ends while the tab is not looked at; coming back to a prompt is the time to ask
     if (typeof onUiTabChange === "function")

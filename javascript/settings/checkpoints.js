@@ -1,52 +1,59 @@
 /*
  * The card of checkpoint and name.
  */
-import { api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
-import { plural, sentences, t } from "../common/language.js";
-import { store } from "../common/store.js";
+import { dotted, plural, sentences, t } from "../common/language.js";
+import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { draft } from "./draft.js";
-import { edited, publish, same } from "./values.js";
+import { draft, same } from "./draft.js";
+import { edited, publish } from "./values.js";
 import { state } from "./state.js";
+
+/** @import { CheckpointView, ListedCheckpoint, LoadedView } from "../common/answers" */
+/** @import { Option, Row } from "../common/types" */
 
 // --- checkpoints -------------------------------------------------------------------------------
 
 /** What the chosen checkpoint is; asked at once, so that presets fit its family. */
 export async function learnCheckpoint() {
     const asked = draft.checkpoint;
-    let found;
-    try {
-        found = await api.post("checkpoint", { id: asked });
-    } catch (problem) {
-        found = { problem: problem.message, hint: problem.hint, family: null, notes: [] };
-    }
+    const found = await api.post("checkpoint", { id: asked }).catch((caught) => unknown(caught));
     if (asked !== draft.checkpoint) return;
     state.facts = found;
     publish();
 }
 
+/** A checkpoint that could not be asked about. @returns {CheckpointView} */
+function unknown(/** @type {unknown} */ caught) {
+    const { message, hint } = expected(caught);
+    const nothing = { id: null, title: "", practice: false, vae: null, clip_skip: null, notes: [] };
+    const unseen = { family: null, family_name: null, resolution: null };
+    return { ...nothing, ...unseen, problem: message, hint };
+}
+
 export async function learnCheckpoints() {
     const answer = await api.get("checkpoints");
-    const home = store.get("home");
-    store.set("home", { ...home, checkpoints: answer.checkpoints, loaded: answer.loaded });
+    store.set("home", { ...home(), ...answer });
     return answer.checkpoints.some((known) => !known.seen);
 }
 
-function checkpointOptions(home) {
-    const described = (known) =>
-        known.family_name ? known.title + " \u2014 " + known.family_name : known.title;
-    const loaded = home.loaded;
-    const now =
-        loaded &&
-        (loaded.in_memory
-            ? t("Loaded now: {title}", { title: described(loaded) })
-            : t("Not loaded yet: {title}", { title: described(loaded) }));
-    const first = { value: "loaded", label: now || t("Loaded now: none") };
+const described = (/** @type {ListedCheckpoint | LoadedView} */ { title, family_name }) =>
+    family_name ? title + " \u2014 " + family_name : title;
+
+function loadedWords(/** @type {LoadedView | null} */ loaded) {
+    if (!loaded) return t("Loaded now: none");
+    return loaded.in_memory
+        ? t("Loaded now: {title}", { title: described(loaded) })
+        : t("Not loaded yet: {title}", { title: described(loaded) });
+}
+
+function checkpointOptions() {
+    const { loaded, checkpoints } = home();
     return [
-        first,
-        ...(home.checkpoints || []).map((known) => ({
+        { value: "loaded", label: loadedWords(loaded) },
+        ...(checkpoints ?? []).map((known) => ({
             value: known.id,
             disabled: Boolean(known.problem),
             label: known.problem
@@ -58,23 +65,23 @@ function checkpointOptions(home) {
 
 function checkpointWords() {
     if (!state.facts) return t("Looking at the checkpoint ...");
+    const { family_name, resolution, vae, clip_skip, notes, problem } = state.facts;
     // the plan says what is wrong with it, in its place below
-    if (state.facts.problem) return "";
-    const parts = [
-        state.facts.family_name,
-        state.facts.resolution ? t("made for {side} pixels", { side: state.facts.resolution }) : "",
-        state.facts.vae ? t("VAE {name}", { name: state.facts.vae }) : "",
-        state.facts.clip_skip ? t("clip skip {number}", { number: state.facts.clip_skip }) : "",
-    ];
-    const line = parts.filter(Boolean).join(" \u00b7 ");
-    return state.facts.notes.length ? sentences(line, state.facts.notes) : line;
+    if (problem) return "";
+    const line = dotted(
+        family_name,
+        resolution ? t("made for {side} pixels", { side: resolution }) : "",
+        vae ? t("VAE {name}", { name: vae }) : "",
+        clip_skip ? t("clip skip {number}", { number: clip_skip }) : "",
+    );
+    return notes.length ? sentences(line, notes) : line;
 }
 
+/** @returns {Row} */
 export function checkpointCard() {
-    const home = () => store.get("home");
     const select = widgets.select({
         value: draft.checkpoint,
-        options: checkpointOptions(home()),
+        options: checkpointOptions(),
         id: "lora_trainer_checkpoint",
         onchange: (id) => {
             draft.checkpoint = id;
@@ -83,18 +90,17 @@ export function checkpointCard() {
             learnCheckpoint();
         },
     });
-    const words = el("p", {
-        class: "lora-trainer-help lora-trainer-settings-line",
+    const words = el("p.lora-trainer-help.lora-trainer-settings-line", {
         role: "status",
         id: "lora_trainer_checkpoint_words",
     });
     select.setAttribute("aria-describedby", words.id);
-    const unusable = el("details", { class: "lora-trainer-settings-unusable" });
-    const problem = el("div", { class: "lora-trainer-settings-problem" });
+    const unusable = el("details.lora-trainer-settings-unusable");
+    const problem = el("div.lora-trainer-settings-problem");
+    /** @type {Option[] | null} */
     let drawn = null;
     const element = el(
-        "div",
-        { class: "lora-trainer-field" },
+        "div.lora-trainer-field",
         el("label", { for: select.id }, t("Checkpoint")),
         select,
         words,
@@ -103,26 +109,16 @@ export function checkpointCard() {
     );
 
     function update() {
-        const options = checkpointOptions(home());
+        const options = checkpointOptions();
         if (!same(options, drawn)) {
             drawn = options;
-            fill(
-                select,
-                options.map((option) =>
-                    el(
-                        "option",
-                        { value: option.value, disabled: option.disabled || null },
-                        option.label,
-                    ),
-                ),
-            );
-            const refused = (home().checkpoints || []).filter((known) => known.problem);
+            fill(select, widgets.options(options));
+            const refused = (home().checkpoints ?? []).filter((known) => known.problem);
             unusable.hidden = !refused.length;
             fill(
                 unusable,
                 el(
                     "summary",
-                    {},
                     plural(
                         refused.length,
                         "{count} checkpoint cannot be trained on",
@@ -131,8 +127,7 @@ export function checkpointCard() {
                 ),
                 el(
                     "ul",
-                    {},
-                    refused.map((known) => el("li", {}, sentences(known.problem, known.hint))),
+                    refused.map((known) => el("li", sentences(known.problem, known.hint))),
                 ),
             );
         }
@@ -142,6 +137,7 @@ export function checkpointCard() {
     return { element, update, input: select, problem };
 }
 
+/** @returns {Row} */
 export function nameCard() {
     const input = widgets.text({
         value: draft.name,
@@ -152,7 +148,7 @@ export function nameCard() {
             edited();
         },
     });
-    const problem = el("div", { class: "lora-trainer-settings-problem" });
+    const problem = el("div.lora-trainer-settings-problem");
     const element = widgets.labelled(t("Name of the LoRA"), input, {
         help: t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."),
         problem,
@@ -162,8 +158,7 @@ export function nameCard() {
         input,
         problem,
         update() {
-            const dataset = datasets.chosen();
-            input.placeholder = dataset ? dataset.name : "";
+            input.placeholder = datasets.chosen()?.name ?? "";
             if (document.activeElement !== input) input.value = draft.name;
         },
     };

@@ -16,11 +16,16 @@
  * The store's "draft" tells that it is another one now. Without a dataset it waits in this browser,
  * for the first one that has none of its own.
  */
-import { Problem, api } from "../common/api.js";
-import { onStart } from "../common/start.js";
+import { api, expected } from "../common/api.js";
+import { onFirstStart } from "../common/start.js";
 import { kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
+
+/** @import { DraftValues, DraftView } from "../common/answers" */
+/** @import { Draft, Settings } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
 
 const BEFORE_KEY = "lora-trainer-draft",
     NEXT_KEY = "lora-trainer-draft-next",
@@ -29,28 +34,25 @@ const BEFORE_KEY = "lora-trainer-draft",
 const CHOSEN_KEY = "lora-trainer-dataset",
     CAPTIONER_KEY = "lora-trainer-captioner";
 
+/**
+ * What is known of one dataset's draft. `base`: what the server has, as far as is known; `told`:
+ * why it could not be kept.
+ *
+ * @typedef {{id: string, values: Draft, base: Draft, revision: string, changed: number,
+ *     dirty: boolean, saving: boolean, timer: number, told: string}} Entry
+ */
+
 const DELAY = 500,
     RETRY = 3000;
 
 const CONFLICT = 409,
     GONE = 404;
 
-const PARTS = ["preset", "checkpoint", "name", "captioner"];
-
-export const draft = {};
-
-const entries = new Map();
-
-let current = null,
-    serial = 0;
-
-const copy = (value) => JSON.parse(JSON.stringify(value));
-
-const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-
 /**
  * A draft in which nothing has been chosen. The checkpoint is that of the last one: it belongs to
  * no images.
+ *
+ * @returns {Draft}
  */
 const blank = () => ({
     preset: null,
@@ -60,43 +62,71 @@ const blank = () => ({
     changes: {},
 });
 
-const whole = (values) => {
-    const made = blank();
-    for (const part of Object.keys(made))
-        if (values && values[part] !== undefined && values[part] !== null)
-            made[part] = copy(values[part]);
-    return made;
-};
+export const draft = blank();
 
-/** Mine and theirs, both made from `base`: what I have changed is mine, the rest theirs. */
+/** @type {Map<string, Entry>} */
+const entries = new Map();
+
+/** @type {Entry | null} */
+let current = null;
+
+let serial = 0;
+
+export const same = (/** @type {unknown} */ one, /** @type {unknown} */ other) =>
+    JSON.stringify(one) === JSON.stringify(other);
+
+/** A draft with these values; what is not said is as in a new one. */
+function whole(/** @type {DraftValues | Draft | null} */ values) {
+    const made = blank();
+    const told = Object.entries(values ?? {}).filter(
+        ([part, value]) => part in made && value !== undefined && value !== null,
+    );
+    return Object.assign(made, structuredClone(Object.fromEntries(told)));
+}
+
+/**
+ * Mine and theirs, both made from `base`: what I have changed is mine, the rest theirs.
+ *
+ * @param {Draft} base
+ * @param {Draft} mine
+ * @param {Draft} theirs
+ * @returns {Draft}
+ */
 export function merged(base, mine, theirs) {
-    const made = {};
-    for (const part of PARTS) made[part] = same(mine[part], base[part]) ? theirs[part] : mine[part];
-    made.changes = {};
+    /** @type {Settings} */
+    const changes = {};
     for (const key of new Set([...Object.keys(theirs.changes), ...Object.keys(mine.changes)])) {
         const from = same(mine.changes[key], base.changes[key]) ? theirs : mine;
-        if (key in from.changes) made.changes[key] = from.changes[key];
+        if (key in from.changes) changes[key] = from.changes[key];
     }
-    return made;
+    const by = (/** @type {keyof Draft} */ part) => (same(mine[part], base[part]) ? theirs : mine);
+    return {
+        preset: by("preset").preset,
+        checkpoint: by("checkpoint").checkpoint,
+        name: by("name").name,
+        captioner: by("captioner").captioner,
+        changes,
+    };
 }
 
 // --- entering ----------------------------------------------------------------------------------
 
-function entryOf(id, told) {
+function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ told) {
     const known = entries.get(id);
     // a card may be older than what was sent since
     if (known && (!told || known.dirty || known.saving || told.changed <= known.changed))
         return known;
-    const values = whole(id ? told && told.values : kept.get(NEXT_KEY));
+    const values = whole(id ? (told?.values ?? null) : kept.get(NEXT_KEY));
     const entry = {
         id,
         values,
-        base: copy(values),
-        revision: told ? told.revision : "",
-        changed: told ? told.changed : 0,
+        base: structuredClone(values),
+        revision: told?.revision ?? "",
+        changed: told?.changed ?? 0,
         dirty: false,
         saving: false,
         timer: 0,
+        told: "",
     };
     entries.set(id, entry);
     if (id && !entry.revision) adopt(entry);
@@ -108,7 +138,7 @@ function entryOf(id, told) {
  * A dataset without a draft takes what was set while none was chosen, or what this browser kept
  * before drafts belonged to datasets.
  */
-function adopt(entry) {
+function adopt(/** @type {Entry} */ entry) {
     const before = kept.get(BEFORE_KEY);
     const next = kept.get(NEXT_KEY);
     if (before && kept.get(CHOSEN_KEY) === entry.id)
@@ -116,31 +146,35 @@ function adopt(entry) {
     else if (next) use(entry, whole(next));
 }
 
-function use(entry, values) {
+function use(/** @type {Entry} */ entry, /** @type {Draft} */ values) {
     if (same(values, entry.base)) return;
     entry.values = values;
     entry.dirty = true;
     later(entry, DELAY);
 }
 
-export function enter(id, told = null) {
+/**
+ * @param {string} id
+ * @param {DraftView} [told]
+ */
+export function enter(id, told) {
     const before = kept.get(BEFORE_KEY);
-    if (before && before.checkpoint) kept.set(CHECKPOINT_KEY, before.checkpoint);
+    if (before?.checkpoint) kept.set(CHECKPOINT_KEY, before.checkpoint);
     const entry = entryOf(id, told);
     if (before) {
         kept.set(BEFORE_KEY, null);
-        kept.set(CAPTIONER_KEY, { captioner: (kept.get(CAPTIONER_KEY) || {}).captioner });
+        kept.set(CAPTIONER_KEY, { captioner: kept.get(CAPTIONER_KEY)?.captioner });
     }
     if (entry === current) return;
-    if (current && current.dirty) later(current, 0);
+    if (current?.dirty) later(current, 0);
     // what nobody has chosen a dataset for does not come back after one was
     if (current && !current.id) entries.delete("");
     current = entry;
-    show();
+    show(entry);
 }
 
-function show() {
-    Object.assign(draft, copy(current.values));
+function show(/** @type {Entry} */ entry) {
+    Object.assign(draft, structuredClone(entry.values));
     store.set("draft", (serial += 1));
 }
 
@@ -158,27 +192,25 @@ export function note() {
     else if (current.dirty) later(current, DELAY);
 }
 
-function later(entry, milliseconds) {
+function later(/** @type {Entry} */ entry, /** @type {number} */ milliseconds) {
     clearTimeout(entry.timer);
     if (entry.id) entry.timer = setTimeout(() => save(entry), milliseconds);
 }
 
-const address = (entry) => datasets.path("draft", entry.id);
+const address = (/** @type {Entry} */ entry) => datasets.path("draft", entry.id);
 
-async function save(entry, options = {}) {
+async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
     if (!entry.dirty || entry.saving) return;
-    const sent = copy(entry.values);
+    const sent = structuredClone(entry.values);
     entry.saving = true;
+    /** @type {number | null} */
     let again = null;
     try {
-        took(
-            entry,
-            await api.post(address(entry), { values: sent, revision: entry.revision }, options),
-            sent,
-        );
+        const body = { values: sent, revision: entry.revision };
+        took(entry, await api.post(address(entry), body, { keepalive }), sent);
         again = DELAY;
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
+    } catch (caught) {
+        const problem = expected(caught);
         if (problem.status === CONFLICT && problem.current) {
             again = 0;
             mix(entry, problem.current);
@@ -191,30 +223,31 @@ async function save(entry, options = {}) {
     if (entry.dirty && again !== null) later(entry, again);
 }
 
+/**
+ * @param {Entry} entry
+ * @param {DraftView} answer
+ * @param {Draft} values what the server has now
+ */
 function took(entry, answer, values) {
-    Object.assign(entry, {
-        base: values,
-        revision: answer.revision,
-        changed: answer.changed,
-        told: "",
-    });
+    const { revision, changed } = answer;
+    Object.assign(entry, { base: values, revision, changed, told: "" });
     entry.dirty = !same(entry.values, values);
-    const card = (datasets.cards() || []).find((one) => one.id === entry.id);
+    const card = datasets.cards().find((one) => one.id === entry.id);
     if (card) card.draft = answer;
 }
 
 /** Another browser has written meanwhile. */
-function mix(entry, answer) {
+function mix(/** @type {Entry} */ entry, /** @type {DraftView} */ answer) {
     const theirs = whole(answer.values);
     const values = merged(entry.base, entry.values, theirs);
     const other = !same(values, entry.values);
     entry.values = values;
     took(entry, answer, theirs);
-    if (other && entry === current) show();
+    if (other && entry === current) show(entry);
 }
 
 /** Once for each reason: where it cannot be kept, this page goes on with it. */
-function complain(entry, problem) {
+function complain(/** @type {Entry} */ entry, /** @type {Problem} */ problem) {
     if (entry.told === problem.message) return;
     entry.told = problem.message;
     widgets.toastProblem(problem);
@@ -223,17 +256,11 @@ function complain(entry, problem) {
 export async function look() {
     const entry = current;
     if (!entry || !entry.id || entry.dirty || entry.saving) return;
-    let answer;
-    try {
-        answer = await api.get(address(entry));
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        return;
-    }
-    if (entry.dirty || entry.saving || answer.revision === entry.revision) return;
+    const answer = await api.get(address(entry)).catch((caught) => void expected(caught));
+    if (!answer || entry.dirty || entry.saving || answer.revision === entry.revision) return;
     entry.values = whole(answer.values);
-    took(entry, answer, copy(entry.values));
-    if (entry === current) show();
+    took(entry, answer, structuredClone(entry.values));
+    if (entry === current) show(entry);
 }
 
 /** The page goes away: what has not been sent is, by requests that outlive it. */
@@ -242,15 +269,11 @@ function flush() {
         if (entry.id && entry.dirty) save(entry, { keepalive: true });
 }
 
-export const changed = () => (current ? current.changed : 0);
+export const changed = () => current?.changed ?? 0;
 
-export const dataset = () => (current ? current.id : null);
+export const dataset = () => current?.id ?? null;
 
-let listening = false;
-
-onStart(() => {
-    if (listening) return;
-    listening = true;
+onFirstStart(() => {
     store.on("section", look);
     window.addEventListener("focus", look);
     window.addEventListener("pagehide", flush);

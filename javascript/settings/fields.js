@@ -1,10 +1,10 @@
 /*
  * One row a setting: its entry, its help, its change against the preset.
  */
-import { el, fill, put, uniqueId } from "../common/elements.js";
+import { el, fill, put, uniqueId, wayOf } from "../common/elements.js";
 import { plural, t, withColon } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { draft } from "./draft.js";
+import { draft, same } from "./draft.js";
 import { currentPlan } from "./plan.js";
 import {
     baseValue,
@@ -13,20 +13,34 @@ import {
     familyValues,
     presetOf,
     presetValues,
-    same,
     suggested,
     valueOf,
 } from "./values.js";
 
+/** @import { FormField, SettingView } from "../common/answers" */
+/** @import { Row, TextBox } from "../common/types" */
+
+/**
+ * How a setting is entered. `row`: its label stands behind it.
+ *
+ * @typedef {{element: HTMLElement, input: HTMLElement, row?: boolean,
+ *     show: (value: unknown) => void}} Entry
+ */
+
+/** @typedef {(value: unknown) => void} Hear what is called when the visitor changes it */
+
+/** @typedef {(field: SettingView, id: string, hear: Hear) => Entry} Maker */
+
 /** Of these two one decides how long is trained: they are one field. */
 export const LENGTH = ["max_train_steps", "epochs"];
 
+/** @type {Record<string, string>} */
 const EXAMPLES = { trigger_word: "ohwx, mychar ..." };
 
 // --- fields ------------------------------------------------------------------------------------
 
 /** A number as people write it: 0.0001 -> 1e-4. */
-function written(value) {
+function written(/** @type {unknown} */ value) {
     if (value === null || value === undefined) return "";
     if (typeof value !== "number") return String(value);
     return value !== 0 && Math.abs(value) < 0.001
@@ -37,158 +51,116 @@ function written(value) {
 /**
  * What was typed, as the setting's kind; what is no number stays as it is, and the server says so.
  */
-function number(text, optional) {
+function number(/** @type {string} */ text, /** @type {boolean} */ optional) {
     const trimmed = text.trim();
     if (trimmed === "" || trimmed === "auto") return optional ? null : "";
     return Number.isFinite(Number(trimmed)) ? Number(trimmed) : trimmed;
 }
 
-/** An entry that is one input; `show` where a value is not shown as it is written. */
-const plain = (input, show = null) => ({
+/**
+ * An entry that is one box; `say`: how a value is shown in it.
+ *
+ * @param {TextBox | HTMLSelectElement} input
+ * @param {(value: unknown) => string} [say]
+ */
+const plain = (input, say = written) => ({
     element: input,
     input,
-    show:
-        show ||
-        ((value) => {
-            if (document.activeElement !== input) input.value = written(value);
-        }),
+    show(/** @type {unknown} */ value) {
+        // not under somebody's fingers; what is chosen is whole at once
+        if (document.activeElement !== input || input instanceof HTMLSelectElement)
+            input.value = say(value);
+    },
 });
 
-function flagEntry(field, id, hear) {
-    const input = el("input", {
-        type: "checkbox",
-        id,
-        class: "lora-trainer-checkbox",
-        onchange: (event) => hear(event.target.checked),
-    });
+const joined = (/** @type {string} */ between) => (/** @type {unknown} */ value) =>
+    Array.isArray(value) ? value.join(between) : "";
+
+const parts = (/** @type {string} */ text, /** @type {RegExp} */ between) =>
+    text
+        .split(between)
+        .map((part) => part.trim())
+        .filter(Boolean);
+
+/** @type {Maker} */
+const flagEntry = (field, id, hear) => {
+    const input = widgets.checkbox(false, hear);
+    input.id = id;
     return {
         element: input,
         input,
         row: true,
-        show: (value) => {
+        show(value) {
             input.checked = Boolean(value);
         },
     };
-}
+};
 
-function autoFlagEntry(field, id, hear) {
-    const words = { auto: null, yes: true, no: false };
-    const input = widgets.select({
-        id,
-        options: [
-            { value: "auto", label: t("auto") },
-            { value: "yes", label: t("yes") },
-            { value: "no", label: t("no") },
-        ],
-        onchange: (value) => hear(words[value]),
-    });
-    return plain(input, (value) => {
-        input.value = value === null ? "auto" : value ? "yes" : "no";
-    });
-}
+/** @type {Maker} */
+const autoFlagEntry = (field, id, hear) =>
+    plain(
+        widgets.select({
+            id,
+            options: [
+                { value: "auto", label: t("auto") },
+                { value: "yes", label: t("yes") },
+                { value: "no", label: t("no") },
+            ],
+            onchange: (word) => hear(word === "auto" ? null : word === "yes"),
+        }),
+        (value) => (value === null ? "auto" : value ? "yes" : "no"),
+    );
 
-function choiceEntry(field, id, hear) {
-    const input = widgets.select({
-        id,
-        options: field.choices.map((choice) => ({
-            value: String(choice.value),
-            label: choice.label,
-        })),
-        onchange: (value) =>
-            hear(field.choices.find((choice) => String(choice.value) === value).value),
-    });
-    return plain(input, (value) => {
-        input.value = String(value);
-    });
-}
+/** @type {Maker} */
+const choiceEntry = ({ choices }, id, hear) =>
+    plain(
+        widgets.select({
+            id,
+            options: choices.map(({ value, label }) => ({ value: String(value), label })),
+            onchange: (word) => hear(choices.find(({ value }) => String(value) === word)?.value),
+        }),
+        String,
+    );
 
-function linesEntry(field, id, hear) {
-    const input = widgets.text({
-        id,
-        rows: 3,
-        oninput: (value) =>
-            hear(
-                value
-                    .split("\n")
-                    .map((line) => line.trim())
-                    .filter(Boolean),
-            ),
-    });
-    return plain(input, (value) => {
-        if (document.activeElement !== input) input.value = (value || []).join("\n");
-    });
-}
+/** @type {Maker} */
+const linesEntry = (field, id, hear) =>
+    plain(widgets.lines(3, { id, oninput: (text) => hear(parts(text, /\n/)) }), joined("\n"));
 
-function listEntry(field, id, hear) {
-    const parts = (value) =>
-        value
-            .split(/[,\uff0c]/)
-            .map((part) => part.trim())
-            .filter(Boolean);
-    const input = widgets.text({
-        id,
-        oninput: (value) =>
-            hear(
-                field.type === "list"
-                    ? parts(value)
-                    : parts(value).map((part) => number(part, false)),
-            ),
-    });
-    return plain(input, (value) => {
-        if (document.activeElement !== input) input.value = (value || []).join(", ");
-    });
-}
+/** @type {Maker} */
+const listEntry = (field, id, hear) =>
+    plain(widgets.text({ id, oninput: (text) => hear(parts(text, /[,\uff0c]/)) }), joined(", "));
 
-function numberEntry(field, id, hear) {
-    const optional = field.optional;
-    const whole = field.type.endsWith("integer");
+/** @type {Maker} */
+const numberListEntry = (field, id, hear) =>
+    listEntry(field, id, (words) =>
+        hear(Array.isArray(words) ? words.map((word) => number(word, false)) : []),
+    );
+
+/** @type {Maker} */
+const numberEntry = (field, id, hear) => {
+    const { optional } = field;
     const input = widgets.text({
         id,
         placeholder: optional ? t("auto") : "",
-        oninput: (value) => hear(number(value, optional)),
+        oninput: (text) => hear(number(text, optional)),
     });
-    input.inputMode = whole ? "numeric" : "decimal";
+    input.inputMode = field.type.endsWith("integer") ? "numeric" : "decimal";
     input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
     return plain(input);
-}
-
-const textEntry = (field, id, hear) =>
-    plain(
-        widgets.text({
-            id,
-            placeholder: EXAMPLES[field.key] || "",
-            oninput: (value) => hear(value),
-        }),
-    );
-
-const paragraphEntry = (field, id, hear) =>
-    plain(widgets.text({ id, rows: 3, oninput: (value) => hear(value) }));
-
-const ENTRIES = {
-    flag: flagEntry,
-    auto_flag: autoFlagEntry,
-    choice: choiceEntry,
-    lines: linesEntry,
-    list: listEntry,
-    number_list: listEntry,
-    paragraph: paragraphEntry,
-    text: textEntry,
 };
 
-/**
- * {element to show, input to label, show(value)} for a field; `hear(value)` is called when the
- * visitor changes it.
- */
-export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
-    const make =
-        ENTRIES[field.type] || (field.key === "preferred_weight" ? weightEntry : numberEntry);
-    return make(field, id, hear);
-}
+/** @type {Maker} */
+const textEntry = (field, id, hear) =>
+    plain(widgets.text({ id, placeholder: EXAMPLES[field.key], oninput: hear }));
 
-function weightEntry(field, id, hear) {
+/** @type {Maker} */
+const paragraphEntry = (field, id, hear) => plain(widgets.lines(3, { id, oninput: hear }));
+
+/** @type {Maker} */
+const weightEntry = (field, id, hear) => {
     const slider = widgets.slider({
         label: field.label,
-        value: field.default,
+        value: Number(field.default),
         minimum: 0,
         maximum: 1.5,
         step: 0.05,
@@ -198,69 +170,100 @@ function weightEntry(field, id, hear) {
     return {
         element: slider.element,
         input: slider.number,
-        show: (value) => {
-            if (document.activeElement !== slider.number) slider.set(value);
+        show(value) {
+            if (document.activeElement !== slider.number) slider.set(Number(value));
         },
     };
+};
+
+/** @type {Partial<Record<SettingView["type"], Maker>>} */
+const ENTRIES = {
+    flag: flagEntry,
+    auto_flag: autoFlagEntry,
+    choice: choiceEntry,
+    lines: linesEntry,
+    list: listEntry,
+    number_list: numberListEntry,
+    paragraph: paragraphEntry,
+    text: textEntry,
+};
+
+/**
+ * The entry of a field; `hear(value)` is called when the visitor changes it.
+ *
+ * @param {SettingView} field
+ * @param {Hear} hear
+ */
+export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
+    const make =
+        ENTRIES[field.type] ?? (field.key === "preferred_weight" ? weightEntry : numberEntry);
+    return make(field, id, hear);
 }
 
-/** Arrow up and down, as in a number box: by the field's step, within its bounds. */
+/**
+ * Arrow up and down, as in a number box: by the field's step, within its bounds.
+ *
+ * @param {KeyboardEvent} event
+ * @param {SettingView} field
+ * @param {HTMLInputElement} input
+ * @param {Hear} hear
+ */
 function nudge(event, field, input, hear) {
-    const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    const way = wayOf(event, { ArrowUp: 1, ArrowDown: -1 });
     const now = Number(input.value);
     if (!way || !field.step || input.value.trim() === "" || !Number.isFinite(now)) return;
     event.preventDefault();
     const raised = Number((now + way * field.step).toPrecision(12));
-    const next = Math.min(
-        field.maximum === null ? raised : field.maximum,
-        Math.max(field.minimum === null ? raised : field.minimum, raised),
-    );
+    const next = Math.min(field.maximum ?? raised, Math.max(field.minimum ?? raised, raised));
     input.value = written(next);
     hear(next);
 }
 
-export function shownValue(field, value) {
+export function shownValue(/** @type {SettingView} */ field, /** @type {unknown} */ value) {
     if (value === null || value === undefined || value === "")
         return field.optional ? t("auto") : t("empty");
     if (typeof value === "boolean") return value ? t("yes") : t("no");
     if (field.choices.length)
-        return (
-            field.choices.find((choice) => same(choice.value, value)) || { label: String(value) }
-        ).label;
+        return field.choices.find((choice) => same(choice.value, value))?.label ?? String(value);
     return Array.isArray(value) ? value.join(", ") : written(value);
 }
 
-export function fieldRow(field) {
+/** A button that takes a change back, hidden while there is none. */
+const backButton = (/** @type {() => void} */ onclick) =>
+    el("button.lora-trainer-settings-back", { type: "button", hidden: true, onclick });
+
+/**
+ * Say in it what it goes back to.
+ *
+ * @param {HTMLElement} back
+ * @param {string} field what the field is called
+ * @param {string} value
+ */
+function sayBack(back, field, value) {
+    const short = value.length > 24 ? value.slice(0, 24) + " ..." : value;
+    put(back, t("changed; back to {value}", { value: short }));
+    back.setAttribute("aria-label", t("{field} is changed; back to {value}", { field, value }));
+}
+
+/** @returns {Row} */
+export function fieldRow(/** @type {FormField} */ field) {
     const made = settingEntry(field, (value) => change(field, value));
     const { input } = made;
     const label = el(
         "label",
         { for: input.id },
         field.label,
-        field.unit
-            ? el("span", { class: "lora-trainer-settings-unit" }, " (" + field.unit + ")")
-            : null,
+        field.unit ? el("span.lora-trainer-settings-unit", " (" + field.unit + ")") : null,
     );
-    const back = el("button", {
-        type: "button",
-        class: "lora-trainer-settings-back",
-        hidden: true,
-        onclick: () => {
-            delete draft.changes[field.key];
-            input.blur();
-            edited();
-            input.focus();
-        },
+    const back = backButton(() => {
+        delete draft.changes[field.key];
+        input.blur();
+        edited();
+        input.focus();
     });
-    const help = el("p", { class: "lora-trainer-help", id: input.id + "_help" }, field.help);
-    const note = el("p", {
-        class: "lora-trainer-help lora-trainer-settings-note",
-        id: input.id + "_note",
-    });
-    const problem = el("div", {
-        class: "lora-trainer-settings-problem",
-        id: input.id + "_problem",
-    });
+    const help = el("p.lora-trainer-help", { id: input.id + "_help" }, field.help);
+    const note = el("p.lora-trainer-help.lora-trainer-settings-note", { id: input.id + "_note" });
+    const problem = el("div.lora-trainer-settings-problem", { id: input.id + "_problem" });
     input.setAttribute("aria-describedby", [help.id, note.id, problem.id].join(" "));
     const element = el(
         "div",
@@ -270,7 +273,7 @@ export function fieldRow(field) {
                 (made.row ? " lora-trainer-settings-flag" : ""),
             dataset: { key: field.key },
         },
-        el("div", { class: "lora-trainer-settings-label" }, label, back),
+        el("div.lora-trainer-settings-label", label, back),
         made.element,
         problem,
         help,
@@ -282,57 +285,39 @@ export function fieldRow(field) {
         const changed = field.key in draft.changes;
         element.classList.toggle("lora-trainer-settings-changed", changed);
         back.hidden = !changed;
-        if (changed) {
-            const before = shownValue(field, baseValue(field));
-            put(
-                back,
-                t("changed; back to {value}", {
-                    value: before.length > 24 ? before.slice(0, 24) + " ..." : before,
-                }),
-            );
-            back.setAttribute(
-                "aria-label",
-                t("{field} is changed; back to {value}", { field: field.label, value: before }),
-            );
-        }
+        if (changed) sayBack(back, field.label, shownValue(field, baseValue(field)));
         put(note, noteOf(field, changed));
     }
     return { element, update, input, problem };
 }
 
+/**
+ * @param {string} key
+ * @param {HTMLElement[]} parts
+ */
 const lengthFrame = (key, [back, slot, unit, problem, help, note]) => {
     const name = uniqueId("length");
     return el(
-        "div",
-        {
-            class: "lora-trainer-field lora-trainer-settings-field",
-            role: "group",
-            "aria-labelledby": name,
-            dataset: { key },
-        },
+        "div.lora-trainer-field.lora-trainer-settings-field",
+        { role: "group", "aria-labelledby": name, dataset: { key } },
         el(
-            "div",
-            { class: "lora-trainer-settings-label" },
-            el("span", { class: "lora-trainer-label", id: name }, t("Training length")),
+            "div.lora-trainer-settings-label",
+            el("span.lora-trainer-label", { id: name }, t("Training length")),
             back,
         ),
-        el("div", { class: "lora-trainer-settings-length" }, slot, unit),
+        el("div.lora-trainer-settings-length", slot, unit),
         problem,
         help,
         note,
     );
 };
 
-function sayBack(back, value) {
-    put(back, t("changed; back to {value}", { value }));
-    back.setAttribute(
-        "aria-label",
-        t("{field} is changed; back to {value}", { field: t("Training length"), value }),
-    );
-}
-
 /**
  * Steps or epochs: whichever is chosen decides how long is trained, and the other box is not there.
+ *
+ * @param {FormField} steps
+ * @param {FormField} epochs
+ * @returns {Row}
  */
 export function lengthRow(steps, epochs) {
     const both = [steps, epochs];
@@ -346,34 +331,30 @@ export function lengthRow(steps, epochs) {
             { value: "steps", label: steps.label },
             { value: "epochs", label: epochs.label },
         ],
-        onchange: choose,
+        onchange: (unit) => choose(unit === "steps" ? "steps" : "epochs"),
     });
     boxes.steps.input.setAttribute("aria-label", steps.label);
     boxes.epochs.input.setAttribute("aria-label", epochs.label);
     const slot = el("div");
-    const back = el("button", {
-        type: "button",
-        class: "lora-trainer-settings-back",
-        hidden: true,
-        onclick: () => {
-            for (const field of both) delete draft.changes[field.key];
-            edited();
-            unit.focus();
-        },
+    const back = backButton(() => {
+        for (const field of both) delete draft.changes[field.key];
+        edited();
+        unit.focus();
     });
-    const help = el("p", { class: "lora-trainer-help" });
-    const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note" });
-    const problem = el("div", { class: "lora-trainer-settings-problem" });
+    const help = widgets.help();
+    const note = el("p.lora-trainer-help.lora-trainer-settings-note");
+    const problem = el("div.lora-trainer-settings-problem");
     const element = lengthFrame(steps.key, [back, slot, unit, problem, help, note]);
-    let last = null,
-        by = "";
+    /** @type {unknown} */
+    let last = null;
+    /** @type {"steps" | "epochs" | ""} */
+    let by = "";
 
     /** Steps begin with what the epochs come to, or with what was there before. */
-    function choose(wanted) {
-        const plan = currentPlan();
+    function choose(/** @type {"steps" | "epochs"} */ wanted) {
         change(
             steps,
-            wanted === "epochs" ? null : last || baseValue(steps) || (plan && plan.steps) || 1000,
+            wanted === "epochs" ? null : last || baseValue(steps) || currentPlan()?.steps || 1000,
         );
         boxes[wanted].input.focus();
     }
@@ -393,13 +374,18 @@ export function lengthRow(steps, epochs) {
         element.classList.toggle("lora-trainer-settings-changed", changed);
         back.hidden = !changed;
         const before = baseValue(steps) !== null ? steps : epochs;
-        if (changed) sayBack(back, shownValue(before, baseValue(before)) + " " + before.label);
+        if (changed)
+            sayBack(
+                back,
+                t("Training length"),
+                shownValue(before, baseValue(before)) + " " + before.label,
+            );
         put(help, field.help);
-        const plan = currentPlan();
+        const total = currentPlan()?.steps;
         put(
             note,
-            by === "epochs" && plan && plan.steps
-                ? plural(plan.steps, "That is {count} step.", "That is {count} steps.")
+            by === "epochs" && total
+                ? plural(total, "That is {count} step.", "That is {count} steps.")
                 : noteOf(field, changed),
         );
     }
@@ -407,7 +393,7 @@ export function lengthRow(steps, epochs) {
         element,
         update,
         get input() {
-            return boxes[by].input;
+            return boxes[by || "epochs"].input;
         },
         problem,
     };
@@ -416,21 +402,16 @@ export function lengthRow(steps, epochs) {
 /**
  * Why the preset sets this value, what auto comes to, or that another field goes before this one.
  */
-function noteOf(field, changed) {
-    const plan = currentPlan();
+function noteOf(/** @type {FormField} */ field, /** @type {boolean} */ changed) {
+    const resolved = currentPlan()?.resolved ?? {};
     const preset = presetOf();
-    if (field.key in suggested() && !changed)
-        return suggested()[field.key].length
+    const prompts = suggested()[field.key];
+    if (prompts && !changed)
+        return Array.isArray(prompts) && prompts.length
             ? t("From the first caption. Write others, or empty it for no previews on the way.")
             : "";
-    if (
-        field.optional &&
-        valueOf(field) === null &&
-        plan &&
-        plan.resolved &&
-        field.key in plan.resolved
-    )
-        return t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
+    if (field.optional && valueOf(field) === null && field.key in resolved)
+        return t("auto is {value} here.", { value: written(resolved[field.key]) });
     if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
     // the reason is that of the common value: another value for one family has another
     return field.key in preset.values && field.key in familyValues(preset)

@@ -1,19 +1,23 @@
 /*
  * What would happen with these settings, and what is wrong with them, as POST plan says it. Store
- * key written: plan. /
+ * key written: plan.
  */
-import { api } from "../common/api.js";
+import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
-import { plural, sentences, t, withColon } from "../common/language.js";
+import { dotted, plural, sentences, t, withColon } from "../common/language.js";
 import { isVisible } from "../common/polling.js";
 import { currentSection, openSection, summarizeStep } from "../common/sections.js";
-import { kept, store } from "../common/store.js";
+import { kept, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import * as drafts from "./draft.js";
-import { draft } from "./draft.js";
-import { presetOf, publish, same, suggested } from "./values.js";
+import { draft, same } from "./draft.js";
+import { presetOf, publish, suggested } from "./values.js";
 import { state } from "./state.js";
+
+/** @import { PlanProblem, PlanView } from "../common/answers" */
+
+/** @import { Problem } from "../common/api.js" */
 
 const PLAN_DELAY = 400;
 
@@ -22,30 +26,32 @@ const SEEN_KEY = "lora-trainer-settings-seen";
 /** A plan for other images says nothing of these. */
 export function currentPlan() {
     const plan = store.get("plan");
-    return plan && plan.dataset === drafts.dataset() ? plan : null;
+    return plan?.dataset === drafts.dataset() ? plan : null;
 }
 
 // --- what would happen -------------------------------------------------------------------------
 
 let planTimer = 0,
-    planNumber = 0,
-    planTrouble = null;
+    planNumber = 0;
+
+/** @type {Problem | null} why there is no plan */
+let planTrouble = null;
 
 export function replan(delay = PLAN_DELAY) {
     clearTimeout(planTimer);
     planTimer = setTimeout(askPlan, delay);
-    if (state.page) state.page.waiting(true);
+    state.page?.waiting(true);
 }
 
 async function askPlan() {
     const number = (planNumber += 1);
-    const dataset = store.get("dataset") || "";
+    const dataset = store.get("dataset") ?? "";
     try {
         const plan = await api.post("plan", {
             dataset,
             checkpoint: draft.checkpoint,
             name: draft.name,
-            settings: store.get("settings") || {},
+            settings: settings(),
         });
         if (number !== planNumber) return;
         planTrouble = null;
@@ -55,19 +61,17 @@ async function askPlan() {
         // the images are being looked at in the background; what is found then belongs into the
         // plan
         if (plan.unchecked > 0 && isVisible()) replan(1500);
-    } catch (problem) {
+    } catch (caught) {
         if (number !== planNumber) return;
-        planTrouble = problem;
+        planTrouble = expected(caught);
     }
-    if (state.page) {
-        state.page.waiting(false);
-        state.page.showPlan();
-    }
+    state.page?.waiting(false);
+    state.page?.showPlan();
     summarize();
 }
 
 /** The datasets whose settings somebody has looked at in this browser's window. */
-const seen = () => kept.get(SEEN_KEY, { session: true }) || [];
+const seen = () => kept.get(SEEN_KEY, { session: true }) ?? [];
 
 function see() {
     const id = store.get("dataset");
@@ -78,31 +82,31 @@ function see() {
 export function summarize() {
     see();
     const plan = currentPlan();
-    const preset = presetOf();
     // before there are images nothing has been done wrong yet, and before somebody was here neither
     const wrong =
         seen().includes(store.get("dataset")) &&
-        plan &&
-        plan.problems.some(
+        plan?.problems.some(
             (problem) => problem.severity === "error" && problem.field !== "dataset",
         );
-    const steps = plan && plan.steps ? plural(plan.steps, "{count} step", "{count} steps") : "";
     summarizeStep(
         "settings",
-        wrong
-            ? t("needs attention")
-            : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "),
+        wrong ? t("needs attention") : dotted(presetOf()?.title, stepWords()),
         wrong ? "problem" : "",
     );
 }
 
+function stepWords() {
+    const steps = currentPlan()?.steps;
+    return steps ? plural(steps, "{count} step", "{count} steps") : "";
+}
+
 // --- what will happen --------------------------------------------------------------------------
 
+/** @param {(field: string) => void} goTo show where a problem is mended */
 export function planCard(goTo) {
-    const sentence = el("p", { class: "lora-trainer-settings-sentence", "aria-live": "polite" });
-    const table = el("dl", { class: "lora-trainer-settings-facts" });
-    const problems = el("ul", {
-        class: "lora-trainer-settings-problems",
+    const sentence = el("p.lora-trainer-settings-sentence", { "aria-live": "polite" });
+    const table = el("dl.lora-trainer-settings-facts");
+    const problems = el("ul.lora-trainer-settings-problems", {
         "aria-label": t("What needs attention"),
     });
     const next = widgets.actions();
@@ -112,19 +116,17 @@ export function planCard(goTo) {
         local: true,
         onclick: () => openSection("train"),
     });
-    let obstacle = null;
-    const mend = widgets.button({ label: "", local: true, onclick: () => goTo(obstacle.field) });
+    let obstacle = "";
+    const mend = widgets.button({ label: "", local: true, onclick: () => goTo(obstacle) });
     const element = el(
-        "section",
-        {
-            class: "lora-trainer-card lora-trainer-settings-plan",
-            "aria-label": t("What will happen"),
-        },
-        el("h3", {}, t("What will happen")),
+        "section.lora-trainer-card.lora-trainer-settings-plan",
+        { "aria-label": t("What will happen") },
+        el("h3", t("What will happen")),
         sentence,
         table,
         problems,
     );
+    /** @type {PlanView | null} */
     let drawn = null;
 
     function show() {
@@ -141,9 +143,7 @@ export function planCard(goTo) {
         next.say(first ? first.message : planWords());
         fill(
             table,
-            plan.facts.map((fact) =>
-                el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value)),
-            ),
+            plan.facts.map((fact) => el("div", el("dt", fact.label), el("dd", fact.value))),
         );
         fill(
             problems,
@@ -152,8 +152,7 @@ export function planCard(goTo) {
         if (plan.unchecked > 0)
             problems.append(
                 el(
-                    "li",
-                    { class: "lora-trainer-help" },
+                    "li.lora-trainer-help",
                     plural(
                         plan.unchecked,
                         "{count} image is still being looked at ...",
@@ -164,55 +163,59 @@ export function planCard(goTo) {
         problems.hidden = !problems.children.length;
         onward.disabled = !plan.ok;
         // what cannot go on yet is mended first
-        obstacle = first && first.field ? first : null;
-        if (obstacle) put(mend, placeLabel(obstacle.field));
+        obstacle = first?.field ?? "";
+        if (obstacle) put(mend, placeLabel(obstacle));
         widgets.makePrimary(mend, Boolean(obstacle));
         widgets.makePrimary(onward, !obstacle);
         next.fill(obstacle ? mend : null, onward);
     }
-    return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
+    return {
+        element,
+        next,
+        show,
+        waiting: (/** @type {boolean} */ is) => element.setAttribute("aria-busy", String(is)),
+    };
 }
 
 /** What is about to be trained, in the few words that the bar has room for. */
 export function planWords() {
-    const plan = currentPlan(),
-        card = datasets.chosen();
-    const steps = plan && plan.steps ? plural(plan.steps, "{count} step", "{count} steps") : "";
-    return [card ? withColon(card.name, datasets.count(card.count)) : "", steps]
-        .filter(Boolean)
-        .join(" \u00b7 ");
+    const card = datasets.chosen();
+    return dotted(card && withColon(card.name, datasets.count(card.count)), stepWords());
 }
 
 /** Places of a problem that are no field here, with their section. */
+/** @type {Record<string, string>} */
 export const SECTION_OF = { dataset: "images", captions: "captions" };
 
 /** Where a problem is mended, and what a button that leads there is called. */
-export const placeOf = (field) => SECTION_OF[field] || "settings";
+export const placeOf = (/** @type {string | null} */ field) =>
+    SECTION_OF[field ?? ""] ?? "settings";
 
-export const placeLabel = (field) =>
-    ({ images: t("Go to the images"), captions: t("Go to the captions") })[SECTION_OF[field]] ||
-    t("Show where");
+export function placeLabel(/** @type {string | null} */ field) {
+    switch (placeOf(field)) {
+        case "images":
+            return t("Go to the images");
+        case "captions":
+            return t("Go to the captions");
+        default:
+            return t("Show where");
+    }
+}
 
-function problemItem(problem, goTo) {
+function problemItem(
+    /** @type {PlanProblem} */ { severity, message, hint, field },
+    /** @type {(field: string) => void} */ goTo,
+) {
     return el(
         "li",
-        { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
-        el(
-            "p",
-            {},
-            el("strong", {}, problem.severity === "error" ? t("To fix: ") : t("Note: ")),
-            problem.message,
-        ),
-        problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
-        problem.field
+        { class: "lora-trainer-notice lora-trainer-notice-" + severity },
+        el("p", el("strong", severity === "error" ? t("To fix: ") : t("Note: ")), message),
+        hint ? el("p.lora-trainer-hint", hint) : null,
+        field
             ? el(
-                  "button",
-                  {
-                      type: "button",
-                      class: "lora-trainer-settings-show",
-                      onclick: () => goTo(problem.field),
-                  },
-                  placeLabel(problem.field),
+                  "button.lora-trainer-settings-show",
+                  { type: "button", onclick: () => goTo(field) },
+                  placeLabel(field),
               )
             : null,
     );

@@ -1,35 +1,39 @@
 /*
  * The card of presets: those that come with the extension, and the visitor's own.
  */
-import { Problem, api } from "../common/api.js";
-import { el, fill, put } from "../common/elements.js";
+import { api, expected } from "../common/api.js";
+import { el, fill, findAll, put } from "../common/elements.js";
 import { plural, t } from "../common/language.js";
-import { store } from "../common/store.js";
+import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
-import { draft } from "./draft.js";
-import { presetOf, presetsOf, same, settingWords, takeOver } from "./values.js";
+import { draft, same } from "./draft.js";
+import { presetOf, presetsOf, settingWords, takeOver } from "./values.js";
 import { state } from "./state.js";
+
+/** @import { HomeView, OwnPresetList, PresetView } from "../common/answers" */
+/** @import { Said, Settings } from "../common/types" */
 
 // --- presets -----------------------------------------------------------------------------------
 
-const frame = (buttons, row, why, troubles) =>
+const frame = (/** @type {HTMLElement[]} */ buttons, /** @type {HTMLElement[]} */ rest) =>
     el(
-        "section",
-        { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": t("Presets") },
+        "section.lora-trainer-card.lora-trainer-settings-presets",
+        { "aria-label": t("Presets") },
         el(
-            "div",
-            { class: "lora-trainer-settings-head" },
-            el("h3", {}, t("What do you want to train?")),
-            el("div", { class: "lora-trainer-row" }, buttons),
+            "div.lora-trainer-settings-head",
+            el("h3", t("What do you want to train?")),
+            widgets.row(buttons),
         ),
-        row,
-        why,
-        troubles,
+        rest,
     );
 
+const names = (/** @type {PresetView[]} */ presets) =>
+    presets.map(({ id, title }) => ({ id, title }));
+
+/** @param {(id: string | null) => void} choose */
 export function presetCard(choose) {
-    const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
-    const row = el("div", { class: "lora-trainer-row", role: "group", "aria-label": t("Presets") });
+    const why = el("p.lora-trainer-help.lora-trainer-settings-why", { role: "status" });
+    const row = el("div.lora-trainer-row", { role: "group", "aria-label": t("Presets") });
     const troubles = el("div");
     const back = widgets.button({
         label: t("Undo my changes"),
@@ -39,16 +43,15 @@ export function presetCard(choose) {
         },
     });
     const save = widgets.button({ label: t("Save as a preset"), onclick: askPreset });
-    const remove = widgets.button({
-        label: t("Delete this preset"),
-        onclick: () => deletePreset(presetOf()),
-    });
-    const element = frame([remove, save, back], row, why, troubles);
-    let drawn = null,
-        told = null;
+    const remove = widgets.button({ label: t("Delete this preset"), onclick: deletePreset });
+    const element = frame([remove, save, back], [row, why, troubles]);
+    /** @type {{id: string, title: string}[] | null} */
+    let drawn = null;
+    /** @type {Said[]} */
+    let told = [];
 
-    function drawButtons(presets) {
-        drawn = presets.map(({ id, title }) => ({ id, title }));
+    function drawButtons(/** @type {PresetView[]} */ presets) {
+        drawn = names(presets);
         fill(
             row,
             drawn.map(({ id, title }) => {
@@ -59,11 +62,9 @@ export function presetCard(choose) {
         );
     }
 
-    function drawTroubles(home) {
-        const found = [
-            ...(home.own_presets ? home.own_presets.problems : []),
-            ...(home.own_presets_problem ? [home.own_presets_problem] : []),
-        ];
+    function drawTroubles() {
+        const { own_presets, problems } = home();
+        const found = own_presets?.problems ?? [problems.own_presets];
         if (same(found, told)) return;
         told = found;
         fill(
@@ -75,21 +76,14 @@ export function presetCard(choose) {
     return {
         element,
         update() {
-            const home = store.get("home"),
-                presets = presetsOf(home);
-            if (
-                !same(
-                    presets.map(({ id, title }) => ({ id, title })),
-                    drawn,
-                )
-            )
-                drawButtons(presets);
-            drawTroubles(home);
-            for (const button of row.children)
+            const presets = presetsOf(home());
+            if (!same(names(presets), drawn)) drawButtons(presets);
+            drawTroubles();
+            for (const button of findAll(row, "button"))
                 button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
             const preset = presetOf();
             put(why, preset ? preset.why || settingList(preset.values) : "");
-            remove.hidden = !(preset && preset.file);
+            remove.hidden = !preset?.file;
             const count = Object.keys(draft.changes).length;
             back.disabled = !count;
             put(
@@ -103,7 +97,7 @@ export function presetCard(choose) {
 }
 
 /** What a preset without words of its own sets: "Rank 16 \u00b7 Steps 2000". */
-const settingList = (values) =>
+const settingList = (/** @type {Settings} */ values) =>
     settingWords(values)
         .map(({ label, value }) => label + " " + value)
         .join(" \u00b7 ");
@@ -114,11 +108,11 @@ const settingList = (values) =>
  */
 function askPreset() {
     const now = presetOf();
-    const own = now && now.file ? now : { title: "", why: "" };
+    const own = now?.file ? now : { title: "", why: "" };
     const name = widgets.text({ value: own.title, maxlength: 60 });
     const purpose = widgets.text({ value: own.why, maxlength: 300 });
     const place = el("div");
-    const save = async (replace) => {
+    const save = async (/** @type {boolean} */ replace) => {
         const settings = state.stated;
         try {
             const { saved, ...listing } = await api.post("presets", {
@@ -130,26 +124,24 @@ function askPreset() {
             draft.preset = saved;
             takeListing(listing, settings);
             return true;
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
+        } catch (caught) {
+            const problem = expected(caught);
             const anyway = widgets.button({
                 label: t("Replace it"),
                 onclick: async () => {
                     if (await save(true)) dialog.close();
                 },
             });
-            fill(place, widgets.problem(problem, ...(problem.status === 409 ? [anyway] : [])));
+            fill(place, widgets.problem(problem, problem.status === 409 && anyway));
             return false;
         }
     };
     const dialog = widgets.dialog({
         title: t("Save as a preset"),
         body: el(
-            "div",
-            { class: "lora-trainer-settings-ask" },
+            "div.lora-trainer-settings-ask",
             el(
                 "p",
-                {},
                 t(
                     "Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.",
                 ),
@@ -166,35 +158,33 @@ function askPreset() {
     name.focus();
 }
 
-async function deletePreset(preset) {
+async function deletePreset() {
+    const preset = presetOf();
+    if (!preset) return;
     const sure = await widgets.confirm({
         title: t("Delete {name}?", { name: preset.title }),
-        kind: "stop",
         label: t("Move to the trash"),
         message: t(
             "The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now.",
         ),
     });
     if (!sure) return;
-    takeListing(
-        await api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}),
-        state.stated,
-    );
+    takeListing(await api.post(`presets/${encodeURIComponent(preset.file)}/delete`), state.stated);
 }
 
 /** The visitor's presets are others now; the settings stay what they are. */
-function takeListing(listing, settings) {
-    store.set("home", { ...store.get("home"), own_presets: listing, own_presets_problem: null });
+function takeListing(/** @type {OwnPresetList} */ own_presets, /** @type {Settings} */ settings) {
+    store.set("home", { ...home(), own_presets });
     state.ours = null;
     takeOver(settings);
 }
 
 /** A preset that is gone, perhaps deleted in another window, leaves the settings as they are. */
-export function homeChanged(home) {
+export function homeChanged(/** @type {HomeView} */ home) {
     if (home.presets && home.own_presets && draft.preset && !presetOf()) {
         draft.preset = "";
         state.ours = null;
         takeOver(state.stated);
     }
-    if (state.page) state.page.update();
+    state.page?.update();
 }

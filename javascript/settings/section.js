@@ -1,14 +1,14 @@
 /*
  * The section "settings": checkpoint, name, presets, fields, and what will happen. The form, its
- * help and the presets come from the server (home.form, home.presets). /
+ * help and the presets come from the server (home.form, home.presets).
  */
-import { el, fill } from "../common/elements.js";
+import { el, fill, need, redraw } from "../common/elements.js";
 import { root } from "../common/host.js";
 import { sentences, t } from "../common/language.js";
 import { isVisible, startPolling } from "../common/polling.js";
 import { currentSection, openSection } from "../common/sections.js";
-import { onStart } from "../common/start.js";
-import { kept, store } from "../common/store.js";
+import { onFirstStart, onStart } from "../common/start.js";
+import { home, kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import { checkpointCard, learnCheckpoint, learnCheckpoints, nameCard } from "./checkpoints.js";
 import * as drafts from "./draft.js";
@@ -16,57 +16,63 @@ import { draft } from "./draft.js";
 import { LENGTH, fieldRow, lengthRow } from "./fields.js";
 import { SECTION_OF, currentPlan, planCard, replan, summarize } from "./plan.js";
 import { homeChanged, presetCard } from "./presets.js";
-import { setUp, setUpCard } from "./setup.js";
+import { lookAtSetUp, setUpCard } from "./setup.js";
 import { edited, fieldsOf, publish, settle, takeOver } from "./values.js";
 import { state } from "./state.js";
+
+/** @import { FormField, FormGroup } from "../common/answers" */
+/** @import { Poll, Row } from "../common/types" */
+
+/** @import { Page } from "./state.js" */
+
+/** @typedef {Map<string, Row>} Rows by the key of a setting, or the name of a place */
 
 const ADVANCED_KEY = "lora-trainer-advanced";
 
 // --- the page ----------------------------------------------------------------------------------
 
 /** A row for each setting, by its key; steps and epochs share one. */
-function makeRows(fields) {
-    const rows = new Map(
-        [...fields.values()].map((field) => [
-            field.key,
-            LENGTH.includes(field.key) ? null : fieldRow(field),
-        ]),
-    );
-    if (fields.size) {
-        const length = lengthRow(...LENGTH.map((key) => fields.get(key)));
-        for (const key of LENGTH) rows.set(key, length);
-    }
+function makeRows(/** @type {Map<string, FormField>} */ fields) {
+    const [steps, epochs] = LENGTH.map((key) => fields.get(key));
+    const length = steps && epochs && lengthRow(steps, epochs);
+    /** @type {Rows} */
+    const rows = new Map();
+    for (const [key, field] of fields)
+        rows.set(key, length && LENGTH.includes(key) ? length : fieldRow(field));
     return rows;
 }
 
-const grid = (group, rows) =>
-    el("div", { class: "lora-trainer-settings-grid" }, [
-        ...new Set(group.fields.map((field) => rows.get(field.key).element)),
-    ]);
+const elementsOf = (/** @type {FormGroup} */ group, /** @type {Rows} */ rows) =>
+    new Set(group.fields.map((field) => rows.get(field.key)?.element));
 
-function advancedSettings(groups, rows) {
-    const element = el(
-        "details",
+const grid = (/** @type {FormGroup} */ group, /** @type {Rows} */ rows) =>
+    el("div.lora-trainer-settings-grid", [...elementsOf(group, rows)]);
+
+function advancedSettings(/** @type {FormGroup[]} */ groups, /** @type {Rows} */ rows) {
+    return el(
+        "details.lora-trainer-card.lora-trainer-settings-advanced",
         {
-            class: "lora-trainer-card lora-trainer-settings-advanced",
-            open: kept.get(ADVANCED_KEY) || null,
-            ontoggle: () => kept.set(ADVANCED_KEY, element.open),
+            open: kept.get(ADVANCED_KEY),
+            ontoggle: (event) => kept.set(ADVANCED_KEY, event.currentTarget.open),
         },
-        el("summary", {}, t("Advanced settings")),
+        el("summary", t("Advanced settings")),
         groups
             .filter((group) => group.advanced)
-            .map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group, rows))),
+            .map((group) => el("fieldset", el("legend", group.title), grid(group, rows))),
     );
-    return element;
 }
 
 /**
  * A box to find settings with: {input, none: what is said where there is none, clear()}. Only the
  * settings stay whose name, help, key or name elsewhere has all of the words; all of them where
  * nothing is looked for.
+ *
+ * @param {Map<string, FormField>} fields
+ * @param {Rows} rows
+ * @param {HTMLDetailsElement} advanced
  */
 function finder(fields, rows, advanced) {
-    const none = el("p", { class: "lora-trainer-help", role: "status" });
+    const none = el("p.lora-trainer-help", { role: "status" });
     const input = widgets.text({
         label: t("Find a setting"),
         placeholder: t("Find a setting"),
@@ -75,18 +81,18 @@ function finder(fields, rows, advanced) {
     input.type = "search";
     let opened = false;
 
-    function find(text) {
+    function find(/** @type {string} */ text) {
         const words = text
             .toLowerCase()
             .split(/[\s_]+/)
             .filter(Boolean);
-        const fits = (field) => {
+        const fits = (/** @type {FormField} */ field) => {
             const all = [field.label, field.help, field.terms].join(" ").toLowerCase();
             return words.every((word) => all.includes(word));
         };
         const found = [...fields.values()].filter(fits);
-        const shown = new Set(found.map((field) => rows.get(field.key).element));
-        for (const row of rows.values()) row.element.hidden = !shown.has(row.element);
+        const shown = new Set(found.map((field) => rows.get(field.key)));
+        for (const row of rows.values()) row.element.hidden = !shown.has(row);
         for (const group of advanced.querySelectorAll("fieldset"))
             group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
         advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
@@ -95,7 +101,7 @@ function finder(fields, rows, advanced) {
     }
 
     /** Open while something is found in there; as it was before when nothing is looked for. */
-    function openAdvanced(looking) {
+    function openAdvanced(/** @type {boolean} */ looking) {
         if (looking && !advanced.hidden && !advanced.open) {
             advanced.open = true;
             opened = true;
@@ -117,62 +123,57 @@ function finder(fields, rows, advanced) {
 }
 
 /** What is wrong with a setting stands beside it. */
-function showProblems(places) {
-    const found = (currentPlan() || { problems: [] }).problems;
+function showProblems(/** @type {Rows} */ places) {
+    const found = currentPlan()?.problems ?? [];
     for (const row of new Set(places.values())) {
         const { problem, input } = row;
-        const here = found.filter((one) => places.get(one.field) === row);
-        const words = JSON.stringify(here);
-        if (problem.dataset.drawn === words) continue;
-        problem.dataset.drawn = words;
-        input.toggleAttribute(
-            "aria-invalid",
-            here.some((one) => one.severity === "error"),
-        );
-        fill(
-            problem,
-            here.map((one) =>
+        const here = found.filter((one) => places.get(one.field ?? "") === row);
+        redraw(problem, JSON.stringify(here), () => {
+            input.toggleAttribute(
+                "aria-invalid",
+                here.some((one) => one.severity === "error"),
+            );
+            return here.map((one) =>
                 el(
                     "p",
                     { class: "lora-trainer-settings-" + one.severity },
                     sentences(one.message, one.hint),
                 ),
-            ),
-        );
+            );
+        });
     }
 }
 
-/** The left column: checkpoint and name, presets, the groups of settings. */
-function formColumn(home, groups, rows, { checkpoint, name, presets, search, advanced }) {
-    const usual = (group) =>
+/**
+ * The left column: checkpoint and name, presets, the groups of settings.
+ *
+ * @param {FormGroup[]} groups
+ * @param {Rows} rows
+ * @param {object} parts
+ * @param {Row} parts.checkpoint
+ * @param {Row} parts.name
+ * @param {{element: HTMLElement}} parts.presets
+ * @param {ReturnType<typeof finder>} parts.search
+ * @param {HTMLElement} parts.advanced
+ */
+function formColumn(groups, rows, { checkpoint, name, presets, search, advanced }) {
+    const { form, problems } = home();
+    const usual = (/** @type {FormGroup} */ group) =>
         el(
-            "section",
-            { class: "lora-trainer-card", "aria-label": group.title },
-            el(
-                "div",
-                { class: "lora-trainer-settings-head" },
-                el("h3", {}, group.title),
-                search.input,
-            ),
+            "section.lora-trainer-card",
+            { "aria-label": group.title },
+            el("div.lora-trainer-settings-head", el("h3", group.title), search.input),
             search.none,
             grid(group, rows),
         );
     return el(
-        "div",
-        { class: "lora-trainer-settings-form" },
-        home.form
+        "div.lora-trainer-settings-form",
+        form
             ? null
-            : widgets.notice(
-                  "error",
-                  t("The settings could not be read."),
-                  home.form_problem ? home.form_problem.message : "",
-              ),
+            : widgets.notice("error", t("The settings could not be read."), problems.form?.message),
         el(
-            "section",
-            {
-                class: "lora-trainer-card lora-trainer-settings-grid",
-                "aria-label": t("Checkpoint and name"),
-            },
+            "section.lora-trainer-card.lora-trainer-settings-grid",
+            { "aria-label": t("Checkpoint and name") },
             checkpoint.element,
             name.element,
         ),
@@ -182,11 +183,11 @@ function formColumn(home, groups, rows, { checkpoint, name, presets, search, adv
     );
 }
 
-function makePage(container) {
+/** @returns {Page} */
+function makePage(/** @type {HTMLElement} */ container) {
     state.drawnFor = drafts.dataset();
-    const home = store.get("home");
-    const groups = (home.form || { groups: [] }).groups;
-    const fields = fieldsOf(home);
+    const groups = home().form?.groups ?? [];
+    const fields = fieldsOf(home());
     const checkpoint = checkpointCard(),
         name = nameCard(),
         presets = presetCard((id) => {
@@ -198,7 +199,7 @@ function makePage(container) {
     const search = finder(fields, rows, advanced);
     const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
 
-    function goTo(place) {
+    function goTo(/** @type {string} */ place) {
         if (SECTION_OF[place]) {
             openSection(SECTION_OF[place]);
             return;
@@ -215,9 +216,8 @@ function makePage(container) {
     fill(
         container,
         el(
-            "div",
-            { class: "lora-trainer-settings" },
-            formColumn(home, groups, rows, { checkpoint, name, presets, search, advanced }),
+            "div.lora-trainer-settings",
+            formColumn(groups, rows, { checkpoint, name, presets, search, advanced }),
             plan.element,
         ),
         plan.next.element,
@@ -239,50 +239,48 @@ function makePage(container) {
     };
 }
 
+/** @type {Poll | null} */
 let looking = null;
 
 export const section = {
     id: "settings",
     title: () => t("Settings"),
-    draw(container) {
+    draw(/** @type {HTMLElement} */ container) {
         state.page = makePage(container);
-        state.page.update();
         state.page.showPlan();
     },
     shown() {
         // families become known one after the other; the list is asked for until all are
-        if (looking) looking.stop();
+        looking?.stop();
         looking = startPolling(async () => ((await learnCheckpoints()) ? 1.5 : null));
         learnCheckpoint();
         summarize();
     },
     hidden() {
-        if (looking) looking.stop();
+        looking?.stop();
         looking = null;
     },
 };
 
 // --- start -------------------------------------------------------------------------------------
 
-let listening = false;
-
 onStart((home) => {
     state.page = null;
     state.ours = null;
     if (drafts.dataset() === null) drafts.enter("");
     settle(home);
-    const steps = root().querySelector(".lora-trainer-steps");
+    const steps = need(root(), ".lora-trainer-steps");
     if (home.setup) steps.before(setUpCard(home.setup));
     // captions and images may have changed in another step
     steps.addEventListener("click", () => replan());
     learnCheckpoint();
     publish();
-    if (listening) return;
-    listening = true;
-    for (const key of ["dataset", "language"]) store.on(key, () => replan());
-    window.addEventListener("focus", () => {
-        if (setUp) setUp.poll.wake();
-    });
+});
+
+onFirstStart(() => {
+    store.on("dataset", () => replan());
+    store.on("language", () => replan());
+    window.addEventListener("focus", lookAtSetUp);
     store.on("settings", takeOver);
     store.on("home", homeChanged);
     if (typeof onOptionsChanged === "function")

@@ -6,24 +6,30 @@ import { el, put } from "../common/elements.js";
 import { formatBytes, formatDuration, t } from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { refreshHome } from "../common/start.js";
-import { store } from "../common/store.js";
+import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
-import { copyText } from "../common/widgets.js";
+
+/** @import { SetupView } from "../common/answers" */
+/** @import { Poll } from "../common/types" */
 
 // --- set-up ------------------------------------------------------------------------------------
 
 const SECONDS_INSTALLING = 1,
     SECONDS_MISSING = 4;
 
-export let setUp = null;
+/** @type {Poll | null} */
+let poll = null;
+
+/** It may have been set up meanwhile. */
+export const lookAtSetUp = () => poll?.wake();
 
 async function copyReport() {
     const answer = await api.get("setup", { report: "1" });
-    await copyText(answer.report);
+    await widgets.copyText(answer.report);
     widgets.dialog({
         title: t("Report"),
         wide: true,
-        body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report),
+        body: el("pre.lora-trainer-setup-lines", { tabindex: "0" }, answer.report),
     });
 }
 
@@ -35,21 +41,21 @@ const TITLES = {
     failed: () => t("The set-up did not work"),
 };
 
-function startWords(now) {
+function startWords(/** @type {SetupView} */ now) {
     if (now.state === "failed") return t("Try again");
     const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
     return size ? t("Set up (about {size})", { size }) : t("Set up");
 }
 
 /** Whether training can start depends on it. */
-function tellChange(now) {
-    store.set("home", { ...store.get("home"), setup: now });
+function tellChange(/** @type {SetupView} */ now) {
+    store.set("home", { ...home(), setup: now });
     if (now.state !== "ready") return;
     widgets.toast(t("Everything is installed. You can train now."), { severity: "done" });
     refreshHome();
 }
 
-function showLines(lines, now) {
+function showLines(/** @type {HTMLElement} */ lines, /** @type {SetupView} */ now) {
     const text = now.lines.join("\n");
     lines.hidden = !text || now.state === "ready";
     if (lines.textContent !== text) {
@@ -58,11 +64,10 @@ function showLines(lines, now) {
     }
 }
 
-export function setUpCard(setup) {
-    const message = el("p", { class: "lora-trainer-setup-message" });
-    const hint = el("p", { class: "lora-trainer-hint" });
-    const lines = el("pre", {
-        class: "lora-trainer-setup-lines",
+export function setUpCard(/** @type {SetupView} */ setup) {
+    const message = el("p.lora-trainer-setup-message");
+    const hint = el("p.lora-trainer-hint");
+    const lines = el("pre.lora-trainer-setup-lines", {
         tabindex: "0",
         "aria-label": t("What the set-up says"),
     });
@@ -71,8 +76,8 @@ export function setUpCard(setup) {
         label: t("Set up"),
         kind: "primary",
         onclick: async () => {
-            show(await api.post("setup", {}));
-            setUp.poll.wake();
+            show(await api.post("setup"));
+            lookAtSetUp();
         },
     });
     const copy = widgets.button({
@@ -90,22 +95,18 @@ export function setUpCard(setup) {
     });
     const heading = el("h3");
     const element = el(
-        "section",
-        {
-            class: "lora-trainer-card lora-trainer-setup",
-            "aria-label": t("Set-up"),
-            role: "status",
-        },
+        "section.lora-trainer-card.lora-trainer-setup",
+        { "aria-label": t("Set-up"), role: "status" },
         heading,
         message,
         hint,
         bar.element,
-        el("div", { class: "lora-trainer-row" }, start, copy, later),
+        widgets.row(start, copy, later),
         lines,
     );
-    let was = null;
+    let was = "";
 
-    function show(now) {
+    function show(/** @type {SetupView} */ now) {
         const busy = now.state === "installing";
         put(heading, TITLES[now.state]());
         put(message, now.message);
@@ -120,7 +121,7 @@ export function setUpCard(setup) {
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";
         showLines(lines, now);
-        if (was !== null && was !== now.state) tellChange(now);
+        if (was && was !== now.state) tellChange(now);
         was = now.state;
     }
 
@@ -133,6 +134,6 @@ export function setUpCard(setup) {
     }
 
     show(setup);
-    setUp = { poll: startPolling(look) };
+    poll = startPolling(look);
     return element;
 }

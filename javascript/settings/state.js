@@ -1,26 +1,28 @@
 /*
  * What the parts of the section "settings" share.
  */
-export const state = {
-    /** What the chosen checkpoint is, as the server says it; null while that is asked. */
-    facts: null,
 
-    /**
-     * The settings that were published last: what another part of the tab puts there is another.
-     */
-    ours: null,
+/** @import { CheckpointView } from "../common/answers" */
+/** @import { Settings } from "../common/types" */
 
-    /**
-     * What the preset and the visitor say, without what the server only suggests: that changes with
-     * images and words.
-     */
-    stated: null,
+/**
+ * The drawn form. `waiting`: whether the plan is being asked for.
+ *
+ * @typedef {{update: () => void, redraw: () => void, showPlan: () => void,
+ *     waiting: (is: boolean) => void}} Page
+ */
 
-    /**
-     * The drawn form: {update(), redraw(), showPlan(), waiting()}; null before it is first shown.
-     */
-    page: null,
+/**
+ * @typedef {object} State
+ * @property {CheckpointView | null} facts what the chosen checkpoint is, as the server says it; null
+ *     while that is asked
+ * @property {Settings | null} ours the settings that were published last: what another part of the
+ *     tab puts there is another
+ * @property {Settings} stated what the preset and the visitor say, without what the server only
+ *     suggests: that changes with images and words
+ * @property {Page | null} page null before it is first shown
+ * @property {string | null} drawnFor the dataset whose draft the form was drawn for
+ */
 
-    /** The dataset whose draft the form was drawn for. */
-    drawnFor: null,
-};
+/** @type {State} */
+export const state = { facts: null, ours: null, stated: {}, page: null, drawnFor: null };

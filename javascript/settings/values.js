@@ -2,24 +2,25 @@
  * What is set: the preset's values, what the visitor changed against them, what the server
  * suggests. It is the chosen dataset's draft (draft.js) that is shown and changed.
  *
- * Store keys written: checkpoint, name, preset, settings (what the server is sent). /
+ * Store keys written: checkpoint, name, preset, settings (what the server is sent).
  */
-import { store } from "../common/store.js";
+import { home, store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
 import { learnCheckpoint } from "./checkpoints.js";
 import * as drafts from "./draft.js";
-import { draft } from "./draft.js";
+import { draft, same } from "./draft.js";
 import { shownValue } from "./fields.js";
 import { currentPlan, replan } from "./plan.js";
 import { state } from "./state.js";
 
+/** @import { FormField, HomeView, PresetView, RunDraft } from "../common/answers" */
+/** @import { Settings } from "../common/types" */
+
 /** What is right for one set of images only. */
 const OF_IMAGES = ["trigger_word", "sample_prompts"];
 
-export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-
 /** What this WebUI does not know (any more) is not used of a draft. */
-export function settle(home) {
+export function settle(/** @type {HomeView} */ home) {
     const known = fieldsOf(home);
     if (known.size)
         draft.changes = Object.fromEntries(
@@ -30,33 +31,28 @@ export function settle(home) {
     if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset))
         draft.preset = presets.some((preset) => preset.id === usual)
             ? usual
-            : (presets[0] || { id: "" }).id;
+            : (presets[0]?.id ?? "");
     if (
         draft.checkpoint !== "loaded" &&
-        !(home.checkpoints || []).some((known) => known.id === draft.checkpoint)
+        !home.checkpoints?.some((known) => known.id === draft.checkpoint)
     )
         draft.checkpoint = "loaded";
 }
 
-export const fieldsOf = (home) =>
-    new Map(
-        ((home.form || {}).groups || [])
-            .flatMap((group) => group.fields)
-            .map((field) => [field.key, field]),
-    );
+export const fieldsOf = (/** @type {HomeView} */ home) =>
+    new Map(home.form?.groups.flatMap((group) => group.fields).map((field) => [field.key, field]));
 
 /** Those that come with the extension, then the visitor's own, which have a `file`. */
-export const presetsOf = (home) => [
-    ...(home.presets || []),
-    ...(home.own_presets || { presets: [] }).presets,
+export const presetsOf = (/** @type {HomeView} */ home) => [
+    ...(home.presets ?? []).map((preset) => ({ ...preset, file: "" })),
+    ...(home.own_presets?.presets ?? []),
 ];
 
-export const presetOf = () =>
-    presetsOf(store.get("home")).find((preset) => preset.id === draft.preset) || null;
+export const presetOf = () => presetsOf(home()).find((preset) => preset.id === draft.preset);
 
 /** What the preset sets differently, or besides, for the chosen checkpoint's family. */
-export function familyValues(preset) {
-    const family = state.facts && (state.facts.practice ? "practice" : state.facts.family);
+export function familyValues(/** @type {PresetView} */ preset) {
+    const family = state.facts?.practice ? "practice" : state.facts?.family;
     return (family && preset.family_values[family]) || {};
 }
 
@@ -70,18 +66,19 @@ export function presetValues() {
  * What the server fills in from the images: a prompt for previews, since everybody wants to see
  * something come.
  */
-export const suggested = () => (currentPlan() || {}).suggested || {};
+export const suggested = () => currentPlan()?.suggested ?? {};
 
 /** What a field is without the visitor's own change. */
-export function baseValue(field) {
+export function baseValue(/** @type {FormField} */ field) {
+    /** @type {Settings} */
     const values = { ...suggested(), ...presetValues() };
     return field.key in values ? values[field.key] : field.default;
 }
 
-export const valueOf = (field) =>
+export const valueOf = (/** @type {FormField} */ field) =>
     field.key in draft.changes ? draft.changes[field.key] : baseValue(field);
 
-export function change(field, value) {
+export function change(/** @type {FormField} */ field, /** @type {unknown} */ value) {
     if (same(value, baseValue(field))) delete draft.changes[field.key];
     else draft.changes[field.key] = value;
     edited();
@@ -104,7 +101,7 @@ export function publish() {
         state.ours = settings;
         store.set("settings", settings);
     }
-    if (state.page) state.page.update();
+    state.page?.update();
     replan();
 }
 
@@ -112,27 +109,27 @@ export function publish() {
  * Another part of the tab has put settings in place (those of an earlier run): they become the
  * visitor's own changes.
  */
-export function takeOver(settings) {
+export function takeOver(/** @type {Settings} */ settings) {
     if (same(settings, state.ours) || !store.get("home")) return;
-    const known = fieldsOf(store.get("home"));
+    const known = fieldsOf(home());
     draft.changes = {};
-    for (const [key, value] of Object.entries(settings || {})) {
-        if (known.has(key) && !same(value, baseValue(known.get(key)))) draft.changes[key] = value;
+    for (const [key, value] of Object.entries(settings)) {
+        const field = known.get(key);
+        if (field && !same(value, baseValue(field))) draft.changes[key] = value;
     }
     state.ours = settings;
-    if (state.page) state.page.redraw();
+    state.page?.redraw();
     edited();
 }
 
 /** Another dataset was chosen, or another browser has changed this one's draft. */
 function draftChanged() {
-    const home = store.get("home");
-    if (!home) return;
+    if (!store.get("home")) return;
     const before = store.get("checkpoint");
-    settle(home);
+    settle(home());
     if (draft.checkpoint !== before) state.facts = null;
     // of other images, also the box that somebody is typing in
-    if (state.page && state.drawnFor !== drafts.dataset()) state.page.redraw();
+    if (state.drawnFor !== drafts.dataset()) state.page?.redraw();
     publish();
     if (!state.facts) learnCheckpoint();
 }
@@ -140,31 +137,26 @@ function draftChanged() {
 /**
  * Settings of an earlier run, as GET runs/ID/draft tells them, become the draft; what is not listed
  * here any more stays as it is chosen.
+ *
+ * @param {RunDraft} draft
  */
 export function useDraft({ settings, name, dataset, checkpoint }) {
-    const home = store.get("home");
     if (dataset) datasets.choose(dataset);
     // of a run on other images the chosen ones do not get the trigger word, the prompts and the
     // name
     const foreign = !dataset && store.get("dataset");
-    const known = fieldsOf(home);
-    const own = foreign
-        ? Object.fromEntries(
-              OF_IMAGES.filter((key) => known.has(key)).map((key) => [
-                  key,
-                  valueOf(known.get(key)),
-              ]),
-          )
-        : {};
+    const own = [...fieldsOf(home()).values()]
+        .filter((field) => foreign && OF_IMAGES.includes(field.key))
+        .map((field) => [field.key, valueOf(field)]);
     if (!foreign) draft.name = name;
     if (checkpoint)
-        draft.checkpoint = (home.checkpoints || []).some(
+        draft.checkpoint = home().checkpoints?.some(
             (known) => known.id === checkpoint && known.loaded,
         )
             ? "loaded"
             : checkpoint;
     state.ours = null;
-    takeOver({ ...settings, ...own });
+    takeOver({ ...settings, ...Object.fromEntries(own) });
     learnCheckpoint();
 }
 
@@ -172,8 +164,8 @@ export function useDraft({ settings, name, dataset, checkpoint }) {
  * The form's fields that differ from what they are by default -> [{label, value}] in words, for an
  * earlier run's settings.
  */
-export const settingWords = (settings) =>
-    [...fieldsOf(store.get("home")).values()]
+export const settingWords = (/** @type {Settings} */ settings) =>
+    [...fieldsOf(home()).values()]
         .filter((field) => field.key in settings && !same(settings[field.key], field.default))
         .map((field) => ({
             label: field.label,

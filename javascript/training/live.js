@@ -8,40 +8,47 @@
  *                                   for the bar at the window's edge
  *
  * done(run?) is called when a button has changed something. Called by the section "train", which
- * asks the server. /
+ * asks the server.
  */
 import { el, put, redraw } from "../common/elements.js";
 import { formatBytes, formatDuration, formatNumber, t } from "../common/language.js";
-import { store } from "../common/store.js";
+import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import { lossChart } from "./chart.js";
 import { handOverWords, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
 import * as runActions from "./runs.js";
 
-/** @typedef {import("../common/answers").RunView} RunView */
+/** @import { LiveView, RunProgress, RunView } from "../common/answers" */
 
-function logBox(done) {
-    const log = el("pre", {
-        class: "lora-trainer-pre lora-trainer-log",
+/** @import { Done } from "./runs.js" */
+
+/** @typedef {typeof ASKS[number]} Ask */
+
+/** What can be asked of a run at work, each with its button. */
+const ASKS = /** @type {const} */ (["pause", "resume", "stop", "save", "preview"]);
+
+/** What stands for a number that is not known. */
+const NONE = "\u2013";
+
+function logBox(/** @type {() => void} */ done) {
+    const log = el("pre.lora-trainer-pre.lora-trainer-log", {
         tabindex: "0",
         "aria-label": t("Log"),
     });
     const element = el(
-        "details",
-        { class: "lora-trainer-log-box", ontoggle: () => done() },
-        el("summary", {}, t("Log")),
+        "details.lora-trainer-log-box",
+        { ontoggle: () => done() },
+        el("summary", t("Log")),
         log,
     );
-    return { element, set: (text) => putLog(log, text) };
+    return { element, set: (/** @type {string} */ text) => putLog(log, text) };
 }
 
 /**
  * What the notices of a run are drawn from.
- *
- * @param {RunView} run
  */
-const noticesKey = (run) =>
+const noticesKey = (/** @type {RunView} */ run) =>
     JSON.stringify([
         run.id,
         run.failure,
@@ -52,33 +59,26 @@ const noticesKey = (run) =>
         store.get("delivered"),
     ]);
 
-export function liveView(done) {
-    let run = null;
+export function liveView(/** @type {Done} */ done) {
+    /** @type {RunView | null} */
+    let shown = null;
     const name = el("h3");
-    const status = el("span", { class: "lora-trainer-badge" });
-    const sentence = el("p", { class: "lora-trainer-live-sentence" });
-    const spoken = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
-    const lost = el("p", {
-        class: "lora-trainer-live-connection lora-trainer-hint",
-        role: "status",
-    });
+    const status = el("span.lora-trainer-badge");
+    const sentence = el("p.lora-trainer-live-sentence");
+    const spoken = el("p.lora-trainer-spoken", { role: "status", "aria-live": "polite" });
+    const lost = el("p.lora-trainer-live-connection.lora-trainer-hint", { role: "status" });
     const bar = widgets.progress(t("Progress of the training"));
     const facts = factsTable();
-    const notices = el("div", { class: "lora-trainer-live-notices" });
-    const handed = el("p", { class: "lora-trainer-help lora-trainer-live-handover" });
+    const notices = el("div.lora-trainer-live-notices");
+    const handed = el("p.lora-trainer-help.lora-trainer-live-handover");
     const chart = lossChart();
     const previews = previewGrid();
     const log = logBox(done);
-    const graphs = el(
-        "div",
-        { class: "lora-trainer-live-graphs" },
-        chart.element,
-        previews.element,
-    );
+    const graphs = el("div.lora-trainer-live-graphs", chart.element, previews.element);
     const element = el(
-        "section",
-        { class: "lora-trainer-card lora-trainer-live", "aria-label": t("Training"), hidden: true },
-        el("div", { class: "lora-trainer-live-head" }, name, status),
+        "section.lora-trainer-card.lora-trainer-live",
+        { "aria-label": t("Training"), hidden: true },
+        el("div.lora-trainer-live-head", name, status),
         sentence,
         bar.element,
         facts.element,
@@ -90,21 +90,17 @@ export function liveView(done) {
         log.element,
     );
 
-    function set(now, points) {
-        const before = run;
-        run = now.run;
+    function set(/** @type {LiveView} */ now, /** @type {LiveView["points"]} */ points) {
+        const before = shown;
+        const run = now.run;
+        shown = run;
         element.hidden = false;
         const words = runActions.statusWords(run);
         put(name, run.name);
         put(status, words);
         status.dataset.status = run.status;
         put(sentence, run.failure ? "" : run.sentence);
-        if (
-            !before ||
-            before.id !== run.id ||
-            before.status !== run.status ||
-            before.phase !== run.phase
-        )
+        if (before?.id !== run.id || before.status !== run.status || before.phase !== run.phase)
             put(spoken, run.name + ": " + words);
         setBar(bar, run);
         facts.set(run);
@@ -122,22 +118,23 @@ export function liveView(done) {
         wantsLog: () => log.element.open,
         hide() {
             element.hidden = true;
-            run = null;
+            shown = null;
         },
-        connection(problem) {
-            put(lost, problem ? t("Connection lost, trying again ...") : "");
+        connection(/** @type {boolean} */ isLost) {
+            put(lost, isLost ? t("Connection lost, trying again ...") : "");
         },
     };
 }
 
-function putLog(log, text) {
+function putLog(/** @type {HTMLElement} */ log, /** @type {string} */ text) {
     if (log.textContent === text) return;
     const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
     log.textContent = text;
     if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
-function setBar(bar, run) {
+/** @param {ReturnType<typeof widgets.progress>} bar */
+function setBar(bar, /** @type {RunView} */ run) {
     // a save or a preview in between does not move the bar away from the steps
     if (run.step_count && (run.step > 0 || !(runActions.isActive(run) || run.status === "queued")))
         bar.set(
@@ -160,59 +157,55 @@ function setBar(bar, run) {
 
 /** A table of fixed cells, so that a number that comes or goes moves nothing. */
 function factsTable() {
-    const cells = {};
-    const cell = (key, label) =>
-        el("div", {}, el("dt", {}, label), (cells[key] = el("dd", {}, "\u2013")));
-    const element = el(
-        "dl",
-        { class: "lora-trainer-facts" },
-        cell("step", t("Step")),
-        cell("epoch", t("Epoch")),
-        cell("loss", t("Loss")),
-        cell("speed", t("Images per second")),
-        cell("left", t("Time left")),
-        cell("memory", t("Peak memory")),
-    );
-    const or = (value, say) => (value === null || value === undefined ? "\u2013" : say(value));
+    const cell = (/** @type {string} */ label) => {
+        const value = el("dd", NONE);
+        rows.push(el("div", el("dt", label), value));
+        return value;
+    };
+    /** @type {HTMLElement[]} */
+    const rows = [];
+    const step = cell(t("Step")),
+        epoch = cell(t("Epoch")),
+        loss = cell(t("Loss")),
+        speed = cell(t("Images per second")),
+        left = cell(t("Time left")),
+        memory = cell(t("Peak memory"));
+    const of = (/** @type {number} */ done, /** @type {number} */ all) =>
+        all ? formatNumber(done) + " / " + formatNumber(all) : NONE;
+    const or = (
+        /** @type {number | null} */ value,
+        /** @type {(value: number) => string} */ say,
+    ) => (value === null ? NONE : say(value));
     return {
-        element,
-        set(run) {
+        element: el("dl.lora-trainer-facts", rows),
+        set(/** @type {RunView} */ run) {
+            put(step, of(run.step, run.step_count));
+            put(epoch, of(run.epoch, run.epoch_count));
             put(
-                cells.step,
-                run.step_count
-                    ? formatNumber(run.step) + " / " + formatNumber(run.step_count)
-                    : "\u2013",
+                loss,
+                or(run.smoothed_loss, (value) => formatNumber(value, 4)),
             );
             put(
-                cells.epoch,
-                run.epoch_count
-                    ? formatNumber(run.epoch) + " / " + formatNumber(run.epoch_count)
-                    : "\u2013",
+                speed,
+                or(run.images_per_second, (value) => formatNumber(value, 2)),
             );
-            put(
-                cells.loss,
-                or(run.smoothed_loss, (loss) => formatNumber(loss, 4)),
-            );
-            put(
-                cells.speed,
-                or(run.images_per_second, (speed) => formatNumber(speed, 2)),
-            );
-            put(cells.left, or(run.seconds_left, formatDuration));
-            put(cells.memory, or(run.memory, formatBytes));
+            put(left, or(run.seconds_left, formatDuration));
+            put(memory, or(run.memory, formatBytes));
         },
     };
 }
 
-export function runButtons(done) {
-    let shown = null;
-    const ask = (what) => () => runActions.ask(shown, what, done);
+export function runButtons(/** @type {Done} */ done) {
+    /** @type {Later<RunProgress>} */
+    const shown = new Later();
+    const ask = (/** @type {Ask} */ what) => () => runActions.ask(shown.need(), what, done);
     const made = {
         pause: widgets.button({ label: t("Pause"), onclick: ask("pause") }),
         resume: widgets.button({ label: t("Resume"), kind: "primary", onclick: ask("resume") }),
         stop: widgets.button({
             label: t("Stop"),
             kind: "stop",
-            onclick: () => runActions.stop(shown, done),
+            onclick: () => runActions.stop(shown.need(), done),
         }),
         save: widgets.button({ label: t("Save now"), onclick: ask("save") }),
         preview: widgets.button({ label: t("Preview now"), onclick: ask("preview") }),
@@ -220,12 +213,13 @@ export function runButtons(done) {
     const all = Object.values(made);
     return {
         all,
-        set(run) {
-            shown = run;
-            const focused = all.includes(document.activeElement);
+        set(/** @type {RunProgress} */ run) {
+            shown.now = run;
+            const focused = all.some((button) => button === document.activeElement);
             made.resume.hidden = !run.can.resume;
             made.pause.hidden = run.can.resume;
-            for (const [what, button] of Object.entries(made)) {
+            for (const what of ASKS) {
+                const button = made[what];
                 const reason = runActions.reason(run, what);
                 if (button.disabled !== Boolean(reason)) button.disabled = Boolean(reason);
                 if (button.title !== reason) button.title = reason;

@@ -5,14 +5,16 @@ import { el, fill } from "../common/elements.js";
 import * as host from "../common/host.js";
 import { formatBytes, plural, sentences, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { copyText } from "../common/widgets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "./runs.js";
 
-/** @typedef {import("../common/answers").RunView} RunView */
+/** @import { LeaseView, LoraView, RunView } from "../common/answers" */
+/** @import { Child } from "../common/types" */
 
-export function handOverWords(handover, run) {
-    if (!handover || !runActions.isActive(run)) return "";
+/** @import { Done } from "./runs.js" */
+
+export function handOverWords(/** @type {LeaseView} */ handover, /** @type {RunView} */ run) {
+    if (!runActions.isActive(run)) return "";
     const words = [handover.sentence];
     if (handover.before && handover.after) {
         words.push(
@@ -27,8 +29,7 @@ export function handOverWords(handover, run) {
 
 // --- notices -----------------------------------------------------------------------------------
 
-/** @param {RunView} run */
-export function noticesOf(run, done) {
+export function noticesOf(/** @type {RunView} */ run, /** @type {Done} */ done) {
     return [
         run.failure
             ? widgets.notice(
@@ -49,62 +50,52 @@ export function noticesOf(run, done) {
     ];
 }
 
-/** @param {RunView} run */
-function goOnButton(run, done) {
+function goOnButton(/** @type {RunView} */ run, /** @type {Done} */ done) {
     if (!run.can.continue && !run.can.further) return null;
     return widgets.button({
-        label: run.can.further ? t("Train further") : t("Continue"),
+        label: runActions.goOnWords(run),
         onclick: () => runActions.goOn(run, done),
     });
 }
 
-/** @param {RunView} run */
-function warnings(run) {
+function warnings(/** @type {RunView} */ run) {
     const shown = run.warnings.map((warning) =>
         widgets.notice("warning", warning.message, warning.hint),
     );
     if (shown.length < 3) return shown;
     return el(
         "details",
-        {},
-        el("summary", {}, plural(shown.length, "{count} warning", "{count} warnings")),
+        el("summary", plural(shown.length, "{count} warning", "{count} warnings")),
         shown,
     );
 }
 
-/** @param {RunView} run */
-function endNotice(run, done) {
-    const place = el("div", { class: "lora-trainer-live-end" });
+function endNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
+    const place = el("div.lora-trainer-live-end");
     const saved = widgets.button({
         label: t("Saved steps"),
         onclick: () => runActions.showSaved(run, done),
     });
+    const more = [goOnButton(run, done), saved];
     if (!run.lora) {
         const none = () => {
-            if (run.can.continue)
-                fill(place, el("div", { class: "lora-trainer-row" }, goOnButton(run, done)));
+            if (run.can.continue) fill(place, widgets.row(goOnButton(run, done)));
         };
-        if (!(run.step > 0)) none();
-        else
-            runActions
-                .newestOf(run)
-                .then(
-                    (lora) =>
-                        lora
-                            ? fill(
-                                  place,
-                                  lora.delivered
-                                      ? readyNotice(run, lora, done, saved)
-                                      : keptNotice(run, lora, done, saved),
-                              )
-                            : none(),
-                    none,
+        const show = (/** @type {LoraView | null} */ lora) => {
+            if (!lora) none();
+            else
+                fill(
+                    place,
+                    lora.delivered ? readyNotice(lora, more) : keptNotice(lora, done, more),
                 );
+        };
+        if (run.step > 0) runActions.newestOf(run).then(show, none);
+        else none();
         return place;
     }
     runActions.loraOf(run).then(
         (lora) => {
-            if (lora) fill(place, readyNotice(run, lora, done, saved));
+            if (lora) fill(place, readyNotice(lora, more));
             else
                 fill(
                     place,
@@ -135,9 +126,11 @@ function endNotice(run, done) {
  * A run that was stopped has a file of what it learned, and a picture of it where one was made:
  * what can be done with it, there and then.
  *
- * @param {RunView} run
+ * @param {LoraView} lora
+ * @param {Done} done
+ * @param {Child[]} more further buttons
  */
-function keptNotice(run, lora, done, saved) {
+function keptNotice(lora, done, more) {
     const notice = widgets.notice(
         "info",
         t("What was learned is kept."),
@@ -147,13 +140,11 @@ function keptNotice(run, lora, done, saved) {
             label: t("Put into the LoRA folder"),
             onclick: () => runActions.deliver(lora, done),
         }),
-        goOnButton(run, done),
-        saved,
+        ...more,
     );
     return lora.picture
         ? el(
-              "div",
-              { class: "lora-trainer-live-kept" },
+              "div.lora-trainer-live-kept",
               el("img", {
                   src: lora.picture,
                   alt: t("Step {step}", { step: lora.step }),
@@ -164,25 +155,22 @@ function keptNotice(run, lora, done, saved) {
         : notice;
 }
 
-/** @param {RunView} run */
-function readyNotice(run, lora, done, saved) {
-    const tag = el("code", { class: "lora-trainer-tag" }, lora.tag);
-    const send = () =>
-        host.send("txt2img", {
-            prompt:
-                host.prompts("txt2img").positive.value +
-                loraTags.addition(host.prompts("txt2img").positive.value, lora.tag).text,
-        });
+function readyNotice(/** @type {LoraView} */ lora, /** @type {Child[]} */ more) {
+    const words = lora.tag ?? "";
+    const tag = el("code.lora-trainer-tag", words);
+    const send = () => {
+        const prompt = host.prompts("txt2img").positive?.value ?? "";
+        host.send("txt2img", { prompt: prompt + loraTags.addition(prompt, words).text });
+    };
     const notice = widgets.notice(
         "done",
         t("Your LoRA is ready: {name}", { name: lora.name }),
         t("It lies in the WebUI's LoRA folder as {file}. In a prompt:", { file: lora.file }),
-        widgets.button({ label: t("Copy"), onclick: () => copyText(lora.tag) }),
+        widgets.button({ label: t("Copy"), onclick: () => widgets.copyText(words) }),
         widgets.button({ label: t("Try it"), onclick: () => runActions.tryLora(lora) }),
         widgets.button({ label: t("Send to txt2img"), onclick: send }),
-        goOnButton(run, done),
-        saved,
+        ...more,
     );
-    notice.children[1].after(el("p", {}, tag));
+    notice.children[1].after(el("p", tag));
     return notice;
 }

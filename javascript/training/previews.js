@@ -8,13 +8,12 @@ import * as widgets from "../common/widgets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "./runs.js";
 
-/** @typedef {import("../common/answers").PreviewView} PreviewView */
-/** @typedef {import("../common/answers").RunView} RunView */
+/** @import { PreviewView, RunView } from "../common/answers" */
+/** @import { Picture } from "../common/types" */
 
 // --- previews ----------------------------------------------------------------------------------
 
-/** @param {PreviewView} preview */
-function pictureOf(preview) {
+function pictureOf(/** @type {PreviewView} */ preview) {
     const strength = preview.strength === null ? "" : loraTags.format(preview.strength);
     return {
         url: preview.url,
@@ -28,10 +27,8 @@ function pictureOf(preview) {
 
 /**
  * What stands where there is none.
- *
- * @param {RunView} run
  */
-export function noPreviews(run) {
+export function noPreviews(/** @type {RunView} */ run) {
     if (!runActions.isActive(run) && run.status !== "queued")
         return t("This run has made no previews.");
     return run.has_preview_prompts
@@ -39,45 +36,38 @@ export function noPreviews(run) {
         : t("No preview prompts are set. Preview now makes a picture at once.");
 }
 
-/** @param {PreviewView} preview */
-const strengthOf = (preview) =>
+const strengthOf = (/** @type {PreviewView} */ preview) =>
     preview.strength === null
         ? ""
         : t("Strength {strength}", { strength: loraTags.format(preview.strength) });
 
 /** Newest step first; a step's pictures stand together. */
 export function previewGrid() {
-    const place = el("div", { class: "lora-trainer-previews" });
+    const place = el("div.lora-trainer-previews");
     const compare = widgets.button({
         label: t("Compare"),
         onclick: () => viewer.compare(pictures),
     });
-    const head = el(
-        "div",
-        { class: "lora-trainer-live-head" },
-        el("h4", {}, t("Previews")),
-        compare,
-    );
-    const element = el("div", { class: "lora-trainer-previews-box" }, head, place);
+    const head = el("div.lora-trainer-live-head", el("h4", t("Previews")), compare);
+    const element = el("div.lora-trainer-previews-box", head, place);
+    /** @type {Picture[]} */
     let pictures = [];
     return {
         element,
-        set(previews, empty) {
+        set(/** @type {PreviewView[]} */ previews, /** @type {string} */ empty) {
             redraw(place, JSON.stringify([previews, previews.length ? "" : empty]), () => {
                 pictures = previews.map(pictureOf);
                 compare.hidden = pictures.length < 2;
-                if (!previews.length) return el("p", { class: "lora-trainer-help" }, empty);
+                if (!previews.length) return widgets.help(empty);
                 const steps = [...new Set(previews.map((preview) => preview.step))].sort(
                     (a, b) => b - a,
                 );
                 return steps.map((step) =>
                     el(
-                        "div",
-                        { class: "lora-trainer-previews-step" },
-                        el("h5", {}, step ? t("Step {step}", { step }) : t("Before training")),
+                        "div.lora-trainer-previews-step",
+                        el("h5", step ? t("Step {step}", { step }) : t("Before training")),
                         el(
-                            "div",
-                            { class: "lora-trainer-previews-row" },
+                            "div.lora-trainer-previews-row",
                             previews.map((preview, at) =>
                                 preview.step === step
                                     ? viewer.thumbnail(

@@ -8,26 +8,35 @@
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
 import * as host from "../common/host.js";
-import { formatBytes, plural, sentences, t } from "../common/language.js";
+import { dotted, formatBytes, plural, sentences, t } from "../common/language.js";
 import { openSection } from "../common/sections.js";
-import { store } from "../common/store.js";
+import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
-import { copyText } from "../common/widgets.js";
 import { settingWords, useDraft } from "../settings/values.js";
 
-/** @typedef {import("../common/answers").LoraView} LoraView */
-/** @typedef {import("../common/answers").RunView} RunView */
+/** @import { LoraView, RunDraft, RunProgress, RunView, TrashLoad } from "../common/answers" */
+
+/** @import { Ask } from "./live.js" */
+
+/** @typedef {(run?: RunView) => unknown} Done hears of a run that is another one now */
+
+/** @typedef {RunView | RunProgress} Run */
 
 const ACTIVE = ["starting", "running", "pausing", "paused", "stopping"];
 
-/** @param {RunView} run */
-export const route = (run, what) => "runs/" + encodeURIComponent(run.id) + (what ? "/" + what : "");
+/**
+ * Where a route of a run is.
+ *
+ * @template {string} T
+ * @param {Run} run
+ * @param {T} tail
+ * @returns {`runs/${string}/${T}`}
+ */
+export const route = (run, tail) => `runs/${encodeURIComponent(run.id)}/${tail}`;
 
-/** @param {RunView} run */
-export const isActive = (run) => ACTIVE.includes(run.status);
+export const isActive = (/** @type {Run} */ run) => ACTIVE.includes(run.status);
 
-/** @param {RunView} run */
-export function statusWords(run) {
+export function statusWords(/** @type {Run} */ run) {
     switch (run.status) {
         case "queued":
             return t("Waiting");
@@ -54,10 +63,8 @@ export function statusWords(run) {
 
 /**
  * Why a button cannot be pressed now; empty when it can.
- *
- * @param {RunView} run
  */
-export function reason(run, what) {
+export function reason(/** @type {Run} */ run, /** @type {Ask} */ what) {
     if (run.can[what]) return "";
     if (!isActive(run)) return t("This run is not at work now.");
     if (run.status === "starting") return t("It is still starting.");
@@ -66,18 +73,24 @@ export function reason(run, what) {
     return t("Wait for the first steps.");
 }
 
-export const isLocal = () => !store.get("home").host.remote;
+export const isLocal = () => !home().host.remote;
+
+/** What going on with a run is called. */
+export const goOnWords = (/** @type {Run} */ run) =>
+    run.can.further ? t("Train further") : t("Continue");
 
 // --- asking ------------------------------------------------------------------------------------
 
-/** @param {RunView} run */
+/**
+ * @param {Run} run
+ * @param {Ask} what
+ * @param {Done} done
+ */
 export const ask = (run, what, done) => api.post(route(run, "ask"), { what }).then(done);
 
-/** @param {RunView} run */
-export async function stop(run, done) {
+export async function stop(/** @type {Run} */ run, /** @type {Done} */ done) {
     const sure = await widgets.confirm({
         title: t("Stop {name}?", { name: run.name }),
-        kind: "stop",
         label: t("Stop and keep"),
         message: t(
             "What was learned so far is kept as a LoRA file, and you can continue the training later.",
@@ -88,76 +101,54 @@ export async function stop(run, done) {
 
 /**
  * A failed or stopped run goes on from where it was; a finished one needs a new number of steps.
- *
- * @param {RunView} run
  */
-export async function goOn(run, done) {
+export async function goOn(/** @type {Run} */ run, /** @type {Done} */ done) {
     if (!run.can.further) {
         await api.post(route(run, "continue"), { changes: {} }).then(done);
         return;
     }
-    const steps = el("input", {
-        type: "number",
-        class: "lora-trainer-input",
-        min: run.step_count + 1,
-        step: 1,
-        value: String(Math.round(run.step_count * 1.5)),
+    const steps = widgets.number({
+        minimum: run.step_count + 1,
+        value: Math.round(run.step_count * 1.5),
     });
-    steps.addEventListener("keydown", (event) => event.stopPropagation());
-    const place = el("div");
     widgets.dialog({
         title: t("Train {name} further", { name: run.name }),
-        body: [
-            widgets.labelled(t("Train to step"), steps, {
-                help: t(
-                    "It has {count} steps now. The training goes on from there, and a new LoRA file is made.",
-                    { count: run.step_count },
-                ),
-            }),
-            place,
-        ],
+        body: widgets.labelled(t("Train to step"), steps, {
+            help: t(
+                "It has {count} steps now. The training goes on from there, and a new LoRA file is made.",
+                { count: run.step_count },
+            ),
+        }),
         actions: [
             { label: t("Cancel") },
             {
                 label: t("Continue training"),
                 kind: "primary",
                 onclick: async () => {
-                    try {
-                        done(
-                            await api.post(route(run, "continue"), {
-                                changes: { max_train_steps: Number(steps.value) },
-                            }),
-                        );
-                    } catch (problem) {
-                        fill(place, widgets.problem(problem));
-                        return false;
-                    }
-                    return true;
+                    const changes = { max_train_steps: Number(steps.value) };
+                    done(await api.post(route(run, "continue"), { changes }));
                 },
             },
         ],
     });
 }
 
-/** @param {RunView} run */
-export async function remove(run, done) {
+export async function remove(/** @type {Run} */ run, /** @type {Done} */ done) {
     const sure = await widgets.confirm({
         title: t("Delete {name}?", { name: run.name }),
-        kind: "stop",
         label: t("Move to the trash"),
         message: t(
             "The run's folder goes to the trash of LoRA Trainer's data folder. A LoRA that was delivered stays in the LoRA folder.",
         ),
     });
     if (!sure) return;
-    const { trash } = await api.post(route(run, "delete"), {});
+    const { trash } = await api.post(route(run, "delete"));
     done();
     widgets.toast(t("{name} is in the trash.", { name: run.name }), {
         seconds: 15,
         action: {
             label: t("Undo"),
-            onclick: () =>
-                api.post("trash/" + encodeURIComponent(trash) + "/restore", {}).then(done),
+            onclick: () => api.post(`trash/${encodeURIComponent(trash)}/restore`).then(done),
         },
     });
 }
@@ -166,45 +157,39 @@ export async function remove(run, done) {
  * What was deleted can be deleted for good, by whoever sits at this machine. Hidden while nothing
  * is there.
  */
-export function trashRow(done) {
-    const words = el("span", { class: "lora-trainer-help" });
+export function trashRow(/** @type {Done} */ done) {
+    const words = widgets.small();
     const button = widgets.button({ label: t("Empty the trash"), onclick: () => emptyTrash(done) });
-    const element = el(
-        "div",
-        { class: "lora-trainer-row lora-trainer-trash", hidden: true },
-        words,
-        button,
-    );
+    const element = el("div.lora-trainer-row.lora-trainer-trash", { hidden: true }, words, button);
     return {
         element,
         async update() {
             if (!isLocal()) return;
-            const { count, size } = await api.get("trash");
-            element.hidden = !count;
-            words.textContent = trashWords(count, size);
+            const load = await api.get("trash");
+            element.hidden = !load.count;
+            words.textContent = trashWords(load);
         },
     };
 }
 
-const trashWords = (count, size) =>
+const trashWords = (/** @type {TrashLoad} */ { count, size }) =>
     t("In the trash: {what}, {size}", {
         what: plural(count, "{count} deleted item", "{count} deleted items"),
         size: formatBytes(size),
     });
 
-async function emptyTrash(done) {
-    const { count, size } = await api.get("trash");
+async function emptyTrash(/** @type {Done} */ done) {
+    const load = await api.get("trash");
     const sure = await widgets.confirm({
         title: t("Empty the trash?"),
-        kind: "stop",
         label: t("Delete for good"),
         message: sentences(
-            trashWords(count, size),
+            trashWords(load),
             t("They cannot be taken back afterwards. LoRAs in the LoRA folder stay."),
         ),
     });
     if (!sure) return;
-    const left = await api.post("trash/empty", {});
+    const left = await api.post("trash/empty");
     done();
     if (left.count)
         widgets.toast(t("Some files are in use by another program and stay in the trash."), {
@@ -217,19 +202,17 @@ async function emptyTrash(done) {
 
 /**
  * What a run was trained with, in the form's words, and as the file that the command line takes.
- *
- * @param {RunView} run
  */
-export async function showSettings(run) {
+export async function showSettings(/** @type {RunView} */ run) {
     const text = await api.get(route(run, "config"));
     const draft = run.job === "train" ? await api.get(route(run, "draft")).catch(() => null) : null;
     const file = [
-        el("pre", { class: "lora-trainer-pre", tabindex: "0" }, text),
-        widgets.button({ label: t("Copy"), onclick: () => copyText(text) }),
+        el("pre.lora-trainer-pre", { tabindex: "0" }, text),
+        widgets.button({ label: t("Copy"), onclick: () => widgets.copyText(text) }),
     ];
-    const fact = (label, value) =>
-        value ? el("div", {}, el("dt", {}, label), el("dd", {}, value)) : null;
-    const use = () => {
+    const fact = (/** @type {string} */ label, /** @type {string} */ value) =>
+        value ? el("div", el("dt", label), el("dd", value)) : null;
+    const use = (/** @type {RunDraft} */ draft) => {
         useDraft(draft);
         openSection("settings");
         widgets.toast(
@@ -245,30 +228,27 @@ export async function showSettings(run) {
         body: draft
             ? [
                   el(
-                      "dl",
-                      { class: "lora-trainer-run-settings" },
+                      "dl.lora-trainer-run-settings",
                       fact(t("Checkpoint"), run.checkpoint),
                       fact(t("Images"), run.dataset),
                       settingWords(draft.settings).map(({ label, value }) => fact(label, value)),
                   ),
                   el(
-                      "details",
-                      { class: "lora-trainer-log-box" },
-                      el("summary", {}, t("All of them, as a file for the command line")),
+                      "details.lora-trainer-log-box",
+                      el("summary", t("All of them, as a file for the command line")),
                       file,
                   ),
               ]
             : file,
         actions: [
-            ...(draft ? [{ label: t("Use these settings"), onclick: use }] : []),
-            { label: t("Close"), kind: "primary" },
+            ...(draft ? [{ label: t("Use these settings"), onclick: () => use(draft) }] : []),
+            widgets.closing(),
         ],
     });
 }
 
-/** @param {RunView} run */
-export async function copyReport(run) {
-    const { version, host } = store.get("home");
+export async function copyReport(/** @type {RunView} */ run) {
+    const { version, host } = home();
     const log = await api.get(route(run, "log"));
     const lines = [
         "LoRA Trainer " + version + ", " + host.name + " " + host.version + ", " + host.device,
@@ -285,25 +265,21 @@ export async function copyReport(run) {
         "",
         ...log.trimEnd().split("\n").slice(-80),
     ];
-    await copyText(lines.join("\n"));
+    await widgets.copyText(lines.join("\n"));
 }
 
 /**
  * Try a LoRA: the section "try" takes it from the store.
- *
- * @param {LoraView} lora
  */
-export function tryLora(lora) {
+export function tryLora(/** @type {LoraView} */ lora) {
     store.set("try", lora.id);
     openSection("try");
 }
 
 /**
  * The delivered LoRA of a run; null when there is none (any more).
- *
- * @param {RunView} run
  */
-export async function loraOf(run) {
+export async function loraOf(/** @type {RunView} */ run) {
     const loras = await api.get("loras");
     return (
         loras.find((lora) => lora.delivered && lora.name === run.lora) ||
@@ -315,65 +291,59 @@ export async function loraOf(run) {
 /**
  * What a run has learned most: the LoRA it has delivered, else the last step that was saved; null
  * when there is nothing.
- *
- * @param {RunView} run
  */
-export async function newestOf(run) {
+export async function newestOf(/** @type {RunView} */ run) {
     const loras = (await api.get("loras")).filter((lora) => lora.run === run.id);
     return (
         loras.find((lora) => lora.delivered && lora.name === run.lora) ||
-        loras.sort((a, b) => b.step - a.step)[0] ||
+        loras.sort((a, b) => (b.step ?? 0) - (a.step ?? 0))[0] ||
         null
     );
 }
 
 /**
  * Put a saved step into the LoRA folder.
- *
- * @param {LoraView} lora
  */
-export async function deliver(lora, done = null) {
-    const delivered = await api.post("loras/" + lora.id + "/deliver", {});
+/**
+ * @param {LoraView} lora
+ * @param {() => unknown} [done]
+ */
+export async function deliver(lora, done) {
+    const delivered = await api.post(`loras/${lora.id}/deliver`);
     announceDelivery();
     widgets.toast(t("It is in the LoRA folder as {name}.", { name: delivered.name }), {
         severity: "done",
     });
-    if (done) done();
+    done?.();
     return delivered;
 }
 
 /**
  * What a run has saved: each can be tried, or put into the LoRA folder.
- *
- * @param {RunView} run
  */
-export async function showSaved(run, done) {
+export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done) {
     const place = el("div");
-    let dialog = null;
     const draw = async () => {
         const found = (await api.get("loras")).filter((lora) => lora.run === run.id);
         fill(
             place,
             found.length
-                ? el("ul", { class: "lora-trainer-saved" }, found.map(line))
-                : el("p", {}, t("This run has saved no LoRA file yet.")),
+                ? el("ul.lora-trainer-saved", found.map(line))
+                : el("p", t("This run has saved no LoRA file yet.")),
         );
     };
-    const line = (lora) =>
+    const line = (/** @type {LoraView} */ lora) =>
         el(
-            "li",
-            { class: "lora-trainer-row" },
+            "li.lora-trainer-row",
             picture(lora.picture),
             el(
-                "div",
-                { class: "lora-trainer-run-words lora-trainer-saved-name" },
-                el("strong", {}, lora.step ? t("Step {step}", { step: lora.step }) : lora.name),
-                el(
-                    "span",
-                    { class: "lora-trainer-help" },
-                    [lora.step ? lora.name : "", lora.delivered ? t("in the LoRA folder") : ""]
-                        .filter(Boolean)
-                        .join(" \u00b7 "),
+                "div.lora-trainer-run-words.lora-trainer-saved-name",
+                el("strong", lora.step ? t("Step {step}", { step: lora.step }) : lora.name),
+                widgets.small(
+                    dotted(
+                        lora.step ? lora.name : "",
+                        lora.delivered ? t("in the LoRA folder") : "",
+                    ),
                 ),
             ),
             widgets.button({
@@ -394,32 +364,30 @@ export async function showSaved(run, done) {
                   }),
         );
     await draw();
-    dialog = widgets.dialog({
+    const dialog = widgets.dialog({
         title: t("Saved steps of {name}", { name: run.name }),
         body: place,
         fit: true,
-        actions: [{ label: t("Close"), kind: "primary" }],
+        actions: [widgets.closing()],
     });
 }
 
 /** A small picture, or its empty place. */
-export const picture = (address) =>
+export const picture = (/** @type {string | null} */ address) =>
     address
-        ? el("img", {
+        ? el("img.lora-trainer-run-picture", {
               src: address,
               alt: "",
               loading: "lazy",
               width: 64,
               height: 64,
-              class: "lora-trainer-run-picture",
           })
-        : el("span", { class: "lora-trainer-run-picture" });
+        : el("span.lora-trainer-run-picture");
 
 /** Whoever shows LoRAs reads them again. */
 export function announceDelivery() {
-    store.set("delivered", (store.get("delivered") || 0) + 1);
+    store.set("delivered", (store.get("delivered") ?? 0) + 1);
     host.redrawCards();
 }
 
-/** @param {RunView} run */
-export const openFolder = (run) => api.post(route(run, "folder"), {});
+export const openFolder = (/** @type {RunView} */ run) => api.post(route(run, "folder"));

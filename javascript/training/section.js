@@ -6,13 +6,21 @@
  * only then more is asked. It is asked every second while a run is at work or about to be, and not
  * at all when nothing goes on or the tab cannot be seen.
  */
-import { Problem, api, randomToken } from "../common/api.js";
-import { el, fill, put, redraw, uniqueId } from "../common/elements.js";
-import { formatDate, formatNumber, plural, sentences, t, withColon } from "../common/language.js";
+import { api, expected, randomToken } from "../common/api.js";
+import { el, fill, find, findAll, put, redraw, uniqueId } from "../common/elements.js";
+import {
+    dotted,
+    formatDate,
+    formatNumber,
+    plural,
+    sentences,
+    t,
+    withColon,
+} from "../common/language.js";
 import { startPolling } from "../common/polling.js";
 import { currentSection, openSection, summarizeStep } from "../common/sections.js";
-import { onStart } from "../common/start.js";
-import { store } from "../common/store.js";
+import { onFirstStart, onStart } from "../common/start.js";
+import { Later, home, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import * as drafts from "../settings/draft.js";
@@ -20,37 +28,80 @@ import { currentPlan, placeLabel, placeOf, planWords, replan } from "../settings
 import { liveView, runButtons } from "./live.js";
 import * as runActions from "./runs.js";
 
-/** @typedef {import("../common/answers").RunView} RunView */
+/** @import { LiveView, LoraView, Pulse, RunProgress, RunView } from "../common/answers" */
+/** @import { Poll } from "../common/types" */
+
+/** @import { Problem } from "../common/api.js" */
 
 const SECONDS_ACTIVE = 1,
     SECONDS_LOST = 3;
 
+/** What the form is drawn from. */
+const FOLLOWED = /** @type {const} */ ([
+    "plan",
+    "dataset",
+    "home",
+    "checkpoint",
+    "draft",
+    "datasets",
+    "delivered",
+]);
+
 const MOST_POINTS = 1200;
 
-/** What was learned from the server; it outlives a redrawing of the page. */
+/**
+ * What was learned from the server; it outlives a redrawing of the page.
+ *
+ * @typedef {object} Known
+ * @property {Pulse} pulse
+ * @property {string | null} revision of the list of runs; null: it is to be read
+ * @property {RunView[]} runs
+ * @property {string | null} delivered which LoRAs there are
+ * @property {string} chosen a run's id
+ * @property {string} shown
+ * @property {string} settled what is shown of a run that changes no more
+ * @property {number} offset
+ * @property {LiveView["points"]} points
+ */
+
+/** @type {Known} */
 const known = {
-    pulse: null,
+    pulse: {
+        active: [],
+        queued: 0,
+        revision: "",
+        handover: { state: "idle", sentence: "", before: null, after: null },
+    },
     revision: null,
     runs: [],
     delivered: null,
-    chosen: null,
+    chosen: "",
+    shown: "",
     settled: "",
     offset: 0,
     points: [],
 };
 
-let poll = null,
-    view = null,
-    page = null;
+/** @type {Poll | null} */
+let poll = null;
 
-const byId = (id) => known.runs.find((run) => run.id === id) || null;
+/** @typedef {ReturnType<typeof draw>} Page */
+
+/** @type {Later<Page>} */
+const drawn = new Later();
+
+const wake = () => poll?.wake();
+
+const byId = (/** @type {string} */ id) => known.runs.find((run) => run.id === id);
+
+const isBusy = () => known.runs.some(runActions.isActive);
 
 /** @param {RunView} [run] */
 const changed = (run) => {
-    if (run && run.id && run.status) choose(run.id);
+    if (run?.id && run.status) choose(run.id);
     known.revision = null;
     known.settled = "";
-    if (poll) poll.wake();
+    wake();
 };
 
 // --- asking the server -------------------------------------------------------------------------
@@ -60,21 +111,20 @@ async function look() {
         known.pulse = await api.get("pulse");
         if (known.pulse.revision !== known.revision) await readRuns();
         takeActive();
-        if (view && currentSection() === "train") await readLive();
-        if (view) view.connection(null);
-    } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem;
-        if (view) view.connection(problem);
+        if (drawn.now && currentSection() === "train") await readLive(drawn.now);
+        drawn.now?.view.connection(false);
+    } catch (caught) {
+        expected(caught);
+        drawn.now?.view.connection(true);
         return SECONDS_LOST;
     }
-    if (page) page.now();
+    drawn.now?.update();
     summarize();
+    const { active, queued } = known.pulse;
     // the list was read while the last word of a worker was still on its way: it is read again
-    if (!known.pulse.active.length && known.runs.some(runActions.isActive)) known.revision = null;
+    if (!active.length && isBusy()) known.revision = null;
     // a run from a command line is in the list a moment before the server has taken it on
-    return known.pulse.active.length || known.pulse.queued || known.runs.some(runActions.isActive)
-        ? SECONDS_ACTIVE
-        : null;
+    return active.length || queued || isBusy() ? SECONDS_ACTIVE : null;
 }
 
 async function readRuns() {
@@ -91,11 +141,9 @@ async function readRuns() {
     if (known.delivered !== null && delivered !== known.delivered) runActions.announceDelivery();
     known.delivered = delivered;
     // how quick this machine is may be known now, and which name is free
-    if (replan) replan();
-    if (page) {
-        page.lists();
-        await page.trash();
-    }
+    replan();
+    drawn.now?.lists();
+    await drawn.now?.trash();
 }
 
 /**
@@ -107,29 +155,25 @@ function takeActive() {
         const run = byId(now.id);
         if (run) Object.assign(run, now);
     }
-    if (page && known.pulse.active.length) page.lists();
+    if (known.pulse.active.length) drawn.now?.lists();
 }
 
 /** The run to show: the chosen one, else what is at work, else the newest. */
-function shownRun() {
-    const [active] = known.pulse ? known.pulse.active : [];
-    return (
-        byId(known.chosen) ||
-        byId((active || {}).id) ||
-        known.runs.find((run) => run.status !== "queued") ||
-        known.runs[0] ||
-        null
-    );
-}
+const shownRun = () =>
+    byId(known.chosen) ??
+    byId(known.pulse.active[0]?.id ?? "") ??
+    known.runs.find((run) => run.status !== "queued") ??
+    known.runs.at(0);
 
-function choose(id) {
+function choose(/** @type {string} */ id) {
     if (known.chosen === id) return;
     known.chosen = id;
     known.settled = "";
     store.set("run", id);
 }
 
-async function readLive() {
+async function readLive(/** @type {Page} */ page) {
+    const { view } = page;
     const run = shownRun();
     if (!run) {
         view.hide();
@@ -144,7 +188,7 @@ async function readLive() {
         offset: known.offset,
         log: wantsLog ? 1 : null,
     });
-    if (known.shown !== run.id || !view) return;
+    if (known.shown !== run.id || drawn.now !== page) return;
     known.offset = live.offset;
     known.points = thinned(live.whole ? live.points : known.points.concat(live.points));
     view.set(live, known.points);
@@ -159,135 +203,128 @@ async function readLive() {
 }
 
 /** Every second point, as often as needed; the newest stays. */
-function thinned(points) {
+function thinned(/** @type {LiveView["points"]} */ points) {
     while (points.length > MOST_POINTS)
         points = points.filter((_, at) => (points.length - 1 - at) % 2 === 0);
     return points;
 }
 
 function summarize() {
-    const run = known.pulse.active[0] || known.runs.find(runActions.isActive);
-    if (!run)
-        summarizeStep(
-            "train",
-            known.pulse.queued
-                ? plural(known.pulse.queued, "{count} run waits", "{count} runs wait")
-                : "",
-        );
-    else
-        summarizeStep(
-            "train",
-            run.step_count && run.step
-                ? t("{phase}, {share} %", {
-                      phase: runActions.statusWords(run),
-                      share: Math.floor((run.step / run.step_count) * 100),
-                  })
-                : runActions.statusWords(run),
-        );
+    const run = known.pulse.active[0] ?? known.runs.find(runActions.isActive);
+    summarizeStep("train", run ? progressWords(run) : waitingWords(known.pulse.queued));
 }
+
+const waitingWords = (/** @type {number} */ queued) =>
+    queued ? plural(queued, "{count} run waits", "{count} runs wait") : "";
+
+const progressWords = (/** @type {RunProgress} */ run) =>
+    run.step_count && run.step
+        ? t("{phase}, {share} %", {
+              phase: runActions.statusWords(run),
+              share: Math.floor((run.step / run.step_count) * 100),
+          })
+        : runActions.statusWords(run);
 
 // --- starting ----------------------------------------------------------------------------------
 
 const draft = () => ({
-    dataset: store.get("dataset") || "",
-    checkpoint: store.get("checkpoint") || "loaded",
-    name: store.get("name") || "",
-    settings: store.get("settings") || {},
+    dataset: store.get("dataset") ?? "",
+    checkpoint: store.get("checkpoint") ?? "loaded",
+    name: store.get("name") ?? "",
+    settings: settings(),
 });
 
-/** Why Start cannot be pressed, and where that is mended; null when it can. */
+/**
+ * Why Start cannot be pressed, and where that is mended (nowhere: section is empty); null when it
+ * can.
+ */
 function obstacle() {
-    const { setup } = store.get("home");
+    const { setup } = home();
     const plan = currentPlan();
     if (setup && setup.state !== "ready")
-        return { text: t("Training is not set up yet."), section: null };
+        return { text: t("Training is not set up yet."), section: "", label: "" };
     if (!store.get("dataset"))
         return {
             text: t("Choose the images first."),
             section: "images",
             label: t("Go to the images"),
         };
-    const problem = plan && !plan.ok && plan.problems.find((found) => found.severity === "error");
-    if (problem)
-        return {
-            text: problem.message,
-            section: placeOf(problem.field),
-            label: placeLabel(problem.field),
-        };
-    return null;
+    const problem = plan?.ok ? null : plan?.problems.find(({ severity }) => severity === "error");
+    if (!problem) return null;
+    const { field, message } = problem;
+    return { text: message, section: placeOf(field), label: placeLabel(field) };
 }
 
 /**
- * What the next sensible thing is: {what: "start"}; {what: "watch", run} while one is at work or
- * about to be; {what: "use", run} when the last one has ended and nothing that it was made from has
- * been changed since.
+ * What the next sensible thing is: "watch" while a run is at work or about to be; "use" when the
+ * last one has ended and nothing that it was made from has been changed since.
+ *
+ * @returns {{what: "watch" | "use", run: RunView} | {what: "start"}}
  */
 function stage() {
     const shown = shownRun();
     const active = known.runs.filter(runActions.isActive);
     const run =
-        active.find((one) => shown && one.id === shown.id) ||
-        active[0] ||
+        active.find((one) => one.id === shown?.id) ??
+        active.at(0) ??
         known.runs.find((one) => one.status === "queued");
     if (run) return { what: "watch", run };
     return shown && isOfNow(shown) ? { what: "use", run: shown } : { what: "start" };
 }
 
-/** @param {RunView} run */
-function isOfNow(run) {
+function isOfNow(/** @type {RunView} */ run) {
     if (run.job !== "train" || !(run.step > 0)) return false;
     if (!store.get("dataset")) return true;
     const card = datasets.chosen();
     if (!card) return false;
     const folder = (card.path || card.id).split(/[\\/]/).pop();
-    return run.dataset === folder && run.changed >= Math.max(drafts.changed(), card.changed);
+    return run.dataset === folder && (run.changed ?? 0) >= Math.max(drafts.changed(), card.changed);
 }
 
 /** Why a training cannot begin, with everything that is wrong where that is several things. */
-function complain(place, problem) {
-    const others = (problem.problems || []).map((one) =>
-        el("li", {}, sentences(one.message, one.hint)),
-    );
+function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
+    const others = problem.problems.map((one) => el("li", sentences(one.message, one.hint)));
     const notice = widgets.problem(problem);
-    if (others.length > 1) notice.append(el("ul", {}, others));
+    if (others.length > 1) notice.append(el("ul", others));
     fill(place, notice);
     place.scrollIntoView({ block: "center" });
 }
 
 /**
  * What can be done with what a run has learned: {draw(run)} puts it into the bar `next`. It is
- * known a moment later, when it is known where its file is: then `redraw()` is called. /
+ * known a moment later, when it is known where its file is: then `redraw()` is called.
+ *
+ * @param {ReturnType<typeof widgets.actions>} next
+ * @param {() => void} redraw
  */
 function afterwards(next, redraw) {
-    let used = null;
+    /** @type {{key: string, run: RunView | null, lora: LoraView | null, answered: boolean}} */
+    let used = { key: "", run: null, lora: null, answered: false };
     const tryIt = widgets.button({
         label: t("Try it"),
         kind: "primary",
-        onclick: () => runActions.tryLora(used.lora),
+        onclick: () => used.lora && runActions.tryLora(used.lora),
     });
     const deliver = widgets.button({
         label: t("Put into the LoRA folder"),
-        onclick: () => runActions.deliver(used.lora, changed),
+        onclick: () => used.lora && runActions.deliver(used.lora, changed),
     });
     const go = widgets.button({
         label: t("Continue"),
-        onclick: () => runActions.goOn(used.run, changed),
+        onclick: () => used.run && runActions.goOn(used.run, changed),
     });
 
-    function learn(run, key) {
-        const mine = (used = { key, run, lora: null, answered: false });
-        runActions
-            .newestOf(run)
-            .catch(() => null)
-            .then((lora) => {
-                mine.lora = lora;
-                mine.answered = true;
-                if (used === mine) redraw();
-            });
+    async function learn(/** @type {RunView} */ run, /** @type {string} */ key) {
+        /** @type {typeof used} */
+        const mine = { key, run, lora: null, answered: false };
+        used = mine;
+        mine.lora = await runActions.newestOf(run).catch(() => null);
+        mine.answered = true;
+        if (used === mine) redraw();
     }
 
     return {
-        draw(run) {
+        draw(/** @type {RunView} */ run) {
             const key = JSON.stringify([
                 run.id,
                 run.status,
@@ -295,16 +332,16 @@ function afterwards(next, redraw) {
                 run.can,
                 store.get("delivered"),
             ]);
-            if (!used || used.key !== key) learn(run, key);
+            if (used.key !== key) learn(run, key);
             const failed = ["failed", "lost"].includes(run.status);
             const goes = run.can.continue || run.can.further;
-            put(go, run.can.further ? t("Train further") : t("Continue"));
+            put(go, runActions.goOnWords(run));
             widgets.makePrimary(tryIt, !(failed && goes));
             widgets.makePrimary(go, goes && (failed || (used.answered && !used.lora)));
             next.say(withColon(run.name, run.sentence));
             next.fill(
                 used.lora ? tryIt : null,
-                used.lora && !used.lora.delivered ? deliver : null,
+                used.lora?.delivered === false ? deliver : null,
                 goes ? go : null,
             );
         },
@@ -315,9 +352,9 @@ function afterwards(next, redraw) {
  * The form in words, with its buttons: {element, trouble, draw({what}) -> the obstacle,
  * buttons(found)}. `begin(when)` is called by them.
  */
-function startForm(begin) {
+function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     const words = el("p");
-    const reason = el("p", { class: "lora-trainer-help" });
+    const reason = widgets.help();
     const trouble = el("div");
     const start = widgets.button({
         label: t("Start"),
@@ -325,36 +362,41 @@ function startForm(begin) {
         onclick: () => begin("now"),
     });
     const queue = widgets.button({ label: t("Add to the queue"), onclick: () => begin("queue") });
-    const mend = widgets.button({ label: "", onclick: () => openSection(obstacle().section) });
-    const own = el("div", { class: "lora-trainer-row" });
+    const mend = widgets.button({
+        label: "",
+        onclick: () => openSection(obstacle()?.section ?? ""),
+    });
+    const own = widgets.row();
     const summary = el("summary");
     const element = el(
-        "details",
-        { class: "lora-trainer-card lora-trainer-start", "aria-label": t("Start the training") },
+        "details.lora-trainer-card.lora-trainer-start",
+        { "aria-label": t("Start the training") },
         summary,
         words,
         reason,
         own,
         trouble,
     );
+    /** @type {boolean | null} */
     let folded = null;
 
     /** The buttons of the form, in the bar or in the form. */
-    function buttons(found) {
-        put(mend, found && found.section ? found.label : "");
-        return [found && found.section ? mend : null, start, queue];
+    function buttons(/** @type {ReturnType<typeof obstacle>} */ found) {
+        put(mend, found?.label ?? "");
+        return [found?.section ? mend : null, start, queue];
     }
 
     /** Before a training the form comes first, during one it is out of the way. */
-    function fold(away) {
+    function fold(/** @type {boolean} */ away) {
         if (folded === away) return;
         folded = away;
         element.open = !away;
+        const { view } = drawn.need();
         if (away) view.element.after(element);
-        else view.element.parentElement.prepend(element);
+        else view.element.parentElement?.prepend(element);
     }
 
-    function draw({ what }) {
+    function draw(/** @type {ReturnType<typeof stage>["what"]} */ what) {
         const found = obstacle();
         const idle = what === "start";
         put(words, startWords());
@@ -363,34 +405,21 @@ function startForm(begin) {
         put(reason, found && !idle ? found.text : "");
         for (const button of [start, queue]) {
             button.disabled = Boolean(found);
-            button.title = found ? found.text : "";
+            button.title = found?.text ?? "";
         }
-        widgets.makePrimary(start, idle && !(found && found.section));
+        widgets.makePrimary(start, idle && !found?.section);
         widgets.makePrimary(mend, idle);
         fold(!idle);
         summary.hidden = idle;
-        if (!idle) refill(own, buttons(found).filter(Boolean));
+        if (!idle) widgets.refill(own, buttons(found));
         return found;
     }
 
     return { element, trouble, draw, buttons };
 }
 
-const startWords = () => {
-    const plan = currentPlan();
-    return plan && plan.sentence
-        ? plan.sentence
-        : t("Trains a LoRA from your images with the settings you chose.");
-};
-
-/** Put other buttons in place of those that are there, if they are others. */
-function refill(place, wanted) {
-    if (
-        place.children.length !== wanted.length ||
-        wanted.some((button, at) => place.children[at] !== button)
-    )
-        fill(place, wanted);
-}
+const startWords = () =>
+    currentPlan()?.sentence || t("Trains a LoRA from your images with the settings you chose.");
 
 /**
  * The form: open before a training, one line below the run while one is at work and when one has
@@ -401,26 +430,26 @@ function startCard() {
     const asked = runButtons(changed);
     const form = startForm(begin);
     const after = afterwards(next, () => draw());
-    let token = null;
+    let token = "";
 
-    async function begin(when) {
+    async function begin(/** @type {"now" | "queue"} */ when) {
         // a click that got no answer may have arrived: the same token cannot begin a second run
-        token = token || randomToken();
+        token ||= randomToken();
         try {
             const run = await api.post("runs", { ...draft(), token, when });
-            token = null;
+            token = "";
             fill(form.trouble);
             begun(run);
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
-            if (problem.status) token = null;
+        } catch (caught) {
+            const problem = expected(caught);
+            if (problem.status) token = "";
             complain(form.trouble, problem);
         }
     }
 
-    function begun(run) {
+    function begun(/** @type {RunView} */ run) {
         // what is at work stays in view; the list below shows the one that waits
-        if (known.pulse && known.pulse.active.length) {
+        if (known.pulse.active.length) {
             changed();
             widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
                 severity: "done",
@@ -434,16 +463,16 @@ function startCard() {
     }
 
     function draw() {
-        if (!view || !view.element.parentElement) return;
+        if (!drawn.now?.view.element.parentElement) return;
         const now = stage();
-        const found = form.draw(now);
+        const found = form.draw(now.what);
         if (now.what === "start") {
-            next.say(found ? found.text : planWords());
-            next.fill(form.buttons(found));
+            next.say(found?.text ?? planWords());
+            next.fill(...form.buttons(found));
         } else if (now.what === "watch") {
             next.say(withColon(now.run.name, now.run.failure ? "" : now.run.sentence));
             asked.set(now.run);
-            next.fill(runActions.isActive(now.run) ? asked.all : []);
+            next.fill(...(runActions.isActive(now.run) ? asked.all : []));
         } else after.draw(now.run);
     }
 
@@ -455,6 +484,10 @@ function startCard() {
 /**
  * A button that keeps the focus when its list is drawn again, and says for whom it is: many are
  * called "Show".
+ *
+ * @param {HTMLElement} button
+ * @param {string} key
+ * @param {string} name the id of the words
  */
 function mark(button, key, name) {
     button.dataset.key = key;
@@ -462,25 +495,25 @@ function mark(button, key, name) {
     return button;
 }
 
-/** @param {RunView} run */
-function queueRow(run, at, count) {
-    const move = (to) => () =>
-        api.post(runActions.route(run, "move"), { position: to }).then(() => changed());
+function queueRow(
+    /** @type {RunView} */ run,
+    /** @type {number} */ at,
+    /** @type {number} */ count,
+) {
+    const move = (/** @type {number} */ position) => () =>
+        api.post(runActions.route(run, "move"), { position }).then(() => changed());
     const name = uniqueId("queued");
-    const key = (button, what) => mark(button, run.id + what, name);
+    const key = (/** @type {HTMLElement} */ button, /** @type {string} */ what) =>
+        mark(button, run.id + what, name);
     return el(
-        "li",
-        { class: "lora-trainer-run" },
-        el("span", { class: "lora-trainer-run-number" }, String(at + 1)),
+        "li.lora-trainer-run",
+        el("span.lora-trainer-run-number", String(at + 1)),
         el(
-            "div",
-            { class: "lora-trainer-run-words" },
+            "div.lora-trainer-run-words",
             el("strong", { id: name }, run.name),
-            el("span", { class: "lora-trainer-help" }, run.sentence),
+            widgets.small(run.sentence),
         ),
-        el(
-            "div",
-            { class: "lora-trainer-row" },
+        widgets.row(
             key(
                 widgets.button({ label: t("Move up"), disabled: at === 0, onclick: move(at - 1) }),
                 "up",
@@ -506,8 +539,7 @@ function queueRow(run, at, count) {
     );
 }
 
-/** @param {RunView} run */
-function facts(run) {
+function facts(/** @type {RunView} */ run) {
     const steps = run.step_count
         ? t("{step} of {total} steps", {
               step: formatNumber(run.step),
@@ -515,29 +547,26 @@ function facts(run) {
           })
         : "";
     const kind = run.job === "caption" ? t("Captions") : "";
-    return [
+    return dotted(
         kind,
         runActions.statusWords(run),
         run.changed ? formatDate(run.changed) : "",
         steps,
         run.family ? run.family.toUpperCase() : "",
-    ]
-        .filter(Boolean)
-        .join(" \u00b7 ");
+    );
 }
 
-/** @param {RunView} run */
-function runRow(run) {
+function runRow(/** @type {RunView} */ run) {
     const name = uniqueId("run");
-    const key = (button, what) => mark(button, run.id + what, name);
+    const key = (/** @type {HTMLElement} */ button, /** @type {string} */ what) =>
+        mark(button, run.id + what, name);
     const tryIt = async () => {
         const lora = await runActions.loraOf(run);
         if (lora) runActions.tryLora(lora);
         else await runActions.showSaved(run, changed);
     };
     const more = el(
-        "div",
-        { class: "lora-trainer-row lora-trainer-run-more" },
+        "div.lora-trainer-row.lora-trainer-run-more",
         widgets.button({ label: t("Settings"), onclick: () => runActions.showSettings(run) }),
         run.job === "train"
             ? widgets.button({
@@ -557,25 +586,21 @@ function runRow(run) {
             : null,
     );
     return el(
-        "li",
-        { class: "lora-trainer-run" },
+        "li.lora-trainer-run",
         runActions.picture(run.picture),
         el(
-            "div",
-            { class: "lora-trainer-run-words" },
+            "div.lora-trainer-run-words",
             el("strong", { id: name }, run.name),
-            el("span", { class: "lora-trainer-help" }, facts(run)),
+            widgets.small(facts(run)),
         ),
-        el(
-            "div",
-            { class: "lora-trainer-row" },
+        widgets.row(
             key(
                 widgets.button({
                     label: t("Show"),
                     onclick: () => {
                         choose(run.id);
-                        poll.wake();
-                        view.element.scrollIntoView({ block: "nearest" });
+                        wake();
+                        drawn.need().view.element.scrollIntoView({ block: "nearest" });
                     },
                 }),
                 "show",
@@ -586,15 +611,15 @@ function runRow(run) {
             run.can.continue || run.can.further
                 ? key(
                       widgets.button({
-                          label: run.can.further ? t("Train further") : t("Continue"),
+                          label: runActions.goOnWords(run),
                           onclick: () => runActions.goOn(run, changed),
                       }),
                       "go",
                   )
                 : null,
             el(
-                "details",
-                { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } },
+                "details.lora-trainer-run-details",
+                { dataset: { key: run.id + "more" } },
                 el("summary", { "aria-describedby": name }, t("More")),
                 more,
             ),
@@ -604,10 +629,8 @@ function runRow(run) {
 
 /**
  * What a row is drawn from, but for its words: of a run at work those change every second.
- *
- * @param {RunView} run
  */
-function shape(run) {
+function shape(/** @type {RunView} */ run) {
     const { delete: remove, continue: goOn, further } = run.can;
     return runActions.isActive(run)
         ? [
@@ -628,111 +651,76 @@ function shape(run) {
 /**
  * A list that is drawn again only when it is another one, and keeps the focus and what is unfolded.
  * `words(run)`: what its row says.
+ *
+ * @param {string} title
+ * @param {string} empty what is said of an empty one
+ * @param {(run: RunView) => string} words
  */
 function list(title, empty, words) {
-    const rows = el("ul", { class: "lora-trainer-runs" });
-    const element = el(
-        "section",
-        { class: "lora-trainer-card", "aria-label": title },
-        el("h3", {}, title),
-        rows,
-    );
-    let drawn = null;
+    const rows = el("ul.lora-trainer-runs");
+    const element = el("section.lora-trainer-card", { "aria-label": title }, el("h3", title), rows);
+    let before = "";
     return {
         element,
-        set(runs, make) {
+        /** @param {(run: RunView, at: number) => HTMLElement} make a row */
+        set(/** @type {RunView[]} */ runs, make) {
             const now = JSON.stringify(runs.map(shape));
-            if (now === drawn) {
-                runs.forEach((run, at) =>
-                    put(
-                        rows.children[at].querySelector(
-                            ".lora-trainer-run-words .lora-trainer-help",
-                        ),
-                        words(run),
-                    ),
-                );
+            if (now === before) {
+                const lines = findAll(rows, ".lora-trainer-run-words .lora-trainer-help");
+                runs.forEach((run, at) => put(lines[at], words(run)));
                 return;
             }
-            drawn = now;
-            const active = document.activeElement;
-            const focused =
-                active instanceof HTMLElement && rows.contains(active) ? active.dataset.key : null;
+            before = now;
+            const focused = find(rows, ":focus")?.dataset.key;
             const unfolded = new Set(
-                [...rows.querySelectorAll("details[open]")].map((details) => details.dataset.key),
+                findAll(rows, "details[open]").map((details) => details.dataset.key),
             );
-            fill(
-                rows,
-                runs.length ? runs.map(make) : el("li", { class: "lora-trainer-help" }, empty),
-            );
+            fill(rows, runs.length ? runs.map(make) : el("li.lora-trainer-help", empty));
             for (const details of rows.querySelectorAll("details"))
                 details.open = unfolded.has(details.dataset.key);
-            const again =
-                focused &&
-                [...rows.querySelectorAll("[data-key]")].find(
-                    (button) => button.dataset.key === focused,
-                );
-            if (again && !again.disabled) again.focus();
-            else if (again) again.parentElement.querySelector("button:not(:disabled)").focus();
+            const again = findAll(rows, "[data-key]").find((one) => one.dataset.key === focused);
+            if (!focused || !again) return;
+            // one that cannot be pressed now gives the focus to its neighbour
+            const row = again.parentElement ?? rows;
+            (again.matches(":disabled") ? find(row, "button:not(:disabled)") : again)?.focus();
         },
     };
 }
 
 // --- the section -------------------------------------------------------------------------------
 
-function draw(container) {
+/** Another run is at work than the one that is shown: say so, for as long as it is. */
+function showOther(/** @type {HTMLElement} */ place) {
+    const shown = shownRun();
+    const active = known.runs.find((run) => runActions.isActive(run) && run.id !== shown?.id);
+    const worth = active && shown && !runActions.isActive(shown) ? active : null;
+    redraw(place, worth?.id ?? "", () =>
+        worth
+            ? widgets.notice(
+                  "info",
+                  t("{name} is being worked on now.", { name: worth.name }),
+                  "",
+                  widgets.button({
+                      label: t("Show"),
+                      onclick: () => {
+                          choose(worth.id);
+                          wake();
+                      },
+                  }),
+              )
+            : [],
+    );
+}
+
+function draw(/** @type {HTMLElement} */ container) {
     const start = startCard();
-    view = liveView(changed);
+    const view = liveView(changed);
     const other = el("div");
     const queue = list(t("Queue"), "", (run) => run.sentence);
     const runs = list(t("Runs"), t("Runs appear here once you have started one."), facts);
     const trash = runActions.trashRow(changed);
     runs.element.append(trash.element);
-    Object.assign(known, { shown: null, settled: "", revision: null });
-    page = {
-        start: start.draw,
-        /** What is shown follows from what is so now, whichever question told it. */
-        now() {
-            start.draw();
-            showOther();
-        },
-        trash: trash.update,
-        lists() {
-            const waiting = known.runs
-                .filter((run) => run.status === "queued")
-                .sort((a, b) => a.position - b.position);
-            queue.element.hidden = !waiting.length;
-            queue.set(waiting, (run, at) => queueRow(run, at, waiting.length));
-            runs.set(
-                known.runs.filter((run) => run.status !== "queued"),
-                runRow,
-            );
-            start.draw();
-        },
-    };
-    /** Another run is at work than the one that is shown: say so, for as long as it is. */
-    function showOther() {
-        const shown = shownRun();
-        const active = known.runs.find(
-            (run) => runActions.isActive(run) && (!shown || run.id !== shown.id),
-        );
-        const worth = active && shown && !runActions.isActive(shown) ? active : null;
-        redraw(other, worth ? worth.id : "", () =>
-            worth
-                ? widgets.notice(
-                      "info",
-                      t("{name} is being worked on now.", { name: worth.name }),
-                      "",
-                      widgets.button({
-                          label: t("Show"),
-                          onclick: () => {
-                              choose(worth.id);
-                              poll.wake();
-                          },
-                      }),
-                  )
-                : [],
-        );
-    }
+    Object.assign(known, { shown: "", settled: "", revision: null });
     queue.element.hidden = true;
     fill(
         container,
@@ -743,44 +731,60 @@ function draw(container) {
         runs.element,
         start.next.element,
     );
-    start.draw();
-    if (poll) poll.wake();
+    return {
+        view,
+        start: start.draw,
+        /** What is shown follows from what is so now, whichever question told it. */
+        update() {
+            start.draw();
+            showOther(other);
+        },
+        trash: trash.update,
+        lists() {
+            const waiting = known.runs
+                .filter((run) => run.status === "queued")
+                .sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
+            queue.element.hidden = !waiting.length;
+            queue.set(waiting, (run, at) => queueRow(run, at, waiting.length));
+            runs.set(
+                known.runs.filter((run) => run.status !== "queued"),
+                runRow,
+            );
+            start.draw();
+        },
+    };
 }
 
-const start = () => {
-    if (page) page.start();
-};
+const start = () => drawn.now?.start();
 
 export const section = {
     id: "train",
     title: () => t("Train"),
-    draw,
+    draw(/** @type {HTMLElement} */ container) {
+        drawn.now = draw(container);
+        start();
+        wake();
+    },
     shown() {
         start();
-        if (poll) poll.wake();
+        wake();
     },
 };
 
-let subscribed = false;
-
 onStart(() => {
-    page = view = null;
+    drawn.now = null;
     poll = startPolling(look);
-    if (subscribed) return;
-    subscribed = true;
-    for (const key of ["plan", "dataset", "home", "checkpoint", "draft", "datasets", "delivered"])
-        store.on(key, start);
+});
+
+onFirstStart(() => {
+    for (const key of FOLLOWED) store.on(key, start);
     store.on("run", (id) => {
-        if (id && id !== known.chosen) {
-            choose(id);
-            if (poll) poll.wake();
-        }
+        if (!id || id === known.chosen) return;
+        choose(id);
+        wake();
     });
     // another browser or a command line may have started something meanwhile
-    const again = () => {
-        if (poll) poll.wake();
-    };
-    window.addEventListener("focus", again);
-    document.addEventListener("visibilitychange", again);
-    if (typeof onUiTabChange === "function") onUiTabChange(again);
+    window.addEventListener("focus", wake);
+    document.addEventListener("visibilitychange", wake);
+    if (typeof onUiTabChange === "function") onUiTabChange(wake);
 });

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError, Message
@@ -76,6 +76,22 @@ class LeasingHost(Protocol):
     ) -> bool: ...
 
 
+class MemoryView(TypedDict):
+    """Of the graphics card, in bytes."""
+
+    free: int
+    total: int
+
+
+class LeaseView(TypedDict):
+    """Where the graphics card is."""
+
+    state: LeaseState
+    sentence: str
+    before: MemoryView | None
+    after: MemoryView | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeaseStatus:
     """The state of the GPU, for the tab."""
@@ -86,7 +102,7 @@ class LeaseStatus:
     """Device memory before the model was moved off it, and after."""
     after: Memory | None = None
 
-    def to_mapping(self, say: Callable[[Message], str]) -> dict[str, Any]:
+    def to_mapping(self, say: Callable[[Message], str]) -> LeaseView:
         """As JSON; `say` translates the sentence."""
         return {
             "state": self.state,
@@ -492,5 +508,5 @@ def _marked(marker: Path) -> list[str]:
     return [str(path) for path in found] if isinstance(found, list) else []
 
 
-def _memory(memory: Memory | None) -> dict[str, int] | None:
+def _memory(memory: Memory | None) -> MemoryView | None:
     return None if memory is None else {"free": memory.free, "total": memory.total}

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError, Message
@@ -122,7 +122,14 @@ def say_all(messages: Iterable[Message], language: str) -> str:
     )
 
 
-def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
+class Sentence(TypedDict):
+    """What went wrong, or is to be known, and what to try."""
+
+    message: str
+    hint: str
+
+
+def say_error(error: LoraTrainerError, language: str) -> Sentence:
     """An error's sentence and hint."""
     return {
         "message": say(_message_of(error, language), language),
@@ -146,8 +153,8 @@ def _message_of(error: LoraTrainerError, language: str) -> Message:
         return error.message
     stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
     lines = "\n".join(
-        "- " + stop.join(filter(None, say_error(problem, language).values()))
-        for problem in error.problems
+        "- " + stop.join(filter(None, (said["message"], said["hint"])))
+        for said in (say_error(problem, language) for problem in error.problems)
     )
     return Message(error.message.template, {**error.message.values, "lines": lines})
 

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import environment, packages
 from lora_trainer.captioning import captioners
@@ -29,6 +29,7 @@ from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common import form
+from lora_trainer.webui.common.form import SettingView
 from lora_trainer.webui.common.safe_names import safe_name
 from lora_trainer.webui.common.units import size_of
 from lora_trainer.webui.datasets.caption_store import View
@@ -61,9 +62,27 @@ class CaptionWish:
 # --- what is offered ------------------------------------------------------------------------------
 
 
+class CaptionerNeeds(TypedDict):
+    sentence: str
+
+
+class CaptionerView(TypedDict):
+    name: str
+    title: str
+    sentence: str
+    model: str
+    download: int
+    download_text: str
+    memory_text: str
+    licence: str
+    on_disk: bool
+    needs: CaptionerNeeds | None
+    fields: list[SettingView]
+
+
 def offers(
     host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
-) -> list[dict[str, Any]]:
+) -> list[CaptionerView]:
     """GET /captioners. `environ`: the variables that the worker will have."""
     return [
         _offer(info, host_models, environ, language, remote) for info in captioners.every().values()
@@ -72,7 +91,7 @@ def offers(
 
 def _offer(
     info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool
-) -> dict[str, Any]:
+) -> CaptionerView:
     needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
     missing = (
         needed[0]

@@ -4,11 +4,10 @@ crops, captioners. See webui/workbench.py.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from random import Random
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from starlette.responses import Response
 
@@ -19,7 +18,7 @@ from lora_trainer.dataset.captions import (
     variants,
     with_trigger_word,
 )
-from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, vocabulary_from
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
@@ -27,16 +26,27 @@ from lora_trainer.webui.captions import (
     bulk_edits,
     caption_export,
     caption_runs,
+    cropped_copies,
     serialization,
     tag_counts,
 )
-from lora_trainer.webui.captions.caption_runs import CaptionWish
+from lora_trainer.webui.captions.caption_runs import CaptionerView, CaptionWish
 from lora_trainer.webui.captions.check import CheckSettings
 from lora_trainer.webui.captions.cropped_copies import Copy
+from lora_trainer.webui.captions.serialization import (
+    CheckView,
+    EditEnds,
+    EditView,
+    OutcomeView,
+    Selection,
+    TokensView,
+)
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.form import Texts
 from lora_trainer.webui.datasets import image_query, token_counts
-from lora_trainer.webui.http.routing import Conflict, Request, route
+from lora_trainer.webui.datasets.registry import Card
+from lora_trainer.webui.http.routing import Conflict, Nothing, Request, route
+from lora_trainer.webui.texts import Sentence
 from lora_trainer.webui.training.run_view import RunView
 
 SAMPLES = 60
@@ -69,11 +79,188 @@ def _bench(app: App, request: Request) -> Workbench:
     return app.workbenches.of(request.path["id"])
 
 
+# --- what is answered, and what is sent ---------------------------------------------------------
+
+
+class BulkSample(TypedDict):
+    key: str
+    name: str
+    before: str
+    after: str
+
+
+class BulkPlan(TypedDict):
+    plan: str
+    selected: int
+    changing: int
+    samples: list[BulkSample]
+
+
+class BulkBody(TypedDict, total=False):
+    """A plan that was shown, or a change of some images."""
+
+    plan: str
+    select: Selection
+    action: dict[str, Any]
+
+
+class TrainedSample(TypedDict):
+    """A caption, and what training reads of it, each time another."""
+
+    key: str
+    name: str
+    caption: str
+    trained: list[str]
+
+
+class TrainedSamples(TypedDict):
+    samples: list[TrainedSample]
+
+
+class ShuffleBody(TypedDict, total=False):
+    """Images, or one caption as it is typed, and the settings to try."""
+
+    keys: list[str]
+    caption: str
+    trigger: str
+    shuffle: bool
+    keep_tokens: int
+    dropout: float
+    seed: int
+
+
+class EditList(TypedDict):
+    edits: EditEnds
+    list: list[EditView]
+
+
+class Reviewed(TypedDict):
+    count: int
+    edits: EditEnds
+    revision: str
+
+
+class TagCount(TypedDict):
+    tag: str
+    count: int
+
+
+class TagTable(TypedDict):
+    kind: tag_counts.Kind
+    mostly: Literal["tags", "sentences"]
+    images: int
+    distinct: int
+    tags: list[TagCount]
+
+
+class TemplateField(TypedDict):
+    name: Field
+    label: str
+    example: str
+
+
+class TemplateView(TypedDict):
+    """The fields of a caption, and their order."""
+
+    order: list[Field]
+    fields: list[TemplateField]
+
+
+class SplitCaption(TypedDict):
+    """Field -> its words."""
+
+    fields: dict[Field, str]
+
+
+class ComposedCaption(TypedDict):
+    caption: str
+
+
+class DepartureView(TypedDict):
+    key: str
+    name: str
+    caption: str
+    mended: str
+
+
+class Departures(TypedDict):
+    count: int
+    list: list[DepartureView]
+
+
+class VocabularyView(TypedDict):
+    """How captions begin, and of each field the preferred words."""
+
+    opening: str
+    fields: dict[str, list[str]]
+    exists: bool
+    departures: Departures
+
+
+class CountedTokens(TokensView):
+    """`available`: there is a vocabulary to count with."""
+
+    available: bool
+
+
+class TokensBody(TypedDict):
+    caption: str
+    trigger: str
+    limit: int
+
+
+class TriggerRemark(TypedDict):
+    """What a trigger word means to the model before training."""
+
+    available: bool
+    is_good: bool
+    message: str
+    hint: str
+
+
+class CheckBody(TypedDict):
+    resolution: int
+    trigger: str
+    tokens: int
+
+
+class CopyView(TypedDict):
+    """The making of cropped copies, as it goes on."""
+
+    id: str
+    state: cropped_copies.State
+    done: int
+    total: int
+    dataset: str | None
+    card: Card | None
+    notes: list[Sentence]
+    error: Sentence | None
+
+
+class CopyBody(TypedDict):
+    select: Selection
+    name: str
+    size: int
+    buckets: bool
+    subject: bool
+
+
+class CaptionRunBody(TypedDict):
+    select: Selection
+    captioner: str
+    options: dict[str, Any]
+    trigger: str
+    only_missing: bool
+    overwrite: bool
+    token: str
+    when: Literal["now", "queue"]
+
+
 # --- bulk edits -----------------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/bulk/preview")
-def preview(app: App, request: Request) -> dict[str, Any]:
+def preview(app: App, request: Request) -> BulkPlan:
     bench = _bench(app, request)
     plan = bench.preview(serialization.chosen(bench, request), request.value("action", dict))
     names = bench.store.view().by_key
@@ -93,8 +280,8 @@ def preview(app: App, request: Request) -> dict[str, Any]:
     }
 
 
-@route("POST", "/datasets/{id}/bulk")
-def bulk(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/datasets/{id}/bulk", body=BulkBody)
+def bulk(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     identity = request.value("plan", str, None)
     plan = (
@@ -107,8 +294,8 @@ def bulk(app: App, request: Request) -> dict[str, Any]:
     return serialization.outcome_json(bench, bench.apply(plan), request.language)
 
 
-@route("POST", "/datasets/{id}/shuffle")
-def shuffle(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/datasets/{id}/shuffle", body=ShuffleBody)
+def shuffle(app: App, request: Request) -> TrainedSamples:
     items = _bench(app, request).store.view().by_key
     given = request.value("caption", str, None)
     captions = (
@@ -127,7 +314,7 @@ def shuffle(app: App, request: Request) -> dict[str, Any]:
         "keep_tokens": max(0, request.value("keep_tokens", int, 0)),
         "dropout": min(1.0, max(0.0, request.value("dropout", float, 0.0))),
     }
-    samples = []
+    samples: list[TrainedSample] = []
     for key, name, caption in captions:
         whole = "\n".join(with_trigger_word(line, trigger) for line in variants(caption))
         random = Random(f"{seed} {key}")
@@ -140,7 +327,7 @@ def shuffle(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/datasets/{id}/edits")
-def edits(app: App, request: Request) -> dict[str, Any]:
+def edits(app: App, request: Request) -> EditList:
     bench = _bench(app, request)
     lines = itertools.islice(bench.journal.lines(), LISTED_EDITS)
     return {
@@ -150,7 +337,7 @@ def edits(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/undo")
-def undo(app: App, request: Request) -> dict[str, Any]:
+def undo(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     return serialization.outcome_json(
         bench, bench.undo(request.value("id", int, None)), request.language
@@ -158,13 +345,13 @@ def undo(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/redo")
-def redo(app: App, request: Request) -> dict[str, Any]:
+def redo(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     return serialization.outcome_json(bench, bench.redo(), request.language)
 
 
 @route("POST", "/datasets/{id}/reviewed")
-def reviewed(app: App, request: Request) -> dict[str, Any]:
+def reviewed(app: App, request: Request) -> Reviewed:
     bench = _bench(app, request)
     count = bench.mark(
         serialization.chosen(bench, request), reviewed=request.value("reviewed", bool)
@@ -180,7 +367,7 @@ def reviewed(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/datasets/{id}/tags")
-def tags(app: App, request: Request) -> dict[str, Any]:
+def tags(app: App, request: Request) -> TagTable:
     bench = _bench(app, request)
     view, where = bench.store.view(), serialization.where_of(request.query)
     known = bench.known(view, where.trigger, token_counts.limit_of(request.query.get("tokens")))
@@ -218,8 +405,8 @@ def export(app: App, request: Request) -> Response:
 
 
 @route("GET", "/datasets/{id}/template")
-def template_fields(app: App, request: Request) -> dict[str, Any]:
-    fields = [
+def template_fields(app: App, request: Request) -> TemplateView:
+    fields: list[TemplateField] = [
         {
             "name": name,
             "label": texts.translate(FIELD_LABELS[name], request.language),
@@ -231,27 +418,26 @@ def template_fields(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/template")
-def set_template(app: App, request: Request) -> dict[str, Any]:
+def set_template(app: App, request: Request) -> TemplateView:
     _bench(app, request).set_template_order(request.value("order", list))
-    answer: dict[str, Any] = template_fields(app, request)
-    return answer
+    return template_fields(app, request)
 
 
 @route("POST", "/datasets/{id}/split")
-def split(app: App, request: Request) -> dict[str, Any]:
+def split(app: App, request: Request) -> SplitCaption:
     return {
         "fields": template.split(request.value("caption", str), _bench(app, request).vocabulary())
     }
 
 
 @route("POST", "/datasets/{id}/compose")
-def compose(app: App, request: Request) -> dict[str, Any]:
+def compose(app: App, request: Request) -> ComposedCaption:
     order = _bench(app, request).template_order()
     return {"caption": template.compose(bulk_edits.fields_of(request.value("fields", dict)), order)}
 
 
 @route("GET", "/datasets/{id}/vocabulary")
-def vocabulary(app: App, request: Request) -> dict[str, Any]:
+def vocabulary(app: App, request: Request) -> VocabularyView:
     bench = _bench(app, request)
     found = template.read_vocabulary(bench.root)
     if found is None:
@@ -265,7 +451,7 @@ def vocabulary(app: App, request: Request) -> dict[str, Any]:
     captions = {item.name: item.caption for item in view.items}
     by_name = {item.name: item.key for item in view.items}
     departures = template.departures(captions, found, request.query.get("trigger", ""))
-    listed = [
+    listed: list[DepartureView] = [
         {
             "key": by_name[each.name],
             "name": each.name,
@@ -283,31 +469,36 @@ def vocabulary(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/vocabulary")
-def set_vocabulary(app: App, request: Request) -> dict[str, Any]:
+def set_vocabulary(app: App, request: Request) -> VocabularyView:
     bench = _bench(app, request)
     values = {
         "opening": request.value("opening", str, ""),
         "fields": request.value("fields", dict, {}),
     }
     bench.set_vocabulary(vocabulary_from(values, bench.root / VOCABULARY_FILE))
-    answer: dict[str, Any] = vocabulary(app, request)
-    return answer
+    return vocabulary(app, request)
 
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-@route("POST", "/tokens")
-def count_tokens(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/tokens", body=TokensBody)
+def count_tokens(app: App, request: Request) -> CountedTokens:
     limit = token_counts.limit_of(request.value("limit", int, 75))
     caption = request.value("caption", str)
     require_length(caption, "the caption")
     length = token_counts.length(caption, request.value("trigger", str, ""), limit)
-    return {"available": token_counts.available(), **dataclasses.asdict(length)}
+    return {
+        "available": token_counts.available(),
+        "count": length.count,
+        "limit": length.limit,
+        "kept_end": length.kept_end,
+        "over": length.over,
+    }
 
 
 @route("GET", "/trigger")
-def trigger(app: App, request: Request) -> dict[str, Any]:
+def trigger(app: App, request: Request) -> TriggerRemark:
     word = request.query.get("word", "")[:200]
     found = token_counts.look_at_trigger(word) if word.strip() else None
     if found is None:
@@ -320,8 +511,8 @@ def trigger(app: App, request: Request) -> dict[str, Any]:
 # --- the check ------------------------------------------------------------------------------------
 
 
-@route("POST", "/datasets/{id}/check")
-def start_check(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/datasets/{id}/check", body=CheckBody)
+def start_check(app: App, request: Request) -> CheckView:
     bench = _bench(app, request)
     resolution = request.value("resolution", int, 512)
     if not 64 <= resolution <= 4096:
@@ -339,7 +530,7 @@ def start_check(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/datasets/{id}/check")
-def read_check(app: App, request: Request) -> dict[str, Any]:
+def read_check(app: App, request: Request) -> CheckView:
     bench = _bench(app, request)
     view = bench.store.view()
     bench.checker.keep_up(view)
@@ -347,14 +538,14 @@ def read_check(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/check/stop")
-def stop_check(app: App, request: Request) -> dict[str, Any]:
+def stop_check(app: App, request: Request) -> CheckView:
     bench = _bench(app, request)
     bench.checker.stop()
     return serialization.check_json(bench, bench.store.view(), request.language)
 
 
 @route("POST", "/datasets/{id}/mend")
-def mend(app: App, request: Request) -> dict[str, Any]:
+def mend(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     found = bench.checker.findings(bench.store.view())
     kind = request.value("kind", str, None)
@@ -376,7 +567,7 @@ def mend(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/convert")
-def convert(app: App, request: Request) -> dict[str, Any]:
+def convert(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     return serialization.outcome_json(bench, bench.convert(), request.language)
 
@@ -384,8 +575,8 @@ def convert(app: App, request: Request) -> dict[str, Any]:
 # --- crops into a copy ----------------------------------------------------------------------------
 
 
-@route("POST", "/datasets/{id}/crop-copy")
-def crop_copy(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/datasets/{id}/crop-copy", body=CopyBody)
+def crop_copy(app: App, request: Request) -> CopyView:
     bench = _bench(app, request)
     keys, items = serialization.chosen(bench, request), bench.store.view().by_key
     copy = app.copies.start(
@@ -400,18 +591,18 @@ def crop_copy(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/crop-copies/{copy}")
-def read_copy(app: App, request: Request) -> dict[str, Any]:
+def read_copy(app: App, request: Request) -> CopyView:
     return _copy(app, app.copies.find(request.path["copy"]), request.language)
 
 
 @route("POST", "/crop-copies/{copy}/stop")
-def stop_copy(app: App, request: Request) -> dict[str, Any]:
+def stop_copy(app: App, request: Request) -> CopyView:
     copy = app.copies.find(request.path["copy"])
     copy.stop = True
     return _copy(app, copy, request.language)
 
 
-def _copy(app: App, copy: Copy, language: str) -> dict[str, Any]:
+def _copy(app: App, copy: Copy, language: str) -> CopyView:
     return {
         "id": copy.id,
         "state": copy.state,
@@ -435,14 +626,14 @@ def _copy(app: App, copy: Copy, language: str) -> dict[str, Any]:
 
 
 @route("GET", "/captioners")
-def captioners(app: App, request: Request) -> list[dict[str, Any]]:
+def captioners(app: App, request: Request) -> list[CaptionerView]:
     environ = {**os.environ, **app.options.environ}
     return caption_runs.offers(
         app.host.paths().models, environ, request.language, remote=request.remote
     )
 
 
-@route("POST", "/datasets/{id}/caption-run")
+@route("POST", "/datasets/{id}/caption-run", body=CaptionRunBody)
 def caption_run(app: App, request: Request) -> RunView:
     dataset = app.datasets.find(request.path["id"])
     view = app.datasets.store(dataset.id).view()
@@ -482,6 +673,6 @@ def caption_run(app: App, request: Request) -> RunView:
 
 
 @route("GET", "/datasets/{id}/caption-run")
-def newest_caption_run(app: App, request: Request) -> RunView | dict[str, Any]:
+def newest_caption_run(app: App, request: Request) -> RunView | Nothing:
     identity = app.runs.newest_captioning(app.datasets.find(request.path["id"]).path)
     return app.runs.one(identity, request.language) if identity else {}

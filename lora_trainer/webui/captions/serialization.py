@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
+from lora_trainer.dataset.caption_provenance import Author
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Finding, Sum, sums
+from lora_trainer.dataset.findings import Finding, Severity, Sum, sums
 from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.webui import texts
-from lora_trainer.webui.captions.check import IdentifiedFinding, clusters
+from lora_trainer.webui.captions.check import IdentifiedFinding, State, clusters
 from lora_trainer.webui.captions.image_facts import ImageFacts
 from lora_trainer.webui.captions.journal import EditSummary
 from lora_trainer.webui.captions.workbench import Outcome, Workbench
@@ -21,6 +22,7 @@ from lora_trainer.webui.common.form import Texts
 from lora_trainer.webui.datasets import image_query, token_counts
 from lora_trainer.webui.datasets.caption_store import Item, View, key_of
 from lora_trainer.webui.http.routing import Request
+from lora_trainer.webui.texts import Sentence
 
 MOST_NAMED = 20
 """Of several findings that are one thing, where their images are not beside them."""
@@ -77,6 +79,166 @@ MEND_LABELS: Texts = {
 }
 
 
+class FilterBody(TypedDict, total=False):
+    """Which images; what is not given lets all pass."""
+
+    filter: str
+    text: str
+    lacks: str
+    tag: str
+    match: str
+    without: str
+    finding: str
+    trigger: str
+    tokens: int
+
+
+class Selection(TypedDict, total=False):
+    """Images by their keys, or by what they have in common."""
+
+    keys: list[str]
+    where: FilterBody
+
+
+class TokensView(TypedDict):
+    """`kept_end`: the first character that is not read."""
+
+    count: int
+    limit: int
+    kept_end: int
+    over: bool
+
+
+class MendBase(TypedDict):
+    do: str
+    label: str
+
+
+class MendView(MendBase, total=False):
+    """What mends a finding at a click. `box`: left, top, right, bottom in the picture."""
+
+    box: list[int]
+
+
+class FindingView(TypedDict):
+    """What was found of one image."""
+
+    id: str
+    severity: Severity
+    kind: str
+    message: str
+    hint: str
+    measured: float | None
+    mend: MendView | None
+    related: list[str]
+
+
+class RemarkView(TypedDict):
+    """What was found of a dataset as a whole; `each`: the first of several sentences."""
+
+    severity: Severity
+    kind: str
+    message: str
+    hint: str
+    each: list[str]
+    count: int
+    mend: MendView | None
+
+
+class ItemFacts(TypedDict):
+    """What the workbench knows of an image, beside what the folder tells. `captions`: how many it
+    has, one a line.
+    """
+
+    tokens: TokensView
+    captions: int
+    reviewed: bool
+    author: Author
+    findings: list[FindingView]
+
+
+class EditView(TypedDict):
+    """A change of captions or images."""
+
+    id: int
+    title: str
+    count: int
+    time: float
+    undone: bool
+
+
+class EditEnds(TypedDict):
+    """What can be undone and redone next."""
+
+    undo: EditView | None
+    redo: EditView | None
+
+
+class ConflictView(TypedDict):
+    """A caption that was left alone, since somebody else had changed it."""
+
+    key: str
+    name: str
+    current: str
+    message: str
+
+
+class OutcomeView(TypedDict):
+    """What came of a change."""
+
+    title: str
+    changed: int
+    unchanged: int
+    conflicts: list[ConflictView]
+    edits: EditEnds
+    revision: str
+
+
+class MendAll(TypedDict):
+    label: str
+    count: int
+
+
+class SumView(TypedDict):
+    """One thing that the check has found, with what mends all of it."""
+
+    kind: str
+    label: str
+    severity: Severity
+    message: str
+    hint: str
+    images: int
+    mend: MendAll | None
+
+
+class Cluster(TypedDict):
+    """Keys of pictures that are nearly the same."""
+
+    keys: list[str]
+    best: str
+
+
+class CheckChoice(TypedDict):
+    resolution: int
+    trigger: str
+    tokens: int
+
+
+class CheckView(TypedDict):
+    """The check of a dataset. `stale`: pictures came, went or changed since."""
+
+    state: State
+    done: int
+    total: int
+    stale: bool
+    settings: CheckChoice
+    error: Sentence | None
+    checked: float | None
+    sums: list[SumView]
+    clusters: list[Cluster]
+    revision: str
+
+
 # --- from requests --------------------------------------------------------------------------------
 
 
@@ -130,7 +292,7 @@ def keys_of(keys: object) -> list[str]:
 # --- as JSON --------------------------------------------------------------------------------------
 
 
-def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> dict[str, Any]:
+def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> ItemFacts:
     """What the workbench knows of an image, beside what the folder tells."""
     length = known.length(item)
     return {
@@ -147,7 +309,7 @@ def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> dict
     }
 
 
-def finding_json(finding: Finding, item: Item, language: str) -> dict[str, Any]:
+def finding_json(finding: Finding, item: Item, language: str) -> FindingView:
     """A finding of the folder's, as it stands beside its image: what reading it told."""
     return {
         "id": "",
@@ -161,7 +323,7 @@ def finding_json(finding: Finding, item: Item, language: str) -> dict[str, Any]:
     }
 
 
-def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]]:
+def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
     """Findings away from their images: each thing once, with its single sentences where it is
     several.
     """
@@ -183,7 +345,7 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]
     ]
 
 
-def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) -> dict[str, Any]:
+def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) -> FindingView:
     """A finding of the check's."""
     finding = told.finding
     return {
@@ -195,26 +357,21 @@ def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) ->
     }
 
 
-def _mend(mend: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
+def _mend(mend: Mapping[str, Any] | None, language: str) -> MendView | None:
     if not mend:
         return None
-    details = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in mend.items()
-        if key != "mend"
-    }
-    return {
+    told: MendView = {
         "do": mend["mend"],
         "label": texts.translate(MEND_LABELS[mend["mend"]], language),
-        **details,
     }
+    return {**told, "box": list(mend["box"])} if "box" in mend else told
 
 
 def _key(root: Path, path: Path) -> str:
     return key_of(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
 
 
-def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
+def edits_json(bench: Workbench, language: str) -> EditEnds:
     """What can be undone and redone next."""
     bench.settle()
     undo, redo = bench.journal.ends()
@@ -224,7 +381,7 @@ def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
     }
 
 
-def line_json(line: EditSummary, language: str) -> dict[str, Any]:
+def line_json(line: EditSummary, language: str) -> EditView:
     return {
         "id": line.id,
         "title": texts.say(line.title, language),
@@ -234,7 +391,7 @@ def line_json(line: EditSummary, language: str) -> dict[str, Any]:
     }
 
 
-def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str, Any]:
+def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeView:
     """What every change answers."""
     return {
         "title": texts.say(outcome.title, language),
@@ -254,7 +411,7 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str,
     }
 
 
-def check_json(bench: Workbench, view: View, language: str) -> dict[str, Any]:
+def check_json(bench: Workbench, view: View, language: str) -> CheckView:
     """Check of the contract."""
     status, findings = bench.checker.status(view), bench.checker.findings(view)
     return {
@@ -262,7 +419,11 @@ def check_json(bench: Workbench, view: View, language: str) -> dict[str, Any]:
         "done": status.done,
         "total": status.total,
         "stale": status.stale,
-        "settings": dataclasses.asdict(status.settings),
+        "settings": {
+            "resolution": status.settings.resolution,
+            "trigger": status.settings.trigger,
+            "tokens": status.settings.tokens,
+        },
         "error": texts.say_error(status.error, language) if status.error else None,
         "checked": status.checked,
         "sums": [_sum_json(one, view, language) for one in findings.summed],
@@ -274,7 +435,7 @@ def check_json(bench: Workbench, view: View, language: str) -> dict[str, Any]:
     }
 
 
-def _sum_json(one: Sum, view: View, language: str) -> dict[str, Any]:
+def _sum_json(one: Sum, view: View, language: str) -> SumView:
     """One thing that was found, with what mends all of it."""
     mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
     # the folder's own hint is for somebody with an editor

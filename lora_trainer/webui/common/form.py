@@ -14,7 +14,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lora_trainer.settings import schema, training
 from lora_trainer.settings.schema import About, ProperName, Settings, about
@@ -76,11 +76,51 @@ _KEYS_IN_A_SENTENCE = re.compile(
 )
 
 
-def form(language: str) -> dict[str, Any]:
+class FormChoice(TypedDict):
+    value: Any
+    label: str
+
+
+class SettingView(TypedDict):
+    """One setting, as it is drawn. `optional`: it may be empty, which means auto."""
+
+    key: str
+    label: str
+    help: str
+    type: Type
+    choices: list[FormChoice]
+    minimum: float | None
+    maximum: float | None
+    above: float | None
+    step: float | None
+    default: Any
+    optional: bool
+    advanced: bool
+    unit: str
+
+
+class FormField(SettingView):
+    """`terms`: words that people look for it by."""
+
+    terms: str
+
+
+class FormGroup(TypedDict):
+    id: str
+    title: str
+    advanced: bool
+    fields: list[FormField]
+
+
+class FormView(TypedDict):
+    groups: list[FormGroup]
+
+
+def form(language: str) -> FormView:
     """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the
     advanced ones by their part of the settings.
     """
-    plain = {
+    plain: FormGroup = {
         "id": "plain",
         "title": texts.translate(TITLE["plain"], language),
         "advanced": False,
@@ -101,7 +141,7 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
     return schema.current_keys(training.GROUPS, values)
 
 
-def _advanced_group(identity: str, group: type[Settings], language: str) -> dict[str, Any]:
+def _advanced_group(identity: str, group: type[Settings], language: str) -> FormGroup:
     keys = [
         item.name
         for item in schema.fields_of(group)
@@ -115,14 +155,14 @@ def _advanced_group(identity: str, group: type[Settings], language: str) -> dict
     }
 
 
-def _field(key: str, language: str) -> dict[str, Any]:
+def _field(key: str, language: str) -> FormField:
     group = _GROUP_OF[key]
     told = about(schema.field_named(group, key))
     words = [told.label, key, key.replace("_", " "), *told.other_names, told.terms]
     return {**shown(group, key, language), "terms": " ".join(dict.fromkeys(words))}
 
 
-def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
+def shown(group: type[Settings], key: str, language: str) -> SettingView:
     """What the browser has to know of one setting of a group to draw it."""
     item = schema.field_named(group, key)
     told = about(item)

@@ -16,11 +16,12 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.webui.loras.library import Lora
 from lora_trainer.webui.loras.sidecar import STRONGEST
+from lora_trainer.webui.texts import Sentence
 
 Kind = Literal["pair", "grid", "matrix"]
 Status = Literal["waiting", "making", "done", "failed", "cancelled"]
@@ -32,6 +33,58 @@ LARGEST_SEED = 2**32 - 1
 
 class ComparisonError(LoraTrainerError):
     """The pictures cannot be made as asked."""
+
+
+class TryPicture(TypedDict):
+    url: str
+    label: str
+    strength: float
+    step: int | None
+    lora: str | None
+
+
+class TryView(TypedDict):
+    """Pictures that try a LoRA, as they are made."""
+
+    id: str
+    kind: Kind
+    status: Status
+    done: int
+    total: int
+    step: int
+    step_count: int
+    pictures: list[TryPicture]
+    sheet: str | None
+    infotext: str
+    prompt: str
+    seed: int
+    loras: list[str]
+    strengths: list[float]
+    notes: list[str]
+    sentence: str
+    error: Sentence | None
+    started: float
+
+
+class TryBase(TypedDict):
+    kind: Kind
+    lora: str | None
+    prompt: str
+    negative: str
+    seed: int
+    steps: int
+    cfg: float
+    width: int
+    height: int
+    sampler: str
+    scheduler: str
+    strengths: list[float]
+
+
+class TryBody(TryBase, total=False):
+    """`loras`: the saved steps of a matrix."""
+
+    loras: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,18 +216,16 @@ class Comparison:
             return Message("Cancelled.")
         return Message("")
 
-    def to_mapping(
-        self, say: Callable[[Message], str], address: Callable[[str], str]
-    ) -> dict[str, Any]:
+    def to_mapping(self, say: Callable[[Message], str], address: Callable[[str], str]) -> TryView:
         """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file
         of the comparison is served.
         """
-        error = (
+        error: Sentence | None = (
             {"message": say(self.error.message), "hint": say(self.error.hint)}
             if self.error
             else None
         )
-        pictures = [
+        pictures: list[TryPicture] = [
             {
                 "url": address(picture.file),
                 "label": say(_label(picture, self.wanted.kind)),

@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from starlette.responses import FileResponse, Response
 
 from lora_trainer.errors import Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
-from lora_trainer.webui.comparing.comparisons import Comparison, request_from
-from lora_trainer.webui.http.routing import Request, route
+from lora_trainer.webui.comparing.comparisons import Comparison, TryBody, TryView, request_from
+from lora_trainer.webui.http.routing import Nothing, Request, route
 from lora_trainer.webui.lazy_app import PREFIX
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
+class Samplers(TypedDict):
+    samplers: list[str]
+    schedulers: list[str]
+
+
 @route("GET", "/samplers")
-def samplers(app: App, request: Request) -> dict[str, Any]:
+def samplers(app: App, request: Request) -> Samplers:
     return {"samplers": app.host.samplers(), "schedulers": app.host.schedulers()}
 
 
 @route("GET", "/tries")
-def list_tries(app: App, request: Request) -> list[dict[str, Any]]:
+def list_tries(app: App, request: Request) -> list[TryView]:
     return [_try(job, request) for job in app.comparisons.recent()]
 
 
-@route("POST", "/tries")
-def start_try(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/tries", body=TryBody)
+def start_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.submit(request_from(request.body)), request)
 
 
 @route("GET", "/tries/{id}")
-def look_at_try(app: App, request: Request) -> dict[str, Any]:
+def look_at_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.find(request.path["id"]), request)
 
 
 @route("POST", "/tries/{id}/cancel")
-def cancel_try(app: App, request: Request) -> dict[str, Any]:
+def cancel_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.cancel(request.path["id"]), request)
 
 
 @route("POST", "/tries/{id}/delete")
-def delete_try(app: App, request: Request) -> dict[str, Any]:
+def delete_try(app: App, request: Request) -> Nothing:
     app.comparisons.delete(request.path["id"])
     return {}
 
 
 @route("POST", "/tries/{id}/restore")
-def restore_try(app: App, request: Request) -> dict[str, Any]:
+def restore_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.restore(request.path["id"]), request)
 
 
@@ -59,7 +64,7 @@ def try_picture(app: App, request: Request) -> Response:
     )
 
 
-def _try(job: Comparison, request: Request) -> dict[str, Any]:
+def _try(job: Comparison, request: Request) -> TryView:
     def say(message: Message) -> str:
         return texts.say(message, request.language)
 

@@ -29,7 +29,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 from lora_trainer import files
@@ -42,8 +42,9 @@ from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_pro
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.datasets import settings_draft
 from lora_trainer.webui.datasets.caption_store import CaptionStore
-from lora_trainer.webui.datasets.settings_draft import Draft
+from lora_trainer.webui.datasets.settings_draft import Draft, DraftView
 from lora_trainer.webui.datasets.thumbnails import Thumbnails
+from lora_trainer.webui.texts import Sentence
 
 MAX_NAME_BYTES = 100
 log = logging.getLogger(__name__)
@@ -58,6 +59,22 @@ class DatasetInfo:
     path: Path
     external: bool
     """A folder opened by its path, not one of the data folder."""
+
+
+class Card(TypedDict):
+    """A dataset."""
+
+    id: str
+    name: str
+    path: str
+    external: bool
+    count: int
+    captioned: int
+    cover: str | None
+    changed: float
+    problem: Sentence | None
+    gone: bool
+    draft: DraftView
 
 
 class Datasets:
@@ -127,15 +144,15 @@ class Datasets:
         with store.lock:
             return settings_draft.write(store.path, values, was)
 
-    def listing(self, language: str) -> list[dict[str, Any]]:
+    def listing(self, language: str) -> list[Card]:
         """The cards of all datasets, as JSON."""
         return [self.card(dataset, language) for dataset in self.all()]
 
-    def card(self, dataset: DatasetInfo, language: str) -> dict[str, Any]:
+    def card(self, dataset: DatasetInfo, language: str) -> Card:
         """What the page shows of a dataset: GET /datasets. A folder that cannot be read says why,
         and the others are still there.
         """
-        card: dict[str, Any] = {
+        card: Card = {
             "id": dataset.id,
             "name": dataset.name,
             "path": "" if self._is_remote() else str(dataset.path),

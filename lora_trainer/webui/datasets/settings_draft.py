@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from lora_trainer import files
 from lora_trainer.dataset import caption_provenance
@@ -32,9 +32,35 @@ LONGEST = 64 * 1024
 """Of a draft, in bytes: some twenty settings, a few prompts."""
 
 
+class CaptionerDraft(TypedDict, total=False):
+    """How captions are written: the captioner's name, and of each the options that were set."""
+
+    captioner: str
+    options: dict[str, dict[str, Any]]
+
+
+class DraftValues(TypedDict, total=False):
+    """Config keys -> the visitor's own values, in `changes`."""
+
+    preset: str
+    checkpoint: str
+    init_lora: str
+    name: str
+    changes: dict[str, Any]
+    captioner: CaptionerDraft
+
+
+class DraftView(TypedDict):
+    """What is set for a dataset and not trained yet."""
+
+    values: DraftValues
+    revision: str
+    changed: float
+
+
 @dataclass(frozen=True)
 class Draft:
-    values: dict[str, Any] = field(default_factory=dict)
+    values: DraftValues = field(default_factory=DraftValues)
     """preset, checkpoint, init_lora, name: texts. changes: config key -> the visitor's own value.
     captioner: {captioner, options}.
     """
@@ -43,7 +69,7 @@ class Draft:
     changed: float = 0.0
     """When it was written."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DraftView:
         return {"values": self.values, "revision": self.revision, "changed": self.changed}
 
 
@@ -125,14 +151,20 @@ def inherit(source: Path, target: Path) -> None:
             return
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(values: Mapping[str, Any]) -> DraftValues:
     """What is understood of it; another version's keys are not."""
-    found: dict[str, Any] = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
     changes, captioner = values.get("changes"), values.get("captioner")
     changes = changes if isinstance(changes, dict) else {}
     # of a setting that is there under two names, the present one counts
     with contextlib.suppress(ConfigError):
         changes = form.current(changes)
-    found["changes"] = {key: value for key, value in changes.items() if key in form.KEYS}
-    found["captioner"] = captioner if isinstance(captioner, dict) else {}
-    return found
+    texts = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
+    # what is in `captioner` is the page's own: it was written by one, and is read by one
+    return cast(
+        DraftValues,
+        {
+            **texts,
+            "changes": {key: value for key, value in changes.items() if key in form.KEYS},
+            "captioner": captioner if isinstance(captioner, dict) else {},
+        },
+    )

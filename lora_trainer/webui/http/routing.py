@@ -28,7 +28,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -56,6 +56,7 @@ LONGEST_BODY = 4 * 2**20
 LARGEST = sys.float_info.max
 
 Handler = Callable[[Any, "Request"], Any]
+SomeHandler = TypeVar("SomeHandler", bound=Handler)
 Other = TypeVar("Other")
 log = logging.getLogger("lora_trainer.webui")
 
@@ -137,25 +138,39 @@ class Request:
         return found
 
 
+class Nothing(TypedDict):
+    """It is done, and there is nothing to say."""
+
+
+class Trashed(TypedDict):
+    """The id under which it lies in the trash now; empty where nothing was moved."""
+
+    trash: str
+
+
 @dataclass(frozen=True)
 class RouteEntry:
     method: str
     path: str
     handler: Handler
     upload: bool
+    body: type | None = None
+    """The TypedDict of what it is sent, where that has more than two fields."""
 
 
 ROUTES: list[RouteEntry] = []
 """Every route, in the order of definition; tests walk it."""
 
 
-def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler], Handler]:
+def route(
+    method: str, path: str, *, upload: bool = False, body: type | None = None
+) -> Callable[[SomeHandler], SomeHandler]:
     """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts;
-    upload: the body is not JSON.
+    upload: the body is not JSON; body: the TypedDict of what is sent.
     """
 
-    def add(handler: Handler) -> Handler:
-        ROUTES.append(RouteEntry(method, path, handler, upload))
+    def add(handler: SomeHandler) -> SomeHandler:
+        ROUTES.append(RouteEntry(method, path, handler, upload, body))
         return handler
 
     return add

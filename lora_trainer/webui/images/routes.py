@@ -5,7 +5,7 @@ reads its request, calls the package, answers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -13,17 +13,20 @@ from starlette.responses import FileResponse, Response
 
 from lora_trainer.dataset.findings import from_error
 from lora_trainer.dataset.images import image_size
+from lora_trainer.dataset.sources import CaptionSource
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.captions import serialization
 from lora_trainer.webui.captions.image_facts import ImageFacts
+from lora_trainer.webui.captions.serialization import EditEnds, ItemFacts, OutcomeView, RemarkView
 from lora_trainer.webui.common import file_manager
 from lora_trainer.webui.datasets import image_query, token_counts
 from lora_trainer.webui.datasets.caption_store import CaptionStore, Item, View
-from lora_trainer.webui.datasets.registry import thumbnail_address
+from lora_trainer.webui.datasets.registry import Card, thumbnail_address
+from lora_trainer.webui.datasets.settings_draft import DraftView
 from lora_trainer.webui.datasets.thumbnails import LARGE_SIDE
-from lora_trainer.webui.http.routing import Conflict, Request, route
+from lora_trainer.webui.http.routing import Conflict, Nothing, Request, Trashed, route
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.images.uploads import Accepted
 
@@ -42,36 +45,142 @@ _MOST_AT_ONCE = 500
 _FOR_GOOD = "private, max-age=31536000, immutable"
 
 
+class DeletedDataset(TypedDict):
+    id: str
+    name: str
+    time: float
+
+
+class AddedImage(TypedDict):
+    key: str
+    name: str
+    width: int
+    height: int
+
+
+class SkippedFile(TypedDict):
+    """`kept_caption`: a caption that was there already is why."""
+
+    name: str
+    message: str
+    hint: str
+    kept_caption: bool
+
+
+class AcceptedView(TypedDict):
+    """What has come of an upload. Of pictures that the WebUI cannot show, format -> how many."""
+
+    added: list[AddedImage]
+    converted: dict[str, int]
+    waiting: dict[str, int]
+    captions: int
+    skipped: list[SkippedFile]
+
+
+class Addresses(TypedDict):
+    """Of an image, small and as it is."""
+
+    thumbnail: str
+    picture: str
+
+
+class ItemView(ItemFacts, Addresses):
+    """An image with its caption, and what is known of both."""
+
+    key: str
+    name: str
+    width: int
+    height: int
+    caption: str
+    source: CaptionSource | None
+    caption_file: str | None
+    changed: float
+
+
+class SavedItem(ItemView):
+    """An image whose caption was saved."""
+
+    edits: EditEnds
+    revision: str
+
+
+class ItemsView(TypedDict):
+    """A page of images. `counts`: filter -> how many it lets pass."""
+
+    total: int
+    matching: int
+    captioned: int
+    counts: dict[str, int]
+    revision: str
+    removed: int
+    edits: EditEnds
+    findings: list[RemarkView]
+    items: list[ItemView]
+
+
+class Unchanged(TypedDict):
+    """The page is the one that is known."""
+
+    unchanged: Literal[True]
+    revision: str
+
+
+class Counts(TypedDict):
+    """How many images there are, and how many of them have a caption."""
+
+    total: int
+    captioned: int
+
+
+class CountedOutcome(OutcomeView, Counts):
+    """What came of taking images out or bringing them back."""
+
+
+class RemovedImage(TypedDict):
+    key: str
+    name: str
+    caption: str
+    time: float
+
+
+class CaptionBody(TypedDict):
+    key: str
+    caption: str
+    was: str
+    trigger: str
+    tokens: int
+
+
 @route("GET", "/datasets")
-def list_datasets(app: App, request: Request) -> list[dict[str, Any]]:
+def list_datasets(app: App, request: Request) -> list[Card]:
     return app.datasets.listing(request.language)
 
 
 @route("POST", "/datasets")
-def create(app: App, request: Request) -> dict[str, Any]:
+def create(app: App, request: Request) -> Card:
     return app.datasets.card(app.datasets.create(request.value("name", str)), request.language)
 
 
 @route("POST", "/datasets/open")
-def open_folder(app: App, request: Request) -> dict[str, Any]:
+def open_folder(app: App, request: Request) -> Card:
     request.require_local()
     return app.datasets.card(app.datasets.open(request.value("folder", str)), request.language)
 
 
 @route("POST", "/datasets/{id}/rename")
-def rename(app: App, request: Request) -> dict[str, Any]:
+def rename(app: App, request: Request) -> Card:
     return app.datasets.card(
         app.datasets.rename(request.path["id"], request.value("name", str)), request.language
     )
 
 
 @route("POST", "/datasets/{id}/delete")
-def delete(app: App, request: Request) -> dict[str, Any]:
+def delete(app: App, request: Request) -> Trashed:
     return {"trash": app.datasets.delete(request.path["id"])}
 
 
 @route("GET", "/deleted-datasets")
-def deleted(app: App, request: Request) -> list[dict[str, Any]]:
+def deleted(app: App, request: Request) -> list[DeletedDataset]:
     return [
         {"id": found.id, "name": found.title or found.name, "time": found.time}
         for found in app.datasets.deleted()
@@ -79,24 +188,24 @@ def deleted(app: App, request: Request) -> list[dict[str, Any]]:
 
 
 @route("POST", "/deleted-datasets/{id}/restore")
-def bring_back(app: App, request: Request) -> dict[str, Any]:
+def bring_back(app: App, request: Request) -> Card:
     return app.datasets.card(app.datasets.bring_back(request.path["id"]), request.language)
 
 
 @route("POST", "/datasets/{id}/folder")
-def show_folder(app: App, request: Request) -> dict[str, Any]:
+def show_folder(app: App, request: Request) -> Nothing:
     request.require_local()
     file_manager.show(app.datasets.find(request.path["id"]).path)
     return {}
 
 
 @route("GET", "/datasets/{id}/draft")
-def read_draft(app: App, request: Request) -> dict[str, Any]:
+def read_draft(app: App, request: Request) -> DraftView:
     return app.datasets.draft(request.path["id"]).to_json()
 
 
 @route("POST", "/datasets/{id}/draft")
-def write_draft(app: App, request: Request) -> dict[str, Any]:
+def write_draft(app: App, request: Request) -> DraftView:
     return app.datasets.set_draft(
         request.path["id"], request.value("values", dict), request.value("revision", str)
     ).to_json()
@@ -106,7 +215,7 @@ def write_draft(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/upload", upload=True)
-async def upload(app: App, request: Request) -> dict[str, Any]:
+async def upload(app: App, request: Request) -> AcceptedView:
     store = await run_in_threadpool(app.datasets.store, request.path["id"])
     name = request.query.get("name", "")
     incoming = await uploads.receive(request.stream(), store, name, request.number("size", None))
@@ -131,7 +240,7 @@ def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
 
 
 @route("GET", "/datasets/{id}/items")
-def items(app: App, request: Request) -> dict[str, Any]:
+def items(app: App, request: Request) -> ItemsView | Unchanged:
     store = app.datasets.store(request.path["id"])
     bench, view = app.workbenches.of(request.path["id"]), store.view()
     revision = bench.revision(view)
@@ -173,7 +282,7 @@ def picture(app: App, request: Request) -> Response:
 
 
 @route("POST", "/datasets/{id}/remove")
-def remove(app: App, request: Request) -> dict[str, Any]:
+def remove(app: App, request: Request) -> CountedOutcome:
     bench = app.workbenches.of(request.path["id"])
     keys = (
         serialization.chosen(bench, request)
@@ -187,7 +296,7 @@ def remove(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/datasets/{id}/restore")
-def restore(app: App, request: Request) -> dict[str, Any]:
+def restore(app: App, request: Request) -> CountedOutcome:
     bench = app.workbenches.of(request.path["id"])
     keys = serialization.keys_of(request.value("keys", list))
     return {
@@ -197,7 +306,7 @@ def restore(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/datasets/{id}/removed")
-def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
+def list_removed(app: App, request: Request) -> list[RemovedImage]:
     removed = _store(app, request).removed()
     return [
         {"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time}
@@ -208,8 +317,8 @@ def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
 # --- captions -------------------------------------------------------------------------------------
 
 
-@route("POST", "/datasets/{id}/caption")
-def write_caption(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/datasets/{id}/caption", body=CaptionBody)
+def write_caption(app: App, request: Request) -> SavedItem:
     bench, key = app.workbenches.of(request.path["id"]), request.value("key", str)
     outcome = bench.save(key, request.value("caption", str), request.value("was", str))
     view = bench.store.latest()
@@ -241,7 +350,7 @@ def _store(app: App, request: Request) -> CaptionStore:
     return app.datasets.store(request.path["id"])
 
 
-def _item(identity: str, item: Item, known: ImageFacts, language: str) -> dict[str, Any]:
+def _item(identity: str, item: Item, known: ImageFacts, language: str) -> ItemView:
     findings = list(item.findings)
     width = height = 0
     try:
@@ -269,14 +378,14 @@ def _item(identity: str, item: Item, known: ImageFacts, language: str) -> dict[s
     }
 
 
-def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
+def _addresses(identity: str, key: str, version: str) -> Addresses:
     return {
         "thumbnail": thumbnail_address(identity, key, version),
         "picture": f"lora-trainer/datasets/{quote(identity, safe='')}/picture/{key}?v={version}",
     }
 
 
-def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
+def _accepted(accepted: Accepted, identity: str, language: str) -> AcceptedView:
     return {
         "added": [
             {"key": added.key, "name": added.name, "width": added.width, "height": added.height}
@@ -297,7 +406,7 @@ def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any
     }
 
 
-def _counts(view: View) -> dict[str, Any]:
+def _counts(view: View) -> Counts:
     return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items)}
 
 

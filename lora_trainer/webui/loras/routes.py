@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from starlette.responses import FileResponse, Response
 
@@ -12,6 +12,13 @@ from lora_trainer.webui.app import App
 from lora_trainer.webui.http.routing import Request, route
 from lora_trainer.webui.lazy_app import PREFIX
 from lora_trainer.webui.loras.library import Lora, LoraFileView, LoraView, to_mapping
+
+
+class Insertable(TypedDict):
+    """Our LoRAs, and name -> recommended strength of every LoRA that states one."""
+
+    loras: list[LoraView]
+    weights: dict[str, float]
 
 
 @route("GET", "/loras")
@@ -40,7 +47,7 @@ def deliver(app: App, request: Request) -> LoraView:
 
 
 @route("GET", "/insertable")
-def insertable(app: App, request: Request) -> dict[str, Any]:
+def insertable(app: App, request: Request) -> Insertable:
     ours, weights = app.loras.insertable()
     return {"loras": [_lora(lora) for lora in ours], "weights": weights}
 

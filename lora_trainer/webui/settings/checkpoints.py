@@ -20,7 +20,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.detect import Detected
@@ -39,6 +39,36 @@ PRACTICE = "practice"
 PRACTICE_TITLE = Message("Tiny practice model")
 
 log = logging.getLogger("lora_trainer.webui")
+
+
+class CheckpointSummary(TypedDict):
+    """What a checkpoint is, or why it cannot be trained on."""
+
+    family: str | None
+    family_name: str | None
+    resolution: int | None
+    problem: str | None
+    hint: str | None
+
+
+class ListedCheckpoint(CheckpointSummary):
+    """`seen`: whether its header has been looked at."""
+
+    id: str
+    title: str
+    loaded: bool
+    practice: bool
+    seen: bool
+
+
+class LoadedView(CheckpointSummary):
+    """What the WebUI uses now."""
+
+    id: str
+    title: str
+    in_memory: bool
+    vae: str | None
+    clip_skip: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,32 +210,33 @@ class Checkpoints:
         known = self._known(path, mark)
         return known if known is not None else self._look(path, mark)
 
-    def listing(self, language: str) -> list[dict[str, Any]]:
+    def listing(self, language: str) -> list[ListedCheckpoint]:
         """Every choice for the browser: {id, title, loaded, practice, seen, and what `said` gives}.
         One not seen yet has no family.
         """
         choices = self.choices()
-        answer = []
+        answer: list[ListedCheckpoint] = []
         unseen: list[Path] = []
         for choice in choices:
             facts = self._known_or_none(choice.path)
             if facts is None:
                 unseen.append(choice.path)
             title = texts.say(PRACTICE_TITLE, language) if choice.is_practice else choice.title
-            entry = {
-                "id": choice.id,
-                "title": title,
-                "loaded": choice.is_loaded,
-                "practice": choice.is_practice,
-            }
             answer.append(
-                {**entry, **said(facts or CheckpointFacts(), language), "seen": facts is not None}
+                {
+                    "id": choice.id,
+                    "title": title,
+                    "loaded": choice.is_loaded,
+                    "practice": choice.is_practice,
+                    "seen": facts is not None,
+                    **said(facts or CheckpointFacts(), language),
+                }
             )
         if unseen:
             self._look_in_a_thread(unseen)
         return answer
 
-    def loaded(self, language: str) -> dict[str, Any] | None:
+    def loaded(self, language: str) -> LoadedView | None:
         """What the host uses now, or None: {id, title, in_memory, family, family_name, vae,
         clip_skip, problem, hint}.
         """
@@ -213,15 +244,14 @@ class Checkpoints:
             choice = self.find(LOADED)
         except CheckpointError:
             return None
-        vae = choice.vae.name if choice.vae else None
-        known = {
+        return {
             "id": choice.id,
             "title": choice.title,
             "in_memory": choice.in_memory,
-            "vae": vae,
+            "vae": choice.vae.name if choice.vae else None,
             "clip_skip": choice.clip_skip,
+            **said(self.facts(choice.path), language),
         }
-        return {**known, **said(self.facts(choice.path), language)}
 
     def wait(self) -> None:
         """Until the thread has looked at everything."""
@@ -304,7 +334,7 @@ def look(path: Path) -> CheckpointFacts:
     )
 
 
-def said(facts: CheckpointFacts, language: str) -> dict[str, Any]:
+def said(facts: CheckpointFacts, language: str) -> CheckpointSummary:
     """Facts for the browser: {family, family_name, resolution, problem, hint}."""
     return {
         "family": facts.family.id if facts.family else None,

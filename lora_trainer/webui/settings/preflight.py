@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
@@ -75,6 +75,26 @@ FACTS: form.Texts = {
 }
 
 
+class PlanBase(TypedDict):
+    """Ids, the LoRA's name as it was typed, and config keys -> values."""
+
+    dataset: str
+    checkpoint: str
+    name: str
+    settings: dict[str, Any]
+
+
+class PlanBody(PlanBase, total=False):
+    """`init_lora`: the id of a LoRA file that training begins with."""
+
+    init_lora: str
+
+
+class RunBody(PlanBody):
+    token: str
+    when: Literal["now", "queue"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunWish:
     """What the browser's draft asks for."""
@@ -127,6 +147,38 @@ class Fact:
     value: Message | str
 
 
+class FactView(TypedDict):
+    label: str
+    value: str
+
+
+class PlanProblem(TypedDict):
+    """`field`: where it is mended: a setting's key, "dataset", "checkpoint", "name", or nowhere."""
+
+    field: str | None
+    severity: Severity
+    message: str
+    hint: str
+
+
+class PlanView(TypedDict):
+    """What Start would do. `resolved`: config key -> what its auto comes to; `suggested`: config
+    key -> what is filled in until the visitor says otherwise.
+    """
+
+    ok: bool
+    sentence: str
+    facts: list[FactView]
+    problems: list[PlanProblem]
+    target: str
+    steps: int | None
+    seconds: float | None
+    disk: int | None
+    resolved: dict[str, Any]
+    suggested: dict[str, Any]
+    unchecked: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreflightReport:
     """What Start would do."""
@@ -155,7 +207,7 @@ class PreflightReport:
             problem.severity == "error" for problem in self.problems
         )
 
-    def to_json(self, language: str) -> dict[str, Any]:
+    def to_json(self, language: str) -> PlanView:
         return {
             "ok": self.ok,
             "sentence": texts.say_all(self.sentence, language),

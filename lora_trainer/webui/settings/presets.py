@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import families
 from lora_trainer.errors import ConfigError
@@ -47,6 +47,17 @@ class Preset:
         return [self.title, self.why, *self.notes.values()]
 
 
+class PresetView(TypedDict):
+    """Config keys -> values; `family_values`: those for a family; `notes`: why a value."""
+
+    id: str
+    title: str
+    why: str
+    values: dict[str, Any]
+    family_values: dict[str, dict[str, Any]]
+    notes: dict[str, str]
+
+
 class Presets:
     """The presets of a folder, read once."""
 
@@ -64,7 +75,7 @@ class Presets:
                 log.warning("the preset %s is left out: %s", path.name, error.report())
         return tuple(sorted(found, key=lambda preset: (preset.order, preset.id)))
 
-    def listing(self, language: str) -> list[dict[str, Any]]:
+    def listing(self, language: str) -> list[PresetView]:
         """[{id, title, why, values, family_values, notes}]"""
         return [
             {
@@ -79,11 +90,16 @@ class Presets:
         ]
 
 
-def to_json(preset: Preset) -> dict[str, Any]:
+def to_json(preset: Preset) -> PresetView:
     """A preset for the browser, in the words of its file."""
-    families = {family: dict(values) for family, values in preset.family_values.items()}
-    shown = {"id": preset.id, "title": preset.title, "why": preset.why, "notes": dict(preset.notes)}
-    return {**shown, "values": dict(preset.values), "family_values": families}
+    return {
+        "id": preset.id,
+        "title": preset.title,
+        "why": preset.why,
+        "notes": dict(preset.notes),
+        "values": dict(preset.values),
+        "family_values": {family: dict(values) for family, values in preset.family_values.items()},
+    }
 
 
 def read(path: Path) -> Preset:

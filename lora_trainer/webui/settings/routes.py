@@ -4,14 +4,23 @@ presets, and the set-up of the worker's packages.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.http.routing import Request, route
-from lora_trainer.webui.settings.checkpoints import PRACTICE_TITLE, CheckpointFacts, said
-from lora_trainer.webui.settings.preflight import RunWish
+from lora_trainer.webui.settings.checkpoints import (
+    PRACTICE_TITLE,
+    CheckpointFacts,
+    CheckpointSummary,
+    ListedCheckpoint,
+    LoadedView,
+    said,
+)
+from lora_trainer.webui.settings.preflight import PlanBody, PlanView, RunWish
+from lora_trainer.webui.settings.setup import SetupView
+from lora_trainer.webui.settings.user_presets import OwnPresetList, PresetBody, SavedPreset
 
 PRACTICE_NOTE = Message(
     "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying"
@@ -19,29 +28,45 @@ PRACTICE_NOTE = Message(
 )
 
 
-@route("POST", "/plan")
-def foresee(app: App, request: Request) -> dict[str, Any]:
+class CheckpointView(CheckpointSummary):
+    """The chosen checkpoint, and what the WebUI uses along with it."""
+
+    id: str | None
+    title: str
+    practice: bool
+    vae: str | None
+    clip_skip: int | None
+    notes: list[str]
+
+
+class CheckpointList(TypedDict):
+    checkpoints: list[ListedCheckpoint]
+    loaded: LoadedView | None
+
+
+@route("POST", "/plan", body=PlanBody)
+def foresee(app: App, request: Request) -> PlanView:
     report = app.preflight.check(RunWish.of(request.body), app.runs.pending_names())
     return report.to_json(request.language)
 
 
 @route("POST", "/checkpoint")
-def look_at_checkpoint(app: App, request: Request) -> dict[str, Any]:
+def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
     """What it is; with a problem and a hint where it cannot be trained on, or there is none:
     choosing it is no mistake of the request.
     """
     try:
         choice = app.checkpoints.find(request.value("id", str))
     except CheckpointError as error:
-        nothing: dict[str, Any] = {
+        return {
             "id": None,
             "title": "",
             "practice": False,
             "vae": None,
             "clip_skip": None,
             "notes": [],
+            **said(CheckpointFacts.refused(error), request.language),
         }
-        return {**nothing, **said(CheckpointFacts.refused(error), request.language)}
     facts = app.checkpoints.facts(choice.path)
     return {
         "id": choice.id,
@@ -57,7 +82,7 @@ def look_at_checkpoint(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/checkpoints")
-def list_checkpoints(app: App, request: Request) -> dict[str, Any]:
+def list_checkpoints(app: App, request: Request) -> CheckpointList:
     """Asked again while families are still being looked up."""
     return {
         "checkpoints": app.checkpoints.listing(request.language),
@@ -65,8 +90,8 @@ def list_checkpoints(app: App, request: Request) -> dict[str, Any]:
     }
 
 
-@route("POST", "/presets")
-def save_preset(app: App, request: Request) -> dict[str, Any]:
+@route("POST", "/presets", body=PresetBody)
+def save_preset(app: App, request: Request) -> SavedPreset:
     """The settings as a preset of the visitor's own; the new listing, with the id of the new one as
     `saved`.
     """
@@ -81,23 +106,21 @@ def save_preset(app: App, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/presets/{name}/delete")
-def delete_preset(app: App, request: Request) -> dict[str, Any]:
+def delete_preset(app: App, request: Request) -> OwnPresetList:
     app.user_presets.delete(request.path["name"])
-    answer: dict[str, Any] = app.user_presets.listing(request.language)
-    return answer
+    return app.user_presets.listing(request.language)
 
 
 @route("GET", "/setup")
-def look_at_setup(app: App, request: Request) -> dict[str, Any]:
+def look_at_setup(app: App, request: Request) -> SetupView:
     """With ?report=1 the report too, which takes some seconds."""
-    answer: dict[str, Any] = app.setup.look(request.language)
+    answer = app.setup.look(request.language)
     return (
         {**answer, "report": app.setup.report()} if request.query.get("report") == "1" else answer
     )
 
 
 @route("POST", "/setup")
-def begin_setup(app: App, request: Request) -> dict[str, Any]:
+def begin_setup(app: App, request: Request) -> SetupView:
     app.setup.begin()
-    answer: dict[str, Any] = app.setup.look(request.language)
-    return answer
+    return app.setup.look(request.language)

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from lora_trainer import environment, files
 from lora_trainer.environment import ROOT, Overlay
@@ -54,6 +54,21 @@ ENV_COMMAND = (
 log = logging.getLogger("lora_trainer.webui")
 
 
+State = Literal["ready", "missing", "broken", "installing", "failed"]
+
+
+class SetupView(TypedDict):
+    """Whether the worker's packages are there. `report` is empty unless it was asked for."""
+
+    state: State
+    message: str
+    hint: str
+    lines: list[str]
+    seconds: float
+    megabytes: int
+    report: str
+
+
 class Setup:
     """Thread-safe. The arguments after `data` are there for tests."""
 
@@ -79,7 +94,7 @@ class Setup:
         self._exit: int | None = None
         """Of the last set-up in this process; None if there was none, or it is still running."""
 
-    def look(self, language: str) -> dict[str, Any]:
+    def look(self, language: str) -> SetupView:
         """Where things stand, for the browser. `report` is empty here: it takes seconds
         (`report`).
         """
@@ -143,7 +158,7 @@ class Setup:
             seen = self._seen = (now, self._look())
         return seen[1]
 
-    def _state(self, overlay: Overlay) -> tuple[str, Message, Message]:
+    def _state(self, overlay: Overlay) -> tuple[State, Message, Message]:
         if self._is_running:
             return (
                 "installing",
@@ -307,7 +322,7 @@ def megabytes(overlay: Overlay) -> int:
     return sum(package.megabytes for package in missing)
 
 
-def _missing(overlay: Overlay) -> tuple[str, Message, Message]:
+def _missing(overlay: Overlay) -> tuple[State, Message, Message]:
     hint = Message(
         "Set up puts them into a folder of this extension; the WebUI's own packages stay as they"
         " are. It takes some minutes."

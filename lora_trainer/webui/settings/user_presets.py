@@ -21,7 +21,7 @@ import shutil
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import files
 from lora_trainer.dataset.listing import folded
@@ -33,7 +33,8 @@ from lora_trainer.webui.common import form
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.http.routing import Conflict
-from lora_trainer.webui.settings.presets import Preset, Presets, read, settled, to_json
+from lora_trainer.webui.settings.presets import Preset, Presets, PresetView, read, settled, to_json
+from lora_trainer.webui.texts import Sentence
 
 LONGEST_TITLE, LONGEST_WHY = 60, 300
 SUFFIX = ".yaml"
@@ -43,6 +44,28 @@ OWN = "own:"
 log = logging.getLogger("lora_trainer.webui")
 
 
+class OwnPreset(PresetView):
+    file: str
+
+
+class OwnPresetList(TypedDict):
+    presets: list[OwnPreset]
+    problems: list[Sentence]
+
+
+class SavedPreset(OwnPresetList):
+    """`saved`: its id."""
+
+    saved: str
+
+
+class PresetBody(TypedDict):
+    title: str
+    why: str
+    values: dict[str, Any]
+    replace: bool
+
+
 class UserPresets:
     """`presets`: those that come with the extension, whose names are taken."""
 
@@ -50,14 +73,15 @@ class UserPresets:
         self._data = data
         self._presets = presets
 
-    def listing(self, language: str) -> dict[str, Any]:
+    def listing(self, language: str) -> OwnPresetList:
         """{presets: as Presets.listing gives them, with the name of their `file`, in the order of
         their titles; problems: [{message, hint}]}
         """
         presets, problems = self._read()
-        shown = [{**to_json(preset), "file": preset.id.removeprefix(OWN)} for preset in presets]
         return {
-            "presets": shown,
+            "presets": [
+                {**to_json(preset), "file": preset.id.removeprefix(OWN)} for preset in presets
+            ],
             "problems": [texts.say_error(problem, language) for problem in problems],
         }
 

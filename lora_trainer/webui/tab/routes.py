@@ -5,7 +5,8 @@ javascript/lora_trainer.js asks for.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, TypedDict
+from collections.abc import Callable
+from typing import TypedDict, TypeVar
 
 from starlette.responses import Response
 
@@ -14,9 +15,15 @@ from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.common.data_folder import NotFound
-from lora_trainer.webui.common.form import form
+from lora_trainer.webui.common.form import FormView, form
+from lora_trainer.webui.datasets.registry import Card
 from lora_trainer.webui.http.routing import Request, route
+from lora_trainer.webui.settings.checkpoints import ListedCheckpoint, LoadedView
+from lora_trainer.webui.settings.presets import PresetView
+from lora_trainer.webui.settings.setup import SetupView
+from lora_trainer.webui.settings.user_presets import OwnPresetList
 from lora_trainer.webui.tab import es_modules
+from lora_trainer.webui.texts import Sentence
 
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """Of an address that holds a hash of its content. Private: it lies behind the WebUI's login."""
@@ -36,6 +43,45 @@ class ModulesView(TypedDict):
     trouble: ModulesTrouble
 
 
+class Language(TypedDict):
+    code: str
+    name: str
+
+
+class HostView(TypedDict):
+    """The WebUI, and what it computes on. `remote`: others may reach it."""
+
+    kind: str
+    name: str
+    version: str
+    remote: bool
+    device: str
+    cpu: bool
+
+
+class HomeView(TypedDict):
+    """What the tab needs when it opens. A part that cannot be made is None, and the reason stands
+    in `problems` under its name.
+    """
+
+    version: str
+    language: str
+    languages: list[Language]
+    host: HostView
+    setup: SetupView | None
+    checkpoints: list[ListedCheckpoint] | None
+    presets: list[PresetView] | None
+    own_presets: OwnPresetList | None
+    preset: str
+    loaded: LoadedView | None
+    form: FormView | None
+    datasets: list[Card] | None
+    problems: dict[str, Sentence]
+
+
+T = TypeVar("T")
+
+
 @route("GET", "/texts/{language}")
 def read_texts(app: App, request: Request) -> dict[str, str]:
     language = request.path["language"]
@@ -45,13 +91,23 @@ def read_texts(app: App, request: Request) -> dict[str, str]:
 
 
 @route("GET", "/home")
-def home(app: App, request: Request) -> dict[str, Any]:
+def home(app: App, request: Request) -> HomeView:
     with contextlib.suppress(LoraTrainerError):
         app.begin_late()
-    device = app.host.device()
+    device, language = app.host.device(), request.language
+    problems: dict[str, Sentence] = {}
+
+    def part(name: str, make: Callable[[str], T]) -> T | None:
+        """One part of the page; where it cannot be made, the others still come."""
+        try:
+            return make(language)
+        except LoraTrainerError as error:
+            problems[name] = texts.say_error(error, language)
+            return None
+
     return {
         "version": __version__,
-        "language": request.language,
+        "language": language,
         "languages": [
             {"code": code, "name": texts.NAMES.get(code, code)} for code in texts.languages()
         ],
@@ -63,25 +119,16 @@ def home(app: App, request: Request) -> dict[str, Any]:
             "device": device.name,
             "cpu": device.kind == "cpu",
         },
-        **part(request, "setup", lambda: app.setup.look(request.language)),
-        **part(request, "checkpoints", lambda: app.checkpoints.listing(request.language)),
-        **part(request, "presets", lambda: app.presets.listing(request.language)),
-        **part(request, "own_presets", lambda: app.user_presets.listing(request.language)),
+        "setup": part("setup", app.setup.look),
+        "checkpoints": part("checkpoints", app.checkpoints.listing),
+        "presets": part("presets", app.presets.listing),
+        "own_presets": part("own_presets", app.user_presets.listing),
         "preset": app.options.preset,
-        **part(request, "loaded", lambda: app.checkpoints.loaded(request.language)),
-        **part(request, "form", lambda: form(request.language)),
-        **part(request, "datasets", lambda: app.datasets.listing(request.language)),
+        "loaded": part("loaded", app.checkpoints.loaded),
+        "form": part("form", form),
+        "datasets": part("datasets", app.datasets.listing),
+        "problems": problems,
     }
-
-
-def part(request: Request, key: str, make: Any) -> dict[str, Any]:
-    """One part of the page; where it cannot be made, the reason in its place, so that the others
-    still come.
-    """
-    try:
-        return {key: make()}
-    except LoraTrainerError as error:
-        return {key: None, f"{key}_problem": texts.say_error(error, request.language)}
 
 
 # --- modules --------------------------------------------------------------------------------------

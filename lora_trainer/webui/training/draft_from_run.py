@@ -10,7 +10,7 @@ or None where that is not listed here any more. Called by the routes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
@@ -22,9 +22,18 @@ from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.settings.checkpoints import CheckpointFacts, Checkpoints
 
 
+class RunDraft(TypedDict):
+    """What the form has to hold to train so again. Ids are None for what is not listed any more."""
+
+    settings: dict[str, Any]
+    name: str
+    dataset: str | None
+    checkpoint: str | None
+
+
 def draft_of(
     entry: HistoryEntry, datasets: Datasets, checkpoints: Checkpoints, *, on_processor: bool
-) -> dict[str, Any]:
+) -> RunDraft:
     """The draft that would train this run again. Raises ConfigError, or RunError for a run that
     trains nothing.
     """

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from lora_trainer.webui.app import App
 from lora_trainer.webui.common import file_manager
-from lora_trainer.webui.http.routing import Forbidden, Request, route
-from lora_trainer.webui.settings.preflight import RunWish
+from lora_trainer.webui.http.routing import Forbidden, Nothing, Request, Trashed, route
+from lora_trainer.webui.settings.preflight import RunBody, RunWish
 from lora_trainer.webui.training import draft_from_run
+from lora_trainer.webui.training.draft_from_run import RunDraft
 from lora_trainer.webui.training.run_view import RunView
-from lora_trainer.webui.training.runs import LiveView, RunList
+from lora_trainer.webui.training.runs import LiveView, Pulse, RunList, TrashLoad
 
 
-@route("POST", "/runs")
+@route("POST", "/runs", body=RunBody)
 def create(app: App, request: Request) -> RunView:
     return app.runs.create(
         app.preflight.run_config(RunWish.of(request.body)),
@@ -31,7 +30,7 @@ def listing(app: App, request: Request) -> RunList:
 
 
 @route("GET", "/pulse")
-def pulse(app: App, request: Request) -> dict[str, Any]:
+def pulse(app: App, request: Request) -> Pulse:
     return app.runs.pulse(request.language)
 
 
@@ -61,7 +60,7 @@ def go_on(app: App, request: Request) -> RunView:
 
 
 @route("POST", "/runs/{id}/delete")
-def delete(app: App, request: Request) -> dict[str, Any]:
+def delete(app: App, request: Request) -> Trashed:
     return app.runs.delete(request.path["id"])
 
 
@@ -76,7 +75,7 @@ def unqueue(app: App, request: Request) -> RunView:
 
 
 @route("POST", "/runs/{id}/folder")
-def show_folder(app: App, request: Request) -> dict[str, Any]:
+def show_folder(app: App, request: Request) -> Nothing:
     request.require_local()
     file_manager.show(app.runs.folder(request.path["id"]))
     return {}
@@ -92,33 +91,33 @@ def picture(app: App, request: Request) -> Response:
 
 
 @route("GET", "/runs/{id}/log")
-def log(app: App, request: Request) -> Response:
+def log(app: App, request: Request) -> PlainTextResponse:
     return PlainTextResponse(
         app.runs.log(request.path["id"]), headers={"Cache-Control": "no-store"}
     )
 
 
 @route("GET", "/runs/{id}/config")
-def settings(app: App, request: Request) -> Response:
+def settings(app: App, request: Request) -> PlainTextResponse:
     return PlainTextResponse(
         app.runs.settings(request.path["id"]), headers={"Cache-Control": "no-store"}
     )
 
 
 @route("GET", "/runs/{id}/draft")
-def draft(app: App, request: Request) -> dict[str, Any]:
+def draft(app: App, request: Request) -> RunDraft:
     on_processor = app.host.device().kind == "cpu"
     run = app.runs.entry(request.path["id"])
     return draft_from_run.draft_of(run, app.datasets, app.checkpoints, on_processor=on_processor)
 
 
 @route("GET", "/trash")
-def trash_load(app: App, request: Request) -> dict[str, Any]:
+def trash_load(app: App, request: Request) -> TrashLoad:
     return app.runs.trash_load()
 
 
 @route("POST", "/trash/empty")
-def empty_trash(app: App, request: Request) -> dict[str, Any]:
+def empty_trash(app: App, request: Request) -> TrashLoad:
     # deleting is undone by anybody, this by nobody
     if request.remote:
         raise Forbidden(

@@ -21,6 +21,7 @@ from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
 from lora_trainer.webui.common.form import Texts
 from lora_trainer.webui.common.units import duration
+from lora_trainer.webui.texts import Sentence
 
 Status = Literal[
     "queued",
@@ -35,13 +36,6 @@ Status = Literal[
     "lost",
 ]
 Say = Callable[[Message], str]
-
-
-class Sentence(TypedDict):
-    """What went wrong, or is to be known, and what to try."""
-
-    message: str
-    hint: str
 
 
 Abilities = TypedDict(
@@ -62,8 +56,8 @@ Abilities = TypedDict(
 """What can be asked of a run."""
 
 
-class RunView(TypedDict):
-    """A run, at work or not."""
+class RunProgress(TypedDict):
+    """A run, at work or not, but for its warnings."""
 
     id: str
     name: str
@@ -92,9 +86,14 @@ class RunView(TypedDict):
     delivered: str | None
     lora: str | None
     failure: Sentence | None
-    warnings: list[Sentence]
     can: Abilities
     sentence: str
+
+
+class RunView(RunProgress):
+    """A run, at work or not."""
+
+    warnings: list[Sentence]
 
 
 class PreviewView(TypedDict):

@@ -16,11 +16,11 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, TypedDict, cast, get_args
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
-from lora_trainer.hosts.gpu_lease import GpuLease
+from lora_trainer.hosts.gpu_lease import GpuLease, LeaseView
 from lora_trainer.jobs import resume, trash
 from lora_trainer.jobs.history import SETTINGS_FILES, History, HistoryEntry, thinned
 from lora_trainer.jobs.queue import Click, Queue, QueueState
@@ -35,8 +35,9 @@ from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import texts
 from lora_trainer.webui.common import form
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.http.routing import Trashed
 from lora_trainer.webui.training import run_view
-from lora_trainer.webui.training.run_view import PreviewView, RunView
+from lora_trainer.webui.training.run_view import PreviewView, RunProgress, RunView
 
 log = logging.getLogger(__name__)
 MOST_POINTS = 600
@@ -65,7 +66,23 @@ class LiveView(TypedDict):
     points: list[list[float | None]]
     previews: list[PreviewView]
     log: list[str]
-    handover: dict[str, Any]
+    handover: LeaseView
+
+
+class Pulse(TypedDict):
+    """What is going on at all. `revision`: another one when the list of runs may look different."""
+
+    active: list[RunProgress]
+    queued: int
+    handover: LeaseView
+    revision: str
+
+
+class TrashLoad(TypedDict):
+    """What was deleted: runs and datasets, and the bytes of their files."""
+
+    count: int
+    size: int
 
 
 class Runs:
@@ -211,14 +228,12 @@ class Runs:
             "handover": self._handed(language),
         }
 
-    def pulse(self, language: str) -> dict[str, Any]:
+    def pulse(self, language: str) -> Pulse:
         """What is going on at all: small, and asked for every second or two."""
         line = self.queue.read()
         active = [self._shown(entry, line, language) for entry in self._active_entries(line)]
         return {
-            "active": [
-                {key: value for key, value in run.items() if key != "warnings"} for run in active
-            ],
+            "active": [_progress(run) for run in active],
             "queued": len(line.waiting),
             "handover": self._handed(language),
             "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
@@ -285,7 +300,7 @@ class Runs:
             waits_for_host=waits,
         )
 
-    def _handed(self, language: str) -> dict[str, Any]:
+    def _handed(self, language: str) -> LeaseView:
         return self.gpu_lease.status().to_mapping(lambda message: texts.say(message, language))
 
     # --- asking -----------------------------------------------------------------------------------
@@ -356,7 +371,7 @@ class Runs:
         self.queue.remove(run_id)
         return self.one(run_id, language)
 
-    def delete(self, run_id: str) -> dict[str, Any]:
+    def delete(self, run_id: str) -> Trashed:
         """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The
         LoRA that was delivered stays where it is.
         """
@@ -375,11 +390,11 @@ class Runs:
             )
         return {"trash": moved.id}
 
-    def trash_load(self) -> dict[str, int]:
+    def trash_load(self) -> TrashLoad:
         """How much lies in the trash, of runs and datasets alike."""
-        return dataclasses.asdict(trash.measure(self.data.folder("trash")))
+        return _load(trash.measure(self.data.folder("trash")))
 
-    def empty_trash(self) -> dict[str, int]:
+    def empty_trash(self) -> TrashLoad:
         """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of
         it.
         """
@@ -390,7 +405,7 @@ class Runs:
                 "the trash cannot be emptied",
                 hint="Close the programs that show its files, then try again.",
             )
-        return dataclasses.asdict(left)
+        return _load(left)
 
     def restore(self, trash_id: str, language: str) -> RunView:
         """Take a run out of the trash again."""
@@ -493,3 +508,11 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return ""
+
+
+def _progress(run: RunView) -> RunProgress:
+    return cast(RunProgress, {key: value for key, value in run.items() if key != "warnings"})
+
+
+def _load(load: trash.TrashSize) -> TrashLoad:
+    return {"count": load.count, "size": load.size}
