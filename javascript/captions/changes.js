@@ -11,7 +11,7 @@ import * as datasets from "../images/datasets.js";
 import { replan } from "../settings/plan.js";
 import { bench, reload, tell } from "./bench.js";
 
-/** @import { ConflictView, EditEnds, EditView, OutcomeView, Selection } from "../common/answers" */
+/** @import { ConflictView, EditEnds, EditView, OutcomeView, SelectBody } from "../common/answers" */
 /** @import { PageAnswer } from "../common/types" */
 
 export const changedWords = (/** @type {number} */ count) =>
@@ -90,7 +90,7 @@ function showConflicts(/** @type {ConflictView[]} */ conflicts) {
 
 /** A change of many captions, at once; resolves when the page shows it. */
 export async function change(
-    /** @type {Selection} */ select,
+    /** @type {SelectBody} */ select,
     /** @type {Record<string, unknown>} */ action,
 ) {
     await bench.page.saveAll();

@@ -16,7 +16,7 @@ import { store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
 import { bench } from "./bench.js";
 
-/** @import { TagCount } from "../common/answers" */
+/** @import { TagCountView } from "../common/answers" */
 /** @import { TextBox } from "../common/types" */
 
 const MOST = 2000,
@@ -27,7 +27,7 @@ const COMMA = /[,\uff0c\n]/;
 /**
  * What is known of one dataset at one revision.
  *
- * @type {{id: string, revision: string, tags: TagCount[]} | null}
+ * @type {{id: string, revision: string, tags: TagCountView[]} | null}
  */
 let known = null;
 
@@ -82,7 +82,7 @@ export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
  * Of these tags the ones that fit what is typed: beginning with it, then with a word that does,
  * then holding it anywhere.
  *
- * @param {TagCount[]} all
+ * @param {TagCountView[]} all
  * @param {string} typed
  * @param {string[]} present in the caption already
  */
@@ -112,7 +112,7 @@ export function fitting(all, typed, present) {
 }
 
 /**
- * @param {TagCount} tag
+ * @param {TagCountView} tag
  * @param {string} id
  * @param {(tag: string) => void} take
  */

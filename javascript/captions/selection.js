@@ -6,7 +6,7 @@ import * as widgets from "../common/widgets.js";
 import { bench, tell } from "./bench.js";
 import * as filter from "./filter.js";
 
-/** @import { Selection } from "../common/answers" */
+/** @import { SelectBody } from "../common/answers" */
 
 export const has = (/** @type {string} */ key) =>
     Boolean(bench.selection.where) || bench.selection.keys.has(key);
@@ -57,7 +57,7 @@ export function clear() {
 }
 
 /** What the selection is to the server. */
-/** @returns {Selection} */
+/** @returns {SelectBody} */
 export const asked = () =>
     bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] };
 
@@ -102,7 +102,7 @@ export function targets(onchange) {
     return {
         element,
         count: () => options.find((option) => option.value === element.value)?.count ?? 0,
-        /** @returns {Selection} */
+        /** @returns {SelectBody} */
         select() {
             if (element.value === "all") return { where: {} };
             if (element.value === "matching") return { where: filter.where() };

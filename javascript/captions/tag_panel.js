@@ -16,7 +16,7 @@ import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 import * as filter from "./filter.js";
 
-/** @import { TagCount, TagTable } from "../common/answers" */
+/** @import { TagCountView, TagTableView } from "../common/answers" */
 
 const OPEN_KEY = "lora-trainer-tags-open";
 
@@ -90,7 +90,7 @@ const frame = (search, boxes, rest) =>
     );
 
 /**
- * @param {TagCount} tag
+ * @param {TagCountView} tag
  * @param {number} most
  * @param {boolean} isTag
  * @param {Wish} wish
@@ -193,7 +193,7 @@ const queryOf = (/** @type {Wish} */ wish) => ({
     limit: MOST,
 });
 
-const countWords = (/** @type {TagTable} */ { kind, distinct }) =>
+const countWords = (/** @type {TagTableView} */ { kind, distinct }) =>
     kind === "words"
         ? plural(distinct, "{count} word", "{count} different words")
         : plural(distinct, "{count} tag", "{count} different tags");
@@ -202,7 +202,7 @@ function panel() {
     const wish = { kind: "", sort: "count", scope: "all" };
     const list = el("ul.lora-trainer-bench-tags");
     const words = el("p.lora-trainer-help", { role: "status" });
-    /** @type {TagTable | null} */
+    /** @type {TagTableView | null} */
     let table = null;
     let wanted = "",
         serial = 0;

@@ -16,7 +16,7 @@ import { shownDifference } from "./difference.js";
 
 /**
  * @import {
- *    ItemView, Selection, TemplateField, TemplateView, VocabularyView
+ *    ItemView, SelectBody, TemplateField, TemplateView, VocabularyView
  * } from "../common/answers"
  */
 /** @import { ButtonOptions, TextBox } from "../common/types" */
@@ -242,7 +242,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
  * What departs from the vocabulary; `mend(select)` mends some captions, or all.
  *
  * @param {VocabularyView} vocabulary
- * @param {(select: Selection) => Promise<void>} mend
+ * @param {(select: SelectBody) => Promise<void>} mend
  */
 function departureList(vocabulary, mend) {
     const { count, list: found } = vocabulary.departures;
@@ -398,7 +398,7 @@ export async function open() {
         await changes.readEdits();
     }
 
-    const mend = async (/** @type {Selection} */ select) => {
+    const mend = async (/** @type {SelectBody} */ select) => {
         await changes.change(select, { do: "vocabulary", trigger: triggerWord() });
         await look();
     };

@@ -33,7 +33,7 @@ export interface AddedImage {
 // A plan that was shown, or a change of some images.
 export interface BulkBody {
     plan?: string;
-    select?: Selection;
+    select?: SelectBody;
     action?: Record<string, unknown>;
 }
 
@@ -60,7 +60,7 @@ export interface CaptionBody {
 }
 
 export interface CaptionRunBody {
-    select: Selection;
+    select: SelectBody;
     captioner: string;
     options: Record<string, unknown>;
     trigger: string;
@@ -174,7 +174,7 @@ export interface ConflictView {
 }
 
 export interface CopyBody {
-    select: Selection;
+    select: SelectBody;
     name: string;
     size: number;
     buckets: boolean;
@@ -750,7 +750,7 @@ export interface SavedPreset {
 }
 
 // Images by their keys, or by what they have in common.
-export interface Selection {
+export interface SelectBody {
     keys?: string[];
     where?: FilterBody;
 }
@@ -824,17 +824,17 @@ export interface SumView {
     mend: MendAll | null;
 }
 
-export interface TagCount {
+export interface TagCountView {
     tag: string;
     count: number;
 }
 
-export interface TagTable {
+export interface TagTableView {
     kind: "tags" | "words";
     mostly: "tags" | "sentences";
     images: number;
     distinct: number;
-    tags: TagCount[];
+    tags: TagCountView[];
 }
 
 export interface TemplateField {
@@ -966,7 +966,7 @@ export interface GetAnswers {
     [path: `datasets/${string}/edits`]: EditList;
     [path: `datasets/${string}/items`]: ItemsView | Unchanged;
     [path: `datasets/${string}/removed`]: RemovedImage[];
-    [path: `datasets/${string}/tags`]: TagTable;
+    [path: `datasets/${string}/tags`]: TagTableView;
     [path: `datasets/${string}/template`]: TemplateView;
     [path: `datasets/${string}/vocabulary`]: VocabularyView;
     "deleted-datasets": DeletedDataset[];

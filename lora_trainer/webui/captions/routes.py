@@ -38,7 +38,7 @@ from lora_trainer.webui.captions.serialization import (
     EditEnds,
     EditView,
     OutcomeView,
-    Selection,
+    SelectBody,
     TokensView,
 )
 from lora_trainer.webui.captions.workbench import Workbench
@@ -100,7 +100,7 @@ class BulkBody(TypedDict, total=False):
     """A plan that was shown, or a change of some images."""
 
     plan: str
-    select: Selection
+    select: SelectBody
     action: dict[str, Any]
 
 
@@ -140,17 +140,17 @@ class Reviewed(TypedDict):
     revision: str
 
 
-class TagCount(TypedDict):
+class TagCountView(TypedDict):
     tag: str
     count: int
 
 
-class TagTable(TypedDict):
+class TagTableView(TypedDict):
     kind: tag_counts.Kind
     mostly: Literal["tags", "sentences"]
     images: int
     distinct: int
-    tags: list[TagCount]
+    tags: list[TagCountView]
 
 
 class TemplateField(TypedDict):
@@ -238,7 +238,7 @@ class CopyView(TypedDict):
 
 
 class CopyBody(TypedDict):
-    select: Selection
+    select: SelectBody
     name: str
     size: int
     buckets: bool
@@ -246,7 +246,7 @@ class CopyBody(TypedDict):
 
 
 class CaptionRunBody(TypedDict):
-    select: Selection
+    select: SelectBody
     captioner: str
     options: dict[str, Any]
     trigger: str
@@ -367,7 +367,7 @@ def reviewed(app: App, request: Request) -> Reviewed:
 
 
 @route("GET", "/datasets/{id}/tags")
-def tags(app: App, request: Request) -> TagTable:
+def tags(app: App, request: Request) -> TagTableView:
     bench = _bench(app, request)
     view, where = bench.store.view(), serialization.where_of(request.query)
     known = bench.known(view, where.trigger, token_counts.limit_of(request.query.get("tokens")))

@@ -93,7 +93,7 @@ class FilterBody(TypedDict, total=False):
     tokens: int
 
 
-class Selection(TypedDict, total=False):
+class SelectBody(TypedDict, total=False):
     """Images by their keys, or by what they have in common."""
 
     keys: list[str]
