@@ -255,7 +255,8 @@ TAB: dict[str, set[str]] = {
     # what is uploaded or removed is undone in the workbench
     "images": SHARED | {"captions"},
     "comparing": SHARED,
-    "tab": SHARED,
+    # what the page needs when it opens has parts of the settings' types
+    "tab": SHARED | {"settings"},
     "options": {"texts", "common", "settings"},
     "callbacks": {"texts", "options", "lazy_app"},
     "lazy_app": {"callbacks", "app", "http"},
