@@ -390,7 +390,7 @@ def test_resume_pressed_while_a_picture_is_made_waits_for_it(
 def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(
     card, host, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.PICTURE_ROOM", PICTURE)
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE - 1)
     lease = make(host, tmp_path, patience=lambda: 0.05)
     scheduler = Scheduler(lease)
