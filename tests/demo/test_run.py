@@ -1,8 +1,21 @@
 """The demo as a newcomer runs it, shortened to a few steps."""
 
+from dataclasses import dataclass
+
 from PIL import Image
 
 from lora_trainer.demo import run
+from lora_trainer.worker import job
+
+
+@dataclass
+class Ended:
+    """A worker that has ended with that status."""
+
+    returncode: int
+
+    def poll(self):
+        return self.returncode
 
 
 def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, capsys):
@@ -22,6 +35,8 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
     assert grid.width > 5 * 64 and grid.height > 64
     said = capsys.readouterr().out
     assert "what-it-learned.png" in said and "<lora:ink:0.7> sumiwash" in said
+    # what is tested from here on is where it goes, not that a worker starts
+    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(job.run(folder.path)))
     assert run.run_demo(tmp_path / "demo", "ink") == 0
     assert (tmp_path / "demo-2" / "what-it-learned.png").exists()
 
