@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from lora_trainer.settings import schema, training
+from lora_trainer.settings import captioning, schema, training
 from lora_trainer.settings.schema import About, ProperName, Settings, about
 from lora_trainer.webui import texts
 
@@ -64,6 +64,11 @@ PLAIN = tuple(
     if about(item).audience == "everyone"
 )
 """What is shown at once, in this order; all else is folded away under Advanced."""
+
+# the helps stand in the source, which an update changes under a WebUI that runs: they are read with
+# the code that they belong to
+for _, _group in (*training.GROUPS, *captioning.option_groups()):
+    schema.documentation_of(_group)
 
 _GROUP_OF = {item.name: group for group, item in _EVERY}
 _SPOKEN_OF = {

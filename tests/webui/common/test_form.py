@@ -5,9 +5,12 @@ help, under a human name.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
+from lora_trainer.environment import ROOT
 from lora_trainer.settings import training
 from lora_trainer.webui.common import form
 
@@ -196,3 +199,17 @@ def test_a_help_names_other_fields_as_the_form_does(language):
         f"\u201c{fields(language)['train_text_encoder']['label']}\u201d"
         in helps["text_encoder_targets"]
     )
+
+
+def test_an_update_of_the_files_under_a_running_webui_takes_no_help_away() -> None:
+    code = (
+        "import inspect, os, sys\n"
+        "sys.path[:] = sys.argv[1:]\n"
+        "from pathlib import Path\n"
+        "from lora_trainer.webui.captions import caption_runs\n"
+        "from lora_trainer.webui.common import form\n"
+        "inspect.getsource = lambda part: 'class Updated: ...'\n"
+        "assert all(field['help'] for group in form.form('en')['groups'] for field in group['fields'])\n"
+        "caption_runs.offers(Path('models'), os.environ, 'en')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(ROOT), *sys.path], cwd=ROOT, check=True)
