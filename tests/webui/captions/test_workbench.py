@@ -552,6 +552,7 @@ def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
         "a.png was changed meanwhile, and stays as it is"
     ]
+    assert list(bench.journal.read(bench.journal.redoable.id).swaps) == ["a.png"], "where it lies"
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (9, 9)
 
@@ -592,6 +593,16 @@ def test_a_strip_is_cut_where_its_mask_says(tmp_path):
     with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / "a_mask.png") as cut:
         assert image.size == cut.size == (80, 40)
         assert cut.getcolors() == [(2000, 0), (1200, 255)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_caption_that_a_mend_sets_is_without_backslashes_where_another_takes_them_away(
+    tmp_path, order
+):
+    bench = make(tmp_path, {"a.png": "fox"})
+    mends = [{"mend": "unescape"}, {"mend": "set_caption", "caption": "fox \\(red\\)"}]
+    bench.mend([told(tmp_path, "a.png", **mend) for mend in mends[::order]])
+    assert captions(bench) == {"a.png": "fox (red)"}
 
 
 def test_several_mends_are_one_edit(tmp_path):
