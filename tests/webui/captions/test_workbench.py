@@ -408,6 +408,12 @@ def reviewed(bench: Workbench) -> list[str]:
     ]
 
 
+def test_a_mark_is_of_one_image_though_another_says_the_same(tmp_path):
+    bench = make(tmp_path, {"a.png": "a fox", "b.png": "a fox"})
+    bench.mark([key_of("a.png")], reviewed=True)
+    assert reviewed(bench) == reviewed(again(tmp_path)) == ["a.png"]
+
+
 def test_the_mark_stays_with_the_picture_and_goes_when_others_write(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf", "c.png": "bear"})
     assert bench.mark(keys(bench)[:2], reviewed=True) == 2
