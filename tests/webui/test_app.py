@@ -174,6 +174,8 @@ def test_from_an_upload_to_runs_in_the_queue(tmp_path):
     assert post("plan", **wish)["target"] == "models/Lora/ink.safetensors"
     for click in ("the-first-click", "the-first-click", "the-second-click"):
         post("runs", **wish, token=click, when="queue")
+    gone = {**wish, "dataset": "deleted-meanwhile"}
+    assert post("runs", **gone, token="the-first-click", when="queue")["id"] == "ink"
     post(f"datasets/{fox}/caption-run", captioner="blip", token="the-third-click", when="queue")
     waiting = [run["id"] for run in client.get("runs").json()["runs"]]
     assert sorted(waiting) == ["captions-fox", "ink", "ink-2"]

@@ -16,9 +16,13 @@ from lora_trainer.webui.training.runs import LiveView, Pulse, RunList, TrashLoad
 
 @route("POST", "/runs", body=RunBody)
 def create(app: App, request: Request) -> RunView:
+    token = request.value("token", str)
+    if run_id := app.runs.started_by(token):
+        # a click that is repeated gets its run, whatever has become of what it was made from
+        return app.runs.one(run_id, request.language)
     return app.runs.create(
         app.preflight.run_config(RunWish.of(request.body)),
-        request.value("token", str),
+        token,
         request.value("when", str, "now"),
         request.language,
     )

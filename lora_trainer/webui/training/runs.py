@@ -132,6 +132,10 @@ class Runs:
                 click.run_id = self.make(asked.output.output_dir.name, asked).path.name
         return self.one(click.run_id, language)
 
+    def started_by(self, token: str) -> str:
+        """The id of the run that the click of this token has made; empty before."""
+        return self.queue.read().clicks.get(token, "")
+
     @contextlib.contextmanager
     def click(self, token: str, when: str) -> Iterator[Click]:
         """The click that bears this token: the run that is made within the block is put into the
