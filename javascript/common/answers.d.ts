@@ -642,6 +642,7 @@ export interface RunDraft {
     name: string;
     dataset: string | null;
     checkpoint: string | null;
+    init_lora: string | null;
 }
 
 export interface RunList {

@@ -154,6 +154,8 @@ export interface Draft {
     /** An id; empty: none any more, null: not chosen yet. */
     preset: string | null;
     checkpoint: string;
+    /** The id of the LoRA file that training begins with; empty: none. */
+    init_lora: string;
     name: string;
     captioner: CaptionerDraft;
     changes: Settings;
@@ -181,6 +183,7 @@ export interface Shared {
     /** Another number whenever the draft is another one. */
     draft: number;
     checkpoint: string;
+    init_lora: string;
     name: string;
     preset: string | null;
     settings: Settings;

@@ -57,6 +57,7 @@ const CONFLICT = 409,
 const blank = () => ({
     preset: null,
     checkpoint: kept.get(CHECKPOINT_KEY) || "loaded",
+    init_lora: "",
     name: "",
     captioner: {},
     changes: {},
@@ -103,6 +104,7 @@ export function merged(base, mine, theirs) {
     return {
         preset: by("preset").preset,
         checkpoint: by("checkpoint").checkpoint,
+        init_lora: by("init_lora").init_lora,
         name: by("name").name,
         captioner: by("captioner").captioner,
         changes,

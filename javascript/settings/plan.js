@@ -50,6 +50,7 @@ async function askPlan() {
         const plan = await api.post("plan", {
             dataset,
             checkpoint: draft.checkpoint,
+            init_lora: draft.init_lora,
             name: draft.name,
             settings: settings(),
         });

@@ -13,6 +13,7 @@ import * as widgets from "../common/widgets.js";
 import { checkpointCard, learnCheckpoint, learnCheckpoints, nameCard } from "./checkpoints.js";
 import * as drafts from "./draft.js";
 import { draft } from "./draft.js";
+import { initLoraCard, learnLoraFiles } from "./init_lora.js";
 import { LENGTH, fieldRow, lengthRow } from "./fields.js";
 import { SECTION_OF, currentPlan, planCard, replan, summarize } from "./plan.js";
 import { homeChanged, presetCard } from "./presets.js";
@@ -152,11 +153,12 @@ function showProblems(/** @type {Rows} */ places) {
  * @param {object} parts
  * @param {Row} parts.checkpoint
  * @param {Row} parts.name
+ * @param {Row} parts.initLora
  * @param {{element: HTMLElement}} parts.presets
  * @param {ReturnType<typeof finder>} parts.search
  * @param {HTMLElement} parts.advanced
  */
-function formColumn(groups, rows, { checkpoint, name, presets, search, advanced }) {
+function formColumn(groups, rows, { checkpoint, name, initLora, presets, search, advanced }) {
     const { form, problems } = home();
     const usual = (/** @type {FormGroup} */ group) =>
         el(
@@ -176,6 +178,7 @@ function formColumn(groups, rows, { checkpoint, name, presets, search, advanced 
             { "aria-label": t("Checkpoint and name") },
             checkpoint.element,
             name.element,
+            initLora.element,
         ),
         presets.element,
         ...groups.filter((group) => !group.advanced).map(usual),
@@ -190,6 +193,7 @@ function makePage(/** @type {HTMLElement} */ container) {
     const fields = fieldsOf(home());
     const checkpoint = checkpointCard(),
         name = nameCard(),
+        initLora = initLoraCard(),
         presets = presetCard((id) => {
             draft.preset = id;
             edited();
@@ -197,7 +201,12 @@ function makePage(/** @type {HTMLElement} */ container) {
     const rows = makeRows(fields);
     const advanced = advancedSettings(groups, rows);
     const search = finder(fields, rows, advanced);
-    const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
+    const places = new Map([
+        ["checkpoint", checkpoint],
+        ["name", name],
+        ["init_lora", initLora],
+        ...rows,
+    ]);
 
     function goTo(/** @type {string} */ place) {
         if (SECTION_OF[place]) {
@@ -217,13 +226,14 @@ function makePage(/** @type {HTMLElement} */ container) {
         container,
         el(
             "div.lora-trainer-settings",
-            formColumn(groups, rows, { checkpoint, name, presets, search, advanced }),
+            formColumn(groups, rows, { checkpoint, name, initLora, presets, search, advanced }),
             plan.element,
         ),
         plan.next.element,
     );
     const update = () => {
-        for (const part of new Set([checkpoint, name, presets, ...rows.values()])) part.update();
+        for (const part of new Set([checkpoint, name, initLora, presets, ...rows.values()]))
+            part.update();
     };
     return {
         update,
@@ -254,6 +264,7 @@ export const section = {
         looking?.stop();
         looking = startPolling(async () => ((await learnCheckpoints()) ? 1.5 : null));
         learnCheckpoint();
+        learnLoraFiles();
         summarize();
     },
     hidden() {

@@ -95,6 +95,7 @@ export function publish() {
     state.stated = { ...presetValues(), ...draft.changes };
     const settings = { ...suggested(), ...state.stated };
     store.set("checkpoint", draft.checkpoint);
+    store.set("init_lora", draft.init_lora);
     store.set("name", draft.name);
     store.set("preset", draft.preset);
     if (!same(settings, state.ours)) {
@@ -140,7 +141,7 @@ function draftChanged() {
  *
  * @param {RunDraft} draft
  */
-export function useDraft({ settings, name, dataset, checkpoint }) {
+export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
     if (dataset) datasets.choose(dataset);
     // of a run on other images the chosen ones do not get the trigger word, the prompts and the
     // name
@@ -155,6 +156,7 @@ export function useDraft({ settings, name, dataset, checkpoint }) {
         )
             ? "loaded"
             : checkpoint;
+    draft.init_lora = init_lora ?? "";
     state.ours = null;
     takeOver({ ...settings, ...Object.fromEntries(own) });
     learnCheckpoint();

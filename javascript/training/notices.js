@@ -169,6 +169,7 @@ function readyNotice(/** @type {LoraView} */ lora, /** @type {Child[]} */ more) 
         widgets.button({ label: t("Copy"), onclick: () => widgets.copyText(words) }),
         widgets.button({ label: t("Try it"), onclick: () => runActions.tryLora(lora) }),
         widgets.button({ label: t("Send to txt2img"), onclick: send }),
+        widgets.button({ label: t("More detail ..."), onclick: () => runActions.grow(lora) }),
         ...more,
     );
     notice.children[1].after(el("p", tag));

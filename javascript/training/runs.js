@@ -212,16 +212,6 @@ export async function showSettings(/** @type {RunView} */ run) {
     ];
     const fact = (/** @type {string} */ label, /** @type {string} */ value) =>
         value ? el("div", el("dt", label), el("dd", value)) : null;
-    const use = (/** @type {RunDraft} */ draft) => {
-        useDraft(draft);
-        openSection("settings");
-        widgets.toast(
-            t("These are the settings of {name}. Change what you like, then start.", {
-                name: run.name,
-            }),
-            { severity: "done" },
-        );
-    };
     widgets.dialog({
         title: t("Settings of {name}", { name: run.name }),
         wide: !draft,
@@ -241,10 +231,42 @@ export async function showSettings(/** @type {RunView} */ run) {
               ]
             : file,
         actions: [
-            ...(draft ? [{ label: t("Use these settings"), onclick: () => use(draft) }] : []),
+            ...(draft
+                ? [{ label: t("Use these settings"), onclick: () => use(draft, run.name) }]
+                : []),
             widgets.closing(),
         ],
     });
+}
+
+/** Settings become the draft of the next run. `name`: what they are of. */
+function use(/** @type {RunDraft} */ draft, /** @type {string} */ name) {
+    useDraft(draft);
+    openSection("settings");
+    widgets.toast(
+        t("These are the settings of {name}. Change what you like, then start.", { name }),
+        { severity: "done" },
+    );
+}
+
+/** The rank of a LoRA whose settings leave it at auto. */
+const USUAL_RANK = 8;
+
+/**
+ * Settings that go on from a LoRA at twice its rank, with half the steps, become the draft.
+ */
+export async function grow(/** @type {LoraView} */ lora) {
+    const draft = await api.get(
+        /** @type {const} */ (`runs/${encodeURIComponent(lora.run ?? "")}/draft`),
+    );
+    const { lora_rank: rank, max_train_steps: steps } = draft.settings;
+    const settings = {
+        ...draft.settings,
+        lora_rank: 2 * Number(rank ?? USUAL_RANK),
+        lora_alpha: null,
+        max_train_steps: Math.ceil(Number(steps) / 2),
+    };
+    use({ ...draft, settings, init_lora: lora.id }, lora.name);
 }
 
 export async function copyReport(/** @type {RunView} */ run) {

@@ -230,6 +230,7 @@ const progressWords = (/** @type {RunProgress} */ run) =>
 const draft = () => ({
     dataset: store.get("dataset") ?? "",
     checkpoint: store.get("checkpoint") ?? "loaded",
+    init_lora: store.get("init_lora") ?? "",
     name: store.get("name") ?? "",
     settings: settings(),
 });

@@ -14,6 +14,7 @@ import pytest
 from lora_trainer.settings import schema
 from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
 from tests.made import draw_images
+from tests.webui.lora_files import write_lora
 
 pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
 
@@ -596,3 +597,31 @@ def test_with_everything_installed_no_set_up_is_shown(host, visitor, played_setu
     played_setup(state="ready", hint="")
     page = open_tab(visitor, host)
     expect(page.locator(f"{ROOT} .lora-trainer-setup")).to_be_hidden()
+
+
+def test_a_lora_to_begin_with_is_chosen_kept_and_missed(
+    host: Any, visitor: Any, dataset: str
+) -> None:
+    file = write_lora(host.lora_folder / "others" / "begin_with.safetensors", ours=False)
+    page, section = open_settings(visitor, host, dataset, "practice")
+    chooser = section.get_by_label("Start from a LoRA")
+    expect(chooser).to_have_value("")
+    chooser.select_option(label="others/begin_with")
+    # the preset has a rank of its own
+    wait_for_plan(page, "plan.resolved.lora_rank === 8")
+    section.get_by_label("Rank", exact=True).fill("auto")
+    wait_for_plan(page, "plan.resolved.lora_rank === 1")
+    eventually(lambda: "init_lora" in draft_of(host, dataset), True)
+    file.unlink()
+    page, section = open_settings(visitor, host, dataset)
+    chooser = section.get_by_label("Start from a LoRA")
+    expect(chooser.locator("option:checked")).to_have_text("a LoRA that is no longer there")
+    expect(section).to_contain_text("This LoRA is no longer there")
+    chooser.select_option("")
+    wait_for_plan(page, "plan.resolved.lora_rank === 8 && plan.problems.length === 0")
+
+
+def draft_of(host: Any, dataset: str) -> str:
+    """What is kept beside the images."""
+    file = host.trainer_folder / "datasets" / dataset / ".lora_trainer" / "draft.json"
+    return file.read_text(encoding="utf-8") if file.exists() else ""

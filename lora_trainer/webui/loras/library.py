@@ -158,6 +158,11 @@ class Loras:
         found = next((path for path in self._files() if _id(path) == file_id), None)
         return self.find(file_id)[0].path if found is None else found
 
+    def id_of(self, path: Path) -> str | None:
+        """The id of a file among `startable`; None for one that is not."""
+        identity = _id(path)
+        return identity if any(one["id"] == identity for one in self.startable()) else None
+
     def picture(self, lora_id: str) -> Path:
         """The picture of one of the listing, without looking through the folders for each of a
         page's many. Raises NotFound.

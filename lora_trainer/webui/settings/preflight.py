@@ -504,6 +504,19 @@ def _begun(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) ->
     except LoraFileError as error:
         problems.append(_problem_of("init_lora", error))
         return asked
+    usual, rank = changes.usual(convolutions=False), asked.lora.lora_rank
+    if usual is not None and rank is not None and rank < usual.rank:
+        problems.append(
+            Problem(
+                field="lora_rank",
+                severity="warning",
+                message=Message(
+                    "{file} has rank {theirs}, so that rank {ours} does not keep all of it",
+                    {"file": changes.name, "theirs": usual.rank, "ours": rank},
+                ),
+                hint=Message("Set the rank to auto, or higher."),
+            )
+        )
     return asked.replace(**changes.rank_and_alpha(asked.lora))
 
 

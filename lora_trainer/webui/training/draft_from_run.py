@@ -1,7 +1,8 @@
 """An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the
 same images or on others.
 
-    draft_of(entry, datasets, checkpoints) -> {settings, name, dataset, checkpoint}
+    draft_of(entry, datasets, checkpoints, loras)
+        -> {settings, name, dataset, checkpoint, init_lora}
 
 `settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows
 when something else is changed. `dataset` and `checkpoint` are ids of what the run was trained on,
@@ -19,6 +20,7 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui.common import form
 from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.checkpoints import CheckpointFacts, Checkpoints
 
 
@@ -29,10 +31,16 @@ class RunDraft(TypedDict):
     name: str
     dataset: str | None
     checkpoint: str | None
+    init_lora: str | None
 
 
 def draft_of(
-    entry: HistoryEntry, datasets: Datasets, checkpoints: Checkpoints, *, on_processor: bool
+    entry: HistoryEntry,
+    datasets: Datasets,
+    checkpoints: Checkpoints,
+    loras: Loras,
+    *,
+    on_processor: bool,
 ) -> RunDraft:
     """The draft that would train this run again. Raises ConfigError, or RunError for a run that
     trains nothing.
@@ -57,6 +65,7 @@ def draft_of(
         "name": done.lora.name,
         "dataset": dataset.id if dataset else None,
         "checkpoint": checkpoint.id if checkpoint else None,
+        "init_lora": loras.id_of(done.lora.init_lora) if done.lora.init_lora else None,
     }
 
 
@@ -75,10 +84,12 @@ def _with_autos(
     resolution, steps = done.dataset.resolution, done.training.max_train_steps
     if resolution is None or steps is None:
         return values
+    # the rank stays a number: what is at auto follows from it
+    settled = [key for key in training.SETTLED if key != "lora_rank"]
     by_itself = training.to_mapping(
-        training.settle(done.replace(**dict.fromkeys(training.SETTLED)), resolution, steps)
+        training.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)
     )
-    autos = [key for key in training.SETTLED if by_itself[key] == values[key]]
+    autos = [key for key in settled if by_itself[key] == values[key]]
     if facts is not None and resolution == facts.resolution:
         autos.append("resolution")
     return {**values, **dict.fromkeys(autos)}

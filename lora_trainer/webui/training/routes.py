@@ -112,7 +112,9 @@ def settings(app: App, request: Request) -> PlainTextResponse:
 def draft(app: App, request: Request) -> RunDraft:
     on_processor = app.host.device().kind == "cpu"
     run = app.runs.entry(request.path["id"])
-    return draft_from_run.draft_of(run, app.datasets, app.checkpoints, on_processor=on_processor)
+    return draft_from_run.draft_of(
+        run, app.datasets, app.checkpoints, app.loras, on_processor=on_processor
+    )
 
 
 @route("GET", "/trash")

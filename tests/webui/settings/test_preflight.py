@@ -159,7 +159,10 @@ def test_a_lora_to_begin_with_brings_its_rank_and_alpha(app):
     config = app.preflight.run_config(asked).lora
     assert (config.init_lora, config.lora_rank) == (path, None)
     grown = app.preflight.check(replace(wish(lora_rank=16), init_lora=identity))
-    assert grown.resolved["lora_alpha"] == 8.0
+    assert grown.resolved["lora_alpha"] == 8.0 and told(grown, "warning") == []
+    reduced = app.preflight.check(replace(wish(lora_rank=2), init_lora=identity))
+    words = "earlier.safetensors has rank 4, so that rank 2 does not keep all of it"
+    assert told(reduced, "warning") == [("lora_rank", words)] and reduced.ok
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def app(tmp_path):
 
 
 def draft_again(app):
-    return draft_of(app.entry("ink"), app.datasets, app.checkpoints, on_processor=True)
+    return draft_of(app.entry("ink"), app.datasets, app.checkpoints, app.loras, on_processor=True)
 
 
 def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
