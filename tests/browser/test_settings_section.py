@@ -345,11 +345,15 @@ def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_
     # a plan that is told during the saving suggests another prompt, as it does after a new trigger
     # word
     page.evaluate("""() => {
-        const post = loraTrainer.api.post;
+        const post = loraTrainer.api.post, suggested = { sample_prompts: ['another one'] };
+        let saved = false;
         loraTrainer.api.post = async (path, ...rest) => {
             const answer = await post(path, ...rest);
-            if (path === 'presets') loraTrainer.store.set('plan', { ...loraTrainer.store.get('plan'), suggested: { sample_prompts: ['another one'] } });
-            return answer;
+            if (path === 'presets') {
+                saved = true;
+                loraTrainer.store.set('plan', { ...loraTrainer.store.get('plan'), suggested });
+            }
+            return path === 'plan' && saved ? { ...answer, suggested } : answer;
         };
     }""")
     save_preset(page, section, "Mine").wait_for(state="detached")

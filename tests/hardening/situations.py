@@ -87,8 +87,8 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         Situation(
             what="A loss or gradient is not a number",
             seen=(
-                '"not a finite number in its" loss or gradients, for the step; after several in a'
-                " row the run ends and names the images"
+                '"was skipped: its" loss or gradient "is not finite", for the step; after several'
+                " in a row the run ends and names the images"
             ),
             kept="The weights: such a step changes nothing",
             then=(

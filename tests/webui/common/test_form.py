@@ -39,7 +39,6 @@ def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
 
 def test_no_help_speaks_of_files_and_keys_that_are_not_in_the_tab():
     words = (
-        "bucket",
         "epochs says",
         "resolution x resolution",
         "matrices",
