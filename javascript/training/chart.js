@@ -13,7 +13,8 @@ import * as widgets from "../common/widgets.js";
 
 const HEIGHT = 220;
 
-const MARGIN = { top: 10, right: 12, bottom: 34, left: 52 };
+/** To the right: half of the last step's number, such as 100,000, which stands around its place. */
+const MARGIN = { top: 10, right: 26, bottom: 34, left: 52 };
 
 /** @typedef {LiveView["points"][number]} Point step, loss, smoothed loss */
 

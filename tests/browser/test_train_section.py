@@ -95,8 +95,8 @@ class PlayedWorker:
 def worker(host: Any, visitor: Any) -> Iterator[Any]:
     made: list[PlayedWorker] = []
 
-    def begin(name: str, settings: str = "") -> PlayedWorker:
-        made.append(PlayedWorker(RunFolder(host.trainer_folder / "runs" / name), settings))
+    def begin(name: str, settings: str = "", steps: int = 100) -> PlayedWorker:
+        made.append(PlayedWorker(RunFolder(host.trainer_folder / "runs" / name), settings, steps))
         return made[-1]
 
     yield begin
@@ -121,6 +121,18 @@ def watch(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
 
 def fact(live: Any, label: str) -> str:
     return str(live.locator(".lora-trainer-facts > div", has_text=label).locator("dd").inner_text())
+
+
+@pytest.mark.webuis("forge")
+def test_the_numbers_below_the_chart_are_whole_in_a_long_training(host, visitor, worker):
+    run = worker("seen for long", steps=100_000)
+    run.step(10)
+    _, live = watch(visitor, host, "seen for long")
+    chart = live.locator(".lora-trainer-chart")
+    last = chart.get_by_text("100,000", exact=True).bounding_box()
+    assert last is not None
+    edge = chart.bounding_box()
+    assert last["x"] + last["width"] <= edge["x"] + edge["width"]
 
 
 def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, worker):
