@@ -544,8 +544,9 @@ class Host:
             "n_iter": 1,
             "do_not_save_samples": True,
             "do_not_save_grid": True,
+            # named as the WebUI's form names its own: A1111 warns of each None that it corrects
             "sampler_name": request.sampler or next(iter(self.samplers()), None),
-            "scheduler": request.scheduler or None,
+            "scheduler": request.scheduler or next(iter(self.schedulers()), None),
         }
         # forge-classic has no `scheduler`
         known = (

@@ -5,6 +5,7 @@ process.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import socket
@@ -457,6 +458,21 @@ def test_a_model_that_cannot_be_moved_is_a_sentence(start, monkeypatch):
     monkeypatch.setattr(sd_models, "send_model_to_device", fail)
     with pytest.raises(HostError, match="could not return to the graphics card"):
         aside(host.restore_model)
+
+
+def test_the_hosts_own_schedule_is_asked_for_by_its_name(start, monkeypatch):
+    host = start("a1111")
+    from modules import processing
+
+    labels = [SimpleNamespace(label=label) for label in ("Automatic", "Karras")]
+    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", SimpleNamespace(schedulers=labels))
+    asked, process = [], processing.process_images
+    monkeypatch.setattr(
+        processing, "process_images", lambda made: (asked.append(made.scheduler), process(made))[1]
+    )
+    aside(lambda: host.generate(SMALL))
+    aside(lambda: host.generate(dataclasses.replace(SMALL, scheduler="Karras")))
+    assert asked == ["Automatic", "Karras"]
 
 
 @ALL
