@@ -259,7 +259,7 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
 
     section.get_by_role("button", name="Strength grid", exact=True).click()
     grid = finished_try(host, "grid")
-    assert [made["strength"] for made in grid["pictures"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert [made["strength"] for made in grid["pictures"]] == [0, 0.25, 0.5, 0.8, 1]
     shown = [pixels(host.ask("GET", made["url"]).body) for made in grid["pictures"]]
     assert shown[0] == pixels(without)
     assert shown[4] == pixels(with_lora)
