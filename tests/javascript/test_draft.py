@@ -9,6 +9,7 @@ pytestmark = pytest.mark.xdist_group("scripts")
 BASE = {
     "preset": "style",
     "checkpoint": "loaded",
+    "init_lora": "",
     "name": "",
     "captioner": {},
     "changes": {"lora_rank": 8, "trigger_word": "zrb"},
