@@ -140,22 +140,35 @@ def long_captions(
     """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is
     truncated.
     """
+    return [
+        finding
+        for example in examples
+        for finding in long_caption(
+            example.path, example.name, example.caption, count_tokens, token_limit
+        )
+    ]
+
+
+def long_caption(
+    path: Path, name: str, caption: str, count_tokens: Callable[[str], int], token_limit: int
+) -> list[Finding]:
+    """An error if the longest of a caption's variants has more than `token_limit` tokens."""
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
-    counted = ((example, max(map(count_tokens, variants(example.caption)))) for example in examples)
+    count = max(map(count_tokens, variants(caption)))
+    if count <= token_limit:
+        return []
     return [
         error(
             "long-caption",
             template,
             hint=hint,
-            path=example.path,
-            name=example.name,
+            path=path,
+            name=name,
             count=count,
             excess=count - token_limit,
             limit=token_limit,
         )
-        for example, count in counted
-        if count > token_limit
     ]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lora_trainer.dataset.captions import variants, with_trigger_word
+from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, warning
+from lora_trainer.dataset.scan import long_caption
 from lora_trainer.dataset.syntax import escaped_brackets, foreign_syntax
 
 MAX_IDENTICAL_SHARE = 0.2
@@ -57,7 +58,8 @@ def findings_of_one(
         return [_missing(picture)]
     findings = escaped_brackets(picture.path, picture.name, picture.caption)
     if count_tokens is not None:
-        findings += _too_long(picture, trigger_word, count_tokens, token_limit)
+        caption = with_trigger_word(picture.caption, trigger_word)
+        findings += long_caption(picture.path, picture.name, caption, count_tokens, token_limit)
     return findings
 
 
@@ -110,25 +112,3 @@ def _shortened(caption: str) -> str:
     if len(caption) <= LONGEST_QUOTE:
         return caption
     return caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
-
-
-def _too_long(
-    picture: ImageCaption, trigger_word: str, count_tokens: Callable[[str], int], limit: int
-) -> list[Finding]:
-    template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
-    hint = "Shorten it, or raise max_token_length (150 or 225)."
-    count = max(map(count_tokens, variants(with_trigger_word(picture.caption or "", trigger_word))))
-    if count <= limit:
-        return []
-    return [
-        error(
-            "long-caption",
-            template,
-            hint=hint,
-            path=picture.path,
-            name=picture.name,
-            count=count,
-            excess=count - limit,
-            limit=limit,
-        )
-    ]
