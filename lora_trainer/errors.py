@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Refused = TypeVar("Refused", bound="LoraTrainerError")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class LoraTrainerError(Exception):
         self.message = Message(template, values)
         self.hint = Message(hint, values if hint else {})
         super().__init__(str(self.message))
+
+    @classmethod
+    def cannot_write(cls: type[Refused], path: object, error: OSError, hint: str) -> Refused:
+        """The error of this class for a file or folder that the system does not let us write.
+        path: as the user may see it.
+        """
+        template = "{path} cannot be written: {reason}"
+        return cls(template, hint=hint, path=path, reason=error.strerror or error)
 
     def __str__(self) -> str:
         return str(self.message)

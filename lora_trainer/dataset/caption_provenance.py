@@ -171,6 +171,4 @@ def _written(values: Mapping[str, Any]) -> CaptionRecord:
 
 def _cannot_be_written(path: Path, error: OSError) -> DatasetError:
     hint = "Check the free space and the folder's permissions."
-    return DatasetError(
-        "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error
-    )
+    return DatasetError.cannot_write(path, error, hint)

@@ -366,9 +366,4 @@ def _explained(target: Path) -> Iterator[Path]:
         yield target
     except OSError as error:
         hint = "Check the free space and the folder's permissions."
-        raise DatasetError(
-            "{path} cannot be written: {reason}",
-            hint=hint,
-            path=target,
-            reason=error.strerror or error,
-        ) from error
+        raise DatasetError.cannot_write(target, error, hint) from error

@@ -209,12 +209,7 @@ def convert(path: Path, stem: Path) -> Path:
         files.replace_file(target, lambda partial: picture.save(partial, form, **options))
     except OSError as problem:
         hint = "Check the free space on the disk."
-        raise DatasetError(
-            "{path} cannot be written: {reason}",
-            hint=hint,
-            path=path,
-            reason=problem.strerror or problem,
-        ) from problem
+        raise DatasetError.cannot_write(path, problem, hint) from problem
     return target
 
 

@@ -243,6 +243,4 @@ def write_bytes(path: Path, data: bytes) -> None:
             "Check the free space and the folder's permissions, and that no other program holds the"
             " file."
         )
-        raise DatasetError(
-            "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror
-        ) from error
+        raise DatasetError.cannot_write(path, error, hint) from error

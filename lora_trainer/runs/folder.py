@@ -246,9 +246,7 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
 def _no_room_in_dataset(path: Path, error: OSError) -> RunError:
     """This folder is inside the dataset's, not chosen by the user."""
     hint = "Check the free space and the folder's permissions."
-    return RunError(
-        "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error
-    )
+    return RunError.cannot_write(path, error, hint)
 
 
 def refuse_if_alive(folder: RunFolder) -> None:

@@ -191,9 +191,4 @@ def _save(picture: Image.Image, target: Path) -> None:
         files.replace_file(target, lambda partial: picture.save(partial, format=form, **options))
     except OSError as problem:
         hint = "Check the free space on the disk."
-        raise DatasetError(
-            "{path} cannot be written: {reason}",
-            hint=hint,
-            path=target.name,
-            reason=problem.strerror or problem,
-        ) from problem
+        raise DatasetError.cannot_write(target.name, problem, hint) from problem

@@ -240,12 +240,7 @@ class Journal:
         hint = "Check the free space and the folder's permissions. Nothing was changed."
         # from the dataset's folder: where that lies is nothing for visitors from elsewhere
         path = target.relative_to(self._root).as_posix()
-        return DatasetError(
-            "{path} cannot be written: {reason}",
-            hint=hint,
-            path=path,
-            reason=error.strerror or error,
-        )
+        return DatasetError.cannot_write(path, error, hint)
 
     def _forget(self, identity: int) -> None:
         self._known.pop(identity, None)

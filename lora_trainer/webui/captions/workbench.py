@@ -221,10 +221,7 @@ class Workbench:
                 write_vocabulary(self.root, vocabulary)
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
-            path, reason = VOCABULARY_FILE, error.strerror or error
-            raise DatasetError(
-                "{path} cannot be written: {reason}", hint=hint, path=path, reason=reason
-            ) from error
+            raise DatasetError.cannot_write(VOCABULARY_FILE, error, hint) from error
 
     @contextlib.contextmanager
     def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
@@ -800,12 +797,7 @@ class Workbench:
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
             path = target.relative_to(self.root).as_posix()
-            raise DatasetError(
-                "{path} cannot be written: {reason}",
-                hint=hint,
-                path=path,
-                reason=error.strerror or error,
-            ) from error
+            raise DatasetError.cannot_write(path, error, hint) from error
 
     def _marks(self) -> dict[str, str]:
         """{digest: the caption that was looked at}."""

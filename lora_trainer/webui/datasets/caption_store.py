@@ -251,12 +251,7 @@ class CaptionStore:
         except OSError as problem:
             hint = "Check the folder's permissions, and that the disk is connected."
             name = folder.relative_to(self.path).as_posix()
-            raise DatasetError(
-                "{path} cannot be written: {reason}",
-                hint=hint,
-                path=name,
-                reason=problem.strerror or problem,
-            ) from problem
+            raise DatasetError.cannot_write(name, problem, hint) from problem
         try:
             yield made
         finally:

@@ -238,9 +238,7 @@ def _incoming(store: CaptionStore) -> Path:
                     _forget(old)
     except OSError as error:
         hint = "Check the folder's permissions, and that the disk is connected."
-        raise DatasetError(
-            "{path} cannot be written: {reason}", hint=hint, path=folder, reason=error.strerror
-        ) from error
+        raise DatasetError.cannot_write(folder, error, hint) from error
     return folder
 
 
@@ -478,9 +476,7 @@ def _move(incoming: Path, target: Path, name: str) -> None:
         incoming.replace(target)
     except OSError as error:
         hint = "Check the free space and the folder's permissions."
-        raise DatasetError(
-            "{path} cannot be written: {reason}", hint=hint, path=name, reason=error.strerror
-        ) from error
+        raise DatasetError.cannot_write(name, error, hint) from error
     files.sync_folder(target.parent)
 
 
@@ -628,12 +624,7 @@ def _write_beside(
         files.write_text(target, caption + "\n")
     except OSError as problem:
         hint = "Check the free space and the folder's permissions."
-        raise DatasetError(
-            "{path} cannot be written: {reason}",
-            hint=hint,
-            path=target.name,
-            reason=problem.strerror or problem,
-        ) from problem
+        raise DatasetError.cannot_write(target.name, problem, hint) from problem
     accepted.captions += 1
 
 
@@ -878,12 +869,7 @@ def _unpacked(
         except Exception as error:  # zlib.error, lzma.LZMAError and their like have no common base
             if isinstance(error, OSError):
                 hint = "Check the free space on the disk."
-                raise DatasetError(
-                    "{path} cannot be written: {reason}",
-                    hint=hint,
-                    path=member.name,
-                    reason=error.strerror or error,
-                ) from error
+                raise DatasetError.cannot_write(member.name, error, hint) from error
             raise DatasetError(
                 "{path} is damaged in the archive", hint="Pack it again.", path=member.name
             ) from error
