@@ -69,7 +69,7 @@ LIBRARY_SETTINGS = {
 UNUSED = ("scipy", "sklearn", "boto3")
 """Packages that diffusers, transformers and accelerate import when they find them, for what is not
 done here. scipy alone takes a second of a worker's start, and one that was built for another numpy
-ends it.
+ends it. Hidden by `activate`.
 """
 
 _held: list[IO[bytes]] = []
@@ -279,6 +279,12 @@ def activate(overlay: Overlay | None = None) -> Overlay:
     if folder is not None:
         _hold(folder)
     return overlay
+
+
+def show(name: str) -> None:
+    """Make a package that `activate` has hidden importable again."""
+    if name in sys.modules and sys.modules[name] is None:
+        del sys.modules[name]
 
 
 def worker_command(run_dir: Path) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -221,6 +222,9 @@ def test_activating_hides_what_the_libraries_would_import_because_it_is_there(
     activate(look(tmp_path / "overlay", wanted=WANTED, folders=[]))
     # what diffusers, transformers and accelerate ask
     assert [importlib.util.find_spec(name) for name in environment.UNUSED] == [None, None, None]
+    environment.show("scipy")
+    with pytest.raises(ImportError, match="built for another numpy"):
+        importlib.import_module("scipy")
 
 
 def test_activating_without_an_overlay_adds_the_extension_only(
