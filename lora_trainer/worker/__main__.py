@@ -11,6 +11,7 @@ event. Progress goes to events.jsonl, output to worker.log.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -38,12 +39,10 @@ def main(arguments: list[str]) -> int:
     from lora_trainer.worker import job
 
     status = job.run(Path(arguments[0]).absolute(), overlay)
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except OSError:
-            # a full disk under worker.log must not change the exit status
-            setattr(sys, name, None)
+    for stream in (sys.stdout, sys.stderr):
+        # a full disk under worker.log must not change the exit status
+        with contextlib.suppress(OSError):
+            stream.flush()
     return status
 
 
