@@ -113,6 +113,7 @@ def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
             "learning_rate": recipe.learning_rate,
             "batch_size": 4,
             "max_train_steps": recipe.steps,
+            "validation_split": 0,
             "save_steps": recipe.steps,
             "sample_every": recipe.steps,
             "sample_prompts": list(recipe.prompts),

@@ -7,6 +7,8 @@
     Previewed  a preview image was written
     Captioned  a caption was written into the dataset (caption job)
     Saved      a LoRA file was written and verified
+    Validated  losses under fixed noise were measured: before the first step, and after saves
+    PicturesMeasured   previews were compared with the training images and their prompts
     Warned     a warning; training continues
     Paused / Resumed
     Finished   all steps are done; `file` is the LoRA file, `delivered` its copy for the WebUI
@@ -58,6 +60,9 @@ class Planned(Event):
     step_count: int = 0
     epoch_count: int = 0
     image_count: int = 0
+    """Images that are trained on."""
+    held_out_count: int = 0
+    """Images that are validated on."""
     bucket_count: int = 0
     resolution: int = 0
     device: str = ""
@@ -67,8 +72,8 @@ class Planned(Event):
 @dataclass(frozen=True, kw_only=True)
 class Phase(Event):
     phase: str = ""
-    """checking, loading, encoding, training, previewing, saving, exporting or delivering; in a
-    caption job also installing, downloading or captioning.
+    """checking, loading, encoding, training, previewing, saving, validating, measuring, exporting
+    or delivering; in a caption job also captioning; in either, installing or downloading.
     """
     total: int = 0
     """Number of parts of the phase, or 0."""
@@ -107,6 +112,60 @@ class Captioned(Event):
 class Saved(Event):
     step: int = 0
     file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated(Event):
+    """Losses under the same noise at every check, training.validation. A loss is the squared error
+    without any weighting, at strength 1 unless said otherwise.
+    """
+
+    step: int = 0
+    training_loss: float | None = None
+    """Of up to eight images that are trained on."""
+    validation_loss: float | None = None
+    """Of up to eight held-out images; None without any."""
+    by_strength: Mapping[str, Any] = field(default_factory=dict)
+    """Strength, as "0.75" -> loss of the held-out images (of those trained on without any), at half
+    of the noise levels.
+    """
+    unprompted_change: float | None = None
+    """How far the prediction without a caption has moved from the base's: RMS of the difference,
+    relative to the RMS of the base's.
+    """
+    prompted_change: float | None = None
+    """The same with the images' captions."""
+    per_image: Mapping[str, Any] = field(default_factory=dict)
+    """Name of an image that is trained on -> its loss relative to the base's."""
+    seconds: float = 0.0
+    """How long the check took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesMeasured(Event):
+    """Previews measured, training.similarity. The cosines are of an image-text encoder; None
+    without one, and those of the strength nearest to 1.
+    """
+
+    step: int = 0
+    encoder: str = ""
+    """The encoder's name; empty: pixels only."""
+    likeness: float | None = None
+    """Mean cosine of the previews with the centroid of the training images, minus that of previews
+    at strength 0, if there are any.
+    """
+    obedience: float | None = None
+    """Mean cosine of each preview with its prompt without the trigger word."""
+    variety: float | None = None
+    """1 - mean cosine of previews of different prompts."""
+    nearest: Mapping[str, Any] = field(default_factory=dict)
+    """Name of a training image -> its highest pixel similarity with a preview; the eight highest.
+    """
+    copied: list[str] = field(default_factory=list)
+    """Training images that a preview is a copy of, by pixel similarity."""
+    by_strength: Mapping[str, Any] = field(default_factory=dict)
+    """Strength, as "0.75" -> {"likeness": cosine, "obedience": cosine}."""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

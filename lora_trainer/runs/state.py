@@ -42,6 +42,8 @@ class RunState:
     """Time of the last event, in seconds since 1970."""
     saved: tuple[events.Saved, ...] = ()
     previews: tuple[events.Previewed, ...] = ()
+    validations: tuple[events.Validated, ...] = ()
+    """One a step, in order of steps."""
     warnings: tuple[events.Warned, ...] = ()
     file: str = ""
     delivered: str = ""
@@ -80,6 +82,7 @@ def _after(state: RunState, event: Event) -> RunState:
                 started=state.started or event.time,
                 saved=saved,
                 previews=tuple(preview for preview in state.previews if preview.step <= resumed),
+                validations=tuple(one for one in state.validations if one.step <= resumed),
             )
         case events.Planned():
             return _copy(state, event, "name", "family", "step_count", "epoch_count", "image_count")
@@ -100,6 +103,9 @@ def _after(state: RunState, event: Event) -> RunState:
             return replace(
                 state, saved=(*(saved for saved in state.saved if saved.file != event.file), event)
             )
+        case events.Validated():
+            earlier = (one for one in state.validations if one.step < event.step)
+            return replace(state, validations=(*earlier, event))
         case events.Warned():
             return replace(state, warnings=(*state.warnings, event))
         case events.Paused():

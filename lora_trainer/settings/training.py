@@ -661,6 +661,57 @@ class TrainingSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationSettings(Settings):
+    """Validation"""
+
+    validation_split: float | None = setting(
+        None,
+        label="Validation split",
+        bounds=(0.0, 0.5),
+        hint="0.1 is usual: one image in ten.",
+        step=0.05,
+        other_names=("val_split",),
+        terms="validation held out test images overfitting val loss",
+    )
+    """Share of the images that are not trained on, to measure what the LoRA has learned beyond the
+    others. auto: one in ten, 2 to 8 images, of 20 or more; 0: none.
+    """
+    validation_dir: Path | None = setting(
+        None,
+        label="Validation images",
+        audience="elsewhere",
+        terms="validation_data_dir held out",
+        affects_result=False,
+    )
+    """A folder of images with captions to validate on, instead of a share of the images. auto:
+    none.
+    """
+    early_stopping: int = setting(
+        0,
+        label="Early stopping",
+        unit="saves",
+        bounds=(0, 1000),
+        hint="2 to 4 is usual.",
+        terms="patience stop early overfitting",
+        affects_result=False,
+    )
+    """Training ends after this many saves in a row without a lower validation loss. 0: never."""
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        if self.validation_dir is not None and self.validation_split:
+            yield ConfigError(
+                "validation_split and validation_dir are both set",
+                hint="Leave validation_split at auto: the images in validation_dir are used.",
+            )
+        if self.early_stopping and self.validation_split == 0 and self.validation_dir is None:
+            yield ConfigError(
+                "early_stopping is {value}, but validation_split is 0: there is no validation loss",
+                hint="Set validation_split to auto, or early_stopping to 0.",
+                value=self.early_stopping,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleSettings(Settings):
     """Previews"""
 
@@ -776,6 +827,7 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("checkpoint", CheckpointSettings),
     ("lora", LoraSettings),
     ("training", TrainingSettings),
+    ("validation", ValidationSettings),
     ("samples", SampleSettings),
     ("output", OutputSettings),
 )
@@ -798,6 +850,7 @@ class RunConfig:
     checkpoint: CheckpointSettings
     lora: LoraSettings
     training: TrainingSettings
+    validation: ValidationSettings
     samples: SampleSettings
     output: OutputSettings
 

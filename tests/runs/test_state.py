@@ -78,6 +78,16 @@ def test_resuming_takes_back_what_was_saved_after_the_resume_point_and_the_failu
     ) == ("running", 2, [2], None, 9)
 
 
+def test_the_validation_curve_has_one_point_a_step_and_ends_at_the_resume_point():
+    history = [
+        events.Started(),
+        *(events.Validated(step=step, validation_loss=step / 10) for step in (0, 2, 4, 4)),
+    ]
+    assert [one.step for one in fold(history).validations] == [0, 2, 4]
+    resumed = fold([*history, events.Started(resumed_from=2)])
+    assert [one.validation_loss for one in resumed.validations] == [0.0, 0.2]
+
+
 def test_pause_and_resume():
     assert fold([events.Started(), events.Paused(step=2)]).status == "paused"
     assert (

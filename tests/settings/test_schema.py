@@ -67,7 +67,11 @@ def test_every_field_has_a_label_a_text_and_if_the_tab_does_not_show_it_a_reason
     for group, item in TRAINING:
         told = about(item)
         assert told.label and schema.documentation_of(group)[item.name].endswith((".", ")"))
-        assert told.audience != "elsewhere" or told.place or item.name in ("output_dir", "lora_dir")
+        assert (
+            told.audience != "elsewhere"
+            or told.place
+            or item.name in ("output_dir", "lora_dir", "validation_dir")
+        )
 
 
 def test_the_form_holds_every_setting_that_its_audience_sees():

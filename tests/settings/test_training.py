@@ -104,6 +104,15 @@ def test_everything_wrong_is_listed_at_once():
         ),
         ({"base_model": ["a", "b"]}, "base_model is ['a', 'b'], but must be a path"),
         ({"device": "gpu"}, "device is 'gpu'"),
+        ({"validation_split": 0.6}, "validation_split is 0.6, but must be between 0 and 0.5"),
+        (
+            {"validation_split": 0.1, "validation_dir": "held"},
+            "validation_split and validation_dir are both set",
+        ),
+        (
+            {"validation_split": 0, "early_stopping": 3},
+            "early_stopping is 3, but validation_split is 0: there is no validation loss",
+        ),
         (
             {"min_bucket_side": 512, "max_bucket_side": 256},
             "min_bucket_side is 512, above max_bucket_side 256",

@@ -129,11 +129,12 @@ def test_a_beginner_sees_few_fields():
         "checkpoint",
         "lora",
         "training",
+        "validation",
         "samples",
         "output",
     ]
     assert [field["key"] for field in groups[0]["fields"]] == list(form.PLAIN)
-    assert [group["advanced"] for group in groups] == [False, True, True, True, True, True, True]
+    assert [group["advanced"] for group in groups] == [False] + 7 * [True]
 
 
 @pytest.mark.parametrize(
