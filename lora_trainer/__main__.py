@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import __version__, environment, files
-from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
+from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, RunError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,6 +107,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add("resume", resume, "continue a stopped or interrupted run from its last resume point")
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("--set", **CHANGES, help="change a setting, such as max_train_steps=2000")
+
+    summary = "train a run's LoRA further at twice the rank, with half the steps, as a new run"
+    sub = add("grow", grow, summary)
+    sub.add_argument("run_dir", **RUN)
+    sub.add_argument("--set", **CHANGES, help="change a setting, such as lora_rank=32")
 
     summary = "caption a folder of images with a model; captions written by a person are kept"
     add("caption", caption, summary, options=add_caption)
@@ -249,6 +254,33 @@ def resume(asked: argparse.Namespace) -> int:
             return 0
         prepare(folder, parse_changes(asked.changes))
         return watch(folder)
+
+
+def grow(asked: argparse.Namespace) -> int:
+    from lora_trainer.runs import folder as folders
+    from lora_trainer.settings import training
+
+    folder = folders.existing(asked.run_dir.absolute())
+    saved = folder.read_state().saved if folder.job == "train" else ()
+    if not saved:
+        raise RunError(
+            "{path} has saved no LoRA",
+            hint="Give the output_dir of a training that has saved at least one step.",
+            path=folder.path,
+        )
+    done = training.read(folder.config)
+    changes = {**training.growth(done), **parse_changes(asked.changes)}
+    output = folder.path.with_name(f"{folder.path.name}-r{changes['lora_rank']}")
+    requested = done.replace(
+        **{
+            "init_lora": folder.path / saved[-1].file,
+            "output_dir": folders.free_name(output),
+            "name": "",
+            **changes,
+        }
+    )
+    with folders.begun(requested.output.output_dir, training.to_yaml(requested)) as run:
+        return watch(run)
 
 
 def caption(asked: argparse.Namespace) -> int:

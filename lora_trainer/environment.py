@@ -67,12 +67,12 @@ LIBRARY_SETTINGS = {
 """Environment variables that libraries read when imported. A value already set is kept."""
 
 UNUSED = ("scipy", "sklearn", "boto3")
-"""Packages that diffusers, transformers and accelerate import when they find them, for what is not
-done here. scipy alone takes a second of a worker's start, and one that was built for another numpy
-ends it. Hidden by `activate`.
+"""Packages that diffusers, transformers and accelerate import if they are installed, but that are
+not needed here. scipy takes a second at each start of a worker, and fails if built for another
+numpy. Hidden by `activate`.
 """
 
-_held: list[IO[bytes]] = []
+_used_markers: list[IO[bytes]] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class Stamp:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """The packages required by this interpreter: which it has, which are missing, and the folder
-    with those.
+    """The packages required by this interpreter: installed ones, missing ones, and the folder with
+    the latter.
     """
 
     home: Path
@@ -108,7 +108,7 @@ class Overlay:
     """The captioner that needs them; empty for the worker's own set."""
 
     @property
-    def shelf(self) -> Path:
+    def version_folder(self) -> Path:
         """The folder of this Python version."""
         return self.home / python_tag()
 
@@ -120,7 +120,7 @@ class Overlay:
             sysconfig.get_platform(),
             sorted(package.requirement for package in self.missing),
         ]
-        return self.shelf / _digest(recipe)
+        return self.version_folder / _digest(recipe)
 
     @property
     def surroundings(self) -> str:
@@ -143,21 +143,21 @@ class Overlay:
         needed = {package.key for package in self.missing}
         return self._exact or _newest(
             folder
-            for folder in sets(self.shelf)
-            if complete(folder) and _can_stand_in(folder, needed)
+            for folder in sets(self.version_folder)
+            if complete(folder) and _has_packages(folder, needed)
         )
 
     @property
     def _exact(self) -> Path | None:
-        """The wanted set, or one that was built for this interpreter while it lacked more: other
-        extensions give it packages, and what is ours is not fetched again for that.
+        """The wanted set, or one built for this interpreter when it lacked more packages: other
+        extensions install some of them later, and then nothing has to be downloaded again.
         """
         if complete(self.wanted):
             return self.wanted
         return _newest(
             folder
-            for folder in sets(self.shelf)
-            if complete(folder) and _holds(folder, self.missing)
+            for folder in sets(self.version_folder)
+            if complete(folder) and _has_exact(folder, self.missing)
         )
 
     @property
@@ -199,9 +199,11 @@ class Overlay:
                 **command,
             )
         others = sorted(
-            shelf.name for shelf in _folders(self.home) if shelf != self.shelf and sets(shelf)
+            version_folder.name
+            for version_folder in _folders(self.home)
+            if version_folder != self.version_folder and sets(version_folder)
         )
-        if others and not sets(self.shelf):
+        if others and not sets(self.version_folder):
             raise SetupError(
                 "the worker's packages are installed for {others}, but this is {tag} ({python})",
                 hint=hint,
@@ -267,7 +269,7 @@ def activate(overlay: Overlay | None = None) -> Overlay:
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in UNUSED:
-        # Python's own way to say that a module cannot be had
+        # the value that makes Python raise ModuleNotFoundError
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     folder = overlay.folder
     first = [str(path) for path in (folder, ROOT) if path is not None]
@@ -277,7 +279,7 @@ def activate(overlay: Overlay | None = None) -> Overlay:
         entry for entry in sys.path if entry not in first and not _is_within(entry, inside)
     ]
     if folder is not None:
-        _hold(folder)
+        _mark_used(folder)
     return overlay
 
 
@@ -343,15 +345,15 @@ def interpreter_folders() -> list[str]:
     return [entry for entry in others if not any(_is_within(entry, str(path)) for path in ours)]
 
 
-def sets(shelf: Path) -> list[Path]:
+def sets(version_folder: Path) -> list[Path]:
     """The complete sets of one Python version."""
-    return [folder for folder in _folders(shelf) if (folder / STAMP).is_file()]
+    return [folder for folder in _folders(version_folder) if (folder / STAMP).is_file()]
 
 
 def has_leftovers(overlay: Overlay) -> bool:
     """Whether there are sets other than the one in use, or interrupted installations."""
     used = overlay.folder or overlay.wanted
-    return any(folder != used for folder in _folders(overlay.shelf))
+    return any(folder != used for folder in _folders(overlay.version_folder))
 
 
 def complete(folder: Path) -> bool:
@@ -375,7 +377,7 @@ def read_stamp(folder: Path) -> Stamp | None:
     return files.read_json(folder / STAMP, parsed, None)
 
 
-def _can_stand_in(folder: Path, needed: set[str]) -> bool:
+def _has_packages(folder: Path, needed: set[str]) -> bool:
     stamp = read_stamp(folder)
     return (
         stamp is not None
@@ -384,7 +386,7 @@ def _can_stand_in(folder: Path, needed: set[str]) -> bool:
     )
 
 
-def _holds(folder: Path, missing: Iterable[Package]) -> bool:
+def _has_exact(folder: Path, missing: Iterable[Package]) -> bool:
     """Whether the set was built for this interpreter and has all of these in exactly our versions.
 
     A torch of its own is used only where the interpreter's is missing: it would hide one that was
@@ -407,13 +409,13 @@ def _newest(folders: Iterable[Path]) -> Path | None:
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def _hold(folder: Path) -> None:
+def _mark_used(folder: Path) -> None:
     """Mark the set as used, so that it is not deleted. The operating system releases it when the
     process ends.
     """
     with contextlib.suppress(OSError):
         stream = (folder / IN_USE).open("rb")
-        _held.append(stream)
+        _used_markers.append(stream)
         if os.name != "nt":
             import fcntl
 

@@ -98,10 +98,10 @@ def install(
     bytes free at a path, for tests. time_limit: for a starting WebUI; None waits for pip.
     """
     try:
-        overlay.shelf.mkdir(parents=True, exist_ok=True)
+        overlay.version_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(overlay.shelf, error) from error
-    with _locked(overlay.shelf, say, patience):
+        raise _cannot_write(overlay.version_folder, error) from error
+    with _locked(overlay.version_folder, say, patience):
         clear_leftovers(overlay)
         if overlay.state == "ready" and overlay.is_checked:
             return
@@ -122,7 +122,7 @@ def install(
 
 def tidy(overlay: Overlay) -> None:
     """Delete leftovers beside a complete set, unless an installation is running."""
-    with contextlib.suppress(OSError), files.lock(overlay.shelf / "lock"):
+    with contextlib.suppress(OSError), files.lock(overlay.version_folder / "lock"):
         clear_leftovers(overlay)
 
 
@@ -131,7 +131,7 @@ def clear_leftovers(overlay: Overlay) -> None:
     Errors are ignored.
     """
     keep = overlay.folder
-    for folder in list(overlay.shelf.iterdir()):
+    for folder in list(overlay.version_folder.iterdir()):
         if not folder.is_dir() or folder == keep:
             continue
         stamp = read_stamp(folder)
@@ -142,7 +142,11 @@ def clear_leftovers(overlay: Overlay) -> None:
         )
         if is_other_interpreters or files.is_locked(folder / IN_USE):
             continue
-        doomed = folder if re.fullmatch(r"p\d+", folder.name) else overlay.shelf / f"p{os.getpid()}"
+        doomed = (
+            folder
+            if re.fullmatch(r"p\d+", folder.name)
+            else overlay.version_folder / f"p{os.getpid()}"
+        )
         with contextlib.suppress(OSError):
             # on Windows this fails, and leaves the set intact, while a process has a file in it
             # open
@@ -292,7 +296,7 @@ def _build(
         needed += sum(package.megabytes for package in TORCH_DEPENDENCIES)
     # archives and unpacked files exist side by side for a while
     needed = needed * 3 // 2 + 50
-    free = free_space(overlay.shelf) // 2**20
+    free = free_space(overlay.version_folder) // 2**20
     if free < needed:
         raise SetupError(
             "the disk with {folder} has {free} MB free, and {needed} MB are needed",
@@ -304,7 +308,7 @@ def _build(
                 " its place."
             ),
         )
-    temporary = overlay.shelf / f"p{os.getpid()}"
+    temporary = overlay.version_folder / f"p{os.getpid()}"
     build = temporary / "set"
     try:
         (temporary / "t").mkdir(parents=True)
@@ -321,8 +325,8 @@ def _build(
         _put_in_place(build, overlay.wanted)
     except OSError as error:
         if error.errno in (28, 122) or getattr(error, "winerror", 0) == 112:
-            raise _disk_full(overlay.shelf) from error
-        raise _cannot_write(overlay.shelf, error) from error
+            raise _disk_full(overlay.version_folder) from error
+        raise _cannot_write(overlay.version_folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -552,9 +556,9 @@ def _put_in_place(build: Path, wanted: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(shelf: Path, say: Say, patience: float) -> Iterator[None]:
+def _locked(version_folder: Path, say: Say, patience: float) -> Iterator[None]:
     """Hold the installation lock, waiting for another installation. Raises SetupError."""
-    lock = shelf / "lock"
+    lock = version_folder / "lock"
     with contextlib.ExitStack() as stack:
         try:
             if files.is_locked(lock):
@@ -567,7 +571,9 @@ def _locked(shelf: Path, say: Say, patience: float) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise (
-                _disk_full(shelf) if files.is_disk_full(error) else _cannot_write(shelf, error)
+                _disk_full(version_folder)
+                if files.is_disk_full(error)
+                else _cannot_write(version_folder, error)
             ) from error
         yield
 

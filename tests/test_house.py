@@ -38,6 +38,7 @@ LIGHT_CHECKPOINT = {
     "checkpoint.architecture",
     "checkpoint.names",
     "checkpoint.folder",
+    "checkpoint.licence",
 }
 
 LIGHT_CAPTIONING = {"captioning.captioner", "captioning.captioners"}
@@ -133,6 +134,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "hosts",
             "families",
             "lora.changes",
+            "lora.credits",
             "lora.deliver",
             "lora.file",
             "adapters.size",

@@ -64,7 +64,7 @@ class Machine:
         return self.folder / "web ui 测试"
 
     @property
-    def shelf(self) -> Path:
+    def version_folder(self) -> Path:
         return self.extension / "overlay" / environment.python_tag()
 
     @property
@@ -101,8 +101,8 @@ class Machine:
 
     def sets(self) -> list[str]:
         return (
-            sorted(path.name for path in self.shelf.iterdir() if path.name != "lock")
-            if self.shelf.exists()
+            sorted(path.name for path in self.version_folder.iterdir() if path.name != "lock")
+            if self.version_folder.exists()
             else []
         )
 
@@ -154,7 +154,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 def test_a_fresh_machine_gets_everything_into_the_extensions_folder(installed: Machine) -> None:
     (name,) = installed.sets()
-    stamp = environment.read_stamp(installed.shelf / name)
+    stamp = environment.read_stamp(installed.version_folder / name)
     assert stamp is not None
     assert stamp.versions == {
         package.key: package.version for package in WORKER_PACKAGES if package.applies()
@@ -183,9 +183,9 @@ def test_a_host_hears_nothing_when_there_is_nothing_to_do(installed: Machine) ->
 
 
 def test_a_ready_host_starts_at_once_while_another_one_installs(installed: Machine) -> None:
-    unfinished = installed.shelf / "p1"
+    unfinished = installed.version_folder / "p1"
     unfinished.mkdir()
-    with files.lock(installed.shelf / "lock"):
+    with files.lock(installed.version_folder / "lock"):
         result = installed.install(environ=installed.host_environ)
         assert (result.returncode, result.stdout) == (0, "")
         assert unfinished.exists()
@@ -236,7 +236,7 @@ def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine: Machine) ->
     assert result.returncode == 0, result.stdout
     assert listing(machine.site) == before
     (name,) = machine.sets()
-    stamp = environment.read_stamp(machine.shelf / name)
+    stamp = environment.read_stamp(machine.version_folder / name)
     assert stamp is not None
     assert not stamp.versions.keys() & {"torch", "numpy", "pillow"}
     assert (
@@ -296,7 +296,7 @@ def test_a_host_with_a_torch_too_old_is_not_given_a_second_one_unasked(machine: 
 def test_a_host_told_to_skip_installing_is_obeyed(machine: Machine, arguments: str) -> None:
     result = machine.install(environ={**machine.host_environ, "COMMANDLINE_ARGS": arguments})
     assert (result.returncode, result.stdout) == (0, "")
-    assert not machine.shelf.exists()
+    assert not machine.version_folder.exists()
 
 
 def test_skip_install_by_hand_installs_nothing_and_says_so(machine: Machine) -> None:
@@ -305,7 +305,7 @@ def test_skip_install_by_hand_installs_nothing_and_says_so(machine: Machine) -> 
         0,
         "Nothing installed, because of --skip-install.",
     )
-    assert not machine.shelf.exists()
+    assert not machine.version_folder.exists()
 
 
 def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> None:
@@ -321,7 +321,9 @@ def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> Non
     assert stamp.versions["pytest"] == next(
         package.version for package in TEST_PACKAGES if package.name == "pytest"
     )
-    assert "pytest" not in {path.name for path in (installed.shelf / installed.sets()[0]).iterdir()}
+    assert "pytest" not in {
+        path.name for path in (installed.version_folder / installed.sets()[0]).iterdir()
+    }
 
 
 @pytest.mark.skipif(
@@ -332,8 +334,8 @@ def test_each_webui_that_the_tests_play_gets_its_gradio_in_a_folder_of_its_own(
 ) -> None:
     assert installed.install("--tests").returncode == 0
     for host, version in (("a1111", "3.41.2"), ("forge", "4.40.0")):
-        shelf = installed.extension / "overlay-tests" / host / environment.python_tag()
-        (folder,) = (path for path in shelf.iterdir() if path.is_dir())
+        version_folder = installed.extension / "overlay-tests" / host / environment.python_tag()
+        (folder,) = (path for path in version_folder.iterdir() if path.is_dir())
         stamp = environment.read_stamp(folder)
         assert stamp is not None
         assert stamp.versions["gradio"] == version
@@ -473,13 +475,13 @@ def test_what_one_captioner_needs_comes_when_it_is_asked_for_into_an_overlay_of_
     machine: Machine,
 ) -> None:
     make_wheels(machine.folder / "wheels", CAPTIONER_PACKAGES["wd"])
-    shelf = machine.extension / "overlay-wd" / environment.python_tag()
+    version_folder = machine.extension / "overlay-wd" / environment.python_tag()
     assert machine.install().returncode == 0
     workers = machine.sets()
-    assert not shelf.exists()
+    assert not version_folder.exists()
     result = machine.install("--captioner", "wd")
     assert result.returncode == 0, result.stdout
     assert "LoRA Trainer (overlay-wd): ready" in result.stdout and machine.sets() == workers
-    (found,) = environment.sets(shelf)
+    (found,) = environment.sets(version_folder)
     assert (found / "onnxruntime" / "__init__.py").is_file()
     assert "invalid choice: 'blip'" in machine.install("--captioner", "blip").stdout

@@ -561,7 +561,7 @@ def test_a_set_in_use_is_kept_until_its_process_ends(
     install(old, environ)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from lora_trainer"
-        " import environment\nenvironment._hold(Path(sys.argv[2])); print('holding', flush=True);"
+        " import environment\nenvironment._mark_used(Path(sys.argv[2])); print('holding', flush=True);"
         " sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(environment.ROOT), str(old.wanted)]

@@ -234,6 +234,23 @@ def test_init_writes_a_file_that_train_reads(tmp_path, capsys):
     assert status == 1 and "exists already" in err
 
 
+def test_grow_trains_a_runs_lora_further_at_twice_the_rank(tmp_path, capsys, monkeypatch):
+    begun = []
+    monkeypatch.setattr(command_line, "watch", lambda folder: begun.append(folder) or 0)
+    saved = events.Saved(step=10, file="ink.safetensors")
+    earlier = write_run(tmp_path / "ink", *TRAINED, saved, lora_rank=8, lora_alpha=4.0)
+    assert run(capsys, "grow", earlier.path)[0] == 0
+    assert run(capsys, "grow", earlier.path, "--set", "max_train_steps=7")[0] == 0
+    first, second = (training.read(folder.config) for folder in begun)
+    assert first.lora.init_lora == earlier.path / "ink.safetensors"
+    assert (first.lora.lora_rank, first.lora.lora_alpha) == (16, None)
+    assert (first.training.max_train_steps, second.training.max_train_steps) == (5, 7)
+    assert [folder.path.name for folder in begun] == ["ink-r16", "ink-r16-2"]
+    assert first.lora.name == ""
+    status, _, err = run(capsys, "grow", write_run(tmp_path / "bare", *TRAINED).path)
+    assert status == 1 and "has saved no LoRA" in err
+
+
 def test_set_is_read_as_yaml_and_checked(tmp_path, capsys):
     assert command_line.parse_changes(
         ["lora_rank=4", "sample_prompts=[a, b]", "learning_rate=2e-4", "name=x=y"]

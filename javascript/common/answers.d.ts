@@ -14,7 +14,7 @@ export interface Abilities {
     unqueue: boolean;
 }
 
-// What has come of an upload. Of pictures that the WebUI cannot show, format -> how many.
+// The result of an upload. Format -> count, for images that the WebUI cannot decode.
 export interface AcceptedView {
     added: AddedImage[];
     converted: Record<string, number>;
@@ -30,7 +30,7 @@ export interface AddedImage {
     height: number;
 }
 
-// A plan that was shown, or a change of some images.
+// A plan that was shown, or an action on some images.
 export interface BulkBody {
     plan?: string;
     select?: SelectBody;
@@ -70,7 +70,7 @@ export interface CaptionRunBody {
     when: "now" | "queue";
 }
 
-// How captions are written: the captioner's name, and of each the options that were set.
+// The chosen captioner, and the options of each.
 export interface CaptionerDraft {
     captioner?: string;
     options?: Record<string, Record<string, unknown>>;
@@ -121,7 +121,7 @@ export interface CheckChoice {
     tokens: number;
 }
 
-// The check of a dataset. `stale`: pictures came, went or changed since.
+// The check of a dataset. `stale`: images were added, removed or changed since.
 export interface CheckView {
     state: "none" | "waiting" | "running" | "done" | "stopped" | "failed";
     done: number;
@@ -140,7 +140,7 @@ export interface CheckpointList {
     loaded: LoadedView | null;
 }
 
-// The chosen checkpoint, and what the WebUI uses along with it.
+// The chosen checkpoint, with the VAE and clip skip that the WebUI uses.
 export interface CheckpointView {
     family: string | null;
     family_name: string | null;
@@ -155,7 +155,7 @@ export interface CheckpointView {
     notes: string[];
 }
 
-// Keys of pictures that are nearly the same.
+// Keys of near-duplicates.
 export interface Cluster {
     keys: string[];
     best: string;
@@ -165,7 +165,7 @@ export interface ComposedCaption {
     caption: string;
 }
 
-// A caption that was left alone, since somebody else had changed it.
+// A caption that was not changed, because someone else had changed it.
 export interface ConflictView {
     key: string;
     name: string;
@@ -181,7 +181,7 @@ export interface CopyBody {
     subject: boolean;
 }
 
-// The making of cropped copies, as it goes on.
+// A cropping job and its progress.
 export interface CopyView {
     id: string;
     state: "running" | "done" | "failed" | "stopped";
@@ -193,7 +193,7 @@ export interface CopyView {
     error: Sentence | null;
 }
 
-// What came of taking images out or bringing them back.
+// The result of removing or restoring images.
 export interface CountedOutcome {
     title: string;
     changed: number;
@@ -205,7 +205,7 @@ export interface CountedOutcome {
     captioned: number;
 }
 
-// `available`: there is a vocabulary to count with.
+// `available`: whether a tokenizer vocabulary is installed.
 export interface CountedTokens {
     count: number;
     limit: number;
@@ -232,7 +232,7 @@ export interface Departures {
     list: DepartureView[];
 }
 
-// Config keys -> the visitor's own values, in `changes`.
+// `changes`: config keys -> values set by the user.
 export interface DraftValues {
     preset?: string;
     checkpoint?: string;
@@ -242,14 +242,14 @@ export interface DraftValues {
     captioner?: CaptionerDraft;
 }
 
-// What is set for a dataset and not trained yet.
+// A dataset's settings draft.
 export interface DraftView {
     values: DraftValues;
     revision: string;
     changed: number;
 }
 
-// What can be undone and redone next.
+// The edits that undo and redo would apply.
 export interface EditEnds {
     undo: EditView | null;
     redo: EditView | null;
@@ -260,7 +260,7 @@ export interface EditList {
     list: EditView[];
 }
 
-// A change of captions or images.
+// An edit of captions or images.
 export interface EditView {
     id: number;
     title: string;
@@ -274,7 +274,7 @@ export interface FactView {
     value: string;
 }
 
-// Which images; what is not given lets all pass.
+// Which images; conditions that are not given are not applied.
 export interface FilterBody {
     filter?: string;
     text?: string;
@@ -287,7 +287,7 @@ export interface FilterBody {
     tokens?: number;
 }
 
-// What was found of one image.
+// A finding of one image.
 export interface FindingView {
     id: string;
     severity: "error" | "warning" | "info";
@@ -304,7 +304,7 @@ export interface FormChoice {
     label: string;
 }
 
-// `terms`: words that people look for it by.
+// `terms`: search terms.
 export interface FormField {
     key: string;
     label: string;
@@ -333,8 +333,8 @@ export interface FormView {
     groups: FormGroup[];
 }
 
-// What the tab needs when it opens. A part that cannot be made is None, and the reason stands
-// in `problems` under its name.
+// The data that the page loads first. A part that failed is None, with its error in
+// `problems`.
 export interface HomeView {
     version: string;
     language: string;
@@ -351,7 +351,7 @@ export interface HomeView {
     problems: Record<string, Sentence>;
 }
 
-// The WebUI, and what it computes on. `remote`: others may reach it.
+// The WebUI and its device. `remote`: reachable from other machines.
 export interface HostView {
     kind: string;
     name: string;
@@ -361,13 +361,13 @@ export interface HostView {
     cpu: boolean;
 }
 
-// Our LoRAs, and name -> recommended strength of every LoRA that states one.
+// LoRAs of this trainer, and name -> preferred weight of every LoRA that has one.
 export interface Insertable {
     loras: LoraView[];
     weights: Record<string, number>;
 }
 
-// An image with its caption, and what is known of both.
+// An image with its caption and facts about both.
 export interface ItemView {
     tokens: TokensView;
     captions: number;
@@ -386,7 +386,7 @@ export interface ItemView {
     changed: number;
 }
 
-// A page of images. `counts`: filter -> how many it lets pass.
+// A page of images. `counts`: filter -> number of matches.
 export interface ItemsView {
     total: number;
     matching: number;
@@ -412,7 +412,7 @@ export interface LeaseView {
     after: MemoryView | null;
 }
 
-// `seen`: whether its header has been looked at.
+// `seen`: whether its header has been read.
 export interface ListedCheckpoint {
     family: string | null;
     family_name: string | null;
@@ -426,7 +426,7 @@ export interface ListedCheckpoint {
     seen: boolean;
 }
 
-// What has happened in a run since it was asked last. `whole`: the points are all there are.
+// A run with new loss values. `whole`: the points are complete and replace earlier ones.
 export interface LiveView {
     run: RunView;
     offset: number;
@@ -437,7 +437,7 @@ export interface LiveView {
     handover: LeaseView;
 }
 
-// What the WebUI uses now.
+// The checkpoint, VAE and clip skip that the host uses.
 export interface LoadedView {
     family: string | null;
     family_name: string | null;
@@ -451,14 +451,14 @@ export interface LoadedView {
     clip_skip: number | null;
 }
 
-// A LoRA file that a training can begin with.
+// A LoRA file that init_lora accepts.
 export interface LoraFileView {
     id: string;
     name: string;
     ours: boolean;
 }
 
-// A LoRA to try: delivered, or a saved step of a run.
+// A LoRA to try: delivered, or a saved step.
 export interface LoraView {
     id: string;
     name: string;
@@ -471,6 +471,10 @@ export interface LoraView {
     matrix: number[];
     family: string | null;
     resolution: number | null;
+    author: string;
+    license: string;
+    description: string;
+    training_comment: string;
     picture: string | null;
     delivered: boolean;
     tag: string | null;
@@ -487,7 +491,7 @@ export interface MendAll {
     count: number;
 }
 
-// What mends a finding at a click. `box`: left, top, right, bottom in the picture.
+// The fix that a button applies. `box`: left, top, right, bottom in pixels.
 export interface MendView {
     do: string;
     label: string;
@@ -500,18 +504,18 @@ export interface ModulesTrouble {
     label: string;
 }
 
-// Addresses below lora-trainer/, and what to say where they cannot be loaded.
+// URLs below lora-trainer/, and the messages if they cannot be loaded.
 export interface ModulesView {
     start: string;
     all: string[];
     trouble: ModulesTrouble;
 }
 
-// It is done, and there is nothing to say.
+// An empty answer.
 export interface Nothing {
 }
 
-// What came of a change.
+// The result of an edit.
 export interface OutcomeView {
     title: string;
     changed: number;
@@ -536,7 +540,7 @@ export interface OwnPresetList {
     problems: Sentence[];
 }
 
-// `init_lora`: the id of a LoRA file that training begins with.
+// `init_lora`: the id of a LoRA file to start from.
 export interface PlanBody {
     dataset: string;
     checkpoint: string;
@@ -545,7 +549,7 @@ export interface PlanBody {
     init_lora?: string;
 }
 
-// `field`: where it is mended: a setting's key, "dataset", "checkpoint", "name", or nowhere.
+// `field`: its place: a setting's key, "dataset", "checkpoint", "name", or null.
 export interface PlanProblem {
     field: string | null;
     severity: "error" | "warning" | "info";
@@ -553,8 +557,8 @@ export interface PlanProblem {
     hint: string;
 }
 
-// What Start would do. `resolved`: config key -> what its auto comes to; `suggested`: config
-// key -> what is filled in until the visitor says otherwise.
+// The plan of a run. `resolved`: config key -> value for auto; `suggested`: config key -> value
+// that is filled in until the user changes it.
 export interface PlanView {
     ok: boolean;
     sentence: string;
@@ -576,7 +580,7 @@ export interface PresetBody {
     replace: boolean;
 }
 
-// Config keys -> values; `family_values`: those for a family; `notes`: why a value.
+// Config keys -> values; `family_values`: overrides by family; `notes`: reasons.
 export interface PresetView {
     id: string;
     title: string;
@@ -586,7 +590,7 @@ export interface PresetView {
     notes: Record<string, string>;
 }
 
-// A picture that a run has made on its way.
+// A preview.
 export interface PreviewView {
     step: number;
     strength: number | null;
@@ -594,7 +598,7 @@ export interface PreviewView {
     url: string;
 }
 
-// What is going on at all. `revision`: another one when the list of runs may look different.
+// What is active. `revision` changes when the list of runs may have changed.
 export interface Pulse {
     active: RunProgress[];
     queued: number;
@@ -602,7 +606,7 @@ export interface Pulse {
     revision: string;
 }
 
-// What was found of a dataset as a whole; `each`: the first of several sentences.
+// A finding of the dataset; `each`: its first few sentences.
 export interface RemarkView {
     severity: "error" | "warning" | "info";
     kind: string;
@@ -636,13 +640,14 @@ export interface RunBody {
     when: "now" | "queue";
 }
 
-// What the form has to hold to train so again. Ids are None for what is not listed any more.
+// A draft. Ids are None for things that are not listed any more.
 export interface RunDraft {
     settings: Record<string, unknown>;
     name: string;
     dataset: string | null;
     checkpoint: string | null;
     init_lora: string | null;
+    growth: Record<string, unknown>;
 }
 
 export interface RunList {
@@ -650,7 +655,7 @@ export interface RunList {
     revision: string;
 }
 
-// A run, at work or not, but for its warnings.
+// A run without its warnings.
 export interface RunProgress {
     id: string;
     name: string;
@@ -683,7 +688,7 @@ export interface RunProgress {
     sentence: string;
 }
 
-// A run, at work or not.
+// A run.
 export interface RunView {
     id: string;
     name: string;
@@ -750,19 +755,19 @@ export interface SavedPreset {
     saved: string;
 }
 
-// Images by their keys, or by what they have in common.
+// Images by keys, or by a filter.
 export interface SelectBody {
     keys?: string[];
     where?: FilterBody;
 }
 
-// What went wrong, or is to be known, and what to try.
+// An error or notice, and what to do.
 export interface Sentence {
     message: string;
     hint: string;
 }
 
-// One setting, as it is drawn. `optional`: it may be empty, which means auto.
+// One setting, for drawing. `optional`: may be empty, for auto.
 export interface SettingView {
     key: string;
     label: string;
@@ -779,7 +784,7 @@ export interface SettingView {
     unit: string;
 }
 
-// Whether the worker's packages are there. `report` is empty unless it was asked for.
+// The state of the worker's packages. `report` is empty unless requested.
 export interface SetupView {
     state: "ready" | "missing" | "broken" | "installing" | "failed";
     message: string;
@@ -790,7 +795,7 @@ export interface SetupView {
     report: string;
 }
 
-// Images, or one caption as it is typed, and the settings to try.
+// Images, or a caption being typed, and the settings to try.
 export interface ShuffleBody {
     keys?: string[];
     caption?: string;
@@ -801,7 +806,7 @@ export interface ShuffleBody {
     seed?: number;
 }
 
-// `kept_caption`: a caption that was there already is why.
+// `kept_caption`: skipped because the image already has a caption.
 export interface SkippedFile {
     name: string;
     message: string;
@@ -809,12 +814,12 @@ export interface SkippedFile {
     kept_caption: boolean;
 }
 
-// Field -> its words.
+// Field -> text.
 export interface SplitCaption {
     fields: Record<"subject" | "action" | "features" | "scene" | "style" | "light" | "colour", string>;
 }
 
-// One thing that the check has found, with what mends all of it.
+// A group of findings, with the fix for all of them.
 export interface SumView {
     kind: string;
     label: string;
@@ -844,7 +849,7 @@ export interface TemplateField {
     example: string;
 }
 
-// The fields of a caption, and their order.
+// The fields of a caption, in order.
 export interface TemplateView {
     order: ("subject" | "action" | "features" | "scene" | "style" | "light" | "colour")[];
     fields: TemplateField[];
@@ -856,7 +861,7 @@ export interface TokensBody {
     limit: number;
 }
 
-// `kept_end`: the first character that is not read.
+// `kept_end`: index of the first truncated character.
 export interface TokensView {
     count: number;
     limit: number;
@@ -864,7 +869,7 @@ export interface TokensView {
     over: boolean;
 }
 
-// A caption, and what training reads of it, each time another.
+// A caption, and examples of what training reads of it in different steps.
 export interface TrainedSample {
     key: string;
     name: string;
@@ -876,18 +881,18 @@ export interface TrainedSamples {
     samples: TrainedSample[];
 }
 
-// What was deleted: runs and datasets, and the bytes of their files.
+// The number of deleted runs and datasets, and their size in bytes.
 export interface TrashLoad {
     count: number;
     size: number;
 }
 
-// The id under which it lies in the trash now; empty where nothing was moved.
+// Its id in the trash; empty if nothing was moved.
 export interface Trashed {
     trash: string;
 }
 
-// What a trigger word means to the model before training.
+// How the model tokenizes and knows a trigger word before training.
 export interface TriggerRemark {
     available: boolean;
     is_good: boolean;
@@ -920,7 +925,7 @@ export interface TryPicture {
     lora: string | null;
 }
 
-// Pictures that try a LoRA, as they are made.
+// A comparison and its images so far.
 export interface TryView {
     id: string;
     kind: "pair" | "grid" | "matrix";
@@ -942,13 +947,13 @@ export interface TryView {
     started: number;
 }
 
-// The page is the one that is known.
+// The page is unchanged.
 export interface Unchanged {
     unchanged: true;
     revision: string;
 }
 
-// How captions begin, and of each field the preferred words.
+// Preferred words for each field, and for the start of captions.
 export interface VocabularyView {
     opening: string;
     fields: Record<string, string[]>;

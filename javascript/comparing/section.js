@@ -359,6 +359,17 @@ function strengthSlider(/** @type {LoraView} */ lora) {
     );
 }
 
+/** Description, author and licence of a LoRA, as its file states them. */
+const credits = (/** @type {LoraView} */ { description, author, license, training_comment }) =>
+    [
+        description,
+        author && t("Author: {author}", { author }),
+        license && t("Licence: {license}", { license }),
+        training_comment && t("Image credits: {text}", { text: training_comment }),
+    ]
+        .filter(Boolean)
+        .map((text) => widgets.help(text));
+
 /** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
 function askSteps(/** @type {LoraView} */ lora) {
     const found = stepsOf(lora);
@@ -705,6 +716,7 @@ function form(place, next, redraw) {
             takeLora();
             redraw();
         }),
+        credits(lora),
         widgets.labelled(t("Prompt"), prompt, {
             help: t("The tag and the trigger are added by themselves."),
         }),

@@ -372,7 +372,13 @@ export function uploadArea({ target, done }) {
         onclick: () => askFolder(start),
     });
     const words = el("p");
-    const drop = el("div.lora-trainer-drop", words, widgets.row(choose, chooseFolder), input);
+    const drop = el(
+        "div.lora-trainer-drop",
+        words,
+        widgets.row(choose, chooseFolder),
+        widgets.help(t("Somebody's face or an artist's work? You need their consent to publish.")),
+        input,
+    );
     takeDrops(drop, start);
 
     let running = false,

@@ -249,23 +249,12 @@ function use(/** @type {RunDraft} */ draft, /** @type {string} */ name) {
     );
 }
 
-/** The rank of a LoRA whose settings leave it at auto. */
-const USUAL_RANK = 8;
-
-/**
- * Settings that go on from a LoRA at twice its rank, with half the steps, become the draft.
- */
+/** The settings that train a LoRA further at twice its rank become the draft. */
 export async function grow(/** @type {LoraView} */ lora) {
     const draft = await api.get(
         /** @type {const} */ (`runs/${encodeURIComponent(lora.run ?? "")}/draft`),
     );
-    const { lora_rank: rank, max_train_steps: steps } = draft.settings;
-    const settings = {
-        ...draft.settings,
-        lora_rank: 2 * Number(rank ?? USUAL_RANK),
-        lora_alpha: null,
-        max_train_steps: Math.ceil(Number(steps) / 2),
-    };
+    const settings = { ...draft.settings, ...draft.growth };
     use({ ...draft, settings, init_lora: lora.id }, lora.name);
 }
 

@@ -19,12 +19,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
+from lora_trainer.checkpoint.licence import Licence, read_licence
 from lora_trainer.checkpoint.names import UNET_PREFIX, TextEncoderLayout
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.errors import CheckpointError, ConfigError
@@ -59,6 +60,8 @@ class Detected:
     """Side in pixels of its training images, from modelspec.resolution ("512x512")."""
     weight_type: str
     """The most common dtype of the UNet, as in safetensors: F16, BF16, F32."""
+    licence: Licence | None = None
+    """None: not stated."""
 
     @property
     def native_resolution(self) -> int:
@@ -91,7 +94,7 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
     for family in families.every():
         found = family.recognise(header, sidecar or Sidecar())
         if found is not None:
-            return found
+            return replace(found, licence=read_licence(header.path, header.metadata))
     refuse(header)
     raise CheckpointError(
         "{path} is a model of an unknown kind (it holds {examples})",

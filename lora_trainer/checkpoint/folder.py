@@ -10,13 +10,14 @@ files. Without torch.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file
 from lora_trainer.checkpoint.header import Header, read_header
+from lora_trainer.checkpoint.licence import read_licence
 from lora_trainer.errors import CheckpointError
 
 INCOMPLETE = "The diffusers folder is incomplete: download it again."
@@ -57,7 +58,8 @@ def read_folder(path: Path) -> Folder:
     for family in families.every():
         found = family.recognise_folder(path)
         if found is not None:
-            return found
+            detected = replace(found.detected, licence=read_licence(path, {}))
+            return replace(found, detected=detected)
     kind = str(read_json(path / "model_index.json").get("_class_name", "an unknown pipeline"))
     raise CheckpointError(
         "{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind

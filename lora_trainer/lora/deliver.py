@@ -1,6 +1,7 @@
 """Copies a finished LoRA into the host's folder under a new name, with its card's metadata.
 
-    deliver(file, lora_dir, name, ...) -> NAME.safetensors, NAME.json (trigger, strength), NAME.png
+    deliver(file, lora_dir, name, ...) -> NAME.safetensors, NAME.json (trigger, strength, credits),
+    NAME.png
 
 Called by the worker at the end of a run, and by the tab. Standard library and Pillow. Nothing is
 overwritten: A1111 and Forge keep showing the old weights of a replaced file. The host may list
@@ -31,6 +32,7 @@ from PIL import Image, PngImagePlugin
 from lora_trainer import files
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
 from lora_trainer.families.base import Family
+from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import copy_with_metadata, read_header, same_weights
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
@@ -79,10 +81,8 @@ def deliver(
     trigger: str,
     preferred_weight: float,
     family: Family,
-    description: str = "",
     preview: Path | None = None,
     negative_text: str = "",
-    notes: str = "",
 ) -> Delivered:
     """Copy a LoRA file into the host's folder as `name`, or name-2, name-3 ... if in use in any
     subfolder.
@@ -91,9 +91,9 @@ def deliver(
     when the card is clicked. If the file was delivered there before, that delivery is returned.
     Raises LoraFileError if the folder is missing, full or not writable; `file` is not modified.
     """
-    read_header(file)
+    credits = Credits.of(read_header(file).metadata)
     _require_folder(lora_dir, file)
-    texts = _sidecar(trigger, preferred_weight, family, description, negative_text, notes)
+    texts = _sidecar(trigger, preferred_weight, family, negative_text, credits)
     try:
         with _locked(file):
             note = _Note(file, lora_dir)
@@ -146,21 +146,16 @@ def _put(
 
 
 def _sidecar(
-    trigger: str,
-    preferred_weight: float,
-    family: Family,
-    description: str,
-    negative_text: str,
-    notes: str,
+    trigger: str, preferred_weight: float, family: Family, negative_text: str, credits: Credits
 ) -> str:
     """The user metadata of A1111's card."""
     values = {
-        "description": description,
+        "description": credits.description,
         "sd version": family.sd_version,
         "activation text": trigger,
         "preferred weight": preferred_weight,
         "negative text": negative_text,
-        "notes": notes,
+        "notes": credits.notes(),
     }
     return json.dumps(values, ensure_ascii=False, indent=4) + "\n"
 

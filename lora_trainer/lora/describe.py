@@ -21,6 +21,7 @@ from lora_trainer.checkpoint.detect import stated_resolution
 from lora_trainer.checkpoint.header import Header, TensorInfo
 from lora_trainer.errors import LoraFileError, Message
 from lora_trainer.lora.convert import can_convert
+from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import find_in_folder, read_header
 from lora_trainer.lora.layouts import (
     FAMILIES,
@@ -94,6 +95,7 @@ class Description:
     image_count: int | None
     resolutions: tuple[str, ...]
     title: str | None
+    credits: Credits
     unmatched: tuple[str, ...] | None
     """Layers that the base does not have. None: no base was given."""
     misshapen: tuple[str, ...] | None
@@ -138,6 +140,10 @@ class Description:
         lines = [
             ("file", f"{self.path} ({self.byte_count / 1e6:.2f} MB)"),
             ("title", self.title),
+            ("description", " ".join(self.credits.description.split())),
+            ("author", self.credits.author),
+            ("licence", self.credits.license),
+            ("image credits", " ".join(self.credits.training_comment.split())),
             (
                 "kind",
                 f"{self.kind}, {self.names} names"
@@ -263,6 +269,7 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
         image_count=_image_count(values),
         resolutions=_resolutions(values),
         title=values.get("modelspec.title") or _known(values.get("ss_output_name")),
+        credits=Credits.of(values),
         unmatched=unmatched,
         misshapen=misshapen,
         hosts=(),

@@ -18,6 +18,8 @@ from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
+from lora_trainer.lora.credits import Credits
+from lora_trainer.settings import schema
 from lora_trainer.settings.training import DEFAULT_RANK, RunConfig, TrainingSettings
 from lora_trainer.training.optimizers import OPTIMIZERS, settled
 
@@ -80,7 +82,12 @@ class TrainingFacts:
 def build(facts: TrainingFacts) -> dict[str, str]:
     """All metadata except the hashes of the weights."""
     values = {**_model(facts), **_network(facts), **_training(facts), **_dataset(facts)}
-    return {**{key: str(value) for key, value in values.items()}, **_modelspec(facts)}
+    credits = Credits(**schema.group_to_mapping(facts.config.credits))
+    return {
+        **{key: str(value) for key, value in values.items()},
+        **_modelspec(facts),
+        **credits.to_metadata(),
+    }
 
 
 def _model(facts: TrainingFacts) -> dict[str, Any]:

@@ -822,6 +822,49 @@ class OutputSettings(Settings):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CreditSettings(Settings):
+    """Author and licence"""
+
+    author: str = setting(
+        "",
+        label="Author",
+        other_names=("metadata_author",),
+        terms="creator artist credit metadata",
+        affects_result=False,
+    )
+    """Who made the LoRA. Author, licence, description and image credits are written into its file,
+    and shown on its card.
+    """
+    license: str = setting(
+        "",
+        label="Licence",
+        other_names=("metadata_license", "licence"),
+        terms="license rights copyright share permission metadata",
+        affects_result=False,
+    )
+    """What others may do with the LoRA, such as CC-BY-4.0, CC-BY-NC-4.0 or: not to be shared."""
+    description: str = setting(
+        "",
+        label="Description",
+        entry="paragraph",
+        other_names=("metadata_description",),
+        terms="notes metadata card",
+        affects_result=False,
+        in_presets=False,
+    )
+    """What the LoRA shows, and how to use it."""
+    training_comment: str = setting(
+        "",
+        label="Image credits",
+        entry="paragraph",
+        terms="rights consent artist copyright source note metadata",
+        affects_result=False,
+        in_presets=False,
+    )
+    """Who made the training images, and who agreed that they are used."""
+
+
 GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("dataset", DatasetSettings),
     ("checkpoint", CheckpointSettings),
@@ -830,6 +873,7 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("validation", ValidationSettings),
     ("samples", SampleSettings),
     ("output", OutputSettings),
+    ("credits", CreditSettings),
 )
 
 
@@ -853,6 +897,7 @@ class RunConfig:
     validation: ValidationSettings
     samples: SampleSettings
     output: OutputSettings
+    credits: CreditSettings
 
     def replace(self, **changes: Any) -> RunConfig:
         """The run with changed flat keys, validated."""
@@ -912,6 +957,18 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
         # computed values must be within the bounds; an image's side must be a multiple of 8
         sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
     )
+
+
+def growth(config: RunConfig) -> dict[str, Any]:
+    """The flat keys that change when a run's LoRA is trained further at twice the rank with half
+    the steps. init_lora is the caller's.
+    """
+    steps = config.training.max_train_steps
+    return {
+        "lora_rank": 2 * (config.lora.lora_rank or DEFAULT_RANK),
+        "lora_alpha": None,
+        "max_train_steps": steps and math.ceil(steps / 2),
+    }
 
 
 # --- YAML <-> RunConfig ---------------------------------------------------------------------------

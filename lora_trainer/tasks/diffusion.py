@@ -24,6 +24,7 @@ import torch
 from lora_trainer import files
 from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import add_adapters, target_layers
+from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
@@ -248,6 +249,9 @@ class Preparation:
         checkpoint.require_usable(prepared.dtype)
         for note in checkpoint.notes:
             self.report.warn(note)
+        licence = checkpoint.detected.licence
+        for note in licence.notes(checkpoint.title) if licence else ():
+            self.report.warn(note, hint=LICENCE_HINT)
         self.report.say(
             events.Planned(
                 name=prepared.name,

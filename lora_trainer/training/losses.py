@@ -1,12 +1,9 @@
-"""The loss: noise and times come in, one number per image comes out. How noise is added and what is
-predicted are the family's; how an error counts is an entry here.
+"""Losses and their weightings: noise and times are arguments, the result is one value per image.
 
-LOSSES: an error of each number -> what it costs. WEIGHTINGS: how much an image counts at its noise
-level. Each entry carries its name, its sentence, and what it reads of the settings; the choices of
-`loss_type` and `loss_weighting` and their help follow. Another one is another entry, and nothing
-else.
-
-Imports without torch: the tab reads the entries too.
+How noise is added and what the model predicts is defined by the family. LOSSES: elementwise loss
+functions. WEIGHTINGS: weight of each image by its noise level. Each entry has its name and help
+text, from which the choices of `loss_type` and `loss_weighting` are generated. Imports without
+torch: the tab reads the entries too.
 """
 
 from __future__ import annotations
@@ -23,32 +20,34 @@ if TYPE_CHECKING:
     from lora_trainer.settings.training import TrainingSettings
 
     Predict = Callable[[torch.Tensor, torch.Tensor, TextStates, torch.Tensor], torch.Tensor]
-    """Noisy latents, times, text states and size conditions -> the model's answer:
+    """Noisy latents, times, text states and size conditions -> the model's prediction:
     `Family.predict`.
     """
-    Cost = Callable[[torch.Tensor, torch.Tensor, NoiseProcess, TrainingSettings], torch.Tensor]
-    """Errors (B, C, h, w), times (B,) -> what each costs, (B, C, h, w)."""
+    ElementwiseLoss = Callable[
+        [torch.Tensor, torch.Tensor, NoiseProcess, TrainingSettings], torch.Tensor
+    ]
+    """Errors (B, C, h, w), times (B,) -> elementwise loss, (B, C, h, w)."""
     Weight = Callable[[torch.Tensor, NoiseProcess, TrainingSettings], torch.Tensor]
     """Times (B,) -> the weight of each image's loss, (B,)."""
 
 LARGEST_SNR = 1000.0
-"""At the first timesteps there is hardly any noise, and 1 / SNR would leave nothing of the loss."""
+"""Limit for weights with 1 / SNR, which would vanish at the first timesteps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry:
-    """One way to count an error."""
+    """An elementwise loss function."""
 
     name: str
     """The value of the setting `loss_type`."""
     title: str
     sentence: str = ""
-    cost: Cost
+    elementwise: ElementwiseLoss
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightingEntry:
-    """One way to weigh noise levels."""
+    """A weighting of noise levels."""
 
     name: str
     """The value of the setting `loss_weighting`."""
@@ -70,19 +69,19 @@ def denoising_loss(
     """The loss of the model's prediction, one value per image: latents (B, C, h, w) -> (B,),
     float32.
 
-    size_conditions: (B, 6) of original size, crop and target size.
+    size_conditions: (B, 6), original size, crop offset and target size.
     """
     noisy = noise_process.add_noise(latents, noise, times)
     target = noise_process.target(latents, noise, times)
     predicted = predict(noisy, times, text, size_conditions)
-    # float32: bfloat16 keeps about three digits, and the loss curve needs more
+    # float32: bfloat16 has about three significant digits
     errors = predicted.float() - target.float()
-    costs = LOSSES[settings.loss_type].cost(errors, times, noise_process, settings)
-    losses = costs.flatten(1).mean(1)
+    elements = LOSSES[settings.loss_type].elementwise(errors, times, noise_process, settings)
+    losses = elements.flatten(1).mean(1)
     return losses * WEIGHTINGS[settings.loss_weighting].weight(times, noise_process, settings)
 
 
-# --- what an error costs --------------------------------------------------------------------------
+# --- elementwise losses ---------------------------------------------------------------------------
 
 
 def squared(
@@ -100,8 +99,8 @@ def huber(
     noise_process: NoiseProcess,
     settings: TrainingSettings,
 ) -> torch.Tensor:
-    """The pseudo-Huber loss 2c (sqrt(error^2 + c^2) - c): near error^2 below c, near 2c |error|
-    above (arXiv 2403.16728).
+    """Pseudo-Huber loss 2c (sqrt(error^2 + c^2) - c): about error^2 below c, about 2c |error| above
+    (arXiv 2403.16728).
     """
     threshold = huber_threshold(times, noise_process, settings).view(-1, 1, 1, 1)
     return 2 * threshold * ((errors.pow(2) + threshold.pow(2)).sqrt() - threshold)
@@ -113,7 +112,7 @@ def smooth_l1(
     noise_process: NoiseProcess,
     settings: TrainingSettings,
 ) -> torch.Tensor:
-    """The pseudo-Huber loss divided by c: near 2 |error| above it."""
+    """Pseudo-Huber loss divided by c: about 2 |error| above c."""
     threshold = huber_threshold(times, noise_process, settings).view(-1, 1, 1, 1)
     return 2 * ((errors.pow(2) + threshold.pow(2)).sqrt() - threshold)
 
@@ -121,8 +120,8 @@ def smooth_l1(
 def huber_threshold(
     times: torch.Tensor, noise_process: NoiseProcess, settings: TrainingSettings
 ) -> torch.Tensor:
-    """Where the loss turns from a square into a line, (B,) -> (B,): huber_c at pure noise, and 1
-    near the picture, unless the schedule is constant (arXiv 2403.16728, section 4).
+    """The Huber threshold c, (B,) -> (B,): from 1 without noise to huber_c at pure noise, unless
+    the schedule is constant (arXiv 2403.16728, section 4).
     """
     least = settings.huber_c
     if settings.huber_schedule == "exponential":
@@ -133,16 +132,16 @@ def huber_threshold(
     return noise_process.snr(times).new_full((len(times),), least)
 
 
-# --- how much a noise level counts ----------------------------------------------------------------
+# --- weightings -----------------------------------------------------------------------------------
 
 
 def min_snr_weight(
     times: torch.Tensor, noise_process: NoiseProcess, settings: TrainingSettings
 ) -> torch.Tensor:
-    """min(SNR, gamma) / SNR, or / (SNR + 1) for velocity (arXiv 2303.09556). Ones where the gamma
-    is left at auto, and for flow matching, which has no such weights.
+    """min(SNR, gamma) / SNR, or / (SNR + 1) for v-prediction (arXiv 2303.09556). Ones if gamma is
+    auto, and for flow matching.
     """
-    # at a terminal SNR of zero the epsilon weight tends to 1; the floor keeps 0 / 0 away
+    # the limit of the epsilon weight at zero terminal SNR is 1; the clamp avoids 0 / 0
     snr = noise_process.snr(times).clamp(min=1e-8)
     if settings.min_snr_gamma is None or noise_process.prediction_type is None:
         return snr.new_ones(len(times))
@@ -153,7 +152,7 @@ def min_snr_weight(
 def debiased_weight(
     times: torch.Tensor, noise_process: NoiseProcess, settings: TrainingSettings
 ) -> torch.Tensor:
-    """1 / sqrt(SNR) (arXiv 2310.08442), or 1 / (SNR + 1) for velocity, as kohya's trainer has it.
+    """1 / sqrt(SNR) (arXiv 2310.08442), or 1 / (SNR + 1) for v-prediction, as in kohya's trainer.
     Ones for flow matching.
     """
     snr = noise_process.snr(times).clamp(1e-8, LARGEST_SNR)
@@ -165,18 +164,18 @@ def debiased_weight(
 LOSSES: dict[str, LossEntry] = {
     entry.name: entry
     for entry in (
-        LossEntry(name="l2", title="L2", cost=squared),
+        LossEntry(name="l2", title="L2", elementwise=squared),
         LossEntry(
             name="huber",
             title="Huber",
             sentence="Large errors count less, so that a bad image or caption spoils less.",
-            cost=huber,
+            elementwise=huber,
         ),
         LossEntry(
             name="smooth_l1",
             title="Smooth L1",
             sentence="As Huber, divided by its threshold: noisy pictures count more.",
-            cost=smooth_l1,
+            elementwise=smooth_l1,
         ),
     )
 }

@@ -1,7 +1,5 @@
-"""The optimizers, one entry each: name, default values, what it needs, and what is to be known of
-it. The setting's choices and their help, what `auto` of learning_rate and weight_decay comes to,
-and what a LoRA file's metadata says follow from the entry: another optimizer is another entry here,
-and nothing else.
+"""The optimizers. Each entry has name, defaults, requirements and help text, from which the choices
+of `optimizer`, the values for `auto` and the LoRA's metadata are generated.
 
 Imports without torch: the tab reads the entries too.
 """
@@ -30,34 +28,34 @@ class OptimizerEntry:
     name: str
     """The value of the setting `optimizer`."""
     title: str
-    """How it is shown."""
+    """Its display name."""
     sentence: str = ""
-    """What is to be known of it before it is chosen."""
+    """Help text."""
     path: str
-    """Its class, with all its modules."""
+    """Its class, as module.Class."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What it is made with, besides the learning rate and the weight decay of the settings."""
+    """Keyword arguments besides learning rate and weight decay."""
     learning_rate: float = 1e-4
-    """What `learning_rate: auto` is."""
+    """The value of `learning_rate: auto`."""
     weight_decay: float = 0.01
-    """What `weight_decay: auto` is."""
+    """The value of `weight_decay: auto`."""
     estimates_rate: bool = False
-    """Whether it estimates the step size itself, one for all parameters: learning_rate multiplies
-    it.
+    """Whether it estimates the step size, one for all parameters; learning_rate is then a
+    multiplier.
     """
     averages: bool = False
-    """Whether it averages weights instead of following a schedule: it has `train` and `eval`, as
-    https://github.com/facebookresearch/schedule_free defines them.
+    """Whether it averages weights instead of following a schedule, with `train()` and `eval()` as
+    in https://github.com/facebookresearch/schedule_free.
     """
     device: str = ""
-    """The only type of device that it runs on; empty for any."""
+    """The only device type that it supports; empty for any."""
 
     @property
     def package(self) -> str:
         return self.path.partition(".")[0]
 
     def problems(self, settings: TrainingSettings) -> Iterator[ConfigError]:
-        """The other settings that make no sense with this optimizer."""
+        """Settings that conflict with this optimizer."""
         rate = settings.learning_rate
         if self.estimates_rate and rate is not None and 0 < rate < LOWEST_MULTIPLIER:
             yield ConfigError(
@@ -85,16 +83,16 @@ class OptimizerEntry:
             )
 
     def described(self, weight_decay: float) -> str:
-        """As a LoRA file's metadata states it: the class and what it was made with."""
+        """Class and arguments, for the LoRA's metadata."""
         made_with = {"weight_decay": weight_decay, **self.options}
         return f"{self.path}({','.join(f'{key}={value}' for key, value in made_with.items())})"
 
     def load(self, device: torch.device) -> type[torch.optim.Optimizer]:
-        """Its class. Raises ConfigError when it cannot be used here."""
+        """Its class. Raises ConfigError if it is not available."""
         module, _, name = self.path.rpartition(".")
         try:
             found: type[torch.optim.Optimizer] = getattr(importlib.import_module(module), name)
-        except Exception as error:  # bitsandbytes fails in many ways on a machine it does not fit
+        except Exception as error:  # bitsandbytes raises various exceptions on unsupported machines
             raise ConfigError(
                 "optimizer is {optimizer}, but the {package} package cannot be used: {reason}",
                 hint="Use adamw: it is always there, and a LoRA's optimizer is small.",
@@ -113,7 +111,7 @@ class OptimizerEntry:
 
 
 LOWEST_MULTIPLIER = 0.01
-"""A multiplier of an estimated learning rate below this is taken for a learning rate."""
+"""A multiplier of an estimated step size below this is probably meant as a learning rate."""
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     entry.name: entry
@@ -126,7 +124,8 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             path="bitsandbytes.optim.adamw.AdamW8bit",
             device="cuda",
         ),
-        # arXiv 2302.06675, section 5: a rate 3 to 10 times below AdamW's, and a decay as much above
+        # arXiv 2302.06675, section 5: learning rate 3 to 10 times lower than AdamW's, and weight
+        # decay higher by the same factor
         OptimizerEntry(
             name="lion",
             title="Lion",
@@ -138,7 +137,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             learning_rate=3e-5,
             weight_decay=0.03,
         ),
-        # arXiv 2306.06101; the options are those its authors give for diffusion models
+        # arXiv 2306.06101; the arguments are those recommended for diffusion models
         OptimizerEntry(
             name="prodigy",
             title="Prodigy",
@@ -168,12 +167,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 
 
 def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:
-    """Raises ConfigError when the optimizer asked for cannot be had here."""
+    """Raises ConfigError if the chosen optimizer is not available."""
     OPTIMIZERS[settings.optimizer].load(device)
 
 
 def settled(settings: TrainingSettings) -> dict[str, float]:
-    """What the rates and the weight decay are when every `auto` is settled, by their keys."""
+    """Learning rates and weight decay by key, with `auto` resolved."""
     entry = OPTIMIZERS[settings.optimizer]
     rate = entry.learning_rate if settings.learning_rate is None else settings.learning_rate
     usual = rate if entry.estimates_rate else rate / 2
@@ -188,8 +187,8 @@ def settled(settings: TrainingSettings) -> dict[str, float]:
 def make_optimizer(
     adapters: Adapters, settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer asked for, over two groups: the UNet's adapters first, then the text encoders'.
-    Raises ConfigError when it cannot be had here.
+    """The chosen optimizer with two parameter groups: the UNet's adapters, then the text encoders'.
+    Raises ConfigError if it is not available.
     """
     entry, values = OPTIMIZERS[settings.optimizer], settled(settings)
     groups: list[dict[str, Any]] = []
@@ -209,17 +208,15 @@ def make_optimizer(
 
 
 def rates_in_use(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate of each parameter group by its name, times the step size that the optimizer
-    estimates itself (Prodigy's `d`).
-    """
+    """Learning rate by parameter group name, times the estimated step size (Prodigy's `d`)."""
     return {group["name"]: group["lr"] * group.get("d", 1.0) for group in optimizer.param_groups}
 
 
 @contextmanager
 def weights_to_use(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within, the parameters are those to export and to sample with: the averaged ones of a
-    schedule-free optimizer, otherwise the trained ones. Afterwards they are bit for bit what they
-    were, which the optimizer's own `train()` does not promise.
+    """For the block, the parameters hold the weights to export and sample with: the averages of a
+    schedule-free optimizer, otherwise the trained weights. Restored bit-identically afterwards,
+    which the optimizer's own `train()` does not guarantee.
     """
     averaging: Any = optimizer
     if not hasattr(averaging, "eval"):

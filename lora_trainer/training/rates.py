@@ -1,4 +1,4 @@
-"""An optimizer -> the schedule of its learning rates."""
+"""Learning rate schedulers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lora_trainer.settings.training import TrainingSettings, require_warmup_fits
 def make_rate_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, step_count: int
 ) -> Any:
-    """diffusers' schedule of the name; warm-up works with each. Its step() is called once after
-    every training step.
+    """diffusers' scheduler of this name, with warm-up. Its step() is called once after every
+    training step.
     """
     name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
     require_warmup_fits(settings, step_count)

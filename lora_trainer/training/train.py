@@ -1,6 +1,6 @@
-"""The steps of a training: batches -> gradients -> adapters. training.loop takes them.
+"""Training steps: batches -> gradients -> adapter weights. Run by training.loop.
 
-Nothing here knows which family it trains, where the images came from or who is listening.
+Independent of the model family, the source of the images and the consumers of the results.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.randomness import seed_dropout
 
 MOST_SKIPPED = 10
-"""So many steps in a row without finite numbers end the run."""
+"""Consecutive non-finite steps after which the run ends."""
 MOST_RESCALED = 40
-"""Loss scaling halves its scale at each such step, from 65536: so many halvings find any scale
-there is.
+"""The same with loss scaling, which halves its scale from 65536 at each such step: enough to reach
+any usable scale.
 """
 SMOOTHING = 0.98
-"""Each loss changes the smoothed loss by 2 percent."""
+"""Decay of the exponential moving average of the loss."""
 
 _LEARNING_FAILED = (
     "Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look"
@@ -46,7 +46,9 @@ _NOTHING_LEARNED = (
 
 @dataclass(kw_only=True)
 class BatchSchedule:
-    """Which images are trained in which step: from the seed alone, so any step can be asked for."""
+    """The batches of each step. A function of the seed, so that any step can be computed by
+    itself.
+    """
 
     buckets: dict[Bucket, list[int]]
     repeats: Sequence[int]
@@ -55,7 +57,7 @@ class BatchSchedule:
     seed: int
     step_count: int
     _epoch: int = -1
-    """The epoch whose batches are laid out."""
+    """The epoch that `_batches` belongs to."""
     _batches: list[Sequence[int]] = field(default_factory=list)
 
     @property
@@ -64,21 +66,21 @@ class BatchSchedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last step of an epoch may gather fewer batches than the others; it is a step all the
-        same.
-        """
+        """Optimizer steps per epoch. The last one may accumulate fewer batches than the others."""
         return steps_per_epoch(self.buckets, self.repeats, self.batch_size, self.accumulation)
 
     @property
     def epoch_count(self) -> int:
-        """Epochs begun by the end of the run."""
+        """Epochs started by the end of the run."""
         return math.ceil(self.step_count / self.steps_per_epoch)
 
     def epoch_of(self, step: int) -> int:
         return step // self.steps_per_epoch
 
     def group(self, step: int) -> list[Sequence[int]]:
-        """The batches, as indices of examples, whose gradients make up `step` (counted from 0)."""
+        """The batches whose gradients are accumulated in `step` (from 0), as indices of
+        examples.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch != epoch:
             self._batches = [
@@ -94,8 +96,8 @@ class BatchSchedule:
 
 @dataclass(kw_only=True)
 class SmoothedLoss:
-    """A running average that forgets slowly; corrected for its start as Adam's moments are (arXiv
-    1412.6980, section 3).
+    """Exponential moving average with bias correction, as of Adam's moments (arXiv 1412.6980,
+    section 3).
     """
 
     average: float = 0.0
@@ -112,8 +114,8 @@ class SmoothedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did. losses: of each image, in the step's order; skipped: why nothing was
-    learned, else empty.
+    """The result of a step. losses: one per image, in order; skipped: why the weights were not
+    updated, else empty.
     """
 
     losses: list[float]
@@ -129,7 +131,7 @@ class StepResult:
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Everything that changes while training, and the steps that change it."""
+    """The state that training changes, and the steps that change it."""
 
     family: Family
     unet: Any
@@ -146,7 +148,7 @@ class Trainer:
     scaler: Any = None
     """Loss scaling, for fp16 only."""
     step: int = 0
-    """Steps done."""
+    """Completed steps."""
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
     _skipped: int = 0
     _parameters: list[torch.nn.Parameter] = field(default_factory=list)
@@ -156,12 +158,12 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Epochs begun, from 1."""
+        """Epochs started, from 1."""
         return self.plan.epoch_of(max(0, self.step - 1)) + 1
 
     @property
     def is_over(self) -> bool:
-        """Whether no step is left."""
+        """Whether all steps are done."""
         return self.step >= self.plan.step_count
 
     def advance(self) -> StepResult:
@@ -171,7 +173,7 @@ class Trainer:
         return result
 
     def require_learned(self) -> None:
-        """Raises NotFinite when none of the steps was finite."""
+        """Raises NotFinite if no step was finite."""
         if not self.has_learned:
             one, several = (
                 "the only step gave no finite numbers",
@@ -187,8 +189,8 @@ class Trainer:
         return self.smoothed_loss.value is not None
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
-        """One optimizer step over the images of `group`; each image counts the same, whatever its
-        batch's size.
+        """One optimizer step over the images of `group`, each with the same weight, whatever the
+        size of its batch.
         """
         start = time.perf_counter()
         seed_dropout(self.settings.seed, self.step)
@@ -233,7 +235,7 @@ class Trainer:
         return losses, batch.names
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """The frozen model's number format around a forward pass; adapters and loss stay
+        """Autocast to the frozen model's dtype for a forward pass; adapters and loss stay
         float32.
         """
         if self.dtype == torch.float32 or self.device.type == "mps":
@@ -244,7 +246,9 @@ class Trainer:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def _apply_gradients(self) -> float:
-        """Clip, and step if the gradients are finite. Returns their norm before clipping."""
+        """Clip the gradients, and update the weights if they are finite. Returns the norm before
+        clipping.
+        """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = float(
@@ -261,9 +265,7 @@ class Trainer:
         return norm
 
     def _why_skipped(self, losses: list[float], norm: float, names: list[str]) -> str:
-        """Account for a step without finite numbers. Raises NotFinite after MOST_SKIPPED in a
-        row.
-        """
+        """Handle a non-finite step. Raises NotFinite after MOST_SKIPPED in a row."""
         if math.isfinite(norm):
             self._skipped = 0
             self.smoothed_loss.add(math.fsum(losses) / len(losses))
@@ -282,7 +284,7 @@ class Trainer:
                 count=self._skipped,
                 names=", ".join((broken or sorted(set(names)))[:8]),
             )
-        # loss scaling finds its scale by trying: without a broken loss that is no news
+        # loss scaling searches for its scale: overflowing gradients with a finite loss are expected
         return (
             ""
             if self.scaler is not None and not broken
@@ -290,8 +292,8 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs, on the CPU. Order, noise and captions follow from the seed
-        and the step.
+        """The state for an exact resume, on the CPU. Order of images, noise and captions follow
+        from seed and step.
         """
         return {
             "step": self.step,
@@ -304,8 +306,8 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises LoraFileError or RunError if it belongs to another model or
-        other settings.
+        """Restore `state`. Raises LoraFileError or RunError if it belongs to another model or other
+        settings.
         """
         self.adapters.load_state_dict(state["adapters"])
         try:
@@ -328,8 +330,8 @@ class Trainer:
         ]
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])
-        # both would bring back the rates of the start; those asked for now hold, at the schedule's
-        # place
+        # both states contain the learning rates of the start: the configured ones apply, at the
+        # scheduler's current position
         self.rates.base_lrs = [rate for rate, _ in asked]
         for group, (rate, decay), factor in zip(
             self.optimizer.param_groups, asked, self.rates.lr_lambdas, strict=True
@@ -347,7 +349,7 @@ class Trainer:
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> Any:
-    """Loss scaling where fp16 gradients would vanish; None elsewhere."""
+    """Loss scaling for fp16 on CUDA, whose gradients would underflow; None elsewhere."""
     if dtype != torch.float16 or device.type != "cuda":
         return None
     return torch.cuda.amp.GradScaler()

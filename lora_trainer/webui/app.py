@@ -1,9 +1,9 @@
-"""What the tab works with, one per process: the host, the data folder, and the parts that keep
+"""The services of the tab, one instance per process: host, data folder, and everything built on
 them.
 
-Made when the tab is first drawn, kept over "Reload UI" (the host runs scripts/ again, but this
-module stays). Each part is made when it is first needed, so that one that cannot be made does not
-take the others with it.
+Created when the tab is first drawn, and kept across "Reload UI" (the host reruns scripts/, but this
+module stays imported). Each service is created on first use, so that a failing one does not affect
+the others.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ class App:
         self._begun = False
 
     def begin(self) -> None:
-        """The host's server is up, for the first time or again: watch its pictures, take up what
-        trains, let the queue go on.
+        """Called when the host's server has started: watch its queue, adopt running trainings, and
+        start the scheduler.
         """
         self.gpu_lease.watch()
         self.runs.scheduler.begin()
         self._begun = True
 
     def begin_late(self) -> None:
-        """The same, where it could not be done at the host's start: the data folder's disk was full
-        or away. Raises LoraTrainerError while it is.
+        """`begin`, if it failed at the host's start because the data folder was full or
+        unavailable. Raises LoraTrainerError while that lasts.
         """
         if not self._begun:
             self.begin()
 
     def end(self) -> None:
-        """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was
-        found. `begin` follows in the first case.
+        """Called when the host unloads its extensions ("Reload UI" or shutdown): restore its queue.
+        On reload, `begin` follows.
         """
         self.host.off_generation()
 
     def redactions(self) -> Mapping[PurePath, str]:
-        """Folders of this machine -> what a visitor from elsewhere is told instead."""
+        """Folders of this machine -> replacement shown to remote users."""
         paths = self.host.paths()
         checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
         fixed = (
@@ -86,7 +86,7 @@ class App:
 
     @property
     def options(self) -> Options:
-        """What the user chose on the host's Settings page, as it is now."""
+        """The user's choices on the host's Settings page, read now."""
         return Options.of(self.host)
 
     @cached_property
@@ -139,7 +139,7 @@ class App:
         )
 
     def _tell_the_host(self, error: LoraTrainerError) -> str:
-        """What the host's user reads in place of a picture."""
+        """The message shown to the host's user instead of an image."""
         return texts.say_in_one_line(error, texts.choose(self.host.language()))
 
     @cached_property
@@ -187,7 +187,7 @@ _making = threading.Lock()
 
 
 def get_app() -> App:
-    """The process's app. Raises whatever keeps it from being made."""
+    """The app of this process. Raises any exception of its construction."""
     with _making:
         if not _only:
             host = find()

@@ -1,9 +1,8 @@
-"""The tab as the host sees it: callbacks that never raise, because the host leaves out a tab whose
-callback does.
+"""Callbacks for the host. They never raise, because the host omits a tab whose callback does.
 
-on_ui_tabs draws one mount point for javascript/lora_trainer.js; where the extension itself is in
-trouble, the reason and what to report stand in it instead. This file imports nothing of ours at the
-top, and its syntax is old (Python 3.6), so that there is a tab to say it even then.
+on_ui_tabs draws one mount point for javascript/lora_trainer.js, or an error report if the extension
+cannot be imported. For that reason nothing of the extension is imported at the top, and the syntax
+is that of Python 3.6.
 """
 
 import html
@@ -27,7 +26,7 @@ REPORT = "Report"
 
 
 def on_ui_tabs() -> Any:
-    """What the host's callback of that name wants: [(blocks, title, id of the tab)]."""
+    """The result for the host's callback: [(blocks, title, tab id)]."""
     import gradio
 
     with gradio.Blocks(analytics_enabled=False) as blocks:
@@ -36,7 +35,7 @@ def on_ui_tabs() -> Any:
 
 
 def mount_point() -> str:
-    """The tab's HTML: an empty room for the script, or the reason why not even that can be."""
+    """The tab's HTML: an empty container for the script, or an error report."""
     try:
         from lora_trainer.webui import lazy_app  # noqa: F401
     except Exception as error:
@@ -53,8 +52,8 @@ def mount_point() -> str:
 
 
 def on_app_started(demo: Any, app: Any) -> None:
-    """The host's server is up, for the first time or after "Reload UI": hang our routes into this
-    app, and let the queue go on.
+    """The host's server has started, for the first time or after "Reload UI": mount the routes, and
+    start the scheduler.
     """
     try:
         from lora_trainer.webui import lazy_app
@@ -65,7 +64,7 @@ def on_app_started(demo: Any, app: Any) -> None:
 
 
 def on_script_unloaded() -> None:
-    """The host is about to load its extensions again ("Reload UI"), or to forget them."""
+    """The host is about to unload its extensions."""
     try:
         from lora_trainer.webui import lazy_app
 
@@ -75,7 +74,7 @@ def on_script_unloaded() -> None:
 
 
 def on_ui_settings() -> None:
-    """Our section on the host's Settings page."""
+    """The section on the host's Settings page."""
     try:
         from lora_trainer.webui import options
 
@@ -85,8 +84,8 @@ def on_ui_settings() -> None:
 
 
 def trouble(error: Exception) -> str:
-    """What is wrong, in words and as a report to copy. javascript/lora_trainer.js draws the same
-    where it is found later.
+    """The error and a report to copy. javascript/lora_trainer.js draws the same for errors found
+    later.
     """
     return (
         '<div id="lora_trainer_trouble" class="lora-trainer"'
@@ -101,7 +100,7 @@ def trouble(error: Exception) -> str:
 
 
 def report(error: Exception) -> str:
-    """For whoever is to mend it."""
+    """A report for the developers."""
     return "\n".join(
         [
             f"LoRA Trainer cannot start: {type(error).__name__}: {error}",
@@ -114,7 +113,7 @@ def report(error: Exception) -> str:
 
 
 def say(sentence: str) -> str:
-    """In the language of the host's user, where so much still works."""
+    """The sentence in the host's language, if translations can be loaded."""
     try:
         from lora_trainer.hosts import find
         from lora_trainer.webui import texts

@@ -1,13 +1,12 @@
-"""The rest of the extension, imported by a thread of its own once the host's server is up, so that
-the host's start does not wait for it.
+"""Imports the rest of the extension in a thread after the host's server has started, so that the
+start is not delayed.
 
-    mount(host_app)     hangs one ASGI app under /lora-trainer/, which answers as soon as the rest
-                        is there, or says why it never will be
-    unload()            the host is about to load its extensions again
+    mount(host_app)     mounts an ASGI app under /lora-trainer/, which waits for the import, or
+                        reports why it failed
+    unload()            the host is about to reload its extensions
 
-Importing the routes takes 0.3 to 0.5 s of processor time, more than all else that the extension
-does at a host's start. Called by callbacks.py, which imports this file at once: it shows a fault in
-the extension that keeps even this from working.
+Importing the routes takes 0.3 to 0.5 s of CPU time, most of what the extension needs at a host's
+start. Called by callbacks.py, which imports this file immediately.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _current: list[LazyApp] = []
 
 
 def mount(host_app: Any) -> None:
-    """Hang our routes into the host's app; again, for a new app, after "Reload UI"."""
+    """Mount the routes in the host's app; called again for a new app after "Reload UI"."""
     unload()
     lazy = LazyApp(host_app)
     _current[:] = [lazy]
@@ -34,14 +33,14 @@ def mount(host_app: Any) -> None:
 
 
 def unload() -> None:
-    """Leave the host's queue as it was found. Raises what keeps it from that."""
+    """Restore the host's queue. Raises any exception of that."""
     for lazy in _current:
         lazy.end()
     _current.clear()
 
 
 class LazyApp:
-    """An ASGI app that is made while it is already hung in."""
+    """An ASGI app that is mounted before it is loaded."""
 
     def __init__(self, host_app: Any) -> None:
         self._host_app = host_app
@@ -53,7 +52,7 @@ class LazyApp:
         self._trouble: Exception | None = None
 
     def load(self) -> None:
-        """Import the rest, let the queue go on, and answer requests."""
+        """Import the rest, start the scheduler, and answer requests."""
         try:
             from lora_trainer.webui.app import get_app
             from lora_trainer.webui.http import routing
@@ -78,7 +77,7 @@ class LazyApp:
                 log.exception("LoRA Trainer's queue cannot go on yet")
 
     def end(self) -> None:
-        """No more is begun; what was begun lets go of the host."""
+        """Stop, and release what was acquired from the host."""
         with self._turn:
             self._ended = True
             if self._app is not None:
@@ -95,8 +94,7 @@ class LazyApp:
     async def _say_trouble(self, error: Exception, send: Any) -> None:
         from lora_trainer.webui import callbacks
 
-        # the report names folders: where there is a login, the guard that asks for it is what could
-        # not be imported
+        # the report contains paths, and the guard that would check the login could not be imported
         asks_for_login = any(
             getattr(self._host_app, name, None) is not None for name in ("auth", "auth_dependency")
         )

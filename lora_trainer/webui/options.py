@@ -1,12 +1,10 @@
-"""Our section on the host's Settings page, and what was chosen there.
+"""The extension's section on the host's Settings page.
 
-    add()             the section, for on_ui_settings
-    Options.of(host)  the choices, as values that are sure to be of their type: the host stores
-                      whatever it is given
+    add()             adds the section, from on_ui_settings
+    Options.of(host)  the choices with checked types: the host stores any value
 
-Few, because each is a question. Labels and help are given to the host in its user's language: it
-could translate them itself only from a table that it merges into its whole interface (texts.py).
-Called by callbacks.py and app.py.
+Labels and help are passed in the user's language: the host could only translate them from a table
+that it merges into its whole interface (texts.py). Called by callbacks.py and app.py.
 """
 
 from __future__ import annotations
@@ -67,11 +65,13 @@ HELP: Texts = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user chose. The data folder is `host.data_folder()`, which the flag has a say in."""
+    """The user's choices. The data folder is `host.data_folder()`, because a command-line flag may
+    override it.
+    """
 
     runs_to_keep: int = 0
     hf_mirror: str = ""
-    """An http(s) address without a slash at its end, or empty."""
+    """An http(s) URL without a trailing slash, or empty."""
     keep_training: bool = True
     pause_for_pictures: bool = True
     preset: str = "style"
@@ -95,7 +95,7 @@ class Options:
 
 
 def add(host: Host | None = None) -> None:
-    """Put the section on the host's Settings page."""
+    """Add the section to the host's Settings page."""
     place, usual = host or find(), Options()
     language = texts.choose(place.language())
     defaults: dict[str, str | int | bool] = {

@@ -1,13 +1,10 @@
-"""Languages: one table a language, `translations/CODE.json` beside this file, from the English
-sentence to the other language's.
+"""Translations: one table per language, `translations/CODE.json`, keyed by the English text.
 
-Python's sentences are templates (errors.Message) and are translated here, before their values are
-put in; the browser gets the same table for its own. English needs no table: it is the key. A third
-language is one more file.
+Python's messages are templates (errors.Message) and are translated here before their values are
+inserted; the browser gets the same table. English needs none. Another language is one more file.
 
-The tables do not lie in `localizations/`: the hosts merge that folder of every extension into their
-own interface by exact match, so that our "Seed" or "Settings" would overrule the words of the
-user's own language pack.
+The tables are not in `localizations/`: the hosts merge that folder of every extension into their
+own interface by exact match, so that "Seed" or "Settings" would override the user's language pack.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from lora_trainer.errors import ConfigError, LoraTrainerError, Message
 FOLDER = Path(__file__).resolve().parent / "translations"
 ENGLISH = "en"
 NAMES = {"en": "English", "zh_CN": "简体中文"}
-"""What a language calls itself; one without an entry goes by its code."""
+"""Native name of each language; the code is used for others."""
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -38,7 +35,7 @@ def languages() -> tuple[str, ...]:
 
 @cache
 def table(language: str) -> Mapping[str, str]:
-    """English sentence -> sentence. Empty for English and for a language that is not there."""
+    """English text -> translation. Empty for English and unknown languages."""
     if language not in languages() or language == ENGLISH:
         return {}
     try:
@@ -49,8 +46,8 @@ def table(language: str) -> Mapping[str, str]:
 
 
 def choose(*wishes: str) -> str:
-    """The first language of ours that a wish names: a code, the name of a host's localization
-    ("zh-Hans (All)"), or an Accept-Language header.
+    """The first available language among the requested ones: a code, the name of a host's
+    localization ("zh-Hans (All)"), or an Accept-Language header.
     """
     for wish in wishes:
         for part in wish.split(","):
@@ -61,9 +58,7 @@ def choose(*wishes: str) -> str:
 
 
 def _match(wish: str) -> str:
-    """zh-Hans, zh_CN, zh-TW -> zh_CN: a table of the same language serves where there is no closer
-    one.
-    """
+    """zh-Hans, zh_CN, zh-TW -> zh_CN: an exact match, else a table of the same language."""
     plain = re.sub(r"[^a-z]+", "_", wish.lower()).strip("_")
     if not plain:
         return ""
@@ -73,16 +68,15 @@ def _match(wish: str) -> str:
 
 
 def translate(text: str, language: str) -> str:
-    """The sentence of a template, or the template where the table lacks it."""
+    """The translation of a template, or the template itself."""
     return table(language).get(text, text)
 
 
 def say(message: Message, language: str) -> str:
-    """One sentence in a language, with its values in it; values that are sentences themselves are
-    translated too.
+    """A message in a language, with its values; values that are messages are translated too.
 
-    Errors begin small, as they stand behind a file's name or another error; on a page a sentence
-    begins with a capital, unless with a key or a name.
+    The first letter is capitalized if the template starts with a word: errors start in lower case
+    because they may follow a file name.
     """
     said = _filled(message, language)
     begins_with_a_word = re.match(r"[a-z]+(?![\w.])", message.template)
@@ -99,38 +93,38 @@ def _filled(message: Message, language: str) -> str:
         try:
             return template.format(**values) if values else template
         except (KeyError, IndexError, ValueError):
-            # a run's folder may hold sentences of another version, or of nobody
+            # a run's folder may contain messages of another version
             log.warning("%r does not fit its values", template)
     return message.template
 
 
 def say_beside(message: Message, name: str, language: str) -> str:
-    """A sentence beside the thing of this name: without the name, where it begins with it."""
+    """A message shown beside the thing of this name: without the name if it starts with it."""
     template = translate(message.template, language)
     begin = re.match(r"\{(name|path)\}[:\s\uff1a]*", template)
     if not begin or str(message.values.get(begin[1])) != name:
         return say(message, language)
-    # no table knows what is left, so that it stays in its language
+    # the remainder has no translation of its own
     said = _filled(Message(template[begin.end() :], message.values), language)
     return said[:1].upper() + said[1:]
 
 
 def say_all(messages: Iterable[Message], language: str) -> str:
-    """Sentences in a row: Chinese sets no space between them."""
+    """Messages joined; without spaces in Chinese and Japanese."""
     return ("" if language.startswith(("zh", "ja")) else " ").join(
         say(message, language) for message in messages
     )
 
 
 class Sentence(TypedDict):
-    """What went wrong, or is to be known, and what to try."""
+    """An error or notice, and what to do."""
 
     message: str
     hint: str
 
 
 def say_error(error: LoraTrainerError, language: str) -> Sentence:
-    """An error's sentence and hint."""
+    """An error's message and hint."""
     return {
         "message": say(_message_of(error, language), language),
         "hint": say(error.hint, language),
@@ -138,13 +132,13 @@ def say_error(error: LoraTrainerError, language: str) -> Sentence:
 
 
 def say_in_one_line(error: LoraTrainerError, language: str) -> str:
-    """An error's sentence, with its hint in brackets."""
+    """An error's message, with its hint in parentheses."""
     told = say_error(error, language)
     return f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
 
 
 def _message_of(error: LoraTrainerError, language: str) -> Message:
-    """Of several wrong settings each is translated."""
+    """The message of an error; of a list of invalid settings, each is translated."""
     if not (
         isinstance(error, ConfigError)
         and len(error.problems) > 1

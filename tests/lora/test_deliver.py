@@ -37,6 +37,9 @@ def of_run(tmp_path: Path, run: str, value: float = 1.0) -> Path:
         "modelspec.title": "cat",
         "sshs_model_hash": "stale",
         "ss_steps": "10",
+        "modelspec.description": "A cat",
+        "modelspec.author": "Ann",
+        "modelspec.license": "CC-BY-4.0",
     }
     safetensors.torch.save_file(
         {"lora_unet_x.lora_down.weight": torch.full((2, 3), value)}, path, metadata
@@ -60,7 +63,6 @@ def put(file: Path, lora_dir: Path, name: str = "cat", **changes: Any) -> Delive
             "trigger": "sks cat",
             "preferred_weight": 0.7,
             "family": families.get("sd1"),
-            "description": "A cat",
             **changes,
         },
     )
@@ -80,9 +82,7 @@ def test_the_weights_the_sidecar_and_the_picture_stand_in_the_folder(
     settings = PngImagePlugin.PngInfo()
     settings.add_text("parameters", "a cat\nSteps: 20")
     Image.new("RGB", (1024, 1536), "red").save(tmp_path / "preview.png", pnginfo=settings)
-    delivered = put(
-        lora, lora_dir, preview=tmp_path / "preview.png", negative_text="blurry", notes="v1"
-    )
+    delivered = put(lora, lora_dir, preview=tmp_path / "preview.png", negative_text="blurry")
     assert (delivered.name, delivered.renamed, delivered.path) == (
         "cat",
         False,
@@ -91,7 +91,7 @@ def test_the_weights_the_sidecar_and_the_picture_stand_in_the_folder(
     assert names(lora_dir) == ["cat.json", "cat.png", "cat.safetensors"]
     assert (
         (lora_dir / "cat.json").read_text(encoding="utf-8")
-        == '{\n    "description": "A cat",\n    "sd version": "SD1",\n    "activation text": "sks cat",\n    "preferred weight": 0.7,\n    "negative text": "blurry",\n    "notes": "v1"\n}\n'
+        == '{\n    "description": "A cat",\n    "sd version": "SD1",\n    "activation text": "sks cat",\n    "preferred weight": 0.7,\n    "negative text": "blurry",\n    "notes": "Author: Ann\\nLicence: CC-BY-4.0"\n}\n'
     )
     with Image.open(lora_dir / "cat.png") as picture:
         assert (picture.format, picture.size, picture.info["parameters"]) == (

@@ -47,7 +47,15 @@ def test_our_own_file_is_described_in_full(tmp_path: Path) -> None:
     parts = tiny_parts("sd1")
     adapters = add_adapters(parts, LoraSettings(**FEW), seed=0)
     fill(adapters)
-    settings = config(lora_rank=4, lora_alpha=2.7, trigger_word="sks cat")
+    settings = config(
+        lora_rank=4,
+        lora_alpha=2.7,
+        trigger_word="sks cat",
+        author="Ann",
+        license="CC-BY-4.0",
+        description="A cat.\nUse it at 0.7.",
+        training_comment="My own photographs",
+    )
     export(adapters, parts, tmp_path / "my cat.safetensors", build(facts(settings)))
     size = (tmp_path / "my cat.safetensors").stat().st_size
     found = describe(tmp_path / "my cat.safetensors", base_layers(parts))
@@ -55,6 +63,10 @@ def test_our_own_file_is_described_in_full(tmp_path: Path) -> None:
     assert found.to_text().splitlines() == [
         f"file:            {tmp_path / 'my cat.safetensors'} ({size / 1e6:.2f} MB)",
         "title:           my_cat",
+        "description:     A cat. Use it at 0.7.",
+        "author:          Ann",
+        "licence:         CC-BY-4.0",
+        "image credits:   My own photographs",
         "kind:            LoRA, kohya names of diffusers' layers",
         "family:          SD1 (metadata)",
         f"UNet:            48 layers, typical change of a weight {unet:.2e}",

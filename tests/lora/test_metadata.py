@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lora_trainer import families
+from lora_trainer.lora.credits import KEYS, Credits
 from lora_trainer.lora.metadata import FolderFacts, TrainingFacts, build, distinct, tag_frequency
 from lora_trainer.settings.training import RunConfig, from_mapping
 
@@ -116,6 +117,22 @@ def test_every_value_is_a_string_and_every_table_row_is_there() -> None:
     metadata = build(facts())
     assert all(isinstance(value, str) for value in metadata.values())
     assert set(metadata) >= ROWS
+
+
+def test_credits_are_written_where_they_are_set() -> None:
+    credits = {
+        "author": "Ann",
+        "license": "CC-BY-NC-4.0",
+        "description": "Ink landscapes",
+        "training_comment": "Own drawings",
+    }
+    metadata = build(facts(config(**credits)))
+    assert metadata["modelspec.author"] == "Ann"
+    assert metadata["modelspec.license"] == "CC-BY-NC-4.0"
+    assert metadata["modelspec.description"] == "Ink landscapes"
+    assert metadata["ss_training_comment"] == "Own drawings"
+    assert Credits.of(metadata) == Credits(**credits)
+    assert set(metadata) - set(build(facts(config()))) == set(KEYS.values())
 
 
 def test_bounds_of_the_buckets_follow_from_the_resolution_unless_they_are_set() -> None:

@@ -130,8 +130,8 @@ def rates(run: RunConfig) -> tuple[float, ...]:
 def costs(run: RunConfig) -> tuple[float, ...]:
     """Of a small and of a large error, at a noisy timestep."""
     errors, times = torch.tensor([0.01, 3.0]).view(1, 1, 1, 2), torch.tensor([700])
-    cost = LOSSES[run.training.loss_type].cost
-    return tuple(cost(errors, times, NOISE_LEVELS, run.training).flatten().tolist())
+    loss = LOSSES[run.training.loss_type].elementwise
+    return tuple(loss(errors, times, NOISE_LEVELS, run.training).flatten().tolist())
 
 
 def weights(run: RunConfig) -> tuple[float, ...]:

@@ -137,7 +137,7 @@ def test_hubers_loss_is_a_square_for_small_errors_and_a_line_for_large_ones():
     settings = TrainingSettings(huber_c=0.1, huber_schedule="constant")
     errors = torch.tensor([1e-2, 0.0, -50.0]).view(1, 1, 1, 3)
     huber, smooth = (
-        LOSSES[name].cost(errors, TIMES[:1], LEVELS, settings).flatten().tolist()
+        LOSSES[name].elementwise(errors, TIMES[:1], LEVELS, settings).flatten().tolist()
         for name in ("huber", "smooth_l1")
     )
     assert huber == pytest.approx([1e-4, 0, 2 * 0.1 * (50 - 0.1)], rel=1e-2)
@@ -152,7 +152,7 @@ def test_another_loss_and_another_weighting_are_one_entry_each(tmp_path, monkeyp
             name="toy",
             title="Toy",
             sentence="Counts every error alike.",
-            cost=lambda errors, times, process, settings: errors.abs(),
+            elementwise=lambda errors, times, process, settings: errors.abs(),
         ),
     )
     monkeypatch.setitem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from lora_trainer.checkpoint.header import TensorInfo
@@ -22,6 +23,7 @@ def write_lora(
     ours: bool = True,
     content: int = 1,
     hashed: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """A LoRA file whose layers hold the byte `content`; `hashed`: it says their hash, as every file
     does that training writes.
@@ -34,17 +36,18 @@ def write_lora(
         for number in range(modules)
         for side in ("down", "up")
     }
-    metadata = {"ss_output_name": path.stem, "ss_base_model_version": VERSIONS[family]}
+    values = {"ss_output_name": path.stem, "ss_base_model_version": VERSIONS[family]}
     if ours:
-        metadata |= {
+        values |= {
             "modelspec.implementation_version": "sd-webui-lora-trainer/0.1",
             "modelspec.title": path.stem,
         }
     if trigger:
-        metadata["modelspec.trigger_phrase"] = trigger
+        values["modelspec.trigger_phrase"] = trigger
     if hashed:
-        metadata["sshs_model_hash"] = hashlib.sha256(bytes([content]) * (4 * modules)).hexdigest()
-    path.write_bytes(encode_header(tensors, metadata) + bytes([content]) * (4 * modules))
+        values["sshs_model_hash"] = hashlib.sha256(bytes([content]) * (4 * modules)).hexdigest()
+    values |= metadata or {}
+    path.write_bytes(encode_header(tensors, values) + bytes([content]) * (4 * modules))
     return path
 
 

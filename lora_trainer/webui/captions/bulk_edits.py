@@ -1,12 +1,11 @@
-"""Bulk edits of captions: what a person asks for -> what each caption becomes. Pure, but for a
-regular expression, which runs in a process apart.
+"""Bulk edits: a requested action -> a function from caption to caption. Pure, except that regular
+expressions run in a separate process.
 
     edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises DatasetError
-        for what makes no sense
     edit(caption) -> caption
 
-Nothing is read or written here. Captions of commas ("1girl, red hair") and of sentences go through
-the same edits: a tag is a comma-separated part. Called by workbench.py.
+Captions of tags ("1girl, red hair") and of sentences are treated alike: a tag is a comma-separated
+part. Called by workbench.py.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.common.form import Texts
 
 REGEX_SECONDS = 4.0
-"""For all captions together. An ordinary pattern needs milliseconds; one that runs away would never
-end.
+"""Timeout for all captions together. Ordinary patterns need milliseconds; catastrophic backtracking
+may never end.
 """
 _LONGEST_TEXT = 5000
 _COMMAS, _ENDS = (",", "，"), (".", ";", "!", "?", "。", "；")
 
-# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms. Where
-# each match stands, and what takes its place; a text that grows beyond all captions ends it
+# -I and -c: no site packages, so it starts in about 20 ms. Prints the matches with their
+# replacements; stops if a text grows beyond the total size of all captions
 _REPLACE_APART = """
 import json, re, sys
 asked = json.loads(sys.stdin.buffer.read())
@@ -70,24 +69,24 @@ def action(
     vocabulary: Vocabulary | None = None,
     order: Sequence[Field] = FIELDS,
 ) -> Edit:
-    """A request of the tab's -> a function from caption to caption, for captions among `captions`.
-    Raises DatasetError.
+    """A request -> a function from caption to caption, to be applied to `captions`. Raises
+    DatasetError.
 
-    `vocabulary` and `order` (of the template's fields) are the dataset's.
+    vocabulary, order: the dataset's vocabulary and order of template fields.
     """
     make = _ACTIONS.get(_text(values, "do"))
     if make is None:
         raise DatasetError(
             "{do} is no way to change captions", hint="Reload the page.", do=values.get("do")
         )
-    # several captions of one picture are edited each by itself
+    # several captions of one image are edited separately
     lines = [line for caption in captions for line in variants(caption)]
     edit = make(_Wish(values, lines, vocabulary, order))
     return edit if make in _OF_ALL_LINES else lambda caption: edited(caption, edit)
 
 
 class _Wish:
-    """What an action is made from."""
+    """The arguments of an action."""
 
     def __init__(
         self,
@@ -157,7 +156,7 @@ def _add(wish: _Wish) -> Edit:
         if at == "after-first" and part_spans(caption):
             _, end = part_spans(caption)[0]
             return _replaced(caption, [Change(end, end, "".join(f", {tag}" for tag in adding))])
-        # what is there keeps its own punctuation
+        # existing parts keep their punctuation
         whole = ", ".join(adding)
         if not caption:
             return whole
@@ -223,7 +222,7 @@ def _without_repeats(caption: str) -> str:
     changes = []
     for start, end in part_spans(caption):
         part = caption[start:end].casefold()
-        # the first of equal ones stays, where it stands
+        # the first of equal tags stays at its position
         if part in seen:
             changes.append(Change(start, end, ""))
         seen.add(part)
@@ -231,7 +230,7 @@ def _without_repeats(caption: str) -> str:
 
 
 def _tidy(wish: _Wish) -> Edit:
-    """Spaces, empty parts and full-width commas; sentences keep their words."""
+    """Normalize spaces, empty parts and full-width commas; text inside sentences is unchanged."""
     return lambda caption: ", ".join(parts(tidy(caption)))
 
 
@@ -283,7 +282,7 @@ def _replacing(wish: _Wish) -> Edit:
 
 
 class Change(NamedTuple):
-    """Letters of a caption, and what takes their place."""
+    """A span of a caption, and its replacement."""
 
     start: int
     end: int
@@ -291,10 +290,10 @@ class Change(NamedTuple):
 
 
 def _replaced(caption: str, changes: Sequence[Change]) -> str:
-    """A caption with these changes, from left to right. Where something is taken out, its comma and
-    its space go with it; all else stays.
+    """A caption with these changes applied, from left to right. Removed text takes its comma and
+    space along.
 
-    Raises DatasetError when it would become too long.
+    Raises DatasetError if the result is too long.
     """
     length = len(caption) + sum(
         len(change.text) - (change.end - change.start) for change in changes
@@ -319,13 +318,13 @@ def _replaced(caption: str, changes: Sequence[Change]) -> str:
 
 
 def _joined(before: list[str], behind: str) -> str:
-    """What stands behind something that was taken out, as it joins what stands `before` it, whose
-    end is mended in place.
+    """The text after a removal, joined to the text `before` it, whose end may be modified in
+    place.
     """
     front = _front(before)
     ends_part = not front.strip() or front.rstrip()[-1] in _COMMAS
     if ends_part and behind.lstrip()[:1] in (*_COMMAS, ""):
-        # of two commas one goes
+        # of two commas one is removed
         behind = behind.lstrip()[1:].lstrip() if behind.strip() else ""
         if not behind:
             _cut(before, " ,，")
@@ -340,7 +339,7 @@ def _joined(before: list[str], behind: str) -> str:
 
 
 def _front(before: list[str]) -> str:
-    """The end of what stands in front, as much as it takes to see a letter."""
+    """The end of the preceding text, back to the last letter."""
     seen = ""
     for piece in reversed(before):
         seen = piece + seen
@@ -360,11 +359,9 @@ def _cut(before: list[str], signs: str) -> None:
 def _found_apart(
     find: str, replacement: str, flags: int, captions: list[str]
 ) -> list[list[Change]]:
-    """What a regular expression finds in each caption, and what takes its place. Raises
-    DatasetError.
+    """The matches of a regular expression in each caption, with replacements. Raises DatasetError.
 
-    It runs in a process of its own, which can be ended: some patterns need longer than the world is
-    old.
+    Runs in a separate process that can be killed: matching may take exponential time.
     """
     try:
         pattern = re.compile(find, flags)
@@ -465,7 +462,7 @@ def _compose(wish: _Wish) -> Edit:
 
 
 def fields_of(values: object) -> dict[Field, str]:
-    """The template's fields in a request. Raises LoraTrainerError."""
+    """The template's fields of a request. Raises LoraTrainerError."""
     if not isinstance(values, Mapping) or not all(
         isinstance(words, str) for words in values.values()
     ):
@@ -519,11 +516,11 @@ _ACTIONS: Mapping[str, Callable[[_Wish], Edit]] = {
 
 
 _OF_ALL_LINES = (_set, _clear)
-"""These put one caption, of however many lines, in the place of all."""
+"""Actions that replace all of an image's captions by one."""
 
 
 def title(values: Mapping[str, Any]) -> Message:
-    """What an action is called in the list of edits."""
+    """The title of an action in the list of edits."""
     shown = {
         key: _shortened(str(values.get(key, "")))
         for key in ("text", "find", "replace", "tag", "word")

@@ -1,7 +1,7 @@
-"""A dataset's captions as a file to take away: metadata.csv, metadata.jsonl, or a zip of .txt
-files. Pure; called by the routes.
+"""Exports a dataset's captions: metadata.csv, metadata.jsonl, or a zip of .txt files. Pure; called
+by the routes.
 
-What comes out can be uploaded again: names are paths from the dataset's folder, with forward
+The file can be uploaded again: names are paths relative to the dataset's folder, with forward
 slashes.
 """
 
@@ -23,14 +23,12 @@ KINDS = {
     "jsonl": ("metadata.jsonl", "application/jsonl"),
     "txt": ("captions.zip", "application/zip"),
 }
-"""Kind -> (file's name, media type)."""
+"""Kind -> (file name, media type)."""
 
 
 def export(items: Sequence[Item], kind: str) -> bytes:
-    """The captions of those images that have one. Raises DatasetError for a kind that is none of
-    KINDS.
-    """
-    # a byte of a name that is not UTF-8 has no place in any of these files
+    """Captions of the images that have one. Raises DatasetError for an unknown kind."""
+    # lone surrogates of file names that are not UTF-8 cannot be written into these files
     rows = [
         (item.name.encode("utf-8", "replace").decode("utf-8"), item.caption)
         for item in items
@@ -55,7 +53,7 @@ def _csv(rows: Sequence[tuple[str, str]]) -> bytes:
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(("file_name", "text"))
     writer.writerows(rows)
-    # with the mark, Excel reads UTF-8
+    # with a byte order mark, Excel reads UTF-8
     return buffer.getvalue().encode("utf-8-sig")
 
 

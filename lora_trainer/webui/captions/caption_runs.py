@@ -1,13 +1,13 @@
-"""The captioners as the tab offers them, and a click on "Caption" -> a run in the queue.
+"""The captioners offered in the tab, and caption runs.
 
-    offers(...)                  every captioner: what it writes, what it would download, whether
-                                 its weights are on this disk
-    begin(runs, bench, ...)      a caption run: its folder in runs/, its place in the queue; the
-                                 scheduler starts the worker
+    offers(...)                  every captioner with its settings, its download, and whether its
+                                 weights are on this disk
+    begin(runs, bench, ...)      creates a caption run and queues it; the scheduler starts the
+    worker
 
-What a captioner wrote with the same settings is not written again, so a run that was stopped goes
-on by being asked for again. What a person wrote is only replaced when that is asked for. No model
-is looked into here, and nothing is downloaded. Called by the routes.
+Images that were captioned with the same settings are skipped, so repeating a stopped run continues
+it. Captions by a person are only replaced on request. Loads no model and downloads nothing. Called
+by the routes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _WEIGHTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionWish:
-    """What the page asks for."""
+    """A request for a caption run."""
 
     captioner: str
     options: Mapping[str, Any]
@@ -56,7 +56,7 @@ class CaptionWish:
     overwrite: bool
     trigger: str
     only: tuple[str, ...] = ()
-    """The names of the images that are meant; none: all."""
+    """Names of the images to caption; empty: all."""
 
 
 # --- what is offered ------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class CaptionerView(TypedDict):
 def offers(
     host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
 ) -> list[CaptionerView]:
-    """GET /captioners. `environ`: the variables that the worker will have."""
+    """GET /captioners. `environ`: the environment of the worker."""
     return [
         _offer(info, host_models, environ, language, remote) for info in captioners.every().values()
     ]
@@ -125,8 +125,8 @@ def _needs(package: packages.Package) -> Message:
 
 
 def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:
-    """Whether its weights lie in the hub's cache, or among the host's models. The worker looks
-    closer.
+    """Whether its weights are in the hub's cache or among the host's models. A quick check; the
+    worker checks thoroughly.
     """
     if info.host_file and (host_models / info.host_file).is_file():
         return True
@@ -135,7 +135,7 @@ def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps models:
+    """huggingface_hub's cache folder:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     """
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
@@ -150,8 +150,8 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
 
 
 def _fields_of(info: CaptionerInfo) -> list[tuple[type[Settings], dataclasses.Field[Any]]]:
-    """The settings that the tab shows for a captioner: first those for everyone, then its own, then
-    the others that every captioner has.
+    """The settings shown for a captioner: those for everyone, then its own, then the common
+    advanced ones.
     """
 
     def place(one: tuple[type[Settings], dataclasses.Field[Any]]) -> tuple[bool, bool, int]:
@@ -174,8 +174,8 @@ def _fields_of(info: CaptionerInfo) -> list[tuple[type[Settings], dataclasses.Fi
 def settings_of(
     wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool
 ) -> CaptionSettings:
-    """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden
-    for a path from elsewhere.
+    """A request -> the run's settings. Raises ConfigError with all problems; Forbidden for a path
+    from a remote user.
     """
     every = captioners.every()
     if wish.captioner not in every:
@@ -222,9 +222,7 @@ def _named_fields(info: CaptionerInfo) -> Iterator[tuple[str, dataclasses.Field[
 
 
 def keeps_texts(view: View) -> bool:
-    """Whether the dataset keeps its captions in text files, as dataset.edits decides it for one
-    that is new.
-    """
+    """Whether the dataset's captions are in text files, as dataset.edits decides for a new one."""
     sources = {item.source for item in view.items}
     if view.listing.metadata:
         return False
@@ -243,15 +241,13 @@ def begin(
     when: str,
     language: str,
 ) -> RunView:
-    """A caption run of a dataset in the queue, as /runs shows it. One token, one run. Raises
-    RunError.
-    """
+    """A queued caption run, as in /runs. Each token creates one run. Raises RunError."""
     folder_name = safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
     title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
     with runs.click(token, when) as click:
         if not click.run_id:
             folder = runs.make(folder_name, settings)
-            # before it starts: what it changes can be undone
+            # before it starts, so that its changes can be undone
             bench.expect(folder, title)
             click.run_id = folder.path.name
     return runs.one(click.run_id, language)

@@ -1,15 +1,12 @@
-"""The check of a dataset in the tab: pictures are measured in a thread, one dataset at a time; what
-was found stands beside each image.
+"""The dataset check in the tab: images are measured in a thread, one dataset at a time.
 
-    checker.start(settings), .stop(), .status()       measuring two thousand pictures takes a
-                                                      minute; what was measured once is remembered
-                                                      by content
-    checker.findings(view) -> Findings                of the pictures as of the last check, of the
-                                                      captions as they are now
+    checker.start(settings), .stop(), .status()       2,000 images take a minute; measurements are
+                                                      cached by content
+    checker.findings(view) -> Findings                of the images at the last check, and of the
+                                                      captions as they are
 
-A picture that was changed since has no findings until it was measured again, which `keep_up` sees
-to. Captions are judged at each new state of the folder, so that a finding goes when its caption is
-mended. Called by workbench.py and the routes.
+A changed image has no findings until it is measured again, which `keep_up` starts. Captions are
+checked at every change of the folder. Called by workbench.py and the routes.
 """
 
 from __future__ import annotations
@@ -41,22 +38,22 @@ from lora_trainer.webui.datasets.caption_store import CaptionStore, Item, View
 
 State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
 CACHE, SETTINGS = "check-measures.json", "check.json"
-"""In the dataset's folder .lora_trainer."""
+"""In the dataset's .lora_trainer folder."""
 REST_SECONDS = 3.0
-"""Between one check and the next that follows a change: many images may be on their way."""
+"""Between a check and the next one after a change: several images may be arriving."""
 QUIET_SECONDS = 10.0
-"""What a captioner's image encoder saw is looked at again when nothing was added to it for so long:
-a caption job adds to it every few seconds.
+"""Embeddings of a captioner's image encoder are used when none was added for this long: a caption
+job adds some every few seconds.
 """
 
 log = logging.getLogger("lora_trainer.webui")
 _turn = threading.Lock()
-"""One dataset is measured at a time: the host makes pictures meanwhile."""
+"""One dataset is measured at a time, to leave CPU time for the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """What the pictures and captions are compared with."""
+    """The settings that affect the findings."""
 
     resolution: int = 512
     trigger: str = ""
@@ -65,7 +62,7 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class IdentifiedFinding:
-    """A finding with an id that stays while it says the same."""
+    """A finding with an id that is stable while its content is the same."""
 
     finding: Finding
 
@@ -78,24 +75,22 @@ class IdentifiedFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All findings of a dataset at one moment."""
+    """All findings of a dataset."""
 
     of_images: Mapping[Path, tuple[IdentifiedFinding, ...]]
     of_all: tuple[IdentifiedFinding, ...]
-    """What is about many images at once, or about the dataset as a whole."""
+    """Findings about several images, or the dataset."""
     view: View
 
     @cached_property
     def summed(self) -> tuple[Sum, ...]:
-        """All that is known of the dataset, what is one thing together: what the check found and
-        what the folder itself tells.
-        """
+        """All findings grouped, those of the check and those of the scan."""
         told = (finding for item in self.view.items for finding in item.findings)
         return tuple(sums([*(each.finding for each in self.everything), *told]))
 
     @cached_property
     def kinds(self) -> Mapping[Path, Sequence[str]]:
-        """Of each image the kinds of what is said of it, alone or with others."""
+        """Image -> the kinds of its findings."""
         kinds = {
             path: [told.finding.kind for told in some] for path, some in self.of_images.items()
         }
@@ -121,19 +116,19 @@ class Status:
     settings: CheckSettings
     error: LoraTrainerError | None
     checked: float | None
-    """When the last one ended, in seconds since 1970."""
+    """End of the last check, in seconds since 1970."""
     stale: bool
-    """Pictures came, went or changed since."""
+    """Whether images were added, removed or changed since."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """What the last check found of the pictures, and of which state of them."""
+    """The images' findings of the last check."""
 
     told: tuple[IdentifiedFinding, ...] = ()
     versions: Mapping[Path, str] = field(default_factory=dict)
     embedded: int = 0
-    """files.stamp of what image encoders saw of them."""
+    """files.stamp of the image embeddings."""
 
     @cached_property
     def by_path(self) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
@@ -145,8 +140,8 @@ class _CheckStopped(Exception):
 
 
 class Checker:
-    """The check of one dataset. Thread-safe. `vocabulary` reads the dataset's vocabulary, or gives
-    None.
+    """The check of one dataset. Thread-safe. `vocabulary`: reads the dataset's vocabulary, or
+    returns None.
     """
 
     def __init__(
@@ -175,12 +170,12 @@ class Checker:
         self._ended = 0.0
         self._settings, self._checked = self._remembered()
         self.serial = 0
-        """Grows whenever the findings may be others."""
+        """Incremented whenever findings may have changed."""
 
     # --- the measuring ----------------------------------------------------------------------------
 
     def start(self, settings: CheckSettings) -> None:
-        """Begins a check, or lets the one that runs begin again with these settings."""
+        """Start a check, or restart the running one with these settings."""
         with self._lock:
             self._settings = settings
             self._stop = False
@@ -191,19 +186,19 @@ class Checker:
             self._begin()
 
     def stop(self) -> None:
-        """Ends the check that runs. What was measured until now is not lost for the next one."""
+        """Stop the running check. Its measurements are kept."""
         with self._lock:
             self._stop, self._again = True, False
 
     def wait(self) -> None:
-        """Until the check that runs has ended. For tests."""
+        """Wait for the running check. For tests."""
         thread = self._thread
         if thread is not None:
             thread.join()
 
     def keep_up(self, view: View) -> None:
-        """Check again if pictures have changed since the last check, or if the WebUI was started
-        anew.
+        """Check again if images have changed since the last check, or after a restart of the
+        WebUI.
         """
         with self._lock:
             busy = self._thread is not None and self._thread.is_alive()
@@ -244,8 +239,8 @@ class Checker:
         return self._result.versions != view.versions or self._is_seen_anew()
 
     def _is_seen_anew(self) -> bool:
-        """Whether a captioner's image encoder has seen more of the pictures since the last check,
-        and is done with it.
+        """Whether a captioner's image encoder has embedded more images since the last check, and is
+        done.
         """
         folder = self._folder / EMBEDDINGS
         try:
@@ -260,7 +255,7 @@ class Checker:
                 self._run_once()
                 with self._lock:
                     if not self._again:
-                        # under the lock: who starts a check from now on finds no thread at work
+                        # under the lock, so that a check started from now on begins a new thread
                         self._thread = None
                         return
                     self._again = False
@@ -337,7 +332,7 @@ class Checker:
     # --- what was found ---------------------------------------------------------------------------
 
     def findings(self, view: View) -> Findings:
-        """What is known now. Nothing, as long as no check was asked for."""
+        """The current findings; empty before the first check."""
         with self._lock:
             key = (
                 view.revision,
@@ -381,7 +376,7 @@ class Checker:
     def _told_of_captions(
         self, items: Iterable[Item], settings: CheckSettings
     ) -> Mapping[Path, tuple[Item, tuple[IdentifiedFinding, ...]]]:
-        """What is said of each caption; of an item that is as it was, what was said before."""
+        """The findings of each caption; unchanged items keep theirs."""
         vocabulary = self._vocabulary()
         counter = token_counts.count if token_counts.available() else None
         asked = (settings.trigger, settings.tokens, counter, vocabulary)
@@ -391,7 +386,7 @@ class Checker:
             before = known.get(item.path)
             if before is None or before[0] is not item:
                 found = findings_of_one(item, settings.trigger, counter, settings.tokens)
-                # the folder tells of a missing caption itself
+                # missing captions are found by the scan
                 said = {finding.kind for finding in item.findings} & {"no-caption"}
                 found = [finding for finding in found if finding.kind not in said]
                 if vocabulary is not None and item.caption:
@@ -404,7 +399,7 @@ class Checker:
 
 
 def _by_path(told: Iterable[IdentifiedFinding]) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
-    """Under None what is about many images at once, or about the dataset as a whole."""
+    """None: findings about several images or the dataset."""
     found: dict[Path | None, list[IdentifiedFinding]] = {}
     for each in told:
         found.setdefault(each.finding.path, []).append(each)
@@ -412,7 +407,7 @@ def _by_path(told: Iterable[IdentifiedFinding]) -> dict[Path | None, tuple[Ident
 
 
 def _pictures(view: View) -> list[CheckedImage]:
-    """The images of a view as the check takes them, whatever their captions say."""
+    """The view's images for the check, whatever their captions."""
     masks = {
         image: mask
         for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
@@ -424,7 +419,7 @@ def _pictures(view: View) -> list[CheckedImage]:
 
 
 def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Path]]:
-    """Groups of near-duplicates, each with the one to keep: the one that no finding is about."""
+    """Groups of near-duplicates, each with the image to keep: one without a finding."""
     found: dict[frozenset[Path], set[Path]] = {}
     for path, some in findings.of_images.items():
         for told in some:

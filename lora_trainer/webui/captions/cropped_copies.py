@@ -1,10 +1,10 @@
-"""A selection of pictures, cropped into a new dataset, one selection after the other in threads.
-The originals are not touched.
+"""Crops selected images into a new dataset, one job after the other in threads. The originals are
+not changed.
 
-    copies.start(...) -> Copy      copies.find(id) -> Copy, as far as it is;  copy.stop = True ends
-        it
+    copies.start(...) -> Copy      copies.find(id) -> Copy, with its progress
+    copy.stop = True               cancels it
 
-Pillow, by way of dataset.crop. Made by app, called by the routes.
+Uses dataset.crop. Created by app.py, called by the routes.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ log = logging.getLogger("lora_trainer.webui")
 
 @dataclass(kw_only=True)
 class Copy:
-    """One making of copies, as it goes on."""
+    """A job and its progress."""
 
     id: str
     total: int
     state: State = "running"
     done: int = 0
     dataset: str | None = None
-    """The id of the new dataset, once it is there."""
+    """The id of the new dataset when finished."""
     notes: tuple[Finding, ...] = ()
     error: LoraTrainerError | None = None
     stop: bool = False
 
 
 class _CopyStopped(Exception):
-    """The copying was stopped."""
+    """The job was cancelled."""
 
 
 @dataclass
 class Copies:
-    """The makings of copies of this process. Thread-safe."""
+    """The jobs of this process. Thread-safe."""
 
     datasets: Datasets
     _known: dict[str, Copy] = field(default_factory=dict)
@@ -68,8 +68,8 @@ class Copies:
         buckets: bool,
         subject: bool,
     ) -> Copy:
-        """Copies the images called `names` of the folder `source` into a new dataset. Raises
-        DatasetError for a size or a name that cannot be.
+        """Crop the images called `names` in `source` into a new dataset. Raises DatasetError for an
+        invalid size or name.
         """
         low, high = SIZES
         if not low <= size <= high:
@@ -80,7 +80,7 @@ class Copies:
         if not names:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
         dataset = self.datasets.create(name)
-        # the same subject, under the same trigger word
+        # the copy has the same subject, so it gets the same trigger word
         settings_draft.inherit(source, dataset.path)
         copy = Copy(id=uuid.uuid4().hex, total=len(names))
         self._known[copy.id] = copy
@@ -137,7 +137,7 @@ class Copies:
         if state == "done" or copy.done:
             copy.dataset = identity
         else:
-            # an empty dataset helps nobody
+            # an empty dataset is removed
             self.datasets.delete(identity)
-        # last: whoever sees that it has ended looks for the dataset
+        # last: who sees that the job is done looks for the dataset
         copy.state = state

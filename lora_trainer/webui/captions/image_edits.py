@@ -1,14 +1,15 @@
-"""A picture cropped or converted in its place, as a mend, and back.
+"""Crops or converts an image in place, reversibly.
 
-    crop_in_place(root, image, mend, ...) -> {name: Swap}    the original goes into `folder`, the
-                                                             crop takes its place and name; its mask
-                                                             too
-    converted_in_place(root, original, copy, kept)           the copy takes the original's place,
-                                                             under its own suffix
-    swap_back(root, name, swap) -> (name, Swap)              what was kept and what is in place
-                                                             change places
+    crop_in_place(root, image, mend, ...) -> {name: Swap}    moves the original into `folder`, and
+                                                             puts the crop in its place; with its
+                                                             mask
+    converted_in_place(root, original, copy, kept)           replaces the original by the copy,
+    which
+                                                             has another suffix
+    swap_back(root, name, swap) -> (name, Swap)              exchanges the kept and the current
+    image
 
-Pillow, by way of dataset.crop. Called by workbench.py.
+Uses dataset.crop. Called by workbench.py.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.webui.captions.journal import Swap
 
 MASKS = "mask"
-"""Within the folder of a kept picture: its mask, which may have the same name."""
+"""In the folder of a kept image: its mask, which may have the same name."""
 
 
 def crop_in_place(
     root: Path, image: Path, mend: Mapping[str, Any], folder: Path, mask: Path | None = None
 ) -> dict[str, Swap]:
-    """Replaces a picture by a part of itself, and its mask by the same part. Raises DatasetError,
-    and then nothing has changed.
+    """Replace an image by a crop, and its mask by the same crop. Raises DatasetError; then nothing
+    has changed.
 
-    `mend` is the check's: {"mend": "crop", "box": ...} or {"mend": "crop_subject", "ratio": ...};
-    `folder` takes the originals. Returns what was swapped, by its name from `root`.
+    mend: the check's fix: {"mend": "crop", "box": ...} or {"mend": "crop_subject", "ratio": ...}.
+    folder: receives the originals. Returns the swaps by name relative to `root`.
     """
     picture = read_image(image)
     box = _box(picture, mend, image.name, mask)
@@ -50,7 +51,7 @@ def crop_in_place(
     aside.mkdir()
     cut = aside / f"new-{mask.name}"
     _save(crop_mask(mask, picture.size, box), cut)
-    # the mask first: if the picture cannot follow, it goes back
+    # the mask first: if the image fails, the mask is put back
     mask_swap = _swap(root, mask, cut, aside / mask.name, of=_name(root, image))
     try:
         picture_swap = _swap(root, image, cropped, folder / image.name)
@@ -61,7 +62,7 @@ def crop_in_place(
 
 
 def _swap(root: Path, place: Path, new: Path, kept: Path, of: str = "") -> Swap:
-    """`new` takes the place of a file, which is kept."""
+    """Move a file to `kept`, and `new` to its place."""
     try:
         os.replace(place, kept)
         os.replace(new, place)
@@ -77,8 +78,8 @@ def _name(root: Path, path: Path) -> str:
 
 
 def converted_in_place(root: Path, original: Path, copy: Path, kept: Path) -> tuple[str, Swap]:
-    """A converted `copy` takes the place of its original, which is kept. Raises DatasetError, and
-    then nothing has changed.
+    """Replace an original by its converted `copy`, and keep it. Raises DatasetError; then nothing
+    has changed.
     """
     place = original.with_name(original.stem + copy.suffix)
     if place.exists():
@@ -100,10 +101,9 @@ def converted_in_place(root: Path, original: Path, copy: Path, kept: Path) -> tu
 
 
 def swap_back(root: Path, name: str, swap: Swap) -> tuple[str, Swap]:
-    """Puts the kept picture in its place again, and keeps the one that was there; what is in place
-    now comes back with its name.
+    """Exchange the kept image and the current one; returns the name and swap of the latter.
 
-    Raises DatasetError when that is not the one it should be.
+    Raises DatasetError if the current one is not the expected one.
     """
     place, kept, target = root / name, root / swap.kept, root / (swap.was or name)
     if not kept.is_file():
@@ -170,9 +170,7 @@ def _box(picture: Image.Image, mend: Mapping[str, Any], name: str, mask: Path | 
 
 
 def _save(picture: Image.Image, target: Path) -> None:
-    """In the format of the name, so that whatever names the picture still does. Raises
-    DatasetError.
-    """
+    """Save in the format of the suffix. Raises DatasetError."""
     Image.init()
     form = Image.registered_extensions().get(target.suffix.lower(), "")
     if form not in Image.SAVE:

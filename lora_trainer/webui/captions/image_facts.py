@@ -1,8 +1,7 @@
-"""What is known of each image of a dataset at one moment: its length in tokens, whether somebody
-has looked at it, who wrote it, what the check says.
+"""Facts about each image of a dataset: token count, review mark, author of the caption, findings.
 
-ImageFacts is image_query.Knowledge, and what the page shows beside each image. Made by
-workbench.py; asked by image_query.py and serialization.py.
+ImageFacts implements image_query.Knowledge, and is shown beside each image. Created by
+workbench.py; used by image_query.py and serialization.py.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from lora_trainer.webui.datasets.token_counts import TokenCount
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """See the module. `marks`: {digest: the caption that was looked at}; `find` puts the findings
-    together.
+    """See the module. marks: {digest: the caption that was reviewed}; find: computes the
+    findings.
     """
 
     store: CaptionStore
@@ -37,7 +36,7 @@ class ImageFacts:
 
     @cached_property
     def findings(self) -> Findings:
-        """What the check found; put together only for who asks."""
+        """The check's findings, computed on first use."""
         return self.find()
 
     @cached_property
@@ -54,7 +53,7 @@ class ImageFacts:
         return bool(item.caption) and self.length(item).over
 
     def reviewed(self, item: Item) -> bool:
-        # the picture is read only where it matters which one it is
+        # the image is only hashed if its mark matters
         return item.caption in self._marked and self.marks.get(self._digest(item)) == item.caption
 
     def author(self, item: Item) -> Author:
@@ -63,7 +62,7 @@ class ImageFacts:
         return self.authors_known.author(self._digest(item), item.caption)
 
     def told(self, item: Item) -> tuple[IdentifiedFinding, ...]:
-        """What the check says of it."""
+        """The check's findings of an image."""
         return self.findings.of_images.get(item.path, ())
 
     def kinds(self, item: Item) -> Sequence[str]:

@@ -1,17 +1,16 @@
-"""What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the
-dataset's own folder.
+"""The undo history of a dataset: one file per edit, in the dataset's own folder.
 
-    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what
-                                                     it was and what it became
-    <dataset>/.lora_trainer/originals/...            pictures that were cropped or converted; never
+    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and each caption before and
+                                                     after
+    <dataset>/.lora_trainer/originals/...            images that were cropped or converted; never
                                                      deleted by the trainer
 
-An edit is written here before it is carried out: a process that dies in between leaves an edit
-whose captions are partly what they were, and undoing it mends that. The newest edits are kept, by
-number and by size; a picture in the trash or among the originals outlives its edit.
+An edit is written before it is carried out: after a crash it can be undone, although only some of
+its captions have changed. The newest edits are kept, limited by number and size; trashed and
+original images outlive their edits.
 
-    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit,
-        undone=True)
+    journal.add(edit) -> Edit with its id      journal.undoable / redoable
+    journal.mark(edit, undone=True)
 
 Called by workbench.py, which holds the dataset's lock.
 """
@@ -37,38 +36,38 @@ MOST_BYTES = 64 * 2**20
 VERSION = 1
 LOCK = "numbers.lock"
 LOCK_PATIENCE = 10.0
-"""Seconds for which another process's edit is waited for."""
+"""Seconds to wait for another process's edit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEdit:
-    """One caption before and after, and who wrote either: `person`, or a captioner."""
+    """A caption before and after, with both authors: `person`, or a captioner."""
 
     before: str
     after: str
     by: str = caption_provenance.PERSON
-    """Who had written it before."""
+    """The author before."""
     now_by: str = caption_provenance.PERSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """A picture that took another's place: `kept` is where the other one lies, from the dataset's
-    folder; `digest` that of the one in place.
+    """An image that replaced another: `kept` is the path of the replaced one, relative to the
+    dataset's folder; `digest` that of the current one.
     """
 
     kept: str
     digest: str
     mask_of: str = ""
-    """The picture whose mask it is, where it is one."""
+    """For a mask: the name of its image."""
     was: str = ""
-    """The name of the one that was kept, where it is another: of a picture that was converted."""
+    """The former name, if different, as after a conversion."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEdit:
-    """A file of the dataset's own, as its vocabulary is, before and after; None where there is no
-    file.
+    """A small file of the dataset, such as its vocabulary, before and after; None: it did not
+    exist.
     """
 
     before: str | None
@@ -77,17 +76,17 @@ class FileEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One thing that was done, in all its parts. Images are named by their paths from the dataset's
-    folder, with forward slashes.
+    """An edit with all its parts. Images are named by paths relative to the dataset's folder, with
+    forward slashes.
     """
 
     title: Message
     time: float
     captions: Mapping[str, CaptionEdit] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
-    """Keys of images that went to the dataset's trash."""
+    """Keys of images moved to the dataset's trash."""
     restored: tuple[str, ...] = ()
-    """Keys of images that came back from it."""
+    """Keys of restored images."""
     swaps: Mapping[str, Swap] = field(default_factory=dict)
     files: Mapping[str, FileEdit] = field(default_factory=dict)
     undone: bool = False
@@ -95,14 +94,14 @@ class Edit:
 
     @property
     def count(self) -> int:
-        """How many images it is about; none, for the vocabulary."""
+        """Number of images; 0 for the vocabulary."""
         pictures = (name for name, swap in self.swaps.items() if not swap.mask_of)
         return len({*self.captions, *pictures}) + len(self.removed) + len(self.restored)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditSummary:
-    """An edit in a list, without its captions."""
+    """An edit without its captions, for lists."""
 
     id: int
     title: Message
@@ -112,7 +111,7 @@ class EditSummary:
 
 
 class Journal:
-    """The edits of one dataset."""
+    """The edits of a dataset."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -120,14 +119,12 @@ class Journal:
         self._known: dict[int, tuple[tuple[int, int], EditSummary]] = {}
 
     def add(self, edit: Edit) -> Edit:
-        """Writes an edit down; what was undone before can no longer be redone. Raises
-        DatasetError.
-        """
+        """Write an edit. Undone edits can no longer be redone. Raises DatasetError."""
         with self._numbering():
             for line in self.lines():
                 if line.undone:
                     self._forget(line.id)
-            # of all the files: one that is torn has its number too
+            # from all file names: damaged files have numbers too
             edit = replace(edit, id=max((identity for identity, _ in self._files()), default=0) + 1)
             self._write(edit)
             self._prune()
@@ -135,9 +132,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _numbering(self) -> Iterator[None]:
-        """Two WebUIs on one data folder must not give one number to two edits. Raises
-        DatasetError.
-        """
+        """Two WebUIs with one data folder must not use the same number. Raises DatasetError."""
         lock = self._folder / LOCK
         with contextlib.ExitStack() as stack:
             try:
@@ -154,11 +149,11 @@ class Journal:
             yield
 
     def lines(self) -> list[EditSummary]:
-        """The newest first."""
+        """Newest first."""
         return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
 
     def ends(self) -> tuple[EditSummary | None, EditSummary | None]:
-        """(the newest edit that stands, the edit that was undone last)."""
+        """(the newest edit that is not undone, the edit undone last)."""
         lines = self.lines()
         return (
             next((line for line in lines if not line.undone), None),
@@ -167,16 +162,16 @@ class Journal:
 
     @property
     def undoable(self) -> EditSummary | None:
-        """The newest edit that stands."""
+        """The newest edit that is not undone."""
         return self.ends()[0]
 
     @property
     def redoable(self) -> EditSummary | None:
-        """The edit that was undone last."""
+        """The edit undone last."""
         return self.ends()[1]
 
     def read(self, identity: int) -> Edit:
-        """An edit with all its parts. Raises DatasetError."""
+        """An edit with all parts. Raises DatasetError."""
         try:
             return _edit(files.load_json(self._file(identity), names=True), identity)
         except files.UNREADABLE as error:
@@ -186,17 +181,17 @@ class Journal:
             ) from error
 
     def mark(self, edit: Edit, *, undone: bool) -> Edit:
-        """Writes down that an edit was undone, or done again. Raises DatasetError."""
+        """Record that an edit was undone or redone. Raises DatasetError."""
         edit = replace(edit, undone=undone)
         self._write(edit)
         return edit
 
     def drop(self, edit: Edit) -> None:
-        """An edit that came to nothing."""
+        """Remove an edit without effect."""
         self._forget(edit.id)
 
     def originals(self, edit_time: float) -> Path:
-        """A new folder for pictures that are about to be replaced."""
+        """A new folder for images that are about to be replaced."""
         folder = self._root / caption_provenance.FOLDER / ORIGINALS
         number = 1
         while (target := folder / f"{int(edit_time)}-{number}").exists():
@@ -230,15 +225,14 @@ class Journal:
         }
         target = self._file(edit.id)
         try:
-            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
-            # escaped
+            # ASCII: file names may contain lone surrogates, which survive only escaped
             files.write_text(target, json.dumps(values))
         except OSError as error:
             raise self._cannot_be_written(target, error) from error
 
     def _cannot_be_written(self, target: Path, error: OSError) -> DatasetError:
         hint = "Check the free space and the folder's permissions. Nothing was changed."
-        # from the dataset's folder: where that lies is nothing for visitors from elsewhere
+        # relative to the dataset's folder: remote users must not see absolute paths
         path = target.relative_to(self._root).as_posix()
         return DatasetError.cannot_write(path, error, hint)
 
@@ -251,7 +245,7 @@ class Journal:
         for kept, (identity, path) in enumerate(sorted(self._files(), reverse=True), 1):
             with contextlib.suppress(FileNotFoundError):
                 size += path.stat().st_size
-            # the newest can be undone, however large it is
+            # the newest is kept whatever its size
             if kept > 1 and (kept > MOST_EDITS or size > MOST_BYTES):
                 self._forget(identity)
 
@@ -273,11 +267,11 @@ class Journal:
                     known = self._known[identity] = (stamp, line)
                 yield identity, known[1]
             except (OSError, DatasetError):
-                # torn by a dying disk
+                # incomplete after a crash
                 continue
 
     def _files(self) -> list[tuple[int, Path]]:
-        """The edits' files; what else lies in this folder is none of ours."""
+        """The files of edits; others are ignored."""
         return (
             [
                 (int(path.stem), path)
@@ -299,7 +293,7 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
     if not all(is_path_below(str(path)) for path in paths):
         raise ValueError("a path leads out of the dataset")
     title = Message(str(values["title"]), dict(values["values"]))
-    str(title)  # raises where a value is missing
+    str(title)  # raises if a value is missing
     return Edit(
         id=identity,
         title=title,

@@ -1,5 +1,5 @@
-"""The workbench over HTTP: bulk edits, undo, tags, template and vocabulary, tokens, the check,
-crops, captioners. See webui/workbench.py.
+"""Routes of the workbench: bulk edits, undo, tags, template and vocabulary, tokens, check, crops,
+captioners. See workbench.py.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class BulkPlan(TypedDict):
 
 
 class BulkBody(TypedDict, total=False):
-    """A plan that was shown, or a change of some images."""
+    """A plan that was shown, or an action on some images."""
 
     plan: str
     select: SelectBody
@@ -105,7 +105,7 @@ class BulkBody(TypedDict, total=False):
 
 
 class TrainedSample(TypedDict):
-    """A caption, and what training reads of it, each time another."""
+    """A caption, and examples of what training reads of it in different steps."""
 
     key: str
     name: str
@@ -118,7 +118,7 @@ class TrainedSamples(TypedDict):
 
 
 class ShuffleBody(TypedDict, total=False):
-    """Images, or one caption as it is typed, and the settings to try."""
+    """Images, or a caption being typed, and the settings to try."""
 
     keys: list[str]
     caption: str
@@ -160,14 +160,14 @@ class TemplateField(TypedDict):
 
 
 class TemplateView(TypedDict):
-    """The fields of a caption, and their order."""
+    """The fields of a caption, in order."""
 
     order: list[Field]
     fields: list[TemplateField]
 
 
 class SplitCaption(TypedDict):
-    """Field -> its words."""
+    """Field -> text."""
 
     fields: dict[Field, str]
 
@@ -189,7 +189,7 @@ class Departures(TypedDict):
 
 
 class VocabularyView(TypedDict):
-    """How captions begin, and of each field the preferred words."""
+    """Preferred words for each field, and for the start of captions."""
 
     opening: str
     fields: dict[str, list[str]]
@@ -198,7 +198,7 @@ class VocabularyView(TypedDict):
 
 
 class CountedTokens(TokensView):
-    """`available`: there is a vocabulary to count with."""
+    """`available`: whether a tokenizer vocabulary is installed."""
 
     available: bool
 
@@ -210,7 +210,7 @@ class TokensBody(TypedDict):
 
 
 class TriggerRemark(TypedDict):
-    """What a trigger word means to the model before training."""
+    """How the model tokenizes and knows a trigger word before training."""
 
     available: bool
     is_good: bool
@@ -225,7 +225,7 @@ class CheckBody(TypedDict):
 
 
 class CopyView(TypedDict):
-    """The making of cropped copies, as it goes on."""
+    """A cropping job and its progress."""
 
     id: str
     state: cropped_copies.State
@@ -308,7 +308,7 @@ def shuffle(app: App, request: Request) -> TrainedSamples:
         ]
     )
     trigger, seed = request.value("trigger", str, ""), request.value("seed", int, 0)
-    # "keep nothing in place" is a wish of its own, and so is "never"
+    # 0 and false are values
     settings: dict[str, Any] = {
         "shuffle": request.value("shuffle", bool, True),
         "keep_tokens": max(0, request.value("keep_tokens", int, 0)),

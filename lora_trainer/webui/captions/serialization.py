@@ -1,5 +1,5 @@
-"""The workbench's values as JSON, and requests as values: what the routes of datasets and captions
-share. Pure.
+"""Converts the workbench's values to JSON, and requests to values, for the routes of datasets and
+captions. Pure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_trainer.webui.http.routing import Request
 from lora_trainer.webui.texts import Sentence
 
 MOST_NAMED = 20
-"""Of several findings that are one thing, where their images are not beside them."""
+"""Grouped findings that are listed individually."""
 KIND_LABELS: Texts = {
     "unreadable-folder": "Unreadable folder",
     "unreadable-metadata": "Unreadable metadata file",
@@ -80,7 +80,7 @@ MEND_LABELS: Texts = {
 
 
 class FilterBody(TypedDict, total=False):
-    """Which images; what is not given lets all pass."""
+    """Which images; conditions that are not given are not applied."""
 
     filter: str
     text: str
@@ -94,14 +94,14 @@ class FilterBody(TypedDict, total=False):
 
 
 class SelectBody(TypedDict, total=False):
-    """Images by their keys, or by what they have in common."""
+    """Images by keys, or by a filter."""
 
     keys: list[str]
     where: FilterBody
 
 
 class TokensView(TypedDict):
-    """`kept_end`: the first character that is not read."""
+    """`kept_end`: index of the first truncated character."""
 
     count: int
     limit: int
@@ -115,13 +115,13 @@ class MendBase(TypedDict):
 
 
 class MendView(MendBase, total=False):
-    """What mends a finding at a click. `box`: left, top, right, bottom in the picture."""
+    """The fix that a button applies. `box`: left, top, right, bottom in pixels."""
 
     box: list[int]
 
 
 class FindingView(TypedDict):
-    """What was found of one image."""
+    """A finding of one image."""
 
     id: str
     severity: Severity
@@ -134,7 +134,7 @@ class FindingView(TypedDict):
 
 
 class RemarkView(TypedDict):
-    """What was found of a dataset as a whole; `each`: the first of several sentences."""
+    """A finding of the dataset; `each`: its first few sentences."""
 
     severity: Severity
     kind: str
@@ -146,9 +146,7 @@ class RemarkView(TypedDict):
 
 
 class ItemFacts(TypedDict):
-    """What the workbench knows of an image, beside what the folder tells. `captions`: how many it
-    has, one a line.
-    """
+    """Facts about an image besides its files. `captions`: their number, one per line."""
 
     tokens: TokensView
     captions: int
@@ -158,7 +156,7 @@ class ItemFacts(TypedDict):
 
 
 class EditView(TypedDict):
-    """A change of captions or images."""
+    """An edit of captions or images."""
 
     id: int
     title: str
@@ -168,14 +166,14 @@ class EditView(TypedDict):
 
 
 class EditEnds(TypedDict):
-    """What can be undone and redone next."""
+    """The edits that undo and redo would apply."""
 
     undo: EditView | None
     redo: EditView | None
 
 
 class ConflictView(TypedDict):
-    """A caption that was left alone, since somebody else had changed it."""
+    """A caption that was not changed, because someone else had changed it."""
 
     key: str
     name: str
@@ -184,7 +182,7 @@ class ConflictView(TypedDict):
 
 
 class OutcomeView(TypedDict):
-    """What came of a change."""
+    """The result of an edit."""
 
     title: str
     changed: int
@@ -200,7 +198,7 @@ class MendAll(TypedDict):
 
 
 class SumView(TypedDict):
-    """One thing that the check has found, with what mends all of it."""
+    """A group of findings, with the fix for all of them."""
 
     kind: str
     label: str
@@ -212,7 +210,7 @@ class SumView(TypedDict):
 
 
 class Cluster(TypedDict):
-    """Keys of pictures that are nearly the same."""
+    """Keys of near-duplicates."""
 
     keys: list[str]
     best: str
@@ -225,7 +223,7 @@ class CheckChoice(TypedDict):
 
 
 class CheckView(TypedDict):
-    """The check of a dataset. `stale`: pictures came, went or changed since."""
+    """The check of a dataset. `stale`: images were added, removed or changed since."""
 
     state: State
     done: int
@@ -243,7 +241,7 @@ class CheckView(TypedDict):
 
 
 def where_of(values: Mapping[str, Any]) -> image_query.ImageFilter:
-    """Query parameters, or the `where` of a body. What is of another type counts as not given."""
+    """Query parameters, or the `where` of a body. Values of a wrong type are ignored."""
     given = {
         key: values[key]
         for key in ("text", "lacks", "tag", "without", "finding", "trigger")
@@ -266,7 +264,7 @@ def wish_of(query: Mapping[str, str], offset: int, limit: int) -> image_query.Pa
 
 
 def chosen(bench: Workbench, request: Request) -> list[str]:
-    """The keys that a request's `select` means, in the page's order. Raises LoraTrainerError."""
+    """The keys of a request's `select`, in the page's order. Raises LoraTrainerError."""
     select = request.value("select", dict)
     if select.get("keys") is not None:
         return keys_of(select["keys"])
@@ -280,7 +278,7 @@ def chosen(bench: Workbench, request: Request) -> list[str]:
 
 
 def keys_of(keys: object) -> list[str]:
-    """The keys of images, as a request has them. Raises LoraTrainerError."""
+    """Image keys of a request. Raises LoraTrainerError."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise LoraTrainerError(
             "keys in the request are of the wrong kind",
@@ -293,7 +291,7 @@ def keys_of(keys: object) -> list[str]:
 
 
 def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> ItemFacts:
-    """What the workbench knows of an image, beside what the folder tells."""
+    """Facts about an image besides its files."""
     length = known.length(item)
     return {
         "tokens": {
@@ -310,7 +308,7 @@ def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> Item
 
 
 def finding_json(finding: Finding, item: Item, language: str) -> FindingView:
-    """A finding of the folder's, as it stands beside its image: what reading it told."""
+    """A finding of the scan, for display beside its image."""
     return {
         "id": "",
         "severity": finding.severity,
@@ -324,9 +322,7 @@ def finding_json(finding: Finding, item: Item, language: str) -> FindingView:
 
 
 def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
-    """Findings away from their images: each thing once, with its single sentences where it is
-    several.
-    """
+    """Grouped findings, with individual sentences if there are several."""
     return [
         {
             "severity": one.severity,
@@ -346,7 +342,7 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
 
 
 def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) -> FindingView:
-    """A finding of the check's."""
+    """A finding of the check."""
     finding = told.finding
     return {
         **finding_json(finding, item, language),
@@ -372,7 +368,7 @@ def _key(root: Path, path: Path) -> str:
 
 
 def edits_json(bench: Workbench, language: str) -> EditEnds:
-    """What can be undone and redone next."""
+    """The edits that undo and redo would apply."""
     bench.settle()
     undo, redo = bench.journal.ends()
     return {
@@ -392,7 +388,7 @@ def line_json(line: EditSummary, language: str) -> EditView:
 
 
 def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeView:
-    """What every change answers."""
+    """The answer of every edit."""
     return {
         "title": texts.say(outcome.title, language),
         "changed": outcome.changed,
@@ -412,7 +408,7 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeVi
 
 
 def check_json(bench: Workbench, view: View, language: str) -> CheckView:
-    """Check of the contract."""
+    """The check, as JSON."""
     status, findings = bench.checker.status(view), bench.checker.findings(view)
     return {
         "state": status.state,
@@ -436,9 +432,9 @@ def check_json(bench: Workbench, view: View, language: str) -> CheckView:
 
 
 def _sum_json(one: Sum, view: View, language: str) -> SumView:
-    """One thing that was found, with what mends all of it."""
+    """A group of findings, with the fix for all of them."""
     mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
-    # the folder's own hint is for somebody with an editor
+    # the scan's hint is for users of a text editor
     hint = (
         Message("Write them below, or let a captioner write a first draft.")
         if one.kind == "no-caption"

@@ -1,7 +1,6 @@
-"""How often each tag or word is used in a dataset's captions. Pure; called by the routes.
+"""Counts tags or words in a dataset's captions. Pure; called by the routes.
 
-A tag is a comma-separated part of a caption; captions that are sentences have few of those, so
-their words are counted as well.
+A tag is a comma-separated part of a caption; of captions that are sentences, words are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Kind = Literal["tags", "words"]
 Sort = Literal["count", "name"]
 
 LONG_PART = 5
-"""Words; tags seldom have so many, and parts of sentences mostly do."""
+"""Words: parts with this many are probably sentences."""
 _WORD = re.compile(r"[^\W_]+(?:['’_-][^\W_]+)*")
 _CHINESE = re.compile("[\u3400-\u9fff]")
 _IDLE = frozenset(
@@ -63,15 +62,15 @@ _IDLE = frozenset(
         "have",
     }
 )
-"""English words that say nothing about a picture."""
+"""English stop words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TagCount:
     tag: str
-    """As it is written most often."""
+    """In its most frequent spelling."""
     count: int
-    """In how many captions it is."""
+    """Number of captions that contain it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +89,8 @@ def _parts(caption: str) -> tuple[str, ...]:
 def table(
     captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", most: int = 300
 ) -> TagTable:
-    """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in
-    capitals or not.
+    """The `most` frequent tags (or, sorted by name, the first), each counted once per caption,
+    case-insensitive.
     """
     captions = list(captions)
     written = Counter(chain.from_iterable(_counted(caption, kind) for caption in captions))
@@ -101,7 +100,9 @@ def table(
     counts = {tag: sum(written[part] for part in some) for tag, some in spellings.items()}
     chosen = sorted(counts)
     if sort == "count":
-        chosen.sort(key=counts.__getitem__, reverse=True)  # stable: of equal ones, by name
+        chosen.sort(
+            key=counts.__getitem__, reverse=True
+        )  # stable: equal counts stay sorted by name
     tags = tuple(
         TagCount(tag=max(spellings[tag], key=written.__getitem__), count=counts[tag])
         for tag in chosen[:most]
@@ -112,15 +113,13 @@ def table(
 
 @lru_cache(maxsize=20_000)
 def _counted(caption: str, kind: Kind) -> tuple[str, ...]:
-    """What is counted of a caption: what differs in capitals only, once."""
+    """The distinct tags or words of a caption, case-insensitive."""
     found = _parts(caption) if kind == "tags" else words(caption)
     return tuple({part.casefold(): part for part in found}.values())
 
 
 def words(caption: str) -> list[str]:
-    """The words of a caption that say something. Chinese is not divided: nothing here knows where
-    its words end.
-    """
+    """The words of a caption except stop words. Chinese is not segmented."""
     return [
         word
         for word in _WORD.findall(caption)
@@ -129,7 +128,7 @@ def words(caption: str) -> list[str]:
 
 
 def mostly(captions: Sequence[str]) -> Literal["tags", "sentences"]:
-    """What most captions are: sentences, or tags with commas between them."""
+    """Whether most captions are sentences or comma-separated tags."""
     written = [caption for caption in captions if caption]
     return "sentences" if sum(map(is_sentence, written)) * 2 > len(written) else "tags"
 

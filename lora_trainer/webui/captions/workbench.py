@@ -1,20 +1,17 @@
-"""The workbench of one dataset: every change of captions and pictures in the tab goes through here,
-so that it is compared, written once, and undone.
+"""Edits a dataset: all changes of captions and images in the tab are made here, so that each is
+conflict-checked, recorded and undoable.
 
-    bench.preview(keys, action) -> BulkEdit        what a bulk edit would change, before anything is
-                                               written
-    bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile
-                                               are left alone, and told
-    bench.save(key, caption, was)              one caption, as it was typed
+    bench.preview(keys, action) -> BulkEdit        a bulk edit that is not applied yet
+    bench.apply(plan) -> Outcome                   applies it, except to captions that someone else
+                                                   has changed meanwhile; those are reported
+    bench.save(key, caption, was)                  one caption
     bench.remove(keys), .restore(keys), .mend(findings), .convert()
     bench.set_vocabulary(vocabulary), .set_template_order(order)
-    bench.undo(), .redo()                      the newest edit; what was changed since is left
-                                               alone, and told
-    bench.known(view, ...) -> ImageFacts            what filters and the page ask about each image
+    bench.undo(), .redo()                          the newest edit, except what was changed since
+    bench.known(view, ...) -> ImageFacts           facts about each image, for filters and the page
 
-The truth is the folder (caption_store.py); what was done is in the journal, which marks were set in
-reviewed.json, what was found in the check's file: all in the dataset's own folder .lora_trainer, so
-that a restart loses nothing. Called by the routes.
+The state is in the dataset's folder: captions (caption_store.py), and in .lora_trainer the journal,
+review marks (reviewed.json) and the check's results. Called by the routes.
 """
 
 from __future__ import annotations
@@ -63,7 +60,7 @@ from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.datasets.registry import Datasets
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
-"""In the dataset's folder .lora_trainer."""
+"""In the dataset's .lora_trainer folder."""
 PLANS_KEPT = 10
 NOT_THERE = Message("this image is not there any more")
 CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
@@ -72,7 +69,7 @@ FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it i
 
 @dataclass(frozen=True, kw_only=True)
 class EditConflict:
-    """An image that was left as it is, and why."""
+    """An image that was not changed, and why."""
 
     key: str
     name: str
@@ -82,7 +79,7 @@ class EditConflict:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a change."""
+    """The result of an edit."""
 
     title: Message
     changed: int
@@ -92,18 +89,18 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class BulkEdit:
-    """A bulk edit that has not been carried out."""
+    """A bulk edit that is not applied yet."""
 
     id: str
     title: Message
     changes: tuple[CaptionChange, ...]
-    """Of the captions that change, only."""
+    """Only captions that change."""
     selected: int
 
 
 @dataclass
 class _EditParts:
-    """The parts of an edit as they are collected."""
+    """The parts of an edit, while it is built."""
 
     captions: dict[str, CaptionEdit] = field(default_factory=dict)
     changes: list[CaptionChange] = field(default_factory=list)
@@ -112,7 +109,7 @@ class _EditParts:
 
 
 class Workbenches:
-    """Where each dataset is worked on: one workbench a dataset. Thread-safe."""
+    """One workbench per dataset. Thread-safe."""
 
     def __init__(self, datasets: Datasets, converter: Converter | None = None) -> None:
         self._datasets = datasets
@@ -121,12 +118,12 @@ class Workbenches:
         self._known: dict[str, Workbench] = {}
 
     def of(self, identity: str) -> Workbench:
-        """Raises NotFound when there is no such dataset."""
+        """Raises NotFound if there is no such dataset."""
         store = self._datasets.store(identity)
         with self._lock:
             known = self._known.get(identity)
             if known is None or known.store is not store:
-                # those of datasets that were deleted go
+                # drop those of deleted datasets
                 self._known = {key: one for key, one in self._known.items() if one.root.is_dir()}
                 known = self._known[identity] = Workbench(store, converter=self._converter)
             return known
@@ -154,7 +151,7 @@ class Workbench:
     # --- knowing ----------------------------------------------------------------------------------
 
     def known(self, view: View, trigger: str = "", tokens: int = 75) -> ImageFacts:
-        """What filters and pages ask about the images of a view."""
+        """Facts about the images of a view."""
         return ImageFacts(
             store=self.store,
             marks=self._marks(),
@@ -166,7 +163,7 @@ class Workbench:
         )
 
     def revision(self, view: View) -> str:
-        """Another text whenever a page may look different."""
+        """Changes whenever a page may have changed."""
         folder = self.root / caption_provenance.FOLDER
         stamps = [
             files.stamp(path)
@@ -182,8 +179,8 @@ class Workbench:
         ).hexdigest()
 
     def vocabulary(self) -> Vocabulary | None:
-        """The dataset's vocabulary. None also where its file cannot be read: who asks for the
-        vocabulary itself is told.
+        """The dataset's vocabulary. None also if its file is unreadable; the vocabulary's own route
+        reports that.
         """
         try:
             return read_vocabulary(self.root)
@@ -191,7 +188,7 @@ class Workbench:
             return None
 
     def template_order(self) -> tuple[Field, ...]:
-        """The order in which this dataset's captions name their fields."""
+        """The order of the template's fields in this dataset's captions."""
         kept = files.read_json(
             self.root / caption_provenance.FOLDER / TEMPLATE, lambda told: told["order"], None
         )
@@ -202,7 +199,7 @@ class Workbench:
         )
 
     def set_template_order(self, order: Sequence[Any]) -> None:
-        """Raises DatasetError for an order that is not of all the fields."""
+        """Raises DatasetError unless the order contains all fields."""
         if sorted(map(str, order)) != sorted(FIELDS):
             raise DatasetError(
                 "the order does not name each field once",
@@ -215,7 +212,7 @@ class Workbench:
             self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Raises DatasetError where it cannot be written."""
+        """Raises DatasetError if it cannot be written."""
         try:
             with self._changing_file(self.root / VOCABULARY_FILE, Message("Vocabulary changed")):
                 write_vocabulary(self.root, vocabulary)
@@ -225,7 +222,7 @@ class Workbench:
 
     @contextlib.contextmanager
     def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
-        """Writes down what the block makes of a small file."""
+        """Record the block's change of a small file."""
         with self.store.lock:
             before = _content(path)
             yield
@@ -243,7 +240,7 @@ class Workbench:
     # --- captions ---------------------------------------------------------------------------------
 
     def save(self, key: str, caption: str, was: str) -> Outcome:
-        """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
+        """Save a caption typed by a person, which also marks it as reviewed. Raises NotFound."""
         with self.store.lock:
             view = self.store.glance(key)
             title = Message("Caption of {name}", {"name": view.item(key).name})
@@ -253,8 +250,8 @@ class Workbench:
             return outcome
 
     def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> BulkEdit:
-        """What an action would do to these captions. Raises DatasetError for an action that makes
-        no sense; unknown keys are left out.
+        """Apply an action to these captions without writing. Raises DatasetError for an invalid
+        action; unknown keys are ignored.
         """
         view = self.store.view()
         items = [view.by_key[key] for key in dict.fromkeys(keys) if key in view.by_key]
@@ -279,12 +276,12 @@ class Workbench:
         return plan
 
     def plan(self, identity: str) -> BulkEdit | None:
-        """A plan that was made a moment ago and not carried out."""
+        """A bulk edit that was previewed recently and not applied."""
         with self.store.lock:
             return self._plans.get(identity)
 
     def apply(self, plan: BulkEdit) -> Outcome:
-        """Carries a plan out: each file of captions is written once. A plan is carried out once."""
+        """Apply a bulk edit, once; each caption file is written once."""
         with self.store.lock:
             self._plans.pop(plan.id, None)
             outcome = self._write(plan.title, plan.changes, self.store.view())
@@ -294,11 +291,9 @@ class Workbench:
 
     @contextlib.contextmanager
     def recording(self, title: Message, *, also_new: bool = True) -> Iterator[None]:
-        """Writes down what the block changes in captions of images that are there already, as an
-        import does.
+        """Record the block's changes of captions of existing images, as one edit.
 
-        `also_new`: captions of images that had none, too. Two thousand text files would otherwise
-        be two thousand edits.
+        also_new: also of images that had none. An import of 2,000 text files is one edit.
         """
         before = self._standing()
         yield
@@ -310,8 +305,8 @@ class Workbench:
             )
 
     def expect(self, run: RunFolder, title: Message) -> None:
-        """A captioner is about to change captions, in a process of its own: once its run has ended,
-        what it changed can be undone.
+        """Record the captions before a caption run, which is another process; when it has ended,
+        its changes become an edit.
         """
         with self.store.lock:
             folder = self.root / caption_provenance.FOLDER / EXPECTED
@@ -327,7 +322,7 @@ class Workbench:
             )
 
     def settle(self) -> None:
-        """Writes down what captioners have changed whose runs have ended."""
+        """Record the changes of ended caption runs."""
         folder = self.root / caption_provenance.FOLDER / EXPECTED
         for path in sorted(folder.glob("*.json")):
             with contextlib.suppress(*files.UNREADABLE, DatasetError), self.store.lock:
@@ -350,7 +345,7 @@ class Workbench:
                 path.unlink()
 
     def _standing(self) -> dict[str, tuple[str, str]]:
-        """{image: (its caption, who wrote it)}."""
+        """{image: (caption, author)}."""
         known = caption_provenance.read_authors(self.root)
         return {
             item.name: (own(item), self._writer(item, known)) for item in self.store.view().items
@@ -374,7 +369,7 @@ class Workbench:
             self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
 
     def _write(self, title: Message, changes: Sequence[CaptionChange], view: View) -> Outcome:
-        """Compares with what is there now, writes down, writes. The caller holds the lock."""
+        """Check for conflicts, record, write. The caller holds the lock."""
         draft = self._drafted(changes, view)
         if not draft.changes:
             return Outcome(
@@ -422,8 +417,8 @@ class Workbench:
         )
 
     def _write_drafted(self, draft: _EditParts, edit: Edit, view: View) -> int:
-        """Writes the captions of a draft; what someone changed in this very moment becomes a
-        conflict. Returns how many did.
+        """Write the captions of a draft; those changed by someone else at this moment become
+        conflicts. Returns the number written.
         """
         keep = self._reviewed_of([change.key for change in draft.changes], view)
         try:
@@ -452,7 +447,9 @@ class Workbench:
     # --- images -----------------------------------------------------------------------------------
 
     def remove(self, keys: Sequence[str]) -> Outcome:
-        """Images with their captions to the dataset's trash. Raises NotFound or DatasetError."""
+        """Move images with their captions to the dataset's trash. Raises NotFound or
+        DatasetError.
+        """
         keys = tuple(dict.fromkeys(keys))
         with self.store.lock:
             self.store.remove(keys)
@@ -464,7 +461,7 @@ class Workbench:
         return Outcome(title=title, changed=len(keys))
 
     def restore(self, keys: Sequence[str]) -> Outcome:
-        """Images back from the trash. Raises NotFound or DatasetError."""
+        """Restore images from the trash. Raises NotFound or DatasetError."""
         keys = tuple(dict.fromkeys(keys))
         with self.store.lock:
             self.store.restore(keys)
@@ -478,8 +475,8 @@ class Workbench:
     # --- mends ------------------------------------------------------------------------------------
 
     def mend(self, told: Sequence[IdentifiedFinding]) -> Outcome:
-        """Does what mends these findings, as one edit. Several mends of one picture are done one
-        after the other, but it is cropped once.
+        """Apply the fixes of these findings as one edit. Several fixes of one image are applied in
+        turn, but it is cropped once.
         """
         with self.store.lock:
             view = self.store.view()
@@ -528,7 +525,7 @@ class Workbench:
                 for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
             }
             for number, (item, told) in enumerate(crops):
-                # two folders may each hold a fox.png
+                # two folders may each contain a fox.png
                 place = folder / str(number)
                 place.mkdir()
                 try:
@@ -545,13 +542,13 @@ class Workbench:
                         )
                     )
                     continue
-                # at once: a crash must not leave a crop that nobody can undo
+                # immediately, so that after a crash every crop can be undone
                 edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
         return edit, conflicts
 
     def convert(self) -> Outcome:
-        """Copies that can be read take the places of the pictures that cannot be as they are.
-        Raises DatasetError where none can be made.
+        """Replace images that the host cannot decode by converted copies. Raises DatasetError if
+        none can be made.
         """
         waiting = self.store.waiting()
         if not waiting:
@@ -567,7 +564,7 @@ class Workbench:
                 hint=hint,
             )
         with self.store.scratch() as folder:
-            # without the lock: it takes a second a picture, and others go on meanwhile
+            # without the lock: conversion takes a second per image
             made = self.converter.convert(
                 [(path, folder / str(number)) for number, path in enumerate(waiting)]
             )
@@ -583,7 +580,7 @@ class Workbench:
         edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []
         folder, swaps = self.journal.originals(edit.time), {}
         for number, (original, copy) in enumerate(made):
-            # two folders may each hold a fox.heic
+            # two folders may each contain a fox.heic
             place = folder / str(number)
             try:
                 if isinstance(copy, DatasetError):
@@ -599,7 +596,7 @@ class Workbench:
                 conflicts.append(EditConflict(key="", name=name, current="", message=message))
                 continue
             swaps[name] = swap
-            # at once: a crash must not leave a copy that nobody can undo
+            # immediately, so that after a crash every conversion can be undone
             edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
         if not swaps:
             self.journal.drop(edit)
@@ -609,15 +606,13 @@ class Workbench:
     # --- undo and redo ----------------------------------------------------------------------------
 
     def undo(self, identity: int | None = None) -> Outcome:
-        """Takes an edit back, the newest one that stands unless told which. Raises DatasetError
-        where there is none.
-        """
+        """Undo an edit, by default the newest. Raises DatasetError if there is none."""
         with self.store.lock:
             line = self._line(identity, self.journal.undoable, wants_undone=False)
             return self._turn_back(self.journal.read(line.id), "undo")
 
     def redo(self) -> Outcome:
-        """Does again what was undone last. Raises DatasetError where there is nothing."""
+        """Redo the edit undone last. Raises DatasetError if there is none."""
         with self.store.lock:
             line = self._line(None, self.journal.redoable, wants_undone=True)
             return self._turn_back(self.journal.read(line.id), "redo")
@@ -725,7 +720,7 @@ class Workbench:
                 move(keys)
                 moved += len(keys)
             except LoraTrainerError:
-                # one of them keeps all from moving: one by one, then
+                # one failing image stops the batch: move them one by one
                 moved += sum(self._moved_alone(key, move, conflicts) for key in keys)
         return moved
 
@@ -749,7 +744,7 @@ class Workbench:
         swapped, left = 0, set()
         for name, swap in edit.swaps.items():
             if swap.mask_of in left:
-                # a mask belongs to the picture as it is
+                # a mask belongs to the current version of its image
                 swaps[name] = swap
                 continue
             try:
@@ -767,8 +762,8 @@ class Workbench:
     # --- reviewed ---------------------------------------------------------------------------------
 
     def mark(self, keys: Sequence[str], *, reviewed: bool) -> int:
-        """Sets or takes away the mark that a person has looked at these captions; returns how many
-        were changed. Raises DatasetError.
+        """Set or remove the review mark of these captions. Returns the number changed. Raises
+        DatasetError.
         """
         with self.store.lock:
             return self._mark(self.store.view(), keys, reviewed=reviewed)
@@ -791,8 +786,7 @@ class Workbench:
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         target = self.root / caption_provenance.FOLDER / name
         try:
-            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
-            # escaped
+            # ASCII: file names may contain lone surrogates, which survive only escaped
             files.write_text(target, json.dumps(values, indent=0))
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
@@ -800,7 +794,7 @@ class Workbench:
             raise DatasetError.cannot_write(path, error, hint) from error
 
     def _marks(self) -> dict[str, str]:
-        """{digest: the caption that was looked at}."""
+        """{digest: the caption that was reviewed}."""
         path = self.root / caption_provenance.FOLDER / REVIEWED
         stamp = files.stamp(path)
         if stamp != self._reviewed[0]:
@@ -823,12 +817,12 @@ class Workbench:
 
 
 def own(item: Item) -> str:
-    """The caption that stands in a file; what follows from a folder's name is none."""
+    """The caption in a file; "" if it follows from a folder's name."""
     return item.caption if item.source in ("metadata", "text") else ""
 
 
 def _content(path: Path) -> str | None:
-    """The text of a small file, whatever its encoding: what is no UTF-8 comes back as it was."""
+    """The text of a small file; bytes that are not UTF-8 are preserved."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
@@ -847,7 +841,7 @@ def _mend(told: IdentifiedFinding) -> str:
 
 
 def _mended_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[CaptionChange]:
-    """The captions that mends ask for: the vocabulary's whole caption first, then without
+    """The captions that fixes produce: the vocabulary's whole caption first, then without
     backslashes.
     """
     captions: dict[str, tuple[Item, str]] = {}

@@ -1,19 +1,17 @@
-"""The extension's data folder: what the tab keeps, and the only way an id from the browser becomes
-a path.
+"""The extension's data folder, and the only place where an id from the browser becomes a path.
 
     <data folder>/
       datasets/     uploaded datasets, one folder each
-      runs/         run folders, of trainings and of captioners; the command line may put some here
-                    too
-      tries/        pictures of "Try it"
-      presets/      the visitor's own presets, one YAML file each
-      thumbnails/   small pictures, by content
+      runs/         run folders of trainings and captioners, also some of the command line
+      tries/        images of "Try it"
+      presets/      user presets, one YAML file each
+      thumbnails/   by content hash
       trash/        what was deleted in the tab
-      queue.json    runs that wait; queue.lock, start.lock, keeper.lock: who changes it, begins a
-                    run, looks after the runs
-      datasets.json names given to datasets, and folders opened by path
-      checkpoints.json  images.json    what is known of files, from start to start; handover.json:
-                                       what was paused for a picture
+      queue.json    queued runs; queue.lock, start.lock, keeper.lock: held while the queue is
+                    changed, while a run is created, and by the scheduler
+      datasets.json names of datasets, and folders opened by path
+      checkpoints.json  images.json    caches of file facts; handover.json: what was paused for the
+                                       host
 
 Standard library only.
 """
@@ -32,7 +30,7 @@ Kind = Literal["datasets", "runs", "tries", "presets", "thumbnails", "trash"]
 
 
 class NotFound(LoraTrainerError):
-    """What was asked for is not there, or is not an id at all."""
+    """The requested thing does not exist, or its id is invalid."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class DataFolder:
     root: Path
 
     def folder(self, kind: Kind) -> Path:
-        """The folder of one kind of thing; made when it is first asked for. Raises LoraTrainerError
-        when it cannot be made.
+        """The folder for one kind of data, created on first use. Raises LoraTrainerError if that
+        fails.
         """
         path = self.root / kind
         try:
@@ -65,23 +63,21 @@ class DataFolder:
         return self.root / "queue.json"
 
     def new(self, kind: Kind, name: str) -> Path:
-        """Where something called `name` may be made. Raises LoraTrainerError for a name that cannot
-        be a folder's.
-        """
+        """The path for a new `name`. Raises LoraTrainerError if it is not a valid folder name."""
         problem = name_problem(name)
         if problem:
             raise LoraTrainerError(problem, hint="Use letters, digits, - and _.", name=name)
         return self.folder(kind) / unicodedata.normalize("NFC", name)
 
     def child(self, kind: Kind, name: str) -> Path:
-        """The existing `name` directly inside the folder of its kind. Raises NotFound for anything
-        else, whatever it looks like.
+        """The existing `name` directly inside the folder for its kind. Raises NotFound for anything
+        else.
         """
         parent = self.folder(kind)
         if name_problem(name):
             raise NotFound("there is nothing called {name} here", name=name[:80])
         path = parent / unicodedata.normalize("NFC", name)
-        # a link that leads out of the folder would let a visitor read what lies behind it
+        # a symlink out of the folder would expose other files
         if not path.exists() or path.resolve().parent != parent.resolve():
             raise NotFound(
                 "there is nothing called {name} here",
@@ -92,8 +88,8 @@ class DataFolder:
 
 
 def name_problem(name: str) -> str:
-    """Why `name` cannot be one folder's name on every system, as a template with {name}; empty if
-    it can.
+    """Why `name` is not a valid folder name on every system, as a template with {name}; empty if it
+    is valid.
     """
     if not name or name != name.strip() or name.startswith(".") or name.endswith("."):
         return "the name {name!r} is empty, or starts or ends with a space or a dot"

@@ -1,4 +1,4 @@
-"""Show a folder in the system's file manager. For the person at this machine only: routes ask
+"""Opens a folder in the system's file manager. For local users only: routes call
 `request.require_local()` first.
 """
 
@@ -13,7 +13,7 @@ from lora_trainer.errors import LoraTrainerError
 
 
 def show(folder: Path) -> None:
-    """Open a window with the folder. Raises LoraTrainerError where there is no file manager."""
+    """Open a window with the folder. Raises LoraTrainerError if there is no file manager."""
     try:
         if sys.platform == "win32":
             os.startfile(folder)

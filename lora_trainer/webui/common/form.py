@@ -1,11 +1,11 @@
-"""The settings form as data, made from what stands at each setting's field (settings.schema.About).
+"""The settings form as data, generated from the settings' fields (settings.schema.About).
 
-    form(language)              every training setting that the tab shows, in groups
-    shown(group, key, language) one setting of any group: its name, help, kind, choices, bounds
-    current(values)             values under the present names of their keys
+    form(language)              every training setting shown in the tab, in groups
+    shown(group, key, language) one setting of any group: label, help, type, choices, bounds
+    current(values)             values by current keys
 
-Paths and the LoRA's name are no fields: the dataset, the checkpoint and the name are chosen
-elsewhere. Called by the home route, preflight.py and caption_runs.py.
+Paths and the LoRA's name are not fields: dataset, checkpoint and name are chosen elsewhere. Called
+by the home route, preflight.py and caption_runs.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Type = Literal[
     "number_list",
     "paragraph",
 ]
-"""`auto_...`: may be empty, which means auto. `lines`: one text a line; `paragraph`: one long text.
-`list` and `number_list`: separated by commas.
+"""`auto_...`: may be empty, for auto. `lines`: one item per line; `paragraph`: a multi-line text.
+`list` and `number_list`: comma-separated.
 """
 
 Texts = Mapping[str, str]
@@ -46,27 +46,27 @@ _EVERY = [(group, item) for _, group in training.GROUPS for item in schema.field
 LABELS: Mapping[str, str] = {
     item.name: about(item).label for _, item in _EVERY if about(item).audience != "elsewhere"
 }
-"""Key of a field of the form -> its name, in English."""
+"""Key of a form field -> its English label."""
 KEYS = frozenset(LABELS)
 CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
     item.name: about(item).place for _, item in _EVERY if about(item).audience == "elsewhere"
 }
-"""Keys that are no fields of the form -> the part of the tab that decides them."""
+"""Keys that are not form fields -> the part of the tab that sets them."""
 FOR_PRESETS = tuple(item.name for _, item in _EVERY if item.name in KEYS and about(item).in_presets)
-"""Keys of the form that a visitor's own preset keeps."""
+"""Keys that user presets contain."""
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
-"""Key -> where its problems are shown: a field's key, "dataset", "checkpoint",
-"init_lora", "name", or None.
+"""Key -> where its problems are shown: a field's key, "dataset", "checkpoint", "init_lora", "name",
+or None.
 """
 PLAIN = tuple(
     item.name
     for _, item in sorted(_EVERY, key=lambda one: about(one[1]).order)
     if about(item).audience == "everyone"
 )
-"""What is shown at once, in this order; all else is folded away under Advanced."""
+"""Fields shown outside Advanced, in this order."""
 
-# the helps stand in the source, which an update changes under a WebUI that runs: they are read with
-# the code that they belong to
+# docstrings are read from the source files, which an update may change while the WebUI runs: read
+# them at import
 for _, _group in (*training.GROUPS, *captioning.option_groups()):
     schema.documentation_of(_group)
 
@@ -75,7 +75,7 @@ _SPOKEN_OF = {
     **LABELS,
     "init_lora": about(schema.field_named(training.LoraSettings, "init_lora")).label,
 }
-# keys without an underscore are words of the language too
+# keys without an underscore are ordinary words too
 _KEYS_IN_A_SENTENCE = re.compile(
     r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in _SPOKEN_OF if "_" in key))
 )
@@ -87,7 +87,7 @@ class FormChoice(TypedDict):
 
 
 class SettingView(TypedDict):
-    """One setting, as it is drawn. `optional`: it may be empty, which means auto."""
+    """One setting, for drawing. `optional`: may be empty, for auto."""
 
     key: str
     label: str
@@ -105,7 +105,7 @@ class SettingView(TypedDict):
 
 
 class FormField(SettingView):
-    """`terms`: words that people look for it by."""
+    """`terms`: search terms."""
 
     terms: str
 
@@ -122,9 +122,7 @@ class FormView(TypedDict):
 
 
 def form(language: str) -> FormView:
-    """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the
-    advanced ones by their part of the settings.
-    """
+    """All groups: the basic fields first, then the advanced ones by their group of settings."""
     plain: FormGroup = {
         "id": "plain",
         "title": texts.translate(TITLE["plain"], language),
@@ -140,9 +138,7 @@ def form(language: str) -> FormView:
 
 
 def current(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values under the present names of their keys. Raises ConfigError for a setting that
-    is there under two names.
-    """
+    """The values by current keys. Raises ConfigError if a setting is given under two names."""
     return schema.current_keys(training.GROUPS, values)
 
 
@@ -168,7 +164,7 @@ def _field(key: str, language: str) -> FormField:
 
 
 def shown(group: type[Settings], key: str, language: str) -> SettingView:
-    """What the browser has to know of one setting of a group to draw it."""
+    """One setting of a group, for drawing."""
     item = schema.field_named(group, key)
     told = about(item)
     kind, optional = schema.kind_of(group, item)
@@ -198,23 +194,21 @@ def shown(group: type[Settings], key: str, language: str) -> SettingView:
 
 
 def _labels(told: About) -> Mapping[str, str]:
-    """Choice -> how it is shown."""
+    """Choice -> its label."""
     if told.among is None:
         return told.choices
     return {name: ProperName(choice.title) for name, choice in told.among().items()}
 
 
 def _helps_of_choices(told: About, language: str) -> Iterator[str]:
-    """What is to be known of each choice that has such a sentence."""
+    """Help texts of the choices."""
     for choice in (told.among() if told.among is not None else {}).values():
         if choice.sentence:
             yield f"{choice.title}: {texts.translate(choice.sentence, language)}"
 
 
 def _help(sentence: str, language: str) -> str:
-    """The text under a field; where it speaks of another setting by its key, by the name that the
-    form shows.
-    """
+    """The help text, with keys of other settings replaced by their labels."""
     return _KEYS_IN_A_SENTENCE.sub(
         lambda found: f"\u201c{texts.translate(_SPOKEN_OF[found.group()], language)}\u201d",
         texts.translate(sentence, language),
@@ -222,7 +216,7 @@ def _help(sentence: str, language: str) -> str:
 
 
 def type_of(group: type[Settings], key: str) -> Type:
-    """How a setting is entered."""
+    """The input type of a setting."""
     item = schema.field_named(group, key)
     kind, optional = schema.kind_of(group, item)
     entry = about(item).entry

@@ -1,6 +1,4 @@
-"""Names from elsewhere -> names a file or folder can have on every system, and names no other has.
-Standard library only.
-"""
+"""Arbitrary names -> valid and unique file or folder names. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,10 +13,10 @@ _WINDOWS_FORBIDS = frozenset('<>:"/\\|?*')
 
 
 def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
-    """A file's or folder's name made from `name`, which may be anything: NFC, not too long, without
-    what Windows or `forbidden` forbids.
+    """A file or folder name from `name`: NFC, limited in length, without characters that Windows or
+    `forbidden` does not allow.
 
-    `suffix`, with its dot, is put behind it. "a<b>.": "a_b_"; "CON": "_CON"; "": "unnamed".
+    `suffix`, with its dot, is appended. "a<b>.": "a_b_"; "CON": "_CON"; "": "unnamed".
     """
     kept = "".join(
         (
@@ -33,16 +31,14 @@ def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
     kept = " ".join(kept.split()).strip(" .")
     if kept.split(".")[0].upper() in RESERVED_ON_WINDOWS:
         kept = f"_{kept}"
-    # room for "-123" and for the names of what is written beside it
+    # leaves room for "-123" and for suffixes of files written beside it
     room = MAX_NAME_BYTES - 20 - len(suffix.encode())
     kept = kept.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").strip(" .")
     return (kept or "unnamed") + suffix
 
 
 def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name, or the first of name-2, name-3 ... that is not taken. A suffix (".png") stays at
-    the end.
-    """
+    """The name, or the first unused of name-2, name-3 ...; a suffix (".png") stays at the end."""
     path = PurePosixPath(name)
     suffix = path.suffix if len(path.suffix) <= 6 and not path.suffix[1:].isdigit() else ""
     stem, candidate, number = name[: len(name) - len(suffix)], name, 1
@@ -53,8 +49,8 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
 
 
 def is_path_below(name: str) -> bool:
-    """Whether a path that a file tells, of a dataset that may be anybody's, stays below the folder
-    it is told from.
+    """Whether a relative path from a dataset's file, which is untrusted, stays inside that file's
+    folder.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     return (
@@ -67,12 +63,12 @@ def is_path_below(name: str) -> bool:
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts img2 before img10, without regard to capitals."""
+    """Sort key that puts img2 before img10, case-insensitive."""
     parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name).casefold())
     return [_number(part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _number(digits: str) -> tuple[int, int, str]:
-    """Numbers in their order without making one of five thousand digits, which Python refuses."""
+    """Orders numbers without int(), which Python refuses for thousands of digits."""
     plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
     return 0, len(plain), plain

@@ -1,6 +1,4 @@
-"""Times and sizes as people read them. Pure; called by preflight.py, run_view.py and
-caption_runs.py.
-"""
+"""Formats durations and sizes. Called by preflight.py, run_view.py and caption_runs.py."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from lora_trainer.errors import Message
 
 
 def duration(seconds: float) -> Message:
-    """Minutes from a minute and a half on, hours from an hour and a half."""
+    """In minutes from 90 seconds on, in hours from 90 minutes."""
     if seconds < 90:
         count = max(1, round(seconds))
         return Message("1 second" if count == 1 else "{count} seconds", {"count": count})
@@ -18,7 +16,5 @@ def duration(seconds: float) -> Message:
 
 
 def size_of(count: int) -> str:
-    """Bytes as people read them, and as disks and the browser count them, by thousands: 340 MB, 1.2
-    GB.
-    """
+    """Bytes in decimal units, as the browser shows them: 340 MB, 1.2 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

@@ -1,9 +1,8 @@
-"""A comparison of LoRAs: what is wanted, what became of it, and both as JSON. Pure; the pictures
-are made by generation.py.
+"""Comparisons of LoRAs: request and result, and both as JSON. Pure; generation.py makes the images.
 
-    request_from(body) -> ComparisonRequest    pair: without and with;  grid: strengths in a
-        row;  matrix: LoRAs x strengths, on one labelled sheet
-    prompt_for(prompt, lora, ...)   what the host is asked for
+    request_from(body) -> ComparisonRequest    pair: without and with;  grid: strengths in a row;
+                                               matrix: LoRAs x strengths, on one labelled sheet
+    prompt_for(prompt, lora, ...)   the prompt for the host
     job.to_mapping(...)             for the browser;  to_file(job), from_file(values) for try.json
 
 Called by generation.py and comparing/routes.py.
@@ -32,7 +31,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 class ComparisonError(LoraTrainerError):
-    """The pictures cannot be made as asked."""
+    """The requested images cannot be made."""
 
 
 class TryPicture(TypedDict):
@@ -44,7 +43,7 @@ class TryPicture(TypedDict):
 
 
 class TryView(TypedDict):
-    """Pictures that try a LoRA, as they are made."""
+    """A comparison and its images so far."""
 
     id: str
     kind: Kind
@@ -89,7 +88,7 @@ class TryBody(TryBase, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRequest:
-    """What is to be tried, checked. A seed of -1 is drawn."""
+    """A validated request. A seed of -1 is replaced by a random one."""
 
     kind: Kind
     prompt: str
@@ -142,7 +141,7 @@ class ComparisonRequest:
             )
 
     def _require(self, name: str, value: float, least: float, most: float) -> None:
-        # NaN is no number of any range either
+        # NaN is outside any bounds
         if not least <= value <= most:
             raise ComparisonError(
                 "{name} is {value}",
@@ -165,7 +164,7 @@ class ComparisonImage:
 
 @dataclass
 class Comparison:
-    """One job and what became of it. Changed by the jobs' thread alone; `stop` is set by others."""
+    """A job and its results. Modified by the worker thread only; `stop` is set by others."""
 
     id: str
     wanted: ComparisonRequest
@@ -187,7 +186,7 @@ class Comparison:
         return self.status in ("done", "failed", "cancelled")
 
     def note(self, note: Message) -> None:
-        """Something to tell along with the pictures, once."""
+        """Add a note, once."""
         if note not in self.notes:
             self.notes.append(note)
 
@@ -217,9 +216,7 @@ class Comparison:
         return Message("")
 
     def to_mapping(self, say: Callable[[Message], str], address: Callable[[str], str]) -> TryView:
-        """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file
-        of the comparison is served.
-        """
+        """As JSON. say: translates a message; address: URL of a file of the comparison."""
         error: Sentence | None = (
             {"message": say(self.error.message), "hint": say(self.error.hint)}
             if self.error
@@ -258,7 +255,7 @@ class Comparison:
 
 
 def request_from(body: Mapping[str, Any]) -> ComparisonRequest:
-    """A request's JSON, checked. Raises ComparisonError for what is missing or of another kind."""
+    """Validate a request. Raises ComparisonError for missing values or wrong types."""
     kind = body.get("kind", "pair")
     if kind not in get_args(Kind):
         raise ComparisonError(
@@ -294,8 +291,8 @@ def request_from(body: Mapping[str, Any]) -> ComparisonRequest:
 
 
 def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str, list[Message]]:
-    """(the prompt with the LoRA's tag and trigger, what was changed beyond the tag). Strength 0:
-    the same prompt without the tag.
+    """(the prompt with the LoRA's tag and trigger, notes on other changes). Strength 0: the same
+    prompt without the tag.
     """
     notes: list[Message] = []
     bare = re.sub(
@@ -318,7 +315,7 @@ def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str
 
 
 def with_strengths(wanted: ComparisonRequest, lora: Lora) -> ComparisonRequest:
-    """The strengths that a kind of try is about, where none were named; a pair is always without
+    """The request with default strengths for its kind if none were given; a pair is always without
     and with.
     """
     if wanted.kind == "pair":
@@ -331,7 +328,7 @@ def with_strengths(wanted: ComparisonRequest, lora: Lora) -> ComparisonRequest:
 
 
 def picture_count(wanted: ComparisonRequest) -> int:
-    """How many pictures are made: without the LoRA it is one, however many LoRAs there are."""
+    """Number of images: without the LoRA it is one, whatever the number of LoRAs."""
     strong = sum(1 for strength in wanted.strengths if strength)
     return len(wanted.loras) * strong + (1 if 0.0 in wanted.strengths else 0)
 
@@ -353,8 +350,8 @@ def _label(picture: ComparisonImage, kind: Kind) -> Message:
 
 
 def to_file(job: Comparison, status: Status) -> dict[str, Any]:
-    """What try.json holds of a job. `status` is the one it is about to have: it is shown only once
-    it is on disk.
+    """The content of try.json. `status`: the one it is about to have, which is shown only once
+    written.
     """
     return {
         "id": job.id,
@@ -376,9 +373,7 @@ def to_file(job: Comparison, status: Status) -> dict[str, Any]:
 
 
 def from_file(values: Mapping[str, Any]) -> Comparison:
-    """A job as try.json has it. Raises ComparisonError, or one of files.UNREADABLE, for what is
-    none.
-    """
+    """A job from try.json. Raises ComparisonError, or one of files.UNREADABLE."""
     wanted = dict(values["wanted"])
     wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
     status = values["status"]
@@ -414,7 +409,7 @@ def _read_error(values: Mapping[str, Any]) -> ComparisonError:
 
 def _read_message(values: Mapping[str, Any]) -> Message:
     message = Message(str(values["template"]), dict(values["values"]))
-    str(message)  # raises where a value is missing
+    str(message)  # raises if a value is missing
     return message
 
 
@@ -447,7 +442,7 @@ def _number(name: str, value: Any, *, whole: bool) -> float:
 
 
 def _is_beyond_floats(value: float) -> bool:
-    # JSON can spell such whole numbers
+    # JSON integers may exceed the range of float
     return isinstance(value, int) and value.bit_length() > 1000
 
 

@@ -1,5 +1,5 @@
-"""Pictures side by side on one sheet, with the strength above each column and the LoRA beside each
-row. Pillow only. Called by generation.py.
+"""Composes images into one sheet, with the strength above each column and the LoRA beside each row.
+Pillow only. Called by generation.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 GROUND, INK = (250, 250, 250), (20, 20, 20)
 GAP = 8
 LONGEST_SIDE = 12_000
-"""Pixels; a larger sheet is made smaller, as browsers refuse to show it."""
+"""Pixels; larger sheets are scaled down, because browsers do not show them."""
 
 
 def sheet(
@@ -21,9 +21,7 @@ def sheet(
     names: Sequence[str],
     font_file: Path | None = None,
 ) -> Image.Image:
-    """Pictures by rows and columns, all of one size, with their labels. Names may be empty strings:
-    then there is no column for them.
-    """
+    """Images of one size by row and column, with labels. Empty names: no column for them."""
     width, height = rows[0][0].size
     size = max(14, min(width, height) // 14)
     top = [_label(text, size, font_file) for text in columns]
@@ -49,9 +47,9 @@ def sheet(
 
 
 def _label(text: str, size: int, font_file: Path | None) -> Image.Image:
-    """Dark text on the sheet's ground, about `size` pixels high."""
+    """Text on the sheet's background, about `size` pixels high."""
     font, scale = _font(size, font_file)
-    # the default font before Pillow 10.1 is a bitmap that knows Latin-1 only
+    # before Pillow 10.1 the default font is a bitmap of Latin-1 only
     text = text.encode("latin-1", "replace").decode("latin-1") if scale > 1 else text
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text or " "))
     image = Image.new("RGB", (right - left + 2, bottom - top + 2), GROUND)
@@ -66,7 +64,7 @@ def _label(text: str, size: int, font_file: Path | None) -> Image.Image:
 def _font(
     size: int, font_file: Path | None
 ) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
-    """(a font, how many times larger its text is to be drawn)"""
+    """(font, factor by which its text must be enlarged)"""
     try:
         if font_file is not None:
             return ImageFont.truetype(str(font_file), size), 1

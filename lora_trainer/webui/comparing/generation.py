@@ -1,18 +1,17 @@
-"""Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in
-a thread.
+"""Generates the images of comparisons with the host's pipeline, one after the other in a thread.
 
-    jobs.submit(wanted) -> Comparison   comparisons.py says what that is
+    jobs.submit(wanted) -> Comparison   see comparisons.py
     jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
-    jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
+    jobs.delete(id), jobs.restore(id)   to the trash and back
 
-A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it
-under a name never used before, since hosts keep what they have read by name. What a crash leaves of
-these is removed at the next start.
+Saved steps are not in the host's LoRA folder. While one is used, a copy is placed below it under a
+unique name, because hosts cache LoRAs by name. Copies left by a crash are removed at the next
+start.
 
-    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png;
-                               the newest 20 are kept
+    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters), sheet.png; the
+                               newest 20 are kept
 
-Made by app.py, called by comparing/routes.py.
+Created by app.py, called by comparing/routes.py.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ Progress = Callable[[int, int], object]
 
 
 class ComparisonJobs:
-    """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or
-    None if it cannot be told.
+    """The jobs, their thread and folder. family_of: the family of a checkpoint file, or None if
+    unknown.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class ComparisonJobs:
     # --- for the routes ---------------------------------------------------------------------------
 
     def submit(self, wanted: ComparisonRequest) -> Comparison:
-        """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
+        """Queue a job. Raises LoraTrainerError for problems that are known at once."""
         loras = self._loras.find(*wanted.loras)
         if wanted.sampler and wanted.sampler not in self._host.samplers():
             raise ComparisonError(
@@ -136,14 +135,14 @@ class ComparisonJobs:
             return sorted(self._jobs.values(), key=lambda job: (job.started, job.id), reverse=True)
 
     def cancel(self, comparison_id: str) -> Comparison:
-        """Give up what is not made yet; the picture in the making is interrupted."""
+        """Cancel the remaining images; the current one is interrupted."""
         job = self.find(comparison_id)
         job.stop.set()
         return job
 
     def delete(self, comparison_id: str) -> None:
-        """Its pictures and their sheet go to the trash. Raises NotFound, ComparisonError for what
-        is still being made, RunError when it cannot be moved.
+        """Move its images to the trash. Raises NotFound, ComparisonError for an unfinished one,
+        RunError if it cannot be moved.
         """
         with self._lock:
             job = self._known(comparison_id)
@@ -152,13 +151,13 @@ class ComparisonJobs:
                     "these pictures are still being made", hint="Cancel them first."
                 )
             folder = self._data.folder("tries") / job.id
-            # whoever has removed the folder by hand wants to be rid of it, too
+            # a folder that was removed by hand is not an error
             if folder.is_dir():
                 trash.discard(folder, self._data.folder("trash"), kind="try", now=self._clock())
             del self._jobs[comparison_id]
 
     def restore(self, comparison_id: str) -> Comparison:
-        """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
+        """Restore it from the trash. Raises NotFound, or RunError if it cannot be moved."""
         with self._lock:
             found = next(
                 (
@@ -180,7 +179,7 @@ class ComparisonJobs:
             return job
 
     def file(self, comparison_id: str, name: str) -> Path:
-        """One of a try's pictures. Raises NotFound for any other name."""
+        """One of its images. Raises NotFound for other names."""
         job = self.find(comparison_id)
         if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
             raise NotFound("there is no picture {name}", name=name[:40])
@@ -222,7 +221,7 @@ class ComparisonJobs:
             self._write_sheet(job, loras, rows)
 
     def _row(self, job: Comparison, lora: Lora, name: str) -> list[Image.Image]:
-        """One LoRA at every strength. Without the LoRA it is the same picture in every row: made
+        """One LoRA at every strength. The image without the LoRA is the same in every row, and made
         once.
         """
         row: list[Image.Image] = []
@@ -276,7 +275,7 @@ class ComparisonJobs:
         return made.image
 
     def _judge(self, job: Comparison, lora: Lora, name: str, made: GeneratedImage) -> None:
-        """What the host said of the LoRA. Raises ComparisonError when the picture was made without
+        """The host's messages about the LoRA. Raises ComparisonError if the image was made without
         it.
         """
         for comment in made.comments:
@@ -330,15 +329,14 @@ class ComparisonJobs:
 
     @contextlib.contextmanager
     def _visible(self, lora: Lora, number: int) -> Iterator[str]:
-        """The name under which the host finds the LoRA, for as long as the block lasts."""
+        """For the block, make the LoRA available to the host. Yields its name."""
         if lora.delivered:
             yield lora.name
             return
         folder = self._host.paths().lora_dir / TRIES
         name = f"try-{secrets.token_hex(4)}-{number}"
         copy = folder / f"{name}.safetensors"
-        # the alias in the file's metadata would make the host forget a LoRA of the user's that has
-        # the same one
+        # another LoRA of the user may have the same alias, and hosts keep only one
         changes = {
             key: name
             for key in ("ss_output_name", "modelspec.title")
@@ -365,7 +363,7 @@ class ComparisonJobs:
             self._host.refresh_loras()
 
     def _remove_leftovers(self) -> None:
-        """What a crash has left below the LoRA folder."""
+        """Remove temporary copies that a crash has left."""
         try:
             folder = self._host.paths().lora_dir / TRIES
             for path in list(folder.iterdir()):
@@ -376,8 +374,8 @@ class ComparisonJobs:
             pass
 
     def _require_family(self, loras: list[Lora]) -> None:
-        """Raises ComparisonError for a LoRA of another family than the checkpoint in use: hosts
-        make a picture without it, and say so nowhere.
+        """Raises ComparisonError for a LoRA of another family than the loaded checkpoint: hosts
+        then silently generate without it.
         """
         loaded = self._host.loaded()
         family = self._family_of(loaded.path) if loaded else None
@@ -409,9 +407,9 @@ class ComparisonJobs:
                 )
 
     def _read_past(self) -> None:
-        """The tries of earlier times. One that was not over when the host ended is over now."""
+        """Earlier comparisons. Unfinished ones are marked as ended."""
         for folder in self._data.folder("tries").iterdir():
-            # an empty one is just being made
+            # an empty folder is being created
             job = _read(folder) if os.path.lexists(folder / "try.json") else None
             if job is not None:
                 self._jobs[job.id] = job
@@ -434,13 +432,13 @@ class ComparisonJobs:
 
 
 def _read(folder: Path) -> Comparison | None:
-    """The try of a folder; None where it is another's. One that was not over is over now, and one
-    that cannot be read says so.
+    """The comparison in a folder; None for other folders. An unfinished one is marked as ended; an
+    unreadable one has an error.
     """
     path = folder / "try.json"
     try:
         job = from_file(files.load_json(path, names=True))
-        # what can be shown has the right types, too
+        # to_mapping checks the types
         json.dumps(job.to_mapping(str, str), allow_nan=False)
     except (*files.UNREADABLE, LoraTrainerError) as error:
         log.warning("%s cannot be read: %s", path, error)
@@ -488,8 +486,8 @@ def _telling(job: Comparison) -> Progress:
 
 
 def _row_names(loras: list[Lora]) -> list[str]:
-    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names
-    become numbers.
+    """Names of the rows: steps of one run, or LoRA names. The available fonts have only Latin
+    letters; other names become numbers.
     """
     if len({lora.run for lora in loras}) == 1 and all(lora.step is not None for lora in loras):
         return [str(lora.step) for lora in loras]
@@ -500,7 +498,7 @@ def _row_names(loras: list[Lora]) -> list[str]:
 
 
 def _save(image: Image.Image, target: Path, infotext: str) -> None:
-    """A PNG with the parameters where the host's PNG Info looks for them."""
+    """A PNG with generation parameters, for the host's PNG Info."""
     info = PngImagePlugin.PngInfo()
     if infotext:
         info.add_text("parameters", infotext)
@@ -508,7 +506,7 @@ def _save(image: Image.Image, target: Path, infotext: str) -> None:
 
 
 def _module_count(path: Path) -> int:
-    """How many layers a LoRA file changes; 0 if it cannot be told."""
+    """Number of layers in a LoRA file; 0 if unreadable."""
     try:
         return sum(1 for name in read_header(path).tensors if name.endswith(".lora_down.weight"))
     except LoraFileError:

@@ -1,4 +1,4 @@
-"""Pictures that compare LoRA files."""
+"""Routes for comparisons of LoRAs."""
 
 from __future__ import annotations
 

@@ -1,23 +1,20 @@
-"""The images of one dataset with their captions, as they lie on disk: nothing else is true.
+"""The images of one dataset with their captions, always read from disk.
 
-    store.view() -> View                       every image with the caption that will be trained,
-                                                  and where it comes from, as the folder is now
-    store.latest() -> View                     the same as of the last look, what was written
-                                                  here since included: within one request
-    store.write_captions([CaptionChange])      compare and swap: what someone else changed
-                                                  meanwhile is left alone and comes back
-    store.remove(keys), .restore(keys)         to the dataset's own trash, with their captions,
-                                                  and back
+    store.view() -> View                       every image with its training caption and where it
+                                               comes from, as the folder is now
+    store.latest() -> View                     the last view, updated with what was written here:
+                                               for use within a request
+    store.write_captions([CaptionChange])      compare and swap: captions that someone else has
+                                               changed meanwhile are not written, but returned
+    store.remove(keys), .restore(keys)         to the dataset's trash with their captions, and back
 
-A view is made from what dataset.index knows of the folder, which compares names, sizes and times at
-each look, so that a caption saved in a text editor or a spreadsheet is seen at the next one. No
-picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
-writes at a time (dataset.caption_provenance holds the lock that the caption job takes too), and one
-thread.
+Views are built from dataset.index, which compares names, sizes and modification times at each call,
+so that changes by a text editor or a spreadsheet are seen. No image is opened. Writing does not
+rely on this: dataset.edits compares contents. Only one thread of one process writes at a time
+(dataset.caption_provenance has the lock, which caption jobs use too).
 
-Keys stand for images in addresses. They are made from the image's name, and mean nothing but
-through the view: no key becomes a path. Called by the routes, uploads.py and registry.py. Pillow is
-not needed.
+Keys identify images in URLs. They are hashes of names and are only resolved through a view: no key
+becomes a path. Called by the routes, uploads.py and registry.py. Does not need Pillow.
 """
 
 from __future__ import annotations
@@ -53,7 +50,7 @@ from lora_trainer.webui.common.safe_names import natural_order
 from lora_trainer.webui.datasets.image_trash import Leaving, Removed, Trash
 
 SCRATCH = "making"
-"""In the dataset's folder .lora_trainer."""
+"""In the dataset's .lora_trainer folder."""
 _ATTEMPTS = 3
 _STALE = 24 * 3600.0
 _natural = functools.lru_cache(maxsize=50_000)(natural_order)
@@ -61,21 +58,19 @@ _natural = functools.lru_cache(maxsize=50_000)(natural_order)
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One image with the caption that will be trained."""
+    """An image with its training caption."""
 
     key: str
     name: str
-    """Its path from the dataset's folder, with forward slashes."""
+    """Path relative to the dataset's folder, with forward slashes."""
     path: Path
     caption: str
-    """As it is written, without the trigger word that training may put in front; empty: it has
-    none.
-    """
+    """As written, without the trigger word that training prepends; empty: none."""
     source: CaptionSource | None
     caption_file: str
-    """The name of the file the caption stands in, or nothing."""
+    """Name of the file with the caption, or ""."""
     changed: float
-    """When the image was, in seconds since 1970."""
+    """Modification time of the image, in seconds since 1970."""
     version: str
     """Changes with the image file."""
     findings: tuple[Finding, ...]
@@ -83,20 +78,20 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One reading of a dataset's folder."""
+    """A snapshot of a dataset's folder."""
 
     revision: str
     """Changes with any of its files."""
     items: tuple[Item, ...]
-    """In the natural order of their names."""
+    """In natural order of names."""
     findings: tuple[Finding, ...]
-    """What is not about one of the items."""
+    """Those that are not about one of the items."""
     listing: Listing
     captions: Captions
     left_out: tuple[Finding, ...]
-    """What the listing itself tells, which is found once for each."""
+    """Those of the listing."""
     serial: int
-    """Of the reading it was made from."""
+    """Number of the reading it was built from."""
 
     @cached_property
     def by_key(self) -> dict[str, Item]:
@@ -122,33 +117,31 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionChange:
-    """A caption someone wants, and the one that was there when they began."""
+    """A new caption, and the one it is meant to replace."""
 
     key: str
     caption: str
     was: str
     by: str = caption_provenance.PERSON
-    """Who is to be remembered as its writer: undoing gives a captioner's words back to the
-    captioner.
-    """
+    """Who will be recorded as its author: undo restores captions of a captioner as such."""
 
 
 class CaptionStore:
-    """One dataset's images and captions. Thread-safe.
+    """The images and captions of a dataset. Thread-safe.
 
-    `follow_links`: whether a link may lead out of the folder. In uploaded datasets none may:
-    visitors from elsewhere see those.
+    follow_links: whether symlinks out of the folder are followed. Not in uploaded datasets, which
+    remote users see.
     """
 
     def __init__(self, path: Path, *, follow_links: bool) -> None:
         self.path = path
         self._follow_links = follow_links
         self.lock = threading.RLock()
-        """Held by whoever changes the folder."""
+        """Held while the folder is modified."""
         self._digests = DigestCache()
         self.digest = self._digests.digest
-        """Path -> the hash of the file's content; read again when the file's size or time is
-        another. Raises DatasetError.
+        """Path -> hash of the file's content, cached by size and modification time. Raises
+        DatasetError.
         """
         self._index = Index(path, follow_links=follow_links)
         self._name = uuid.uuid4().hex[:12]
@@ -157,26 +150,26 @@ class CaptionStore:
         self._settled = False
 
     def digest_of(self, item: Item) -> str:
-        """The digest of an image as it was when it was looked at. Raises DatasetError."""
+        """The digest of an image as of the view. Raises DatasetError."""
         return self._digests.of_version(item.path, item.version)
 
     # --- reading ----------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """What is there now. Raises DatasetError when the folder is not."""
+        """The current state. Raises DatasetError if the folder is missing."""
         with self.lock:
             return self._shown(self._looked())
 
     def latest(self) -> View:
-        """What was there at the last look, with what was written here since. Raises DatasetError
-        where there was none and the folder is not there.
+        """The last view, updated with what was written here. Raises DatasetError if there was none
+        and the folder is missing.
         """
         with self.lock:
             return self._view or self.view()
 
     def glance(self, key: str) -> View:
-        """What is there now as far as it concerns one image: other captions may have been changed
-        by other programs. Raises DatasetError when the folder is not there.
+        """The current state of one image; captions changed by other programs may be missed for
+        others. Raises DatasetError if the folder is missing.
         """
         with self.lock:
             item = self.latest().by_key.get(key)
@@ -189,8 +182,8 @@ class CaptionStore:
             return self._shown(self._index.glance(files))
 
     def reading(self) -> Reading:
-        """The folder's files and captions now, as training would read them, for who makes no view
-        of them. Raises DatasetError when the folder is not there.
+        """The folder's files and captions as training would read them, without building a view.
+        Raises DatasetError if the folder is missing.
         """
         with self.lock:
             return self._looked()
@@ -212,8 +205,8 @@ class CaptionStore:
         return self._view
 
     def image(self, key: str) -> tuple[Path, str]:
-        """The image of a key and its version, without looking at all the others: for the many
-        pictures of one page. Raises NotFound.
+        """The image of a key and its version, without reading all others: for the thumbnails of a
+        page. Raises NotFound.
         """
         view = self._view
         item = view.by_key.get(key) if view else None
@@ -227,8 +220,8 @@ class CaptionStore:
         return item.path, item.version
 
     def waiting(self) -> list[Path]:
-        """The pictures that are not read as they are, but can be converted. Raises DatasetError
-        when the folder is not there.
+        """Images that cannot be decoded but converted. Raises DatasetError if the folder is
+        missing.
         """
         return [
             path
@@ -238,8 +231,8 @@ class CaptionStore:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder on the dataset's own disk for what is being made; what a crash left there a day
-        ago goes. Raises DatasetError.
+        """A folder for temporary files on the dataset's disk; files older than a day are deleted.
+        Raises DatasetError.
         """
         folder = self.path / caption_provenance.FOLDER / SCRATCH
         try:
@@ -262,10 +255,10 @@ class CaptionStore:
     def write_captions(
         self, changes: Sequence[CaptionChange], seen: View | None = None
     ) -> dict[str, str]:
-        """Writes captions; returns {key: the caption now} for those that are no longer what they
-        were, which are left alone. `seen`: what is there now, where the caller has looked.
+        """Write captions. Returns {key: current caption} for those that someone else has changed,
+        which are not written. `seen`: the current view, if the caller has one.
 
-        Raises NotFound for an unknown key, DatasetError when a file cannot be written.
+        Raises NotFound for an unknown key, DatasetError if a file cannot be written.
         """
         with self.lock, caption_provenance.changing_captions(self.path):
             for attempt in range(_ATTEMPTS):
@@ -304,11 +297,11 @@ class CaptionStore:
     def remember_author(
         self, captions: Mapping[Path, str], by: Mapping[Path, str] | None = None
     ) -> None:
-        """{image: caption} is about to be written, for a person unless `by` says who. Raises
+        """Record the author of captions about to be written, a person unless `by` is given. Raises
         DatasetError. Call it within changing_captions.
         """
-        # a caption nobody recorded counts as a person's already: only where a captioner has been at
-        # work must it be said
+        # captions without a record count as a person's: it is only needed where a captioner has
+        # written
         if captions and caption_provenance.read_authors(self.path).by_digest:
             writers = by or {}
             news = {
@@ -324,8 +317,8 @@ class CaptionStore:
     # --- removing and restoring -------------------------------------------------------------------
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Moves images with their captions to the dataset's trash. Raises NotFound, or DatasetError
-        when a file cannot be moved.
+        """Move images with their captions to the dataset's trash. Raises NotFound, or DatasetError
+        if a file cannot be moved.
         """
         with self.lock, caption_provenance.changing_captions(self.path):
             view = self.view()
@@ -338,7 +331,7 @@ class CaptionStore:
                 if image not in set(images)
                 for text in view.listing.texts_beside(image)
             }
-            # a mask that stays behind would be a picture to train
+            # a mask left behind would be trained as an image
             masks: dict[Path, list[Path]] = {}
             for mask, image in find_masks(view.listing.images, view.captions.by_image).items():
                 masks.setdefault(image, []).append(mask)
@@ -366,12 +359,12 @@ class CaptionStore:
                 self._settled = self._trash.is_settled()
 
     def removed(self) -> list[Removed]:
-        """What is in the trash, the newest first."""
+        """The contents of the trash, newest first."""
         return self._trash.listing()
 
     def restore(self, keys: Sequence[str]) -> None:
-        """Brings removed images back to where they were. Raises NotFound, or DatasetError when
-        another image has taken the place.
+        """Restore removed images. Raises NotFound, or DatasetError if another image has taken the
+        place.
         """
         with self.lock, caption_provenance.changing_captions(self.path):
             newest: dict[str, Removed] = {}
@@ -397,13 +390,13 @@ class CaptionStore:
         return bool(self.view().captions.rows.get(image))
 
     def _settle(self) -> None:
-        """What an earlier process, or a full disk, left in the middle of a removal is taken back,
-        unless another process is at it.
+        """Roll back a removal interrupted by a crash or a full disk, unless another process is
+        working on it.
         """
         if not self._settled:
-            self._settled = True  # settling looks, too
+            self._settled = True  # settling reads the folder, too
             if not self._trash.is_settled():
-                # at once or not now: the lock may be this thread's own
+                # without waiting: this thread may hold the lock
                 with (
                     contextlib.suppress(DatasetError),
                     caption_provenance.changing_captions(self.path, patience=0.0),
@@ -413,7 +406,7 @@ class CaptionStore:
 
 
 class DigestCache:
-    """Remembers the digests of files by path, size and time. Thread-safe."""
+    """Caches digests by path, size and modification time. Thread-safe."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[str, str]] = {}
@@ -427,7 +420,7 @@ class DigestCache:
         return self.of_version(path, version_of(details.st_mtime_ns, details.st_size))
 
     def of_version(self, path: Path, version: str) -> str:
-        """The same where the file's size and time are known already. Raises DatasetError."""
+        """The same, with known size and modification time. Raises DatasetError."""
         known = self._known.get(path)
         if known is None or known[0] != version:
             known = self._known[path] = (version, digest(path))
@@ -435,23 +428,23 @@ class DigestCache:
 
 
 def key_of(name: str) -> str:
-    """The key of an image: what stands for it in addresses."""
+    """The key of an image, for URLs."""
     return base64.urlsafe_b64encode(
         hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
     ).decode("ascii")
 
 
 def version_of(time: int, size: int) -> str:
-    """What changes when a file does: its time in nanoseconds and its size."""
+    """Changes with the file: modification time in nanoseconds, and size."""
     return f"{time:x}-{size:x}"
 
 
 def _read(reading: Reading, name: str, before: View | None) -> View:
-    """`before`: another view of the same store, of which is taken what is the same still."""
+    """`before`: an earlier view of the store, whose unchanged items are reused."""
     listing, captions = reading.listing, reading.captions
     settings = DatasetSettings(train_data_dir=listing.root)
     unmasked, mask_findings = without_masks(listing, captions)
-    # without those that have gone since they were listed
+    # without files that were deleted since the listing
     images = [image for image in unmasked if reading.stamp(image) is not None]
     captions = fill_in(captions, images, listing, settings)
     left_out = (
@@ -478,7 +471,7 @@ def _read(reading: Reading, name: str, before: View | None) -> View:
 
 
 def _changed(view: View, reading: Reading, name: str) -> View:
-    """A view after captions of some of its images were written, which is all that changed."""
+    """The view after captions of some images were written, with nothing else changed."""
     changes = reading.changes or {}
     by_image = {
         **view.captions.by_image,
@@ -554,7 +547,7 @@ def _file_of(caption: Caption | None, listing: Listing) -> str:
 def _by_image(
     findings: Sequence[Finding], images: Sequence[Path], captions: Captions
 ) -> tuple[dict[Path, list[Finding]], list[Finding]]:
-    """Findings of an image or its text file, by image; and the others."""
+    """Findings by image (for its image or text file), and the others."""
     told_of = {finding.path for finding in findings}
     users: dict[Path, list[Path]] = {image: [image] for image in images if image in told_of}
     for image, caption in captions.by_image.items():

@@ -1,12 +1,11 @@
-"""HEIC and AVIF pictures -> JPEG or PNG, by a short-lived process with the worker's packages: the
-host's own Pillow mostly cannot decode them.
+"""Converts HEIC and AVIF images to JPEG or PNG in a subprocess with the worker's packages, because
+the host's Pillow often cannot decode them.
 
     converter.is_ready                        whether those packages are installed
-    converter.convert([(picture, stem), ...]) -> for each the copy that was made, or the
-    DatasetError for why not
+    converter.convert([(picture, stem), ...]) -> the path of the copy, or a DatasetError, for each
 
-One process converts all that is asked for at once; it is ended when it takes too long. Called by
-uploads.py and workbench.py. Standard library only.
+One subprocess converts all images of a call, with a timeout. Called by uploads.py and workbench.py.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from lora_trainer.errors import DatasetError
 
 SECONDS_TO_BEGIN = 60.0
 SECONDS_EACH = 60.0
-"""A picture of 12 megapixels takes one or two, on busy cores six."""
+"""Timeout per image. 12 megapixels take one or two seconds, six on a busy machine."""
 _AT_ONCE = threading.Semaphore(2)
-"""The host makes pictures meanwhile, and each of the large ones takes half a gigabyte."""
+"""Leaves CPU time for the host; each large image takes half a gigabyte."""
 
 _TOO_LONG = ""
 
@@ -47,11 +46,11 @@ class Converter:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pictures can be converted now."""
+        """Whether images can be converted."""
         return self._look().state != "missing"
 
     def convert(self, pictures: Sequence[tuple[Path, Path]]) -> list[Path | DatasetError]:
-        """(picture, stem of its copy) -> the copy, its suffix added, or why there is none."""
+        """(image, stem of its copy) -> the copy with suffix, or the error."""
         results: list[Path | DatasetError] = []
         while len(results) < len(pictures):
             rest = pictures[len(results) :]
@@ -59,7 +58,7 @@ class Converter:
                 told, reason, goes_on = self._run(rest)
             results += told
             unfinished = rest[len(told) :]
-            # a decoder that dies of one picture may live with the next
+            # a decoder that crashes on one image may be able to convert the next
             results += [
                 _failed(picture, reason)
                 for picture, _ in (unfinished[:1] if goes_on else unfinished)
@@ -69,9 +68,7 @@ class Converter:
     def _run(
         self, pictures: Sequence[tuple[Path, Path]]
     ) -> tuple[list[Path | DatasetError], str, bool]:
-        """What one process makes of them; why it ended early; and whether that was the picture's
-        doing.
-        """
+        """The results of one subprocess, why it ended early, and whether the image caused that."""
         asked = json.dumps({"pictures": [(str(picture), str(stem)) for picture, stem in pictures]})
         begin, each = self._seconds
         try:
@@ -96,8 +93,8 @@ class Converter:
 def _told(
     output: bytes, pictures: Sequence[tuple[Path, Path]]
 ) -> tuple[list[Path | DatasetError], bool]:
-    """The lines of the process as results, and whether it had begun. A library's own words on the
-    way are none.
+    """The lines of output as results, and whether it had started. Other output of libraries is
+    ignored.
     """
     lines = []
     for line in output.splitlines():

@@ -1,8 +1,6 @@
-"""Of a dataset's images, those that are wanted now: filtered, sorted, one page of them. Pure;
-called by the routes and the workbench.
+"""Filters, sorts and pages a dataset's images. Pure; called by the routes and the workbench.
 
-What a filter needs to know beyond the item itself comes in as `Knowledge`, which is asked only for
-what the filter needs.
+Facts that are not in the items come from a `Knowledge`, which computes only what a filter needs.
 """
 
 from __future__ import annotations
@@ -40,14 +38,14 @@ COUNTED: tuple[Which, ...] = (
     "machine",
     "findings",
 )
-"""The filters whose labels tell how many images they let pass."""
+"""The filters whose labels show counts."""
 
 SHORT_PARTS, SHORT_WORDS = 3, 6
 """A caption with fewer of both is short."""
 
 
 class Knowledge(Protocol):
-    """What is known of an item beside what stands in its folder."""
+    """Facts about an item besides its files."""
 
     def tokens(self, item: Item) -> int: ...
     def is_long(self, item: Item) -> bool: ...
@@ -58,37 +56,35 @@ class Knowledge(Protocol):
         ...
 
     def edited(self, item: Item) -> float:
-        """When its caption's file was changed."""
+        """The modification time of its caption's file."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFilter:
-    """Which images. Conditions that are not given let all pass; an unknown filter does too."""
+    """A filter. Conditions that are not given, and unknown filters, are not applied."""
 
     which: Which = "all"
     text: str = ""
-    """The caption or the name contains this, in capitals or not."""
+    """The caption or the name contains this, case-insensitive."""
     lacks: str = ""
     """The caption does not contain this."""
     tag: str = ""
-    """The caption has each of these tags, with commas between: one of its comma-separated parts is
-    that, in capitals or not.
-    """
+    """The caption has each of these comma-separated tags, case-insensitive."""
     match: Literal["all", "any"] = "all"
     """any: one of them is enough."""
     without: str = ""
     """The caption has none of these tags."""
     finding: str = ""
-    """There is a finding of this kind."""
+    """It has a finding of this kind."""
     trigger: str = ""
-    """The trigger word of the settings, for `no-trigger`."""
+    """The trigger word, for `no-trigger`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageQuery(ImageFilter):
-    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of
-    the names.
+    """A filter, an order and a page: at most `limit` matches from `offset` on. Unknown orders mean
+    by name.
     """
 
     offset: int = 0
@@ -100,20 +96,20 @@ class PageQuery(ImageFilter):
 class Page:
     items: tuple[Item, ...]
     matching: int
-    """How many match in all."""
+    """Number of all matches."""
 
 
 def page(view: View, wish: PageQuery, known: Knowledge) -> Page:
-    """The images a Wish asks for."""
+    """The images of a PageQuery."""
     found = matching(view.items, wish, known)
     order = _ORDERS.get(wish.order)
     if order is not None:
-        found.sort(key=lambda item: order(item, known))  # stable: of equal ones, by name
+        found.sort(key=lambda item: order(item, known))  # stable: equal ones stay sorted by name
     return Page(items=tuple(found[wish.offset : wish.offset + wish.limit]), matching=len(found))
 
 
 def matching(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> list[Item]:
-    """The items that pass, in their order."""
+    """The matching items, in order."""
     choose = _FILTERS.get(where.which)
     found = list(items) if choose is None else choose(items, where, known)
     for test in _tests(where, known):
@@ -122,13 +118,13 @@ def matching(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> lis
 
 
 def counts(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> dict[str, int]:
-    """How many of all the images each filter lets pass."""
+    """Number of matches of each filter."""
     return {name: len(_FILTERS[name](items, where, known)) for name in COUNTED}
 
 
 @lru_cache(maxsize=20_000)
 def is_short(caption: str) -> bool:
-    """Whether a caption says little, be it tags or a sentence. One that is missing is not short."""
+    """Whether a caption is short, be it tags or a sentence. A missing one is not."""
     return (
         bool(caption) and len(parts(caption)) < SHORT_PARTS and len(caption.split()) < SHORT_WORDS
     )

@@ -1,21 +1,18 @@
-"""Images that were taken out of a dataset: each in a folder of its own in the dataset's trash, with
-all that brings it back.
+"""The trash of a dataset: each removed image has a folder with everything needed to restore it.
 
     trash = Trash(root, follow_links=False)
-    trash.take_out([Leaving])          rows out of their tables, then masks, captions and, last, the
-                                       image to the trash
-    trash.listing() -> [Removed]       newest first: what is there as a whole
-    trash.bring_back(removed, there)   everything to its place; what is there already stays
-    trash.settle(there)                what a dying process or a full disk left in the middle is
-                                       taken back
+    trash.take_out([Leaving])          removes rows from tables, then moves masks, captions and,
+                                       last, the image
+    trash.listing() -> [Removed]       complete entries, newest first
+    trash.bring_back(removed, there)   moves everything back; existing files are kept
+    trash.settle(there)                rolls back what a crash or a full disk has interrupted
 
-    <dataset>/.lora_trainer/removed/<key>/    removed.json: what was where; then the files
-                                              themselves
+    <dataset>/.lora_trainer/removed/<key>/    removed.json: the original paths; and the files
 
-The note is written before anything moves and the image moves last, so a folder without its image is
-a removal that did not come to its end. `there` says which images have rows: of those none are put
-back. Notes are only text: what they name lies below the dataset, or they are none. Called by
-caption_store.py, which holds the dataset's lock. Standard library only.
+The note is written before anything is moved and the image is moved last, so a folder without its
+image is an unfinished removal. `there`: which images have rows; their rows are not restored. Paths
+in notes are checked to be inside the dataset. Called by caption_store.py, which holds the dataset's
+lock. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,20 +33,20 @@ from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.webui.common.safe_names import free_name, is_path_below
 
 FOLDER = "removed"
-"""In the dataset's folder .lora_trainer: one folder for each removed image."""
+"""In the dataset's .lora_trainer folder: one folder per removed image."""
 NOTE = "removed.json"
 
 HasRows = Callable[[Path], bool]
-"""Whether a table has rows for this image now."""
+"""Whether a table currently has rows for this image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving:
-    """An image that is to be taken out, with all that belongs to it."""
+    """An image to remove, with all files that belong to it."""
 
     key: str
     name: str
-    """Its path from the dataset's folder, with forward slashes; as it is in Removed."""
+    """Path relative to the dataset's folder, with forward slashes."""
     path: Path
     caption: str
     rows: tuple[RemovedRow, ...]
@@ -67,8 +64,7 @@ class Removed:
     time: float
     folder: Path
     rows: tuple[tuple[str, str], ...] = ()
-    """(the file that they stood in, as they stood there); files and masks by their paths from the
-    dataset's folder, as they were told.
+    """(file, rows as they were in it); files and masks by paths relative to the dataset's folder.
     """
     masks: tuple[str, ...] = ()
 
@@ -78,10 +74,10 @@ class Removed:
 
 
 class Trash:
-    """The removed images of one dataset."""
+    """The removed images of a dataset."""
 
     def __init__(self, root: Path, *, follow_links: bool) -> None:
-        """follow_links: whether a link in the dataset's folder may lead out of it."""
+        """follow_links: whether symlinks out of the dataset's folder are followed."""
         self._root = root
         self._follow_links = follow_links
         self._folder = root / caption_provenance.FOLDER / FOLDER
@@ -89,7 +85,7 @@ class Trash:
     def take_out(
         self, leaving: Sequence[Leaving], remove_rows: Callable[[], object], has_rows: HasRows
     ) -> None:
-        """Raises DatasetError when a file cannot be moved or written; what was begun is then taken
+        """Raises DatasetError if a file cannot be moved or written; the removal is then rolled
         back.
         """
         try:
@@ -106,13 +102,13 @@ class Trash:
             raise
 
     def listing(self) -> list[Removed]:
-        """What can be brought back, the newest first."""
+        """Images that can be restored, newest first."""
         return sorted(
             (entry for entry in self._all() if entry.image.is_file()), key=lambda entry: -entry.time
         )
 
     def bring_back(self, removed: Removed, has_rows: HasRows) -> None:
-        """Everything in a trash folder -> its place. Raises DatasetError."""
+        """Move everything in a trash folder back. Raises DatasetError."""
         if not all(
             map(
                 self._is_inside, (removed.name, *removed.masks, *(file for file, _ in removed.rows))
@@ -152,8 +148,8 @@ class Trash:
         shutil.rmtree(removed.folder, ignore_errors=True)
 
     def settle(self, has_rows: HasRows) -> None:
-        """Takes back removals that did not come to their end. Where that is not possible now, as on
-        a full disk, the next call will.
+        """Roll back unfinished removals. Those that cannot be rolled back now, as on a full disk,
+        are left for the next call.
         """
         for entry in self._unfinished():
             with contextlib.suppress(LoraTrainerError, OSError):
@@ -162,7 +158,7 @@ class Trash:
             shutil.rmtree(folder, ignore_errors=True)
 
     def is_settled(self) -> bool:
-        """Whether nothing waits for `settle`."""
+        """Whether there are no unfinished removals."""
         return not self._unfinished() and not self._unbegun()
 
     def _unfinished(self) -> list[Removed]:
@@ -173,7 +169,7 @@ class Trash:
         ]
 
     def _unbegun(self) -> list[Path]:
-        """Folders whose note was never written whole: nothing was moved into them."""
+        """Folders whose note is incomplete: nothing was moved into them."""
         return [
             folder
             for folder in _folders(self._folder)
@@ -181,7 +177,7 @@ class Trash:
         ]
 
     def _is_inside(self, name: str) -> bool:
-        """Whether a path told by a note stays in the dataset, through its links too."""
+        """Whether a path of a note stays inside the dataset, symlinks resolved."""
         return is_path_below(name) and (
             self._follow_links or (self._root / name).resolve().is_relative_to(self._root.resolve())
         )
@@ -194,7 +190,7 @@ class Trash:
         ]
 
     def _prepare(self, image: Leaving) -> Path:
-        """A folder that knows all that is needed to bring the image back, before anything is
+        """Create a folder with a note of everything needed to restore the image, before anything is
         moved.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -210,8 +206,7 @@ class Trash:
             ],
             "masks": [mask.relative_to(self._root).as_posix() for mask in image.masks],
         }
-        # in ASCII: a file's name may hold bytes that are no characters, and they survive only
-        # escaped
+        # ASCII: file names may contain lone surrogates, which survive only escaped
         files.write_text(folder / NOTE, json.dumps(told))
         return folder
 
@@ -220,16 +215,14 @@ def _move(image: Leaving, folder: Path) -> None:
     for number, mask in enumerate(image.masks):
         shutil.move(mask, folder / _kept_mask(number, mask.name))
     for text in image.texts:
-        # two images of one name share their text
+        # images of the same stem share their text file
         if text.exists():
             shutil.move(text, folder / text.name)
     shutil.move(image.path, folder / image.path.name)
 
 
 def _kept_mask(number: int, name: str) -> str:
-    """A mask's name in the trash: masks/fox.png would take the place of its picture fox.png
-    there.
-    """
+    """A mask's name in the trash: masks/fox.png would conflict with its image fox.png."""
     return f"mask-{number}-{name}"
 
 
@@ -241,15 +234,13 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _read(folder: Path, root: Path) -> Removed | None:
-    """The note of a folder; None for one that is damaged, or whose image has its place
-    elsewhere.
-    """
+    """The note of a folder; None if it is damaged or names a path outside."""
 
     def told(values: Any) -> Removed | None:
         key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
         rows = tuple((str(row["file"]), str(row["text"])) for row in values["rows"])
         masks = tuple(str(mask) for mask in values.get("masks", ()))
-        (root / name).exists()  # raises OSError for what no file can be called
+        (root / name).exists()  # raises OSError for invalid file names
         removed = Removed(
             key=key,
             name=name,

@@ -1,19 +1,18 @@
-"""The datasets the tab knows: folders of uploaded images in the data folder, and folders of this
-machine that were opened by their path.
+"""The datasets: folders of uploaded images in the data folder, and folders of this machine opened
+by path.
 
     datasets.listing(language) -> [card]      for the page
-    datasets.find(id) -> DatasetInfo              id -> name and path
-    datasets.store(id) -> CaptionStore         its images and captions (caption_store.py)
-    datasets.draft(id), .set_draft(...)       what is set for them and not trained yet
-                                              (settings_draft.py)
+    datasets.find(id) -> DatasetInfo          id -> name and path
+    datasets.store(id) -> CaptionStore        its images and captions (caption_store.py)
+    datasets.draft(id), .set_draft(...)       its settings draft (settings_draft.py)
 
     <data folder>/datasets/<id>/     an uploaded dataset; its id is the folder's name and never
-                                     changes, since runs name the folder
-    <data folder>/datasets.json      names given later, and the folders opened by path: {"names":
-                                     {id: name}, "folders": {id: path}}
+                                     changes, because runs refer to the folder
+    <data folder>/datasets.json      display names, and folders opened by path: {"names": {id:
+                                     name}, "folders": {id: path}}
 
-Folders opened by path are there for the person at this machine alone: as soon as the WebUI can be
-reached from elsewhere, they are neither listed nor found. Called by the routes and the plan.
+Folders opened by path are for local users only: while the WebUI is reachable from other machines,
+they are neither listed nor found. Called by the routes and preflight.py.
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
 class DatasetInfo:
     id: str
     name: str
-    """What the user calls it."""
+    """The user's name for it."""
     path: Path
     external: bool
-    """A folder opened by its path, not one of the data folder."""
+    """A folder opened by its path, outside the data folder."""
 
 
 class Card(TypedDict):
@@ -78,7 +77,7 @@ class Card(TypedDict):
 
 
 class Datasets:
-    """Thread-safe. `is_remote` tells whether visitors from elsewhere may be here."""
+    """Thread-safe. is_remote: whether the host is reachable from other machines."""
 
     def __init__(self, data: DataFolder, is_remote: Callable[[], bool]) -> None:
         self._data = data
@@ -91,7 +90,7 @@ class Datasets:
     # --- finding ----------------------------------------------------------------------------------
 
     def all(self) -> list[DatasetInfo]:
-        """Every dataset the visitor may see, in the order of their names."""
+        """All datasets that the user may see, sorted by name."""
         registry = self._read()
         folders = [
             entry.name
@@ -118,11 +117,11 @@ class Datasets:
         return dataset
 
     def opened(self) -> list[Path]:
-        """The folders that were opened by their path, whoever asks."""
+        """The folders opened by path."""
         return [Path(folder) for folder in self._read()["folders"].values()]
 
     def store(self, identity: str) -> CaptionStore:
-        """What is in a dataset. Raises NotFound."""
+        """The images and captions of a dataset. Raises NotFound."""
         dataset = self.find(identity)
         with self._lock:
             known = self._stores.get(identity)
@@ -133,25 +132,23 @@ class Datasets:
             return known
 
     def draft(self, identity: str) -> Draft:
-        """What is set for a dataset and not trained yet. Raises NotFound."""
+        """A dataset's settings draft. Raises NotFound."""
         return settings_draft.read(self.find(identity).path)
 
     def set_draft(self, identity: str, values: Mapping[str, Any], was: str) -> Draft:
-        """Raises NotFound, Conflict when somebody else changed it meanwhile, or DatasetError where
-        it cannot be kept.
+        """Raises NotFound, Conflict if someone else has changed it, or DatasetError if it cannot be
+        written.
         """
         store = self.store(identity)
         with store.lock:
             return settings_draft.write(store.path, values, was)
 
     def listing(self, language: str) -> list[Card]:
-        """The cards of all datasets, as JSON."""
+        """All datasets as JSON."""
         return [self.card(dataset, language) for dataset in self.all()]
 
     def card(self, dataset: DatasetInfo, language: str) -> Card:
-        """What the page shows of a dataset: GET /datasets. A folder that cannot be read says why,
-        and the others are still there.
-        """
+        """A dataset as JSON. An unreadable folder has an error; the others are still listed."""
         card: Card = {
             "id": dataset.id,
             "name": dataset.name,
@@ -174,7 +171,7 @@ class Datasets:
                 "gone": not dataset.path.is_dir(),
             }
         except Exception as error:
-            # a folder from anywhere may hold anything; the others are listed all the same
+            # any content is possible; the other datasets must still be listed
             log.warning("%s cannot be read", dataset.path, exc_info=True)
             hint, reason = "Look into the folder.", f"{type(error).__name__}: {error}"[:300]
             problem = DatasetError(
@@ -191,8 +188,8 @@ class Datasets:
     # --- changing ---------------------------------------------------------------------------------
 
     def create(self, name: str) -> DatasetInfo:
-        """A new, empty dataset, in a folder called like it as far as a folder can be. Raises
-        DatasetError for a name that says nothing.
+        """Create an empty dataset in a folder with a valid form of its name. Raises DatasetError
+        for an empty name.
         """
         name = _tidy_name(name)
         with self._lock:
@@ -216,8 +213,8 @@ class Datasets:
         return self.find(identity)
 
     def open(self, folder: str) -> DatasetInfo:
-        """A folder of this machine as a dataset, where it is. Raises DatasetError when it is not
-        there. Only for the person at this machine.
+        """Open a folder of this machine as a dataset in place. Raises DatasetError if it is
+        missing. For local users only.
         """
         path = Path(os.path.normpath(Path(folder.strip().strip("\"'")).expanduser()))
         if not path.is_absolute() or not path.is_dir():
@@ -239,8 +236,8 @@ class Datasets:
         return self.find(identity)
 
     def rename(self, identity: str, name: str) -> DatasetInfo:
-        """Another name for the user; the folder stays, because runs name it. Raises NotFound, or
-        DatasetError for a name that says nothing.
+        """Change the display name; the folder keeps its name, to which runs refer. Raises NotFound,
+        or DatasetError for an empty name.
         """
         self.find(identity)
         name = _tidy_name(name)
@@ -248,10 +245,10 @@ class Datasets:
         return self.find(identity)
 
     def delete(self, identity: str) -> str:
-        """An uploaded dataset goes to the trash, and its id there is returned; a folder opened by
-        path is forgotten and stays as it is.
+        """Move an uploaded dataset to the trash, and return its id there; a folder opened by path
+        is only forgotten.
 
-        Raises NotFound, or RunError when it cannot be moved.
+        Raises NotFound, or RunError if it cannot be moved.
         """
         dataset, trashed = self.find(identity), ""
         with self._lock:
@@ -271,18 +268,18 @@ class Datasets:
                     lambda registry: [registry[part].pop(identity, None) for part in registry]
                 )
             except OSError:
-                # on a full disk: the images are gone all the same, and a name too many does no harm
+                # the disk is full: a leftover name does no harm
                 if dataset.external:
                     raise
         return trashed
 
     def deleted(self) -> list[trash.Discarded]:
-        """What of uploaded datasets lies in the trash, newest first, whoever deleted it."""
+        """Deleted datasets in the trash, newest first."""
         return trash.contents(self._data.folder("trash"), "dataset")
 
     def bring_back(self, trashed: str) -> DatasetInfo:
-        """A deleted dataset out of the trash, with its name. Raises NotFound, or RunError when it
-        cannot be moved.
+        """Restore a deleted dataset with its name. Raises NotFound, or RunError if it cannot be
+        moved.
         """
         with self._lock:
             found = next((found for found in self.deleted() if found.id == trashed), None)
@@ -344,8 +341,8 @@ class Datasets:
 
 
 def thumbnail_address(identity: str, key: str, version: str) -> str:
-    """The address of an image's thumbnail, from the page. The version changes with the file, so
-    that a browser may keep the picture for good.
+    """The URL of a thumbnail, relative to the page. The version changes with the file, so that
+    browsers can cache it.
     """
     return f"lora-trainer/datasets/{quote(identity, safe='')}/thumbnail/{key}.webp?v={version}"
 

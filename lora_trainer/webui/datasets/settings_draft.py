@@ -1,13 +1,13 @@
-"""What is set for one dataset and not trained yet: trigger word, preset, changed settings,
-checkpoint, name, and how captions are written.
+"""The settings draft of a dataset: trigger word, preset, changed settings, checkpoint, name, and
+captioner options.
 
     <dataset>/.lora_trainer/draft.json      {"version": 1, "values": {...}}
 
-    read(root) -> Draft                     none, or one that cannot be read, is an empty one
-    write(root, values, was) -> Draft       raises Conflict when somebody else wrote meanwhile
+    read(root) -> Draft                     empty if missing or unreadable
+    write(root, values, was) -> Draft       raises Conflict if someone else has written meanwhile
 
-It lies with the images, so that no dataset gets another's trigger word, and every browser sees the
-same. Called by registry.py and the routes.
+Stored with the images, so that each dataset has its own and all browsers see the same. Called by
+registry.py and the routes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from lora_trainer.webui.http.routing import Conflict
 FILE = "draft.json"
 TEXTS = ("preset", "checkpoint", "init_lora", "name")
 LONGEST = 64 * 1024
-"""Of a draft, in bytes: some twenty settings, a few prompts."""
+"""Size limit in bytes."""
 
 
 class CaptionerDraft(TypedDict, total=False):
-    """How captions are written: the captioner's name, and of each the options that were set."""
+    """The chosen captioner, and the options of each."""
 
     captioner: str
     options: dict[str, dict[str, Any]]
 
 
 class DraftValues(TypedDict, total=False):
-    """Config keys -> the visitor's own values, in `changes`."""
+    """`changes`: config keys -> values set by the user."""
 
     preset: str
     checkpoint: str
@@ -51,7 +51,7 @@ class DraftValues(TypedDict, total=False):
 
 
 class DraftView(TypedDict):
-    """What is set for a dataset and not trained yet."""
+    """A dataset's settings draft."""
 
     values: DraftValues
     revision: str
@@ -61,13 +61,13 @@ class DraftView(TypedDict):
 @dataclass(frozen=True)
 class Draft:
     values: DraftValues = field(default_factory=DraftValues)
-    """preset, checkpoint, init_lora, name: texts. changes: config key -> the visitor's own value.
+    """preset, checkpoint, init_lora, name: strings. changes: config key -> value set by the user.
     captioner: {captioner, options}.
     """
     revision: str = ""
-    """Another one whenever the file holds something else; empty without a file."""
+    """Changes with the file's content; empty without a file."""
     changed: float = 0.0
-    """When it was written."""
+    """Modification time."""
 
     def to_json(self) -> DraftView:
         return {"values": self.values, "revision": self.revision, "changed": self.changed}
@@ -91,8 +91,8 @@ def read(root: Path) -> Draft:
 
 
 def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
-    """`was`: the revision that `values` were made from. Who calls this holds the dataset's lock.
-    Raises Conflict, or DatasetError.
+    """`was`: the revision on which `values` are based. The caller holds the dataset's lock. Raises
+    Conflict, or DatasetError.
     """
     now = read(root)
     if was != now.revision:
@@ -142,7 +142,7 @@ def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
 
 
 def inherit(source: Path, target: Path) -> None:
-    """The draft of images for a copy of them. A copy without one is no failure."""
+    """Copy the draft of a dataset to its copy. Failures are ignored."""
     draft = read(source)
     if draft.revision:
         try:
@@ -152,14 +152,14 @@ def inherit(source: Path, target: Path) -> None:
 
 
 def _known(values: Mapping[str, Any]) -> DraftValues:
-    """What is understood of it; another version's keys are not."""
+    """The known keys; those of other versions are dropped."""
     changes, captioner = values.get("changes"), values.get("captioner")
     changes = changes if isinstance(changes, dict) else {}
-    # of a setting that is there under two names, the present one counts
+    # of a setting under two names, the current one counts
     with contextlib.suppress(ConfigError):
         changes = form.current(changes)
     texts = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
-    # what is in `captioner` is the page's own: it was written by one, and is read by one
+    # `captioner` is opaque: written and read by the page
     return cast(
         DraftValues,
         {

@@ -1,11 +1,9 @@
-"""Small copies of pictures, made when they are first asked for, and kept by content: one file
-however many datasets hold the picture.
+"""Thumbnails, created on first use and cached by content.
 
     thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
 
-A few pictures at a time are decoded, whoever asks; someone who asks for one that is being made
-waits for that. Those that nobody has looked at for a month, such as those of deleted datasets, go
-away by themselves. Called by the routes.
+A few images are decoded at a time; concurrent requests for one image share the result. Thumbnails
+unused for a month are deleted. Called by the routes.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from lora_trainer.dataset.images import digest, write_reduced
 from lora_trainer.errors import DatasetError
 
 LONGEST_SIDE = 384
-"""In pixels: sharp on the cards at twice the usual density."""
+"""In pixels: sharp on the cards at a device pixel ratio of 2."""
 LARGE_SIDE = 2048
-"""For formats that browsers do not show themselves."""
+"""For formats that browsers cannot display."""
 THREADS = 4
 KEPT_SECONDS = 30 * 86400.0
-"""For which a small copy is kept after it was last looked at."""
+"""A thumbnail is kept this long after its last use."""
 TIDY_SECONDS = 86400.0
 _REMEMBERED = 20_000
 
@@ -37,7 +35,7 @@ _Stamp = tuple[str, int, int]
 
 
 class Thumbnails:
-    """Thread-safe. `folder` is the cache: whatever is deleted in it is made again."""
+    """Thread-safe. `folder`: the cache, whose files may be deleted at any time."""
 
     def __init__(
         self, folder: Path, threads: int = THREADS, clock: Callable[[], float] = time.time
@@ -51,8 +49,8 @@ class Thumbnails:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
 
     def picture(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
-        """The small copy of a picture, made if need be. Raises DatasetError when the picture cannot
-        be read, or the disk is full.
+        """The thumbnail of an image, created if needed. Raises DatasetError if the image is
+        unreadable or the disk is full.
         """
         wish = (path, longest_side)
         now = self._clock()
@@ -86,8 +84,8 @@ class Thumbnails:
         return target
 
     def _note_use(self, target: Path) -> None:
-        """Its time of change is when it was last looked at, to a day: a page of pictures is no page
-        of writes.
+        """Its modification time is its last use, with a resolution of a day to avoid a write per
+        request.
         """
         now = self._clock()
         with contextlib.suppress(OSError):

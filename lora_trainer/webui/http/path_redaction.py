@@ -1,10 +1,10 @@
-"""Texts for visitors from elsewhere: the folders of this machine in them lose what lies above, so
-that a log or a run's settings tell no stranger whose computer this is.
+"""Hides the folders of this machine in texts for remote users: what lies above them is removed from
+logs and settings.
 
     redact(content, {Path("C:/Users/Ann/webui/models/Lora"): "Lora"})
         "C:/Users/Ann/webui/models/Lora/fox.png" -> "Lora/fox.png"
 
-Standard library only. Called by routing.py, for every answer to a visitor from elsewhere.
+Standard library only. Called by routing.py for every answer to a remote user.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 
 
 def redact(content: Any, folders: Mapping[PurePath, str]) -> Any:
-    """JSON's values, or a text, in which every folder is written as it is to be shown. Of a folder
-    inside another one, its own name counts.
-    """
+    """JSON values, or a text, with each folder replaced. The innermost matching folder counts."""
     shown = {
         spelling: name
         for folder, name in folders.items()
@@ -27,10 +25,9 @@ def redact(content: Any, folders: Mapping[PurePath, str]) -> Any:
     }
     if not shown:
         return content
-    # the longest first, for folders inside others
+    # longest first, for nested folders
     spellings = sorted(shown, key=len, reverse=True)
-    # upper and lower case are one on Windows, and no harm elsewhere; "/home/ann" is no part of
-    # "/home/anna" or of "/srv/home/ann"
+    # case-insensitive for Windows; "/home/ann" must not match in "/home/anna" or "/srv/home/ann"
     pattern = re.compile(
         rf"(?<![\w.])(?:{'|'.join(f'({re.escape(spelling)})' for spelling in spellings)})(?![\w-])",
         re.IGNORECASE,
@@ -42,7 +39,7 @@ def redact(content: Any, folders: Mapping[PurePath, str]) -> Any:
 
 
 def _spellings(folder: str) -> set[str]:
-    """As the system writes it, with forward slashes, and as Python's repr and JSON write it."""
+    """The folder as the system writes it, with forward slashes, and as escaped by repr and JSON."""
     return {folder, folder.replace("\\", "/"), folder.replace("\\", "\\\\")}
 
 

@@ -1,15 +1,15 @@
-"""The tab's HTTP side: a table of routes, the guard in front of all of them, and errors as JSON.
+"""Routing: a table of routes, the request guard, and errors as JSON.
 
     @route("POST", "/runs")
     def start(app: App, request: Request) -> dict: ...
 
-    mount(host_app, app)      hangs every route under /lora-trainer/ of the host's FastAPI app
+    mount(host_app, app)      mounts all routes under /lora-trainer/ of the host's FastAPI app
 
-The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it
-here, and it refuses pages that only pretend to be the WebUI's (visitors.py). What changes something
-needs a header that a foreign page cannot send to 127.0.0.1 without the browser asking first. A
-handler returns what becomes JSON, or a Response; a LoraTrainerError becomes a sentence and a hint
-in the visitor's language. Called by lazy_app.py.
+The host's login (--gradio-auth) does not cover an extension's routes, so the guard checks it, and
+refuses cross-site requests and foreign Host headers (visitors.py). Requests that change something
+need a custom header, which another site cannot send without a CORS preflight. A handler returns
+JSON data or a Response; a LoraTrainerError becomes a message and a hint in the user's language.
+Called by lazy_app.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HEADER = "x-lora-trainer"
 LANGUAGE_HEADER = "x-lora-trainer-language"
 SESSION_HEADER = "x-lora-trainer-session"
 LONGEST_BODY = 4 * 2**20
-"""Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
+"""Size limit of a JSON body in bytes. Uploads are streamed and have limits of their own."""
 
 LARGEST = sys.float_info.max
 
@@ -62,7 +62,7 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 class Conflict(LoraTrainerError):
-    """Someone else changed it meanwhile; `current` is what it is now."""
+    """Someone else has changed it meanwhile; `current` is its current state."""
 
     def __init__(
         self, template: str, *, hint: str = "", current: Any = None, **values: Any
@@ -72,30 +72,30 @@ class Conflict(LoraTrainerError):
 
 
 class Forbidden(LoraTrainerError):
-    """Not from here: a remote visitor, or a request that no page of ours makes."""
+    """Not allowed: a remote user, or a cross-site request."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request, after the guard: what a handler may look at."""
+    """A request that has passed the guard."""
 
     path: dict[str, str]
     query: dict[str, str]
     body: dict[str, Any]
-    """The parsed JSON of a POST; empty for a GET or an upload."""
+    """The JSON body of a POST; empty for a GET or an upload."""
     language: str
     remote: bool
-    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this
-    machine is taken, and none shown as a whole.
+    """Whether the host is reachable from other machines (--listen, --share ...): paths are then
+    neither accepted nor shown.
     """
     raw: StarletteRequest
 
     def stream(self) -> AsyncIterator[bytes]:
-        """The body of an upload, piece by piece."""
+        """The body of an upload in chunks."""
         return self.raw.stream()
 
     def require_local(self) -> None:
-        """Raises Forbidden for what only the person at this machine may do."""
+        """Raises Forbidden for remote users."""
         if self.remote:
             raise Forbidden(
                 "this WebUI can be reached from other machines, so folders of this machine cannot"
@@ -107,15 +107,13 @@ class Request:
             )
 
     def number(self, name: str, default: Other) -> int | Other:
-        """A whole number in the address, 0 or more; `default` where there is none, or none that
-        makes sense.
-        """
+        """A non-negative integer of the query; `default` if missing or invalid."""
         text = self.query.get(name, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else default
 
     def value(self, key: str, kind: type, default: Any = ...) -> Any:
-        """One value of the JSON body. Raises LoraTrainerError when it is missing (without a
-        default) or of another type.
+        """A value of the JSON body. Raises LoraTrainerError if it is missing (without a default) or
+        of another type.
         """
         found = self.body.get(key, default)
         if found is ...:
@@ -139,11 +137,11 @@ class Request:
 
 
 class Nothing(TypedDict):
-    """It is done, and there is nothing to say."""
+    """An empty answer."""
 
 
 class Trashed(TypedDict):
-    """The id under which it lies in the trash now; empty where nothing was moved."""
+    """Its id in the trash; empty if nothing was moved."""
 
     trash: str
 
@@ -155,18 +153,18 @@ class RouteEntry:
     handler: Handler
     upload: bool
     body: type | None = None
-    """The TypedDict of what it is sent, where that has more than two fields."""
+    """The TypedDict of the body, if it has more than two fields."""
 
 
 ROUTES: list[RouteEntry] = []
-"""Every route, in the order of definition; tests walk it."""
+"""All routes, in order of definition."""
 
 
 def route(
     method: str, path: str, *, upload: bool = False, body: type | None = None
 ) -> Callable[[SomeHandler], SomeHandler]:
-    """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts;
-    upload: the body is not JSON; body: the TypedDict of what is sent.
+    """Register a handler. `path` is below /lora-trainer, with {names} for path parameters; upload:
+    the body is not JSON; body: the TypedDict of the body.
     """
 
     def add(handler: SomeHandler) -> SomeHandler:
@@ -177,19 +175,19 @@ def route(
 
 
 def find_routes() -> None:
-    """Fill the table: each folder of webui/ that has a routes.py is a feature of the tab."""
+    """Import the routes.py of every folder of webui/, which registers its routes."""
     for folder in pkgutil.iter_modules(webui.__path__, f"{webui.__name__}."):
         if folder.ispkg and importlib.util.find_spec(f"{folder.name}.routes"):
             importlib.import_module(f"{folder.name}.routes")
 
 
 def mount(host_app: Any, app: Any) -> None:
-    """Hang the routes into an app at once. The host's get them when they are there: lazy_app.py."""
+    """Mount the routes in an app at once. For the host, lazy_app.py does that."""
     host_app.mount(PREFIX, answering(host_app, app))
 
 
 def answering(host_app: Any, app: Any) -> ASGIApp:
-    """All routes behind the guard, to be hung into `host_app`, whose login counts."""
+    """An ASGI app with all routes behind the guard, which uses the login of `host_app`."""
     inner = Starlette(
         routes=[
             Route(entry.path, _endpoint(entry, host_app, app), methods=[entry.method])
@@ -202,8 +200,8 @@ def answering(host_app: Any, app: Any) -> ASGIApp:
 
 
 def _named(inner: ASGIApp, session: str) -> ASGIApp:
-    """Every answer names the app that gave it: a page of the one before hears that its WebUI was
-    started again.
+    """Add the session id to every answer, from which a page notices that the WebUI was
+    restarted.
     """
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,8 +261,8 @@ def _endpoint(entry: RouteEntry, host_app: Any, app: Any) -> Callable[[Starlette
 
 
 def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
-    """Raises Forbidden for what another web page sent. Where there is a login, a page under a
-    foreign name has no cookie, and any name will do.
+    """Raises Forbidden for cross-site requests. With a login, a foreign Host is allowed: a page
+    under another name has no cookie.
     """
     if visitors.is_cross_site(raw):
         raise Forbidden("another web page sent this request", hint="Open the WebUI's own page.")
@@ -286,22 +284,20 @@ def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
 
 
 async def _redactions(app: Any, answer: Any = None) -> Mapping[PurePath, str]:
-    """What is told instead of this machine's folders. Nothing unless others may be here, nor for a
-    file, which goes out as it is: a page has many.
+    """Replacements for this machine's folders. Empty if the host is local, and for files, which are
+    sent unchanged.
     """
     if not app.host.is_remote() or (
         isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)
     ):
         return {}
-    # a folder on a slow disk must not hold up the host
+    # Path.resolve on a slow disk must not block the host
     folders: Mapping[PurePath, str] = await run_in_threadpool(app.redactions)
     return folders
 
 
 async def _body(entry: RouteEntry, raw: StarletteRequest) -> dict[str, Any]:
-    """The JSON of a request that changes something, once it is sure that a page of ours sent it.
-    Raises Forbidden.
-    """
+    """The JSON body of a POST. Raises Forbidden unless it has the custom header."""
     if entry.method == "GET":
         return {}
     if not raw.headers.get(HEADER):
@@ -331,8 +327,8 @@ async def _body(entry: RouteEntry, raw: StarletteRequest) -> dict[str, Any]:
 
 
 def is_allowed(host_app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:
-    """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it
-    brings the API's user and password.
+    """Whether the user may access the host: no login is required, the browser is logged in, or it
+    sends the API's credentials.
     """
     if not _asks_for_login(host_app):
         return True
@@ -368,8 +364,8 @@ def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
 
 
 def _unexpected(error: Exception, remote: bool) -> LoraTrainerError:
-    """What is said of an exception that nobody foresaw. Its own words may name folders of this
-    machine, which is nobody else's business.
+    """The message for an unexpected exception. Its text may contain paths, and is shown to local
+    users only.
     """
     if isinstance(error, OSError):
         hint = (
@@ -394,9 +390,7 @@ def _status(error: LoraTrainerError) -> int:
 
 
 def _told(answer: Any, redactions: Mapping[PurePath, str]) -> Response:
-    """A handler's answer as a response. Files go out as they are; of texts, what lies above
-    `redactions` does not.
-    """
+    """A handler's result as a response, with folders redacted unless it is a file."""
     if not isinstance(answer, Response):
         return _json(redact(answer, redactions))
     if isinstance(answer, PlainTextResponse) and redactions:
@@ -427,12 +421,11 @@ def _problem(
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive
-    # only escaped
+    # ASCII: file names may contain lone surrogates, which survive only escaped
     try:
         text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        # a number from some file: one that is not finite, or of thousands of digits
+        # a non-finite number, or one with thousands of digits
         text = json.dumps(_writable(content), allow_nan=False, separators=(",", ":"))
     return Response(
         text, status, headers={"Cache-Control": "no-store"}, media_type="application/json"
@@ -440,7 +433,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _writable(content: Any) -> Any:
-    """The same with null for numbers that JSON, or whoever reads it, does not have."""
+    """The value with null for numbers that JSON or JavaScript cannot represent."""
     if isinstance(content, dict):
         return {key: _writable(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

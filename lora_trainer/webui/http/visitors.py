@@ -1,12 +1,10 @@
-"""Who is asking: whether a request came from another machine, and whether the browser that sent it
-believes to talk to us.
+"""Checks the origin of a request: whether it comes from another machine, and whether its Host is
+ours.
 
-A page on the internet can let its own name point at this machine (DNS rebinding): its scripts then
-talk to us as if we were its server, but they send its name as Host. Addresses in digits and
-localhost cannot be pointed anywhere else. A name is taken when it is one of ours (host.names), or
-when the browser says Sec-Fetch-Site, which no script can set and which browsers send over https or
-to this machine only: that page's name was proven by a certificate, so a proxy that belongs to it
-stands before us. Called by routing.py.
+A web page can resolve its own name to this machine (DNS rebinding); its requests then carry that
+name as Host. IP addresses and localhost cannot be rebound. Other names are accepted if configured
+(host.names), or if the browser sends Sec-Fetch-Site, which scripts cannot set and which browsers
+send only over https or to localhost: then a certificate has proven the name. Called by routing.py.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ _FORWARDED = (
 
 
 def is_known(host: str, names: Collection[str]) -> bool:
-    """Whether nobody else can let this Host header point at us: an address, this machine, one of
-    `names` (*.example.com and * are many).
+    """Whether this Host header cannot be forged by DNS rebinding: an IP address, localhost, or one
+    of `names` (*.example.com and * are patterns).
     """
     if not host:
         return False
@@ -43,18 +41,14 @@ def is_known(host: str, names: Collection[str]) -> bool:
 
 
 def is_cross_site(request: Request) -> bool:
-    """Whether another site's page sent it, as browsers tell of themselves. A link that is followed
-    to here is none.
-    """
+    """Whether another site's page sent it, from the Sec-Fetch headers. Following a link is not."""
     site = request.headers.get("sec-fetch-site", "")
     followed = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
     return site in ("cross-site", "same-site") and not followed
 
 
 def stranger(request: Request, names: Collection[str]) -> str:
-    """The name under which the sender wrongly believes to know us, or from whose page it comes;
-    empty if all is well.
-    """
+    """The foreign name in the Host or Origin header; empty if there is none."""
     if request.headers.get("sec-fetch-site") in ("same-origin", "none"):
         return ""
     asked = request.headers.get("host", "")
@@ -64,7 +58,7 @@ def stranger(request: Request, names: Collection[str]) -> str:
     if origin is None:
         return ""
     sender = _host_of_origin(origin)
-    # a proxy may have put its own address in place of the name in Host
+    # a proxy may have replaced the Host header by its own address
     passed_on = host_of(request.headers.get("x-forwarded-host", "").split(",")[0])
     return (
         ""
@@ -74,10 +68,10 @@ def stranger(request: Request, names: Collection[str]) -> str:
 
 
 def comes_from_elsewhere(request: Request) -> bool:
-    """Whether it carries a sign that its sender sits at another machine. That there is none proves
-    nothing: a tunnel may show none.
+    """Whether headers show that the client is another machine. Their absence proves nothing: a
+    tunnel may send none.
     """
-    # either may be missing, or a path, where a proxy comes through a socket in the file system
+    # both may be missing, or a path, behind a proxy that uses a Unix socket
     ends = [
         address_of(end[0] or "")
         for end in (request.scope.get("client"), request.scope.get("server"))
@@ -85,8 +79,7 @@ def comes_from_elsewhere(request: Request) -> bool:
     ]
     if any(end is not None and not end.is_loopback for end in ends):
         return True
-    # 0.0.0.0 is what some browsers on this machine call it, and what any web page may call it: an
-    # image's address is enough
+    # browsers resolve 0.0.0.0 to this machine for any web page
     host = host_of(request.headers.get("host", ""))
     address = address_of(host)
     if not is_loopback(host) and not (address and address.is_unspecified):

@@ -1,6 +1,4 @@
-"""Datasets over HTTP: cards, uploads, pages of images, pictures, captions, the trash. Each handler
-reads its request, calls the package, answers.
-"""
+"""Routes for datasets: list, uploads, images, captions, trash."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ class AddedImage(TypedDict):
 
 
 class SkippedFile(TypedDict):
-    """`kept_caption`: a caption that was there already is why."""
+    """`kept_caption`: skipped because the image already has a caption."""
 
     name: str
     message: str
@@ -68,7 +66,7 @@ class SkippedFile(TypedDict):
 
 
 class AcceptedView(TypedDict):
-    """What has come of an upload. Of pictures that the WebUI cannot show, format -> how many."""
+    """The result of an upload. Format -> count, for images that the WebUI cannot decode."""
 
     added: list[AddedImage]
     converted: dict[str, int]
@@ -78,14 +76,14 @@ class AcceptedView(TypedDict):
 
 
 class Addresses(TypedDict):
-    """Of an image, small and as it is."""
+    """URLs of an image, thumbnail and original."""
 
     thumbnail: str
     picture: str
 
 
 class ItemView(ItemFacts, Addresses):
-    """An image with its caption, and what is known of both."""
+    """An image with its caption and facts about both."""
 
     key: str
     name: str
@@ -105,7 +103,7 @@ class SavedItem(ItemView):
 
 
 class ItemsView(TypedDict):
-    """A page of images. `counts`: filter -> how many it lets pass."""
+    """A page of images. `counts`: filter -> number of matches."""
 
     total: int
     matching: int
@@ -119,21 +117,21 @@ class ItemsView(TypedDict):
 
 
 class Unchanged(TypedDict):
-    """The page is the one that is known."""
+    """The page is unchanged."""
 
     unchanged: Literal[True]
     revision: str
 
 
 class Counts(TypedDict):
-    """How many images there are, and how many of them have a caption."""
+    """Number of images, and of those with a caption."""
 
     total: int
     captioned: int
 
 
 class CountedOutcome(OutcomeView, Counts):
-    """What came of taking images out or bringing them back."""
+    """The result of removing or restoring images."""
 
 
 class RemovedImage(TypedDict):
@@ -224,7 +222,7 @@ async def upload(app: App, request: Request) -> AcceptedView:
 
 
 def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
-    """An upload into its dataset; what it changes in captions that are there can be undone."""
+    """Add an upload to its dataset; changes of existing captions can be undone."""
     bench = app.workbenches.of(request.path["id"])
     replace = request.query.get("captions") == "replace"
     if not uploads.may_hold_captions(name):
@@ -356,7 +354,7 @@ def _item(identity: str, item: Item, known: ImageFacts, language: str) -> ItemVi
     try:
         width, height = image_size(item.path)
     except DatasetError as problem:
-        # the check may have said it already
+        # the check may have reported it already
         if "unreadable-image" not in known.kinds(item):
             findings.append(from_error("unreadable-image", problem, item.path, item.name))
     facts = serialization.item_facts(known.store.path, item, known, language)
@@ -411,7 +409,7 @@ def _counts(view: View) -> Counts:
 
 
 def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
-    # with its version in the address, the picture at this address never changes
+    # the URL contains the version, so it can be cached forever
     keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
     return FileResponse(
         path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}

@@ -1,23 +1,21 @@
-"""Files from a browser -> images and captions of a dataset.
+"""Adds uploaded files to a dataset.
 
-    incoming = await receive(pieces, store, size)    the raw body -> a file of its own, within
-                                                        limits
-    accept(store, incoming, name) -> Accepted        what it held, and what was left out, each
-                                                        with the reason
+    incoming = await receive(pieces, store, size)    the request body -> a temporary file, with size
+                                                     limits
+    accept(store, incoming, name) -> Accepted        what was added, and what was skipped and why
 
-An image is decoded before it is taken, and gets a safe name that no other image has. One that only
-the worker's packages decode (HEIC, AVIF) is taken as the JPEG that they make of it; while they are
-not installed it is kept as it is, until somebody has it converted.
+An image is decoded before it is accepted, and gets a safe, unique name. Formats that only the
+worker's packages decode (HEIC, AVIF) are converted to JPEG, or kept as they are until those
+packages are installed.
 
-A .txt or .caption belongs to the image of its name, a .csv or .jsonl holds captions for images that
-are there. A zip may hold all of these. Its folders are flattened, but for kohya's ("10_fox"), whose
-name says how often its images are seen. Captions go to where the dataset keeps its captions
-(dataset.edits): where it was uploaded, that is one metadata.csv. A caption that is there already is
-kept, unless replacing is asked for: it may be a person's work.
+A .txt or .caption belongs to the image of the same stem; a .csv or .jsonl has captions for existing
+images. A zip may contain all of these. Its folders are flattened, except kohya's ("10_fox"), which
+set the repeats. Captions are written where the dataset keeps them (dataset.edits): in an uploaded
+dataset, in metadata.csv. Existing captions are kept unless replacing is requested.
 
-Nothing from a zip becomes a path: names are reduced to their last part and made safe. Everything is
-written whole or not at all: files are received and unpacked in the dataset's own hidden folder and
-then moved. Called by the routes.
+No path of a zip is used: names are reduced to their last component and made safe. Writes are
+atomic: files are received and unpacked in the dataset's hidden folder, then moved. Called by the
+routes.
 """
 
 from __future__ import annotations
@@ -65,14 +63,14 @@ from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from lora_trainer.webui.datasets.image_conversion import Converter
 
 INCOMING = "incoming"
-"""In the dataset's folder .lora_trainer: what is on its way."""
+"""In the dataset's .lora_trainer folder: uploads in progress."""
 LARGEST_IMAGE = 512 * 2**20
 LARGEST_ARCHIVE = 64 * 2**30
 MOST_MEMBERS = 20_000
 EXPANSION = 50
-"""A zip may unpack to this many times its size (pictures hardly shrink, captions tenfold) ..."""
+"""Maximum ratio of unpacked to packed size (captions compress tenfold) ..."""
 SMALL_ENOUGH = 2 * 2**30
-"""... or to this many bytes."""
+"""... and the size in bytes below which the ratio is not checked."""
 
 _PIECE = 2**20
 _CHECK_EVERY = 64 * 2**20
@@ -80,7 +78,7 @@ _STALE = 24 * 3600.0
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
-"""Of names in a zip."""
+"""Encodings of names in a zip without the UTF-8 flag."""
 _CAPTION_KINDS = (
     "Captions are read from .txt, .caption, .tags, .cap and .json beside the pictures, and from"
     " .csv, .tsv, .jsonl and .json for many."
@@ -90,22 +88,22 @@ _ADD_IMAGE = "Add the image first, or give both the same name."
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file that was left out, and why."""
+    """A skipped file, and why."""
 
     name: str
     message: Message
     hint: Message
     kept_caption: bool = False
-    """The file was a caption, and the image has another one already."""
+    """Whether it is a caption for an image that already has another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """An image that is in the dataset now."""
+    """An added image."""
 
     path: Path
     name: str
-    """Its path from the dataset's folder, with forward slashes."""
+    """Path relative to the dataset's folder, with forward slashes."""
     width: int
     height: int
 
@@ -116,19 +114,19 @@ class Added:
 
 @dataclass(kw_only=True)
 class Accepted:
-    """What came of one upload."""
+    """The result of an upload."""
 
     added: list[Added] = field(default_factory=list)
     converted: Counter[str] = field(default_factory=Counter)
-    """Form of a picture ("HEIC") -> how many of those added were such."""
+    """Format ("HEIC") -> number of converted images."""
     waiting: Counter[str] = field(default_factory=Counter)
-    """The same of pictures that are kept as they are, to be converted later."""
+    """The same for images that are kept to be converted later."""
     captions: int = 0
-    """How many captions were written."""
+    """Number of captions written."""
     skipped: list[Skipped] = field(default_factory=list)
 
     def skip(self, name: str, problem: LoraTrainerError) -> None:
-        # the user knows the file by its name; where it lay meanwhile says nothing
+        # without the temporary path, which means nothing to the user
         values = {
             key: name if key == "path" else value for key, value in problem.message.values.items()
         }
@@ -152,11 +150,11 @@ async def receive(
     size: int | None,
     free: Callable[[Path], int] | None = None,
 ) -> Path:
-    """The body of an upload -> a file in the dataset's hidden folder; who calls removes it.
+    """The request body -> a file in the dataset's hidden folder, which the caller removes.
 
-    `size` is how many bytes were announced, `free` tells the bytes free on the disk of a folder.
-    Raises DatasetError when it is too large for its kind or for the disk, or when less arrives than
-    was announced. Then, and when the browser goes away, nothing stays.
+    size: announced number of bytes; free: free bytes on a folder's disk. Raises DatasetError if it
+    is too large for its kind or the disk, or incomplete. Nothing remains then, nor if the client
+    disconnects.
     """
     free = free or (lambda path: shutil.disk_usage(path).free)
     limit = _limit(name)
@@ -173,7 +171,7 @@ async def receive(
                     _require_room(name, received, limit, free(folder) + received)
                     checked = received
             file.flush()
-            # of gigabytes it takes seconds, in which the host would answer nobody
+            # in a thread: gigabytes take seconds, which would block the host's event loop
             await asyncio.to_thread(os.fsync, file.fileno())
         if size is not None and received != size:
             raise DatasetError(
@@ -192,7 +190,7 @@ async def receive(
             name=name,
             reason=error.strerror or error,
         ) from error
-    except BaseException:  # a browser that goes away is a CancelledError
+    except BaseException:  # CancelledError if the client disconnects
         _forget(target)
         raise
     return target
@@ -227,12 +225,12 @@ def _require_room(name: str, size: int, limit: int, free: int) -> None:
 
 
 def _incoming(store: CaptionStore) -> Path:
-    """The folder for what is on its way; what a crash left there a day ago goes."""
+    """The folder for uploads; files older than a day are deleted."""
     folder = store.path / caption_provenance.FOLDER / INCOMING
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
-            # another upload's file may be taken to its place at this moment
+            # another upload may be moving its file
             with contextlib.suppress(FileNotFoundError):
                 if old.stat().st_mtime < time.time() - _STALE:
                     _forget(old)
@@ -259,11 +257,11 @@ def accept(
     free: Callable[[Path], int] | None = None,
     converter: Converter | None = None,
 ) -> Accepted:
-    """A received file -> the dataset. Never raises for what the file holds: that is among
-    `skipped`. The file is moved or removed.
+    """Add a received file to the dataset. Problems with its content are in `skipped`, never raised.
+    The file is moved or removed.
 
-    `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept. Without
-    `converter`, what this process cannot decode is skipped.
+    `name` may be a relative path, as of a dropped folder, of which only kohya's folder is kept.
+    Without `converter`, images that cannot be decoded here are skipped.
     """
     accepted = Accepted()
     kohya, is_class = _kohya_folder(name), _in_class_folder(name)
@@ -321,7 +319,7 @@ def accept(
 
 
 def may_hold_captions(name: str) -> bool:
-    """Whether a file of this name may bring captions."""
+    """Whether a file of this name may contain captions."""
     return _suffix(name) in (".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES)
 
 
@@ -351,8 +349,8 @@ def _require_picture_name(name: str) -> None:
 
 
 def _place(store: CaptionStore, incoming: Path, name: str, folder_name: str = "") -> Added:
-    """A received picture, once it has been decoded -> its place. Raises DatasetError for what is no
-    whole picture, and for one that is there.
+    """Move a received image into the dataset after decoding it. Raises DatasetError for a broken
+    image or a duplicate.
     """
     examined = examine(incoming)
     suffix = _suffix(name)
@@ -370,8 +368,8 @@ def _place(store: CaptionStore, incoming: Path, name: str, folder_name: str = ""
 def _put(
     store: CaptionStore, incoming: Path, name: str, suffix: str, folder_name: str, content: str
 ) -> Path:
-    """A picture of this digest -> the dataset, under a safe name that no other image has. Raises
-    DatasetError for one that is there.
+    """Add an image of this digest under a safe, unique name. Raises DatasetError for a
+    duplicate.
     """
     stem = _stem(name)
     with store.lock:
@@ -409,20 +407,20 @@ def _stem(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Foreign:
-    """A received picture that this process cannot decode."""
+    """A received image that cannot be decoded in this process."""
 
     file: Path
     name: str
     folder: str
-    """The kohya folder it goes to, or nothing."""
+    """The kohya folder it belongs to, or ""."""
     form: str
 
 
 def _place_foreign(
     store: CaptionStore, foreign: Sequence[_Foreign], accepted: Accepted, converter: Converter
 ) -> list[Path | None]:
-    """Converts and places pictures, or keeps them as they are where they cannot be converted yet;
-    where each is now.
+    """Convert and add images, or keep them if they cannot be converted yet. Returns where each
+    is.
     """
     if not foreign:
         return []
@@ -484,21 +482,21 @@ def _move(incoming: Path, target: Path, name: str) -> None:
 
 
 def _kohya_folder(name: str) -> str:
-    """A safe name for the nearest kohya folder in a path, or nothing."""
+    """A safe name of the innermost kohya folder in a path, or ""."""
     folders = PurePosixPath(name.replace("\\", "/")).parts[:-1]
     return next((safe_name(part) for part in reversed(folders) if kohya_folder(Path(part))), "")
 
 
 def _in_class_folder(name: str, beside: Collection[str] = ()) -> bool:
-    """Whether one of the folders in a path is for class images."""
+    """Whether a folder of the path is for class images."""
     return any(
         is_class_folder(part, beside) for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]
     )
 
 
 def _of_text_file(store: CaptionStore, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
-    """A .txt -> {image: caption} for the images of its name, in whatever folder, where none is
-    given. Raises DatasetError.
+    """A .txt -> {image: caption} for the images of its stem, in any folder unless one is given.
+    Raises DatasetError.
     """
     text = _caption(data, name)
     images = _images_of(store, name, folder)
@@ -509,19 +507,19 @@ def _of_text_file(store: CaptionStore, name: str, data: bytes, folder: str = "")
 
 def _images_of(store: CaptionStore, name: str, folder: str = "") -> list[Path]:
     stem = folded(PurePosixPath(name).stem)
-    # IMG_1.heic.txt, of a picture that is IMG_1.jpg by now
+    # IMG_1.heic.txt, for an image that was converted to IMG_1.jpg
     stems = {stem, PurePosixPath(stem).stem} if _suffix(stem) in CONVERTIBLE_SUFFIXES else {stem}
     images = [path for path in _pictures(store) if stems & {folded(path.stem), folded(path.name)}]
     return [image for image in images if not folder or image.parent.name == folder]
 
 
 def _pictures(store: CaptionStore) -> list[Path]:
-    """The pictures that a caption may belong to: those that are waiting to be converted, too."""
+    """Images that a caption may belong to, including those to be converted."""
     return [*(item.path for item in store.view().items), *store.waiting()]
 
 
 def _caption(data: bytes, name: str) -> str:
-    """What a file of one caption says. Raises DatasetError."""
+    """The caption in a file. Raises DatasetError."""
     caption = caption_in_file(decode(data, Path(name)).content, Path(name))
     if caption is None:
         raise DatasetError(
@@ -546,7 +544,7 @@ def _accept_table(
 def _of_table(
     path: Path, data: bytes, find: Callable[[str], Sequence[Path]], accepted: Accepted
 ) -> dict[Path, str]:
-    """A metadata file -> {image: caption}; its bad rows are skipped, each with its reason."""
+    """A metadata file -> {image: caption}; invalid rows are skipped with a reason."""
     metadata = read_metadata(path, data)
     for finding in metadata.findings:
         if finding.severity == "error":
@@ -576,9 +574,7 @@ def _of_table(
 def _write_captions(
     store: CaptionStore, captions: Mapping[Path, str], accepted: Accepted, replace: bool
 ) -> None:
-    """Writes captions that are new; those that differ from one that is there only if they are to
-    `replace` it.
-    """
+    """Write new captions; existing different ones only with `replace`."""
     with store.lock, caption_provenance.changing_captions(store.path):
         view, waiting = store.view(), set(store.waiting())
         writing = {}
@@ -610,8 +606,8 @@ def _write_captions(
 def _write_beside(
     picture: Path, caption: str, name: str, accepted: Accepted, replace: bool
 ) -> None:
-    """The caption of a picture that waits to be converted: a file of its name belongs to the copy
-    as well. Raises DatasetError.
+    """The caption of an image to be converted, in a file of the same stem, which will belong to the
+    copy too. Raises DatasetError.
     """
     target = picture.with_suffix(CAPTION_SUFFIXES[0])
     there = edits.clean(decode(target.read_bytes(), target).content) if target.is_file() else ""
@@ -638,11 +634,11 @@ def _kept_caption(name: str) -> Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A file in an archive: where it lies there, as a path below an imagined folder."""
+    """A file in an archive, by its path relative to the root."""
 
     info: zipfile.ZipInfo
     name: str
-    """Its path in the archive, with forward slashes."""
+    """Path in the archive, with forward slashes."""
 
 
 def _accept_archive(
@@ -653,7 +649,7 @@ def _accept_archive(
     free: Callable[[Path], int],
     converter: Converter | None,
 ) -> None:
-    """Raises DatasetError for a file that is no zip, or that would unpack to too much."""
+    """Raises DatasetError for an invalid zip, or one that would unpack to too much."""
     try:
         archive = zipfile.ZipFile(incoming)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -676,8 +672,8 @@ def _accept_archive(
 
 
 def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
-    """The files that may be pictures or captions, in the natural order of their names; the others
-    are skipped, each with its reason.
+    """Files that may be images or captions, in natural order; the others are skipped with a
+    reason.
     """
     members, system_files, class_images = [], 0, 0
     names = _member_names(archive)
@@ -718,10 +714,10 @@ def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
 
 
 def _member_names(archive: zipfile.ZipFile) -> dict[str, str]:
-    """{name as zipfile has it: as it was meant, with forward slashes}.
+    """{name as decoded by zipfile: correct name, with forward slashes}.
 
-    Without a mark for UTF-8 a name is in the packer's own encoding, on Chinese Windows GBK; zipfile
-    takes it for cp437. All such names together tell which one it is.
+    Without the UTF-8 flag, names are in the packer's encoding, such as GBK on Chinese Windows;
+    zipfile decodes them as cp437. The encoding is guessed from all such names together.
     """
     plain = {info.orig_filename: info.orig_filename.split("\0")[0] for info in archive.infolist()}
     unmarked = {info.orig_filename for info in archive.infolist() if not info.flag_bits & 0x800}
@@ -749,7 +745,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
-    """Raises DatasetError for a member that is not a plain file of a kind used here."""
+    """Raises DatasetError for a member that is not a regular file of a supported kind."""
     if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":":
         raise DatasetError(
             "{path} points out of the archive",
@@ -804,8 +800,8 @@ def _place_pictures(
     accepted: Accepted,
     converter: Converter | None,
 ) -> dict[Path, Path]:
-    """Unpacks the pictures; {the path in the archive, below the dataset's folder: where it is
-    now}.
+    """Unpack the images. Returns {path in the archive, relative to the dataset's folder: current
+    path}.
     """
     placed, foreign = {}, {}
     with store.scratch() as scratch:
@@ -817,7 +813,7 @@ def _place_pictures(
                 with _unpacked(store, archive, member, LARGEST_IMAGE) as file:
                     form = foreign_form(file) if converter else ""
                     if form:
-                        # all of them are converted at once
+                        # converted in one batch
                         kept = file.replace(scratch / file.name)
                         foreign[store.path / member.name] = _Foreign(
                             file=kept, name=name, folder=folder, form=form
@@ -841,7 +837,7 @@ def _place_pictures(
 def _unpacked(
     store: CaptionStore, archive: zipfile.ZipFile, member: _Member, limit: int
 ) -> Iterator[Path]:
-    """A member as a file of its own, gone afterwards. Raises DatasetError."""
+    """A member as a temporary file. Raises DatasetError."""
     if member.info.file_size > limit:
         raise DatasetError(
             "{name} is larger than {limit} MB",
@@ -866,7 +862,7 @@ def _unpacked(
             raise DatasetError(
                 "{path} is damaged in the archive", hint="Pack it again.", path=member.name
             ) from error
-        except Exception as error:  # zlib.error, lzma.LZMAError and their like have no common base
+        except Exception as error:  # zlib.error, lzma.LZMAError and others have no common base
             if isinstance(error, OSError):
                 hint = "Check the free space on the disk."
                 raise DatasetError.cannot_write(member.name, error, hint) from error
@@ -885,8 +881,8 @@ def _captions_in(
     placed: Mapping[Path, Path],
     accepted: Accepted,
 ) -> dict[Path, str]:
-    """{image: caption} as the archive has it: the same rule as for a folder, a row goes before a
-    .txt, a .txt before a .caption.
+    """{image: caption} of the archive, with the precedence of a folder: metadata rows, then .txt,
+    then .caption.
     """
     root = store.path
     in_archive = NameIndex(placed)
@@ -909,7 +905,7 @@ def _captions_in(
         for member in members
         if _suffix(member.name) in TABLE_SUFFIXES and member.name not in of_one
     ]
-    # what comes later goes before
+    # later sources take precedence
     for member in [*texts, *tables]:
         place = root / member.name
         try:
@@ -943,8 +939,8 @@ def _is_beside(place: Path, beside: Collection[tuple[Path, str]]) -> bool:
 def _of_member(
     store: CaptionStore, member: _Member, data: bytes, place: Path, placed: Mapping[Path, Path]
 ) -> dict[Path, str]:
-    """A text file in an archive -> {image: caption}: the images beside it there, else those of its
-    name in the dataset.
+    """A text file in an archive -> {image: caption}, for images beside it, else of the same stem in
+    the dataset.
     """
     stem = folded(place.stem)
     beside = [

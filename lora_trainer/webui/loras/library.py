@@ -1,17 +1,17 @@
-"""Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps
-of runs.
+"""The LoRA files of this trainer: delivered ones in the host's LoRA folder, and saved steps of
+runs.
 
-    loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
-    loras.find(id, ...)             an id is a hash of the path: no path ever comes from the browser
-    loras.startable()               whatever a training can begin with; loras.file(id): its path
-    loras.picture(id)               the picture on its card, or the preview nearest to its strength
-    loras.insertable()              ours with their tag, and the preferred weight of every LoRA in
-                                    the folder that has one
-    loras.set_strength(id, 0.7)     writes one key of NAME.json
-    loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
+    loras.listing()                 delivered ones, then saved steps; newest first
+    loras.find(id, ...)             by id, a hash of the path: the browser never sends paths
+    loras.startable()               all files that init_lora accepts; loras.file(id): its path
+    loras.picture(id)               the card's image, or the preview nearest to its strength
+    loras.insertable()              delivered ones, and the preferred weight of every LoRA in the
+                                    folder that has one
+    loras.set_strength(id, 0.7)     writes the preferred weight into NAME.json
+    loras.deliver(id)               copies a saved step into the LoRA folder under a new name
 
-Ours are known by what training writes into the header. Headers are read once and remembered by time
-and size. Called by generation.py and the routes.
+Files of this trainer are recognised by their metadata. Headers are cached by modification time and
+size. Called by generation.py and the routes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import logging
 import os
 import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -32,6 +32,7 @@ from lora_trainer.errors import CheckpointError, LoraFileError
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import History, HistoryEntry
+from lora_trainer.lora.credits import KEYS, Credits
 from lora_trainer.lora.deliver import deliver
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import sidecar
@@ -42,27 +43,28 @@ OURS = "sd-webui-lora-trainer/"
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 MATRIX = (0.4, 0.7, 1.0)
 NEXT_TO = 0.1
-"""Pictures of strengths that are closer than this look alike."""
+"""Strengths closer than this give nearly equal images."""
 USUAL_WEIGHT = 0.7
 TRIES = "lora-trainer-tries"
-"""Below the LoRA folder: saved steps for as long as they are tried."""
+"""Below the LoRA folder: temporary copies of saved steps for Try it."""
 LONGEST_TEXT = 1000
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """A LoRA file of ours."""
+    """A LoRA file of this trainer."""
 
     id: str
     name: str
-    """The file's stem: what <lora:name:0.7> says, once it is delivered."""
+    """The file's stem, as in <lora:name:0.7> once delivered."""
     path: Path
     run: str | None
     step: int | None
     trigger: str
     preferred_weight: float
     family: Family | None
+    credits: Credits
     picture: Path | None
     delivered: bool
     changed: float
@@ -78,31 +80,30 @@ class Lora:
 
     @property
     def matrix(self) -> tuple[float, ...]:
-        """The strengths that saved steps are compared at."""
+        """The strengths for comparing saved steps."""
         return _around(self.preferred_weight, MATRIX)
 
 
 class LoraFileView(TypedDict):
-    """A LoRA file that a training can begin with."""
+    """A LoRA file that init_lora accepts."""
 
     id: str
     name: str
-    """Its place in the LoRA folder without its suffix; of a saved step, its name."""
+    """Its path in the LoRA folder without suffix; for a saved step, its name."""
     ours: bool
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a LoRA's header says."""
+    """Metadata of a LoRA file."""
 
     ours: bool = False
     alias: str = ""
     family: Family | None = None
     trigger: str = ""
+    credits: Credits = field(default_factory=Credits)
     weights: str = ""
-    """A hash of the weights: the same in every copy of a file, whatever it is called. Empty where
-    the file states none.
-    """
+    """Hash of the weights, equal for all copies of a file; empty if not stated."""
 
 
 class Loras:
@@ -123,9 +124,7 @@ class Loras:
         return found
 
     def find(self, *lora_ids: str) -> list[Lora]:
-        """Some of the listing, in the order asked for; the folders are looked through once. Raises
-        NotFound.
-        """
+        """LoRAs by id, in the order given, with one scan of the folders. Raises NotFound."""
         known = {lora.id: lora for lora in self.listing()}
         if not known.keys() >= set(lora_ids):
             raise NotFound(
@@ -135,8 +134,8 @@ class Loras:
         return [known[lora_id] for lora_id in lora_ids]
 
     def startable(self) -> list[LoraFileView]:
-        """Every LoRA file that a training can begin with: ours, saved steps too, then the others in
-        the LoRA folder.
+        """All files that init_lora accepts: those of this trainer with saved steps, then the others
+        in the LoRA folder.
         """
         ours = self.listing()
         known = {lora.id for lora in ours}
@@ -159,13 +158,13 @@ class Loras:
         return self.find(file_id)[0].path if found is None else found
 
     def id_of(self, path: Path) -> str | None:
-        """The id of a file among `startable`; None for one that is not."""
+        """The id of a file among `startable`, or None."""
         identity = _id(path)
         return identity if any(one["id"] == identity for one in self.startable()) else None
 
     def picture(self, lora_id: str) -> Path:
-        """The picture of one of the listing, without looking through the folders for each of a
-        page's many. Raises NotFound.
+        """The image of a LoRA, without scanning the folders for each image of a page. Raises
+        NotFound.
         """
         picture = self._pictures.get(lora_id)
         if picture is None or not picture.is_file():
@@ -175,8 +174,8 @@ class Loras:
         return picture
 
     def insertable(self) -> tuple[list[Lora], dict[str, float]]:
-        """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar
-        that states one)
+        """(delivered LoRAs, name or alias -> preferred weight of every LoRA whose sidecar has
+        one)
         """
         weights: dict[str, float] = {}
         paths = list(self._files())
@@ -188,9 +187,7 @@ class Loras:
         return self._delivered(self._trainings(), paths), weights
 
     def set_strength(self, lora_id: str, strength: float) -> Lora:
-        """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step,
-        which has no card.
-        """
+        """Set the preferred weight. Raises LoraFileError for a saved step, which has no card."""
         (lora,) = self.find(lora_id)
         if not lora.delivered:
             raise LoraFileError(
@@ -208,9 +205,7 @@ class Loras:
         return self.find(lora_id)[0]
 
     def deliver(self, lora_id: str) -> Lora:
-        """Put a saved step where the host finds it, under a name never used there before. Raises
-        LoraFileError.
-        """
+        """Copy a saved step into the host's LoRA folder under a new name. Raises LoraFileError."""
         (lora,) = self.find(lora_id)
         if lora.delivered:
             return lora
@@ -245,7 +240,7 @@ class Loras:
         return self._host.paths().lora_dir
 
     def _files(self) -> Iterator[Path]:
-        """Every .safetensors file that the host lists, but for those that are only tried."""
+        """Every .safetensors file that the host lists, except temporary copies."""
         seen: set[str] = set()
         for folder, subfolders, names in os.walk(self._folder(), followlinks=True):
             real = os.path.realpath(folder)
@@ -260,7 +255,7 @@ class Loras:
             )
 
     def _delivered(self, entries: Iterable[HistoryEntry], paths: Iterable[Path]) -> list[Lora]:
-        """Ours among the files of the LoRA folder, newest first."""
+        """LoRAs of this trainer in the LoRA folder, newest first."""
         entries = list(entries)
         runs = {
             files.place(Path(entry.state.delivered)): (entry, entry.state.step)
@@ -280,8 +275,8 @@ class Loras:
     def _saved_weights(
         self, entries: Iterable[HistoryEntry]
     ) -> dict[str, tuple[HistoryEntry, int]]:
-        """Weights -> the run and step that they are of: a saved step that was put into the LoRA
-        folder by hand is known by them.
+        """Hash of the weights -> run and step, to recognise saved steps that were copied by
+        hand.
         """
         found: dict[str, tuple[HistoryEntry, int]] = {}
         for entry in entries:
@@ -307,6 +302,7 @@ class Loras:
             trigger=sidecar.trigger(values) or header.trigger,
             preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
             family=header.family,
+            credits=header.credits,
             picture=next(
                 (
                     found
@@ -332,9 +328,7 @@ class Loras:
             return known[1]
 
     def _require_inside(self, path: Path) -> None:
-        """Raises LoraFileError for a file that is not the LoRA folder's own: a link would lead a
-        write elsewhere.
-        """
+        """Raises LoraFileError for a symlink or a file outside the LoRA folder."""
         if self._folder().absolute() not in path.absolute().parents or path.is_symlink():
             raise LoraFileError(
                 "{file} is not inside the WebUI's LoRA folder, so it is left alone", file=path.name
@@ -348,8 +342,8 @@ class Loras:
         return []
 
     def _saved(self, entry: HistoryEntry, there: Container[str]) -> Iterator[Lora]:
-        """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the
-        weights in it.
+        """The saved steps of a run, newest first, without those in the LoRA folder, whose weights
+        are `there`.
         """
         state = entry.state
         weight = _weight_of(entry.settings)
@@ -358,8 +352,8 @@ class Loras:
             path = _file_of(entry, saved.file)
             if path is None or (was_delivered and saved.file == state.file):
                 continue
-            weights = self._header(path).weights
-            if weights and weights in there:
+            header = self._header(path)
+            if header.weights and header.weights in there:
                 continue
             previews = [
                 preview
@@ -378,6 +372,7 @@ class Loras:
                 trigger=str(entry.settings.get("trigger_word") or "").strip(),
                 preferred_weight=weight,
                 family=families.find(state.family),
+                credits=header.credits,
                 picture=_file_of(entry, nearest.file) if nearest else None,
                 delivered=False,
                 changed=_changed(path),
@@ -385,7 +380,7 @@ class Loras:
 
 
 def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
-    """The strengths with the recommended one among them, in the place of one that is next to it."""
+    """The strengths with the recommended one, which replaces its neighbour."""
     others = [
         strength
         for strength in strengths
@@ -396,7 +391,7 @@ def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Files from anywhere may hold anything: one that cannot be listed hides no other."""
+    """Log any exception: one broken file must not break the list."""
     try:
         yield
     except Exception:
@@ -404,7 +399,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 class LoraView(TypedDict):
-    """A LoRA to try: delivered, or a saved step of a run."""
+    """A LoRA to try: delivered, or a saved step."""
 
     id: str
     name: str
@@ -417,14 +412,18 @@ class LoraView(TypedDict):
     matrix: tuple[float, ...]
     family: str | None
     resolution: int | None
-    """Side in pixels of the pictures its family makes."""
+    """Native resolution of its family in pixels."""
+    author: str
+    license: str
+    description: str
+    training_comment: str
     picture: str | None
     delivered: bool
     tag: str | None
 
 
 def to_mapping(lora: Lora, address: str) -> LoraView:
-    """As JSON. `address` is where its picture is served."""
+    """As JSON. `address`: URL of its image."""
     return {
         "id": lora.id,
         "name": lora.name,
@@ -437,6 +436,10 @@ def to_mapping(lora: Lora, address: str) -> LoraView:
         "matrix": lora.matrix,
         "family": lora.family.id if lora.family else None,
         "resolution": lora.family.largest_resolution if lora.family else None,
+        "author": lora.credits.author,
+        "license": lora.credits.license,
+        "description": lora.credits.description,
+        "training_comment": lora.credits.training_comment,
         "picture": address if lora.picture else None,
         "delivered": lora.delivered,
         "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
@@ -450,10 +453,11 @@ def _read(path: Path) -> _Header:
         return _Header()
     return _Header(
         ours=metadata.get("modelspec.implementation_version", "").startswith(OURS),
-        # cut: kept for every file of the folder, and sent to the browser
+        # truncated: kept in memory and sent to the browser
         alias=metadata.get("ss_output_name", "")[:LONGEST_TEXT],
         family=families.of_metadata(metadata.get("ss_base_model_version", "")),
         trigger=metadata.get("modelspec.trigger_phrase", "")[:LONGEST_TEXT],
+        credits=Credits.of({key: metadata.get(key, "")[:LONGEST_TEXT] for key in KEYS.values()}),
         weights=metadata.get("sshs_model_hash", "")[:LONGEST_TEXT],
     )
 
@@ -463,9 +467,7 @@ def _weight_of(settings: Mapping[str, Any]) -> float:
 
 
 def _file_of(entry: HistoryEntry, name: str) -> Path | None:
-    """A file that a run names, if it is there and the run's own: a name that leads out of its
-    folder is somebody's trap.
-    """
+    """A file named by a run, if it exists inside the run's folder; other paths are refused."""
     path = entry.folder.path / name
     return (
         path

@@ -1,4 +1,4 @@
-"""Our LoRA files: what there is, strengths, delivery. The strength panel under the prompts asks for
+"""Routes for LoRA files: list, strengths, delivery. The strength panel of txt2img uses
 `insertable`.
 """
 
@@ -15,7 +15,7 @@ from lora_trainer.webui.loras.library import Lora, LoraFileView, LoraView, to_ma
 
 
 class Insertable(TypedDict):
-    """Our LoRAs, and name -> recommended strength of every LoRA that states one."""
+    """LoRAs of this trainer, and name -> preferred weight of every LoRA that has one."""
 
     loras: list[LoraView]
     weights: dict[str, float]

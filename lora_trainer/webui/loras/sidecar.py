@@ -1,5 +1,4 @@
-"""NAME.json beside a LoRA: what the host's card knows of it, in A1111's keys. Read whole, changed
-in one key, never rewritten otherwise.
+"""NAME.json beside a LoRA: the user metadata of A1111's card. Only single keys are changed.
 
 Called by library.py.
 """
@@ -23,7 +22,7 @@ def path_of(lora: Path) -> Path:
 
 
 def read(lora: Path) -> dict[str, Any]:
-    """The values of a LoRA's sidecar; empty when there is none, or none that can be read."""
+    """The sidecar's values; empty if it is missing or unreadable."""
     try:
         return _parse(path_of(lora))
     except (OSError, ValueError):
@@ -36,16 +35,16 @@ def trigger(values: dict[str, Any]) -> str:
 
 
 def weight(values: dict[str, Any]) -> float | None:
-    """The preferred weight. A1111's own editor writes 0 for "none"."""
+    """The preferred weight, or None. A1111's own editor writes 0 for none."""
     return number(values.get(WEIGHT))
 
 
 def number(found: Any) -> float | None:
-    """A weight as a person or a program may have written it; None if it is none, or 0."""
+    """A finite number other than 0 from arbitrary JSON, or None."""
     if isinstance(found, bool) or not isinstance(found, (int, float, str)):
         return None
     try:
-        # JSON and YAML can spell whole numbers beyond any float
+        # integers in JSON and YAML may exceed the range of float
         weight = float(found)
     except (ValueError, OverflowError):
         return None
@@ -53,14 +52,13 @@ def number(found: Any) -> float | None:
 
 
 def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:
-    """Set the preferred weight and leave every other key as it is. `otherwise` is what a LoRA
-    without a sidecar gets beside it.
+    """Set the preferred weight and keep all other keys. `otherwise`: the values of a new sidecar.
 
-    Raises LoraFileError for a number that is no strength, and for a sidecar that cannot be read: it
-    would be lost.
+    Raises LoraFileError for an invalid weight, or for an unreadable sidecar, which is not
+    overwritten.
     """
     if isinstance(value, bool) or not 0 < value <= STRONGEST:
-        # 0 is A1111's way of writing "none"
+        # A1111 uses 0 for none
         raise LoraFileError(
             "{value} cannot be the preferred strength",
             hint="Choose a number above 0, up to {most}.",

@@ -1,14 +1,13 @@
-"""The checkpoints a run can be trained on, as the host lists them: what each is, and why some
-cannot be used.
+"""The checkpoints that the host lists, and whether they can be trained on.
 
-    listing(language)   all of them at once: those not yet looked at without a family, while a
-                        thread looks
-    find(id)            Choice: the file, with the VAE and clip skip the host uses with it
-    facts(path)         Facts: family and what else the header says, or the reason against it
+    listing(language)   all of them at once: those not read yet without a family, while a thread
+                        reads them
+    find(id)            CheckpointChoice: the file, with the VAE and clip skip that the host uses
+    facts(path)         CheckpointFacts: family and other facts from the header, or the problem
 
-Only headers are read, and each file once: what was found is kept on disk by path, size and time of
-change, so that two hundred checkpoints on a slow disk hold up nobody. An id is a hash of the path:
-no path ever comes from the browser. Called by preflight.py and routes.
+Only headers are read, and cached on disk by path, size and modification time, because there may be
+hundreds of checkpoints on a slow disk. An id is a hash of the path: the browser never sends paths.
+Called by preflight.py and the routes.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.folder import detect_any
+from lora_trainer.checkpoint.licence import RESTRICTIONS, Licence, companions
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, Message
@@ -33,16 +33,16 @@ from lora_trainer.hosts.base import Host, LoadedCheckpoint
 from lora_trainer.webui import texts
 
 LOADED = "loaded"
-"""The id of whatever the host has loaded."""
+"""The id of the checkpoint that the host has loaded."""
 PRACTICE = "practice"
-"""The id of the embedded checkpoint, and the name under which presets hold values for it."""
+"""The id of the embedded checkpoint, also used by presets for its values."""
 PRACTICE_TITLE = Message("Tiny practice model")
 
 log = logging.getLogger("lora_trainer.webui")
 
 
 class CheckpointSummary(TypedDict):
-    """What a checkpoint is, or why it cannot be trained on."""
+    """Facts about a checkpoint, or why it cannot be trained on."""
 
     family: str | None
     family_name: str | None
@@ -52,7 +52,7 @@ class CheckpointSummary(TypedDict):
 
 
 class ListedCheckpoint(CheckpointSummary):
-    """`seen`: whether its header has been looked at."""
+    """`seen`: whether its header has been read."""
 
     id: str
     title: str
@@ -62,7 +62,7 @@ class ListedCheckpoint(CheckpointSummary):
 
 
 class LoadedView(CheckpointSummary):
-    """What the WebUI uses now."""
+    """The checkpoint, VAE and clip skip that the host uses."""
 
     id: str
     title: str
@@ -73,18 +73,18 @@ class LoadedView(CheckpointSummary):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointChoice:
-    """A checkpoint to train on, with what the host uses along with it."""
+    """A checkpoint to train on, with the VAE and clip skip that the host uses."""
 
     id: str
     title: str
     path: Path
     vae: Path | None = None
     clip_skip: int | None = None
-    """None: nothing is known of what the host would use."""
+    """None: unknown."""
     is_loaded: bool = False
-    """Whether it is what the host uses for the next picture."""
+    """Whether the host uses it for the next image."""
     in_memory: bool = False
-    """Whether the host has it loaded now."""
+    """Whether the host has it in memory."""
 
     @property
     def is_practice(self) -> bool:
@@ -93,19 +93,20 @@ class CheckpointChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """What a checkpoint's header says; with a `problem`, nothing else counts."""
+    """Facts from a checkpoint's header; with a `problem`, the others are meaningless."""
 
     family: Family | None = None
     prediction_type: PredictionType | None = None
     stated_resolution: int | None = None
     has_vae: bool = True
+    licence: Licence | None = None
     problem: Message | None = None
     hint: Message = field(default_factory=lambda: Message(""))
 
     @classmethod
     def refused(cls, error: CheckpointError) -> CheckpointFacts:
-        """Of a file that cannot be used. It is called by its name, not its path: the list may be
-        read from elsewhere.
+        """For an unusable file. Paths are reduced to file names, because remote users may see the
+        list.
         """
         values = _named({**error.hint.values, **error.message.values})
         return cls(
@@ -115,15 +116,13 @@ class CheckpointFacts:
 
     @property
     def resolution(self) -> int | None:
-        """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2),
-        when it is loaded.
-        """
+        """Native resolution in pixels. None: unknown until the UNet is loaded (SD2)."""
         if self.family is None:
             return None
         return self.stated_resolution or self.family.native_resolution(self.prediction_type)
 
     def require(self) -> CheckpointFacts:
-        """Itself; raises CheckpointError for one that cannot be trained on."""
+        """Returns self; raises CheckpointError if it cannot be trained on."""
         if self.problem is not None:
             raise CheckpointError(
                 self.problem.template,
@@ -134,7 +133,7 @@ class CheckpointFacts:
 
 
 class Checkpoints:
-    """Thread-safe. `file`: where what was found is kept."""
+    """Thread-safe. `file`: the cache on disk."""
 
     def __init__(self, host: Host, file: Path) -> None:
         self._host = host
@@ -145,7 +144,7 @@ class Checkpoints:
         self._looking: threading.Thread | None = None
 
     def choices(self) -> list[CheckpointChoice]:
-        """What the host lists, in its order, and the practice model last."""
+        """In the host's order, then the embedded checkpoint."""
         loaded = self._host.loaded()
         now = loaded.path if loaded is not None else None
         found = [
@@ -168,8 +167,8 @@ class Checkpoints:
         ]
 
     def find(self, wanted: str) -> CheckpointChoice:
-        """The checkpoint of an id. Raises CheckpointError when the host does not list it (any
-        more), or has none loaded.
+        """The checkpoint of an id. Raises CheckpointError if the host does not list it, or has none
+        loaded.
         """
         loaded = self._host.loaded()
         if wanted == LOADED:
@@ -196,7 +195,7 @@ class Checkpoints:
         return self.facts(path).family
 
     def facts(self, path: Path) -> CheckpointFacts:
-        """What the checkpoint is: as found before, else from its header now."""
+        """The cached facts, else from its header."""
         try:
             mark = _mark(path)
         except OSError as error:
@@ -211,9 +210,7 @@ class Checkpoints:
         return known if known is not None else self._look(path, mark)
 
     def listing(self, language: str) -> list[ListedCheckpoint]:
-        """Every choice for the browser: {id, title, loaded, practice, seen, and what `said` gives}.
-        One not seen yet has no family.
-        """
+        """All choices as JSON. Those not read yet have no family."""
         choices = self.choices()
         answer: list[ListedCheckpoint] = []
         unseen: list[Path] = []
@@ -237,9 +234,7 @@ class Checkpoints:
         return answer
 
     def loaded(self, language: str) -> LoadedView | None:
-        """What the host uses now, or None: {id, title, in_memory, family, family_name, vae,
-        clip_skip, problem, hint}.
-        """
+        """What the host uses, as JSON, or None."""
         try:
             choice = self.find(LOADED)
         except CheckpointError:
@@ -254,7 +249,7 @@ class Checkpoints:
         }
 
     def wait(self) -> None:
-        """Until the thread has looked at everything."""
+        """Wait for the thread. For tests."""
         thread = self._looking
         if thread is not None:
             thread.join()
@@ -310,7 +305,7 @@ class Checkpoints:
         self._write()
 
     def _write(self) -> None:
-        # one after the other, or an older state may be written over a newer one
+        # serialized, or an older state may overwrite a newer one
         with self._writing:
             with self._lock:
                 content = json.dumps(self._kept, ensure_ascii=True, indent=0)
@@ -321,7 +316,7 @@ class Checkpoints:
 
 
 def look(path: Path) -> CheckpointFacts:
-    """What a file's header says."""
+    """Read the facts from a file's header."""
     try:
         found: Detected = detect_any(path)
     except CheckpointError as error:
@@ -331,11 +326,12 @@ def look(path: Path) -> CheckpointFacts:
         prediction_type=found.prediction_type,
         stated_resolution=found.resolution,
         has_vae=found.has_vae,
+        licence=found.licence,
     )
 
 
 def said(facts: CheckpointFacts, language: str) -> CheckpointSummary:
-    """Facts for the browser: {family, family_name, resolution, problem, hint}."""
+    """The facts as JSON."""
     return {
         "family": facts.family.id if facts.family else None,
         "family_name": facts.family.name if facts.family else None,
@@ -352,11 +348,12 @@ def _id(path: Path) -> str:
 
 
 def _mark(path: Path) -> list[int]:
-    """Changes when the file does, or the configuration beside it, or what a diffusers folder says
-    it is. Raises OSError.
+    """Modification times and sizes of the file (model_index.json of a diffusers folder), and of
+    the files beside it that are read with it. Raises OSError.
     """
+    main = path / "model_index.json" if path.is_dir() else path
     mark = []
-    for file in (path / "model_index.json" if path.is_dir() else path, path.with_suffix(".yaml")):
+    for file in (main, path.with_suffix(".yaml"), *companions(path)):
         try:
             details = file.stat()
             mark += [details.st_mtime_ns, details.st_size]
@@ -367,7 +364,7 @@ def _mark(path: Path) -> list[int]:
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON holds them, each path by its last part."""
+    """JSON-compatible values, with paths reduced to file names."""
     plain = {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
     return {
         key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
@@ -388,6 +385,7 @@ def _to_entry(facts: CheckpointFacts) -> dict[str, Any]:
         "prediction_type": facts.prediction_type,
         "stated_resolution": facts.stated_resolution,
         "has_vae": facts.has_vae,
+        "licence": asdict(facts.licence) if facts.licence else None,
     }
 
 
@@ -397,12 +395,18 @@ def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
             problem=Message(entry["problem"], entry["values"]),
             hint=Message(entry["hint"], entry["hint_values"]),
         )
+    licence = entry["licence"]
     return CheckpointFacts(
         family=families.find(entry["family"]),
         prediction_type=entry["prediction_type"],
         stated_resolution=entry["stated_resolution"],
         has_vae=entry["has_vae"],
+        licence=licence and Licence(name=licence["name"], restrictions=_known(licence)),
     )
+
+
+def _known(licence: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(key for key in RESTRICTIONS if key in licence["restrictions"])
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
@@ -413,7 +417,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_sound(entry: Any) -> bool:
-    """Whether it can be answered with: the file may have been damaged, or made up."""
+    """Whether the entry is valid: the cache file may be damaged."""
     try:
         facts = _from_entry(entry)
         written = f"{facts.problem}{facts.hint}{facts.resolution}"

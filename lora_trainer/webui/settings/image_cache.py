@@ -1,12 +1,11 @@
-"""What is known of image files, kept from scan to scan and from start to start: a plan has to be
-told at each keystroke, and two thousand pictures cannot be decoded for it.
+"""Caches facts about image files on disk, because a plan is computed at each keystroke, and
+decoding thousands of images takes minutes.
 
-    known.look(path)   -> Examined at once: from memory, else from the file's header alone, and the
-                       thorough look follows in a thread
-    known.unchecked    -> (how many of them have had it, how many there are) for the pictures of one
-                       folder
+    known.look(path)   -> Examined immediately: from the cache, else from the file's header, while a
+                       thread decodes the image
+    known.unchecked    -> (number of decoded images, number of images) of a folder
 
-A file is known by path, size and time of change. Called by preflight.py, as the `look` of
+Files are identified by path, size and modification time. Used by preflight.py as the `look` of
 dataset.scan. Needs Pillow.
 """
 
@@ -25,7 +24,7 @@ from lora_trainer.dataset.images import Examined, examine, image_size
 from lora_trainer.errors import DatasetError
 
 THREADS = 2
-"""Few: the host draws pictures meanwhile."""
+"""Leaves CPU time for the host."""
 WRITE_EVERY = 200
 MOST_KEPT = 50_000
 
@@ -33,9 +32,7 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 class ImageCache:
-    """Thread-safe. `file`: where it is kept; a missing or damaged one costs a second look at the
-    images and no more.
-    """
+    """Thread-safe. `file`: the cache on disk; if it is lost, images are decoded again."""
 
     def __init__(self, file: Path, thorough: Callable[[Path], Examined] = examine) -> None:
         self._file = file
@@ -43,17 +40,17 @@ class ImageCache:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = _read(file)
-        # what an earlier start could not read may be readable by now: another limit, another Pillow
+        # unreadable images are tried again after a start: limits or Pillow may have changed
         self._doubtful = {path for path, entry in self._kept.items() if "problem" in entry}
         self._waiting: set[str] = set()
         self._unwritten = 0
         self.serial = 0
-        """Grows with each thorough look: what `look` says may be another thing."""
+        """Incremented after each decoded image: results of `look` may have changed."""
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
 
     def look(self, path: Path) -> Examined:
-        """Size and content hash of an image; until it has been decoded once, a hash that stands for
-        this file alone. Raises DatasetError.
+        """Size and content hash of an image; until it is decoded, a hash that stands for this file
+        only. Raises DatasetError.
         """
         mark = _mark(path)
         with self._lock:
@@ -68,19 +65,17 @@ class ImageCache:
         return Examined(width=width, height=height, digest=f"{path}:{mark}")
 
     def unchecked(self, paths: Iterable[Path]) -> int:
-        """How many of these wait for their thorough look."""
+        """How many of these have not been decoded yet."""
         with self._lock:
             return sum(str(path) in self._waiting for path in paths) if self._waiting else 0
 
     def close(self) -> None:
-        """Let what waits go, and keep what is known. For tests: the host never ends in an orderly
-        way.
-        """
+        """Drop pending work and write the cache. For tests: hosts do not shut down cleanly."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._write()
 
     def wait(self) -> None:
-        """Until every thorough look is done."""
+        """Wait for all pending work."""
         self._pool.shutdown(wait=True)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
 
@@ -121,10 +116,10 @@ class ImageCache:
             self._write()
 
     def _write(self) -> None:
-        # one after the other, or an older state may be written over a newer one
+        # serialized, or an older state may overwrite a newer one
         with self._writing:
             with self._lock:
-                # the newest are at the end
+                # the newest are last
                 while len(self._kept) > MOST_KEPT:
                     del self._kept[next(iter(self._kept))]
                 content = json.dumps(self._kept, ensure_ascii=True, separators=(",", ":"))
@@ -143,7 +138,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_sound(entry: Any) -> bool:
-    """Whether it can be answered with: the file may have been damaged, or made up."""
+    """Whether the entry is valid: the cache file may be damaged."""
     try:
         try:
             found = _examined(entry, Path())

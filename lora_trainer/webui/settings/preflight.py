@@ -1,17 +1,15 @@
-"""What the tab's draft comes to: a wish goes in, a run's settings come out, and before that what
-will happen.
+"""Turns the tab's draft into a run's settings, and computes the run's plan.
 
-    preflight.run_config(wish) -> RunConfig       for POST /runs: complete but for its folder, and
-                                                  the `auto`s that the worker settles; raises what
-                                                  is wrong
+    preflight.run_config(wish) -> RunConfig       for POST /runs: complete except for its folder and
+                                                  the `auto`s that the worker resolves; raises
     preflight.check(wish, pending) -> PreflightReport    for POST /plan: checkpoint, images, steps,
-                                                  time, disk, the file's name, and every problem,
-                                                  each with the field that mends it; never raises
-                                                  for what a user can choose
+                                                  time, disk space, file name, and all problems with
+                                                  the field of each; does not raise for invalid
+                                                  input
 
-The numbers are run_estimate.py's; images and captions are looked at as the worker does
-(scan_cache.py). Quick enough for each keystroke: nothing of a checkpoint but its header is read,
-and no picture is decoded while somebody waits (image_cache.py).
+The numbers are from run_estimate.py; images and captions are scanned as in the worker
+(scan_cache.py). Fast enough for each keystroke: only headers of checkpoints are read, and images
+are decoded in the background (image_cache.py).
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
@@ -60,7 +59,7 @@ from lora_trainer.webui.settings.scan_cache import CachedScan, ScanCache
 from lora_trainer.webui.settings.throughput import Throughput
 
 NAMED_PER_KIND = 3
-"""Findings of one kind that are named; the rest is counted."""
+"""Findings per kind that are named; the others are counted."""
 NO_HINT = Message("")
 FACTS: form.Texts = {
     "checkpoint": "Checkpoint",
@@ -76,7 +75,7 @@ FACTS: form.Texts = {
 
 
 class PlanBase(TypedDict):
-    """Ids, the LoRA's name as it was typed, and config keys -> values."""
+    """Ids, the LoRA's name as typed, and config keys -> values."""
 
     dataset: str
     checkpoint: str
@@ -85,7 +84,7 @@ class PlanBase(TypedDict):
 
 
 class PlanBody(PlanBase, total=False):
-    """`init_lora`: the id of a LoRA file that training begins with."""
+    """`init_lora`: the id of a LoRA file to start from."""
 
     init_lora: str
 
@@ -97,22 +96,22 @@ class RunBody(PlanBody):
 
 @dataclass(frozen=True, kw_only=True)
 class RunWish:
-    """What the browser's draft asks for."""
+    """The browser's draft."""
 
     dataset: str = ""
     """A dataset's id."""
     checkpoint: str = LOADED
     """A checkpoint's id, or "loaded"."""
     init_lora: str = ""
-    """The id of a LoRA file that training begins with; empty: none."""
+    """The id of a LoRA file to start from, or ""."""
     name: str = ""
-    """The LoRA's name as it was typed; empty: the dataset's."""
+    """The LoRA's name as typed; empty: the dataset's."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Config keys -> values, of the form's fields only."""
+    """Config keys -> values of form fields."""
 
     @classmethod
     def of(cls, body: Any) -> RunWish:
-        """From a request's JSON; what is of the wrong type counts as not given."""
+        """From a request's JSON; values of a wrong type are ignored."""
         values = body if isinstance(body, dict) else {}
         texts_given = {
             key: values[key]
@@ -130,8 +129,8 @@ class RunWish:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something to mend or to know, and where: a form field's key, "dataset", "checkpoint",
-    "init_lora" or "name"; None: nowhere in the form.
+    """An error, warning or hint, with its place: a form field's key, "dataset", "checkpoint",
+    "init_lora" or "name"; None: none of these.
     """
 
     field: str | None
@@ -153,7 +152,7 @@ class FactView(TypedDict):
 
 
 class PlanProblem(TypedDict):
-    """`field`: where it is mended: a setting's key, "dataset", "checkpoint", "name", or nowhere."""
+    """`field`: its place: a setting's key, "dataset", "checkpoint", "name", or null."""
 
     field: str | None
     severity: Severity
@@ -162,8 +161,8 @@ class PlanProblem(TypedDict):
 
 
 class PlanView(TypedDict):
-    """What Start would do. `resolved`: config key -> what its auto comes to; `suggested`: config
-    key -> what is filled in until the visitor says otherwise.
+    """The plan of a run. `resolved`: config key -> value for auto; `suggested`: config key -> value
+    that is filled in until the user changes it.
     """
 
     ok: bool
@@ -181,23 +180,22 @@ class PlanView(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightReport:
-    """What Start would do."""
+    """The plan of a run."""
 
     sentence: tuple[Message, ...] = ()
     facts: tuple[Fact, ...] = ()
     problems: tuple[Problem, ...] = ()
     target: str = ""
-    """Where the LoRA will be, from the models folder on."""
+    """Path of the LoRA, relative to the folder that contains models."""
     steps: int | None = None
     seconds: float | None = None
-    """None: no earlier run on this machine says how fast it is."""
+    """None: unknown, without an earlier run of the same kind."""
     disk: int | None = None
-    """Bytes, about."""
+    """Approximate number of bytes."""
     resolved: Mapping[str, Any] = field(default_factory=dict)
-    """Config key -> what its `auto` comes to."""
+    """Config key -> value for auto."""
     suggested: Mapping[str, Any] = field(default_factory=dict)
-    """Config key -> what the tab fills in until the visitor says otherwise: a prompt for previews.
-    """
+    """Config key -> value that the tab fills in until the user changes it: a preview prompt."""
     unchecked: int = 0
     """Images that have not been decoded yet; ask again."""
 
@@ -239,7 +237,7 @@ class PreflightReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Selection:
-    """A wish with its dataset and checkpoint looked up."""
+    """A wish with its dataset and checkpoint."""
 
     wish: RunWish
     dataset: DatasetInfo
@@ -248,17 +246,13 @@ class _Selection:
 
     @property
     def name(self) -> str:
-        """What was typed, to be refused where no tag could hold it; else what becomes of the
-        dataset's name.
-        """
+        """The name as typed, which may be invalid; else derived from the dataset's name."""
         return self.wish.name.strip() or clean_name(self.dataset.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """Wishes looked at with what this WebUI has: its device and folders, its datasets and
-    checkpoints, and how fast it trains.
-    """
+    """Evaluates wishes with this WebUI's device, folders, datasets, checkpoints and throughput."""
 
     host: Host
     data: DataFolder
@@ -270,16 +264,16 @@ class Preflight:
     loras: Loras
 
     def run_config(self, wish: RunWish) -> RunConfig:
-        """The settings of the run that is wished for, in a folder named after its LoRA, which may
-        be taken. Raises ConfigError, DatasetError, CheckpointError.
+        """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
+        DatasetError, CheckpointError.
         """
         draft = self._select(wish)
         draft.facts.require()
         return settings.from_mapping(self._values(draft), source="the settings")
 
     def check(self, wish: RunWish, pending: Iterable[str] = ()) -> PreflightReport:
-        """What Start would do with this wish, and everything that stands against it. `pending`:
-        what the LoRAs of the runs before it are to be called.
+        """The plan for this wish, with all problems. `pending`: LoRA names of the runs queued
+        before it.
         """
         problems: list[Problem] = []
         try:
@@ -295,6 +289,7 @@ class Preflight:
             values = self._values(replace(draft, wish=replace(wish, init_lora="")))
         asked = _begun(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
+        problems += _licence_problems(draft)
         found = self._scan(wish.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
@@ -309,7 +304,7 @@ class Preflight:
         return _Selection(wish=wish, dataset=dataset, choice=choice, facts=facts)
 
     def _dataset(self, identity: str) -> DatasetInfo:
-        """Raises DatasetError when none is chosen, or it is gone."""
+        """Raises DatasetError if none is chosen, or it is missing."""
         if not identity:
             raise DatasetError("no images are chosen", hint="Add images first, under Images.")
         dataset = self.datasets.find(identity)
@@ -321,13 +316,11 @@ class Preflight:
         return dataset
 
     def _values(self, draft: _Selection) -> dict[str, Any]:
-        """Flat config keys. What is no field of the form is not taken from the browser: it could
-        name any path.
-        """
+        """Flat config keys. Only form fields are taken from the browser: other keys are paths."""
         chosen = draft.wish.chosen
         if "clip_skip" not in chosen and draft.choice.clip_skip:
             chosen["clip_skip"] = draft.choice.clip_skip
-        # a name that no folder can have is refused by the settings' own check, with a sentence
+        # an invalid folder name is reported by the settings' validation
         folder = "run" if name_problem(draft.name) else draft.name
         return {
             **chosen,
@@ -341,8 +334,8 @@ class Preflight:
         }
 
     def _without_a_choice(self, wish: RunWish) -> list[Problem]:
-        """What is wrong when the images or the checkpoint are not chosen: that, and all that can be
-        told of the other and of the settings.
+        """The problems if images or checkpoint are not chosen: that, and those of everything
+        else.
         """
         problems: list[Problem] = []
         folder = None
@@ -371,12 +364,12 @@ class Preflight:
         return problems
 
     def _scan(self, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
-        """The examples as the worker would find them; everything found is among the problems. None:
-        there is nothing to train.
+        """The examples as the worker would find them; findings are added to the problems. None:
+        nothing to train.
         """
         try:
-            # what training counts is counted here with the same vocabulary; where there is none,
-            # the worker's own check remains
+            # tokens are counted with the same vocabulary as in training; without one, only the
+            # worker checks caption lengths
             count = token_counts.count if token_counts.available() else None
             found = self.scans.scan(
                 self.datasets.store(identity),
@@ -403,7 +396,7 @@ class Preflight:
         pending: Iterable[str],
         problems: list[Problem],
     ) -> PreflightReport:
-        """The plan of a run whose checkpoint and images are sound."""
+        """The plan for a valid checkpoint and images."""
         dataset, settled = found.dataset, estimate.settled
         of_buckets = found.bucket_sums(estimate.buckets, settled.dataset, estimate.resolution)
         problems += _sum_problems(of_buckets, settled)
@@ -437,8 +430,8 @@ def _usable_vae(choice: CheckpointChoice) -> Path | None:
 
 
 def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
-    """The settings, with the wrong ones at their defaults: what is right about them can be told all
-    the same.
+    """The settings, with defaults for invalid ones, so that everything else can still be
+    checked.
     """
     try:
         return settings.from_mapping(values)
@@ -472,8 +465,8 @@ def _checkpoint_problem(facts: CheckpointFacts) -> Problem:
 
 
 def _setting_problem(error: ConfigError) -> Problem:
-    """The field a ConfigError is about, which it names in its values or in its own words; there, in
-    the field's human name.
+    """With the field that a ConfigError names in its values or text, and its label instead of the
+    key.
     """
     words = [
         str(error.message.values.get("key", "")),
@@ -492,9 +485,7 @@ def _setting_problem(error: ConfigError) -> Problem:
 
 
 def _begun(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) -> RunConfig:
-    """The settings with the rank and alpha of the LoRA that training begins with, where they are at
-    auto.
-    """
+    """The settings with rank and alpha of init_lora, if they are auto."""
     if asked.lora.init_lora is None:
         return asked
     try:
@@ -521,7 +512,7 @@ def _begun(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) ->
 
 
 def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
-    """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
+    """Conflicts with this WebUI: device, LoRA folder, VAE."""
     if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
         yield _problem(
             None,
@@ -568,13 +559,18 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
         )
 
 
+def _licence_problems(draft: _Selection) -> Iterator[Problem]:
+    """The restrictions of the checkpoint's licence."""
+    licence = draft.facts.licence
+    for note in licence.notes(draft.choice.path.stem) if licence else ():
+        yield Problem(field="checkpoint", severity="warning", message=note, hint=LICENCE_HINT)
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 
 def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
-    """One problem for each thing that was found, errors first: two thousand copies are one
-    sentence's worth.
-    """
+    """One problem per kind of finding, errors first."""
     skipped = asked.dataset.on_bad_data == "skip"
     has_word = bool(asked.dataset.trigger_word.strip())
     return [
@@ -585,7 +581,7 @@ def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
 def _summed_problem(one: Sum, severity: Severity, has_word: bool) -> Problem:
     hint, place = one.hint, FINDING_PLACES.get(one.kind, "dataset")
     if one.kind == "no-caption":
-        # with a trigger word they would be trained if the others had none either
+        # with a trigger word, images without captions are trained only if none has one
         hint = (
             Message("Write them under Captions, or let a captioner write a first draft.")
             if has_word
@@ -609,9 +605,7 @@ FINDING_PLACES = {
     "long-caption": "max_token_length",
     "prompt-syntax": "sample_prompts",
 }
-"""Kind of finding -> the field that mends it, or the section; the dataset, where nothing else is
-said.
-"""
+"""Kind of finding -> the field or section to fix it; others: the dataset."""
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -788,9 +782,7 @@ def _problem_of(place: str, error: LoraTrainerError) -> Problem:
 
 
 def _without_folders(message: Message) -> Message:
-    """Each path by its last part: the page may be read from elsewhere, and is easier to read
-    here.
-    """
+    """Paths reduced to file names: remote users may see the page."""
     return Message(
         message.template,
         {

@@ -1,11 +1,10 @@
-"""Presets: named sets of settings for an occasion, each a YAML file in presets/ that says why.
+"""Presets: YAML files in presets/ with settings for a purpose and their reasons.
 
-    listing(language)  all of them for the browser, in their order
+    listing(language)  all of them as JSON, in order
 
-A preset fills in fields and does nothing else. `values` hold for every checkpoint, `family_values`
-are laid over them on a checkpoint of that family (its id) or on the embedded one
-(practice). Called by the home route. A file that does not fit the settings is left out and told in
-the log. The visitor's own presets (user_presets.py) are files of the same form.
+A preset only sets form fields. `values` apply to all checkpoints; `family_values` override them for
+a family (by id) or the embedded checkpoint (practice). Invalid files are logged and left out. User
+presets (user_presets.py) have the same format. Called by the home route.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ class Preset:
     title: str
     why: str
     values: Mapping[str, Any]
-    """Config key -> value, as `training.to_mapping` writes them."""
+    """Config key -> value, as of `training.to_mapping`."""
     family_values: Mapping[str, Mapping[str, Any]]
     notes: Mapping[str, str]
-    """Config key -> why this value."""
+    """Config key -> reason."""
 
     def texts(self) -> list[str]:
-        """Everything in it that is shown."""
+        """Its texts for translation."""
         return [self.title, self.why, *self.notes.values()]
 
 
 class PresetView(TypedDict):
-    """Config keys -> values; `family_values`: those for a family; `notes`: why a value."""
+    """Config keys -> values; `family_values`: overrides by family; `notes`: reasons."""
 
     id: str
     title: str
@@ -66,7 +65,7 @@ class Presets:
 
     @cached_property
     def all(self) -> tuple[Preset, ...]:
-        """In their order. Those that cannot be used are left out."""
+        """In order, without invalid ones."""
         found = []
         for path in sorted(self._folder.glob("*.yaml")):
             try:
@@ -91,7 +90,7 @@ class Presets:
 
 
 def to_json(preset: Preset) -> PresetView:
-    """A preset for the browser, in the words of its file."""
+    """A preset as JSON, untranslated."""
     return {
         "id": preset.id,
         "title": preset.title,
@@ -103,8 +102,8 @@ def to_json(preset: Preset) -> PresetView:
 
 
 def read(path: Path) -> Preset:
-    """One preset. Raises ConfigError for values that the settings refuse, keys that are no fields
-    of the form, and what is no preset at all.
+    """Read a preset. Raises ConfigError for invalid values, keys that are not form fields, and
+    other files.
     """
     content = schema.read_mapping(path)
     parts = {part: content.get(part) or {} for part in ("values", "families", "notes")}
@@ -137,7 +136,7 @@ def read(path: Path) -> Preset:
 
 
 def known_families() -> list[str]:
-    """What a preset may hold values for: the ids of the families, and the practice model's."""
+    """Keys of family_values: ids of families, and the embedded checkpoint's."""
     return [*(family.id for family in families.every()), PRACTICE]
 
 
@@ -153,8 +152,8 @@ def _is_preset(values: Any, families: Any, notes: Any) -> bool:
 def settled(
     values: Mapping[str, Any], source: str, only: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The values as the settings hold them; of these, the keys in `only`. Raises ConfigError;
-    `source`: where they come from, for its sentence.
+    """The validated values; only the keys in `only`, if given. Raises ConfigError that names
+    `source`.
     """
     values = form.current(values)
     foreign = sorted(str(key) for key in values if key not in form.KEYS)

@@ -1,5 +1,5 @@
-"""Settings, before a run begins: what would happen, what a checkpoint is, the visitor's own
-presets, and the set-up of the worker's packages.
+"""Routes for settings: the plan, checkpoints, user presets, and the set-up of the worker's
+packages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRACTICE_NOTE = Message(
 
 
 class CheckpointView(CheckpointSummary):
-    """The chosen checkpoint, and what the WebUI uses along with it."""
+    """The chosen checkpoint, with the VAE and clip skip that the WebUI uses."""
 
     id: str | None
     title: str
@@ -52,8 +52,8 @@ def foresee(app: App, request: Request) -> PlanView:
 
 @route("POST", "/checkpoint")
 def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
-    """What it is; with a problem and a hint where it cannot be trained on, or there is none:
-    choosing it is no mistake of the request.
+    """Facts about a checkpoint, with a problem and a hint if it is unusable or missing: that is not
+    an error of the request.
     """
     try:
         choice = app.checkpoints.find(request.value("id", str))
@@ -83,7 +83,7 @@ def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
 
 @route("GET", "/checkpoints")
 def list_checkpoints(app: App, request: Request) -> CheckpointList:
-    """Asked again while families are still being looked up."""
+    """Polled while checkpoints are being read."""
     return {
         "checkpoints": app.checkpoints.listing(request.language),
         "loaded": app.checkpoints.loaded(request.language),
@@ -92,9 +92,7 @@ def list_checkpoints(app: App, request: Request) -> CheckpointList:
 
 @route("POST", "/presets", body=PresetBody)
 def save_preset(app: App, request: Request) -> SavedPreset:
-    """The settings as a preset of the visitor's own; the new listing, with the id of the new one as
-    `saved`.
-    """
+    """Save the settings as a user preset. Returns the new listing, with its id as `saved`."""
     own, replace = app.user_presets, request.value("replace", bool, False)
     saved = own.save(
         request.value("title", str),

@@ -1,9 +1,7 @@
-"""The arithmetic of a run that has not begun: steps, time, disk, the size and the name of its LoRA.
+"""Estimates a run before it starts: steps, time, disk space, size and name of its LoRA.
 
-Comes in: settings, images and what a checkpoint's header says, all of them sound. Goes out:
-numbers, which preflight.py puts into words. They are the worker's own (dataset.buckets,
-config.settle): what is foretold is what will be done. Nothing of a checkpoint but its header is
-read.
+From valid settings, images and the checkpoint's header, with the worker's own functions
+(dataset.buckets, settings.settle). preflight.py makes sentences of the numbers.
 """
 
 from __future__ import annotations
@@ -29,29 +27,26 @@ from lora_trainer.webui.settings.checkpoints import CheckpointFacts
 from lora_trainer.webui.settings.throughput import Throughput
 
 STATE_BYTES = 12
-"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are
-kept.
+"""Bytes per LoRA weight in a resume point: float32 weights and AdamW's two moments. Two are kept.
 """
 FILE_BYTES = 2
-"""Of a LoRA file, for each weight: float16."""
+"""Bytes per weight in a LoRA file: float16."""
 PREVIEW_BYTES = 1.5
-"""Of a preview PNG, for each pixel, about."""
+"""Approximate bytes per pixel of a preview PNG."""
 HELD_NAMES_SECONDS = 5.0
 USUAL_RESOLUTION = 512
-"""Of a checkpoint of which nothing is known."""
+"""For checkpoints of unknown resolution."""
 
 
 class RunEstimate:
-    """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that
-    one's header says.
-    """
+    """A run's estimate. checkpoint: base model; facts: from its header."""
 
     def __init__(
         self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: CheckpointFacts
     ) -> None:
         self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
-        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it
-        # is said
+        # SD2 is 512 or 768, known only when it is loaded: the smaller numbers are shown, with a
+        # note
         self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
         usual = USUAL_RESOLUTION if facts.family is None else facts.family.usual_resolution
         self.resolution = asked.dataset.resolution or facts.resolution or usual
@@ -63,14 +58,12 @@ class RunEstimate:
         )
         self.steps = settings.step_count_of(training, self._steps_per_epoch)
         self.images = self.steps / self._steps_per_epoch * sum(repeats)
-        """How many images are trained in all, each as often as it comes."""
+        """Number of training samples."""
         self.settled = settings.settle(asked, self.resolution, self.steps)
-        """The settings with every `auto` settled that follows from resolution and steps."""
+        """The settings with every `auto` resolved that follows from resolution and steps."""
 
     def seconds(self, known: Throughput) -> float | None:
-        """From its first word to its last, about. None: no earlier run on this machine says how
-        fast it is.
-        """
+        """Approximate duration. None: unknown, without an earlier run of the same kind."""
         if not self.is_certain:
             return None
         samples = self.settled.samples
@@ -89,8 +82,8 @@ class RunEstimate:
 
     @cached_property
     def weights(self) -> int | None:
-        """Of the LoRA. None: the checkpoint's layers have unusual names (the worker tells of
-        it).
+        """Number of LoRA weights. None: the checkpoint's layers have unusual names (the worker
+        reports it).
         """
         try:
             family, layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
@@ -100,13 +93,13 @@ class RunEstimate:
 
     @property
     def file_bytes(self) -> int:
-        """Of one LoRA file."""
+        """Size of a LoRA file."""
         return (self.weights or 0) * FILE_BYTES
 
     @property
     def disk_bytes(self) -> int:
         """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews,
-        and what is cached on disk meanwhile.
+        and caches.
         """
         output, samples = self.settled.output, self.settled.samples
         saves = (self.steps - 1) // (output.save_steps or self.steps)
@@ -139,8 +132,8 @@ class RunEstimate:
         return size if settings.caches_on_disk(self.settled.training.cache_latents, size) else 0
 
     def target(self, name: str, pending: Iterable[str] = ()) -> str:
-        """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`:
-        what those of runs before it are to be called.
+        """Path of the LoRA called `name`, relative to the folder that contains models. `pending`:
+        names of runs queued before it.
         """
         lora_dir = self.settled.output.lora_dir
         assert lora_dir is not None
@@ -152,7 +145,7 @@ class RunEstimate:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """Config key -> what its `auto` comes to."""
+        """Config key -> value for auto."""
         values = settings.to_mapping(self.settled)
         keys = ("resolution", "max_train_steps", *settings.SETTLED)
         return {
@@ -169,7 +162,7 @@ def _layers(path: Path, _changed: int) -> tuple[Family, dict[str, list[tuple[str
 
 
 def _free(wanted: str, taken: Collection[str]) -> str:
-    """The name that delivery gives: `wanted`, or wanted-2 ... where that is taken."""
+    """The name after delivery: `wanted`, or wanted-2 ... if it is in use."""
     free, number = wanted, 2
     while free.casefold() in taken:
         free, number = f"{wanted}-{number}", number + 1
@@ -178,7 +171,7 @@ def _free(wanted: str, taken: Collection[str]) -> str:
 
 @lru_cache(maxsize=2)
 def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
-    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder
-    may hold thousands of files.
+    """Names that a delivery avoids. Cached for HELD_NAMES_SECONDS: the folder may contain thousands
+    of files.
     """
     return frozenset(used_names(lora_dir))

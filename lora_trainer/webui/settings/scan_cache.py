@@ -1,11 +1,11 @@
-"""The scans of the datasets that the tab plans a run of, kept while nothing that they depend on
-changes. Of a form's fields only the trigger word, the repeats and max_token_length concern them.
+"""Caches the scans of datasets while nothing that they depend on changes. Of the form's fields,
+only trigger word, repeats and max_token_length matter.
 
-    scans.scan(store, settings, count_tokens, token_limit)     as dataset.scan has it
-    scan.bucket_sums(buckets, settings, resolution)            as dataset.buckets has it
+    scans.scan(store, settings, count_tokens, token_limit)     as dataset.scan
+    scan.bucket_sums(buckets, settings, resolution)            as dataset.buckets
 
-Each call looks at the folder (dataset.index), so that what another program saved is in the plan.
-Called by preflight.py.
+Each call checks the folder (dataset.index), so that changes by other programs are seen. Called by
+preflight.py.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.settings.image_cache import ImageCache
 
 MOST_KEPT = 3
-"""Datasets."""
+"""Number of datasets."""
 
 
 class CachedScan:
-    """A dataset as it was scanned, with what was found put together once."""
+    """A scan, with its findings grouped."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -39,7 +39,7 @@ class CachedScan:
     def bucket_sums(
         self, buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, resolution: int
     ) -> tuple[Sum, ...]:
-        """What is said of these images in these buckets."""
+        """The findings about these images in these buckets."""
         key, known = (settings, resolution), self._of_buckets
         if known[0] != key:
             found = bucket_findings(self.dataset.examples, buckets, settings, resolution)
@@ -48,7 +48,7 @@ class CachedScan:
 
 
 class ScanCache:
-    """Thread-safe: of two who ask for one scan, the second waits for the first one's."""
+    """Thread-safe; concurrent requests for one scan share it."""
 
     def __init__(self, images: ImageCache) -> None:
         self._images = images
@@ -62,10 +62,10 @@ class ScanCache:
         count_tokens: Callable[[str], int] | None,
         token_limit: int,
     ) -> CachedScan:
-        """Raises DatasetError when nothing can be trained."""
+        """Raises DatasetError if nothing can be trained."""
         reading, look = store.reading(), self._images.look
         if not reading.is_whole or settings.metadata_path is not None:
-            # the worker follows links that the tab does not show
+            # the worker follows symlinks that the tab does not show
             return CachedScan(scan(settings, count_tokens, token_limit, look=look))
         with self._lock:
             key = (

@@ -1,16 +1,14 @@
-"""The worker's packages as the tab sees them: whether they are there, "Set up" with live lines, and
-a report to copy when it does not work.
+"""Set-up of the worker's packages from the tab, and bug reports.
 
     look(language)   {state, message, hint, lines, seconds, megabytes, report}: state is ready,
                      missing, broken, installing or failed
-    begin()          runs install.py as a process of its own; again after a failure. One at a time,
-                     in this process and on this machine
-    report()         versions, host, the last lines of what went wrong, without names, addresses'
-                     passwords or tokens
+    begin()          runs install.py as a subprocess; only one at a time on this machine
+    report()         versions, host, and the last log lines, without user names, passwords in URLs
+                     or tokens
 
-Nothing of the overlay is ever imported here, not even for the report: that would change the WebUI's
-own process. When a set-up has succeeded, the next worker finds its packages; the WebUI need not be
-started again. Called by the home route and by settings/routes.py.
+Nothing of the overlay is imported here, which would change the WebUI's own process. After a
+successful set-up, the next worker finds its packages without a restart. Called by the home route
+and settings/routes.py.
 """
 
 from __future__ import annotations
@@ -39,13 +37,13 @@ from lora_trainer.webui.common.data_folder import DataFolder
 MOST_LINES = 400
 REPORTED_LINES = 40
 MOST_NAMED = 6
-"""Of the missing packages; the others are counted."""
+"""Missing packages that are named; the others are counted."""
 LOG_BYTES = 6000
 LOOK_SECONDS = 5.0
-"""For so long a look at the packages is believed: it reads a hundred folders."""
+"""The state is cached for this long: checking reads a hundred folders."""
 REPORT_SECONDS = 150.0
 PREFIX = "LoRA Trainer: "
-"""How install.py begins its sentence about a failure; the hint is the rest."""
+"""Prefix of install.py's error message; the hint is on the following lines."""
 ENV_COMMAND = (
     "import sys; sys.path.insert(0, sys.argv[1]); from lora_trainer.__main__ import main;"
     " sys.exit(main(['env']))"
@@ -58,7 +56,7 @@ State = Literal["ready", "missing", "broken", "installing", "failed"]
 
 
 class SetupView(TypedDict):
-    """Whether the worker's packages are there. `report` is empty unless it was asked for."""
+    """The state of the worker's packages. `report` is empty unless requested."""
 
     state: State
     message: str
@@ -70,7 +68,7 @@ class SetupView(TypedDict):
 
 
 class Setup:
-    """Thread-safe. The arguments after `data` are there for tests."""
+    """Thread-safe. The arguments after `data` are for tests."""
 
     def __init__(
         self,
@@ -92,12 +90,11 @@ class Setup:
         self._began = 0.0
         self._lines: list[str] = []
         self._exit: int | None = None
-        """Of the last set-up in this process; None if there was none, or it is still running."""
+        """Exit code of the last set-up in this process; None if there was none, or it is running.
+        """
 
     def look(self, language: str) -> SetupView:
-        """Where things stand, for the browser. `report` is empty here: it takes seconds
-        (`report`).
-        """
+        """The state as JSON. `report` is empty: it takes seconds."""
         overlay = self._overlay()
         state, message, hint = self._state(overlay)
         with self._lock:
@@ -115,11 +112,11 @@ class Setup:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker could start now."""
+        """Whether a worker could start."""
         return self._overlay().state != "missing"
 
     def begin(self) -> None:
-        """Start setting up, unless that is under way."""
+        """Start the set-up, unless it is running."""
         with self._lock:
             if self._is_running:
                 return
@@ -130,13 +127,13 @@ class Setup:
             self._worker.start()
 
     def wait(self) -> None:
-        """Until the set-up in this process has ended."""
+        """Wait for the set-up of this process."""
         worker = self._worker
         if worker is not None:
             worker.join()
 
     def report(self) -> str:
-        """What a bug report needs, as text to copy."""
+        """A bug report as text."""
         with self._lock:
             lines = self._lines[-REPORTED_LINES:]
         parts = [self._about_the_host(), self._about_the_packages()]
@@ -168,7 +165,7 @@ class Setup:
         if self._exit and not (overlay.state == "ready" and overlay.is_checked):
             message, hint = self._failure()
             return ("failed" if overlay.state == "missing" else "ready"), message, hint
-        if overlay.state == "missing" and files.is_locked(overlay.shelf / "lock"):
+        if overlay.state == "missing" and files.is_locked(overlay.version_folder / "lock"):
             return (
                 "installing",
                 Message("Another installation of the packages for training is running."),
@@ -195,7 +192,7 @@ class Setup:
         return "ready", Message("Everything that training needs is installed."), Message("")
 
     def _failure(self) -> tuple[Message, Message]:
-        """What install.py said last, in its own words."""
+        """The last message of install.py."""
         last = next(
             (
                 number
@@ -276,14 +273,12 @@ class Setup:
         for name, fact in facts.items():
             try:
                 lines.append(f"{name:14} {fact()}")
-            except Exception as error:  # a host that cannot be asked is what the report is about
+            except Exception as error:  # errors of the host belong into the report
                 lines.append(f"{name:14} {type(error).__name__}: {error}")
         return "\n".join(lines)
 
     def _about_the_packages(self) -> str:
-        """`python -m lora_trainer env` in a process of its own: it puts the overlay on its
-        sys.path.
-        """
+        """`python -m lora_trainer env` as a subprocess, which uses the overlay."""
         try:
             result = subprocess.run(
                 [sys.executable, "-c", ENV_COMMAND, str(ROOT)],
@@ -317,7 +312,7 @@ class Setup:
 
 
 def megabytes(overlay: Overlay) -> int:
-    """What is downloaded and kept, about."""
+    """Approximate size of the download."""
     missing = [*overlay.missing, *(TORCH_DEPENDENCIES if TORCH in overlay.missing else ())]
     return sum(package.megabytes for package in missing)
 
@@ -377,7 +372,7 @@ _SECRET_FLAG = re.compile(r"(--[a-z-]*(?:auth|token|password|key)[a-z-]*)([= ])\
 
 
 def masked(text: str) -> str:
-    """A text without the user's name in paths, passwords in addresses, and tokens."""
+    """A text without user names in paths, passwords in URLs, and tokens."""
     text = text.replace(str(Path.home()), "~")
     text = _SECRET_FLAG.sub(r"\1\2***", text)
     text = _PASSWORD_IN_ADDRESS.sub("://***@", text)

@@ -1,9 +1,7 @@
-"""How fast this machine trains: read from what its earlier runs said of themselves. No run of the
-same kind yet, no number.
+"""Measures how fast this machine trains, from the events of earlier runs of the same kind.
 
-Comes in: the folder of all runs. Goes out: how long a run of a kind takes, from its first word to
-its last. Called by run_estimate.py. Only the beginning and the end of each run's events are read,
-and each run once for as long as it does not grow.
+Only the beginning and the end of each run's events are read, and cached while the file does not
+grow. Called by run_estimate.py.
 """
 
 from __future__ import annotations
@@ -21,15 +19,15 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 
 END = 16_384
-"""Bytes at the end of events.jsonl that are looked at: some eighty steps."""
+"""Bytes read at the end of events.jsonl: about eighty steps."""
 LONGEST_WAKING = 300.0
 FEWEST_STEPS = 10
-"""The first steps of a run are slow, and the average needs a few."""
+"""The first steps are slow, and the average needs some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunKind:
-    """What decides the pace, and so must be alike for one run to speak for another."""
+    """The settings that determine the speed."""
 
     family: str
     resolution: int
@@ -38,7 +36,7 @@ class RunKind:
     train_text_encoder: bool
     optimizer: str
     device: str
-    """What was asked for (auto, cuda:1 ...): this machine's answer to it stays the same."""
+    """The setting (auto, cuda:1 ...), which means the same on one machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +45,13 @@ class ThroughputRecord:
     images_per_second: float
     changed: float
     before: float = 0.0
-    """Seconds from its first word to its first step: looking at the images, loading, encoding."""
+    """Seconds from the first event to the first step: check, loading, encoding."""
     after: float = 0.0
-    """Seconds from its last step to its end: the LoRA file, a round of previews. 0: it has not
-    ended.
-    """
+    """Seconds from the last step to the end: export, previews. 0: unfinished."""
 
 
 class Throughput:
-    """Thread-safe. `runs`: the folder that holds the run folders."""
+    """Thread-safe. `runs`: the parent of the run folders."""
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
@@ -63,8 +59,8 @@ class Throughput:
         self._read: dict[Path, tuple[tuple[int, int], ThroughputRecord | None]] = {}
 
     def seconds(self, kind: RunKind, images: float, preview_rounds: int) -> float | None:
-        """How long a run takes that trains so many images and stops so often for previews; None if
-        there was no run of its kind.
+        """Estimated duration of a run with this many images and rounds of previews; None without a
+        run of its kind.
         """
         known = self._newest(kind)
         if known is None or not known.images_per_second:
@@ -72,7 +68,7 @@ class Throughput:
         return known.before + images / known.images_per_second + known.after * (1 + preview_rounds)
 
     def _newest(self, kind: RunKind) -> ThroughputRecord | None:
-        """The newest run of this kind, of any size of batch if none had the same."""
+        """The newest run of this kind, of any batch size if none has the same."""
         with self._lock:
             records = [record for record in self._records() if _alike(record.kind, kind)]
         same = [record for record in records if record.kind.batch_size == kind.batch_size]
@@ -101,7 +97,7 @@ class Throughput:
 
 
 def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
-    """`resolution` in pixels: what `auto` came to."""
+    """`resolution` in pixels, `auto` resolved."""
     training = settings.training
     return RunKind(
         family=family,
@@ -173,8 +169,8 @@ def _beginning(folder: RunFolder) -> tuple[str, float]:
 
 
 def _waking(folder: RunFolder, first_word: float) -> float:
-    """Seconds from the start of the run's process to its first word; 0 where another process has
-    been at work there since.
+    """Seconds from the start of the process to the first event; 0 if another process has worked
+    there since.
     """
     started = files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
     return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0

@@ -1,16 +1,14 @@
-"""The visitor's own presets: YAML files in the data folder's presets/, of the same form as those
-that come with the extension.
+"""User presets: YAML files in the data folder's presets/, in the format of the built-in ones.
 
     own = UserPresets(data, presets)
-    own.listing(language)                        -> {presets, problems}, read anew each time: the
-                                                 files may be changed by hand
-    own.save(title, why, values, replace=False)  -> id       the settings that differ from their
-                                                             defaults, under a name
-    own.delete(file)                                         its file goes to the trash
+    own.listing(language)                        -> {presets, problems}, read each time: files may
+                                                 be edited by hand
+    own.save(title, why, values, replace=False)  -> id       saves settings that differ from the
+                                                             defaults
+    own.delete(file)                                         moves the file to the trash
 
-What belongs to one set of images or to one checkpoint (schema.About.in_presets) stays out of a
-preset. A file that cannot be used is told of with a sentence, and hides no other. Made by app,
-called by the routes.
+Settings that depend on images or checkpoint (schema.About.in_presets) are left out. An invalid file
+is reported and does not affect the others. Created by app.py, called by the routes.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from lora_trainer.webui.texts import Sentence
 LONGEST_TITLE, LONGEST_WHY = 60, 300
 SUFFIX = ".yaml"
 OWN = "own:"
-"""In front of the file's name in an id: no id of the extension's own presets begins like this."""
+"""Prefix of the ids; no built-in preset has it."""
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -67,15 +65,15 @@ class PresetBody(TypedDict):
 
 
 class UserPresets:
-    """`presets`: those that come with the extension, whose names are taken."""
+    """`presets`: the built-in ones, whose names are reserved."""
 
     def __init__(self, data: DataFolder, presets: Presets) -> None:
         self._data = data
         self._presets = presets
 
     def listing(self, language: str) -> OwnPresetList:
-        """{presets: as Presets.listing gives them, with the name of their `file`, in the order of
-        their titles; problems: [{message, hint}]}
+        """{presets: as Presets.listing, with `file`, sorted by title; problems: [{message,
+        hint}]}
         """
         presets, problems = self._read()
         return {
@@ -88,12 +86,10 @@ class UserPresets:
     def save(
         self, title: str, why: str, values: Mapping[str, Any], *, replace: bool = False
     ) -> str:
-        """Write a preset; the id it has. Values of no field, and those equal to the defaults, are
-        left out.
+        """Write a preset and return its id. Unknown keys and default values are left out.
 
-        Raises ConfigError for a name that says nothing or is taken by one of the extension's, and
-        for values that the settings refuse; Conflict where there is one of this name and `replace`
-        is not set.
+        Raises ConfigError for an empty or reserved name and invalid values; Conflict if it exists
+        and `replace` is not set.
         """
         title = _tidy(title, LONGEST_TITLE)
         if not title:
@@ -115,9 +111,7 @@ class UserPresets:
         return OWN + path.name
 
     def delete(self, file: str) -> None:
-        """Raises NotFound for what is no preset of the visitor's, ConfigError when it cannot be
-        moved.
-        """
+        """Raises NotFound for an unknown file, ConfigError if it cannot be moved."""
         path = self._data.child("presets", file)
         if path.suffix != SUFFIX or not path.is_file():
             raise NotFound(
@@ -149,7 +143,7 @@ class UserPresets:
             except ConfigError as error:
                 problems.append(error)
             except Exception:
-                # a file from anywhere may hold anything: a date that is none, a thousand brackets
+                # any content is possible: an invalid date, a thousand brackets
                 log.warning("%s cannot be read", path, exc_info=True)
                 hint = "A preset has a title, and under values the settings that it sets."
                 problems.append(
@@ -161,7 +155,7 @@ class UserPresets:
         )
 
     def _names_taken(self) -> set[str]:
-        """What the extension's own presets are called, in every language."""
+        """Titles of the built-in presets, in every language."""
         return {
             texts.translate(preset.title, language)
             for preset in self._presets.all
@@ -169,7 +163,7 @@ class UserPresets:
         }
 
     def _place(self, title: str, replace: bool) -> Path:
-        """The file of the preset that is called so, or a free name."""
+        """The file of the preset with this title, or a free name."""
         folder = self._data.folder("presets")
         same = [preset for preset in self._read()[0] if folded(preset.title) == folded(title)]
         if same and not replace:
@@ -188,9 +182,7 @@ class UserPresets:
 
 
 def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that differ from what is set without a preset. Raises ConfigError where
-    none does.
-    """
+    """The values that differ from the defaults. Raises ConfigError if there are none."""
     wanted = {key: values[key] for key in form.FOR_PRESETS if key in values}
     usual = settled({}, "", only=wanted)
     kept = {

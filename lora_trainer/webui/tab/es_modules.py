@@ -1,13 +1,12 @@
-"""The tab's JavaScript modules, as they were when the WebUI started.
+"""The tab's JavaScript modules as they were when the WebUI started.
 
-    MODULES.start       the address of the first one: static/<version>/tab/main.js
-    MODULES.find(version, name)     one module's text
+    MODULES.start       the URL of the first one: static/<version>/tab/main.js
+    MODULES.find(version, name)     the text of a module
 
-The version is a hash over all of them and a part of every address. Modules import each other by
-relative addresses, so what one module of a version imports is of that version too, in any browser's
-cache. An update changes the files on the disk while the WebUI runs: the running WebUI goes on with
-the modules that belong to its Python, and one that was started again refuses the addresses of the
-version before. Used by tab/routes.py.
+The version is a hash of all modules and part of every URL. Modules import each other by relative
+URLs, so all modules of a page have the same version, whatever the browser has cached. When an
+update changes the files under a running WebUI, it keeps serving the modules that match its Python;
+after a restart, URLs of the old version are refused. Used by tab/routes.py.
 """
 
 from __future__ import annotations
@@ -21,23 +20,21 @@ from lora_trainer.webui.common.data_folder import NotFound
 
 FOLDER = Path(__file__).resolve().parents[3] / "javascript"
 START = "tab/main.js"
-"""The module that imports the others."""
+"""The module that imports all others."""
 
 
 @dataclass(frozen=True)
 class TabModules:
     version: str
     texts: Mapping[str, bytes]
-    """Path below javascript/ -> what stands there."""
+    """Path below javascript/ -> content."""
 
     def address(self, name: str) -> str:
-        """Where a module is, below /lora-trainer/."""
+        """A module's URL below /lora-trainer/."""
         return f"static/{self.version}/{name}"
 
     def find(self, version: str, name: str) -> bytes:
-        """The module's text. Raises NotFound for one of another version, and for one that is not
-        there.
-        """
+        """The module's text. Raises NotFound for another version or an unknown name."""
         if version != self.version or name not in self.texts:
             raise NotFound(
                 "this page belongs to another version of LoRA Trainer", hint="Reload the page."
@@ -46,9 +43,7 @@ class TabModules:
 
 
 def read(folder: Path) -> TabModules:
-    """The modules of a folder: what lies in the folders of the features. The host loads what lies
-    beside them by itself.
-    """
+    """The modules in the feature folders. Files directly in javascript/ are loaded by the host."""
     texts = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.glob("*/*.js"))

@@ -1,5 +1,5 @@
-"""What the tab needs when it opens, the table of its language, and its JavaScript modules, which
-javascript/lora_trainer.js asks for.
+"""The data that the page loads first, translations, and the JavaScript modules for
+javascript/lora_trainer.js.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lora_trainer.webui.tab import es_modules
 from lora_trainer.webui.texts import Sentence
 
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-"""Of an address that holds a hash of its content. Private: it lies behind the WebUI's login."""
+"""For URLs that contain a hash of their content. Private: behind the WebUI's login."""
 
 
 class ModulesTrouble(TypedDict):
@@ -36,7 +36,7 @@ class ModulesTrouble(TypedDict):
 
 
 class ModulesView(TypedDict):
-    """Addresses below lora-trainer/, and what to say where they cannot be loaded."""
+    """URLs below lora-trainer/, and the messages if they cannot be loaded."""
 
     start: str
     all: list[str]
@@ -49,7 +49,7 @@ class Language(TypedDict):
 
 
 class HostView(TypedDict):
-    """The WebUI, and what it computes on. `remote`: others may reach it."""
+    """The WebUI and its device. `remote`: reachable from other machines."""
 
     kind: str
     name: str
@@ -60,8 +60,8 @@ class HostView(TypedDict):
 
 
 class HomeView(TypedDict):
-    """What the tab needs when it opens. A part that cannot be made is None, and the reason stands
-    in `problems` under its name.
+    """The data that the page loads first. A part that failed is None, with its error in
+    `problems`.
     """
 
     version: str
@@ -98,7 +98,7 @@ def home(app: App, request: Request) -> HomeView:
     problems: dict[str, Sentence] = {}
 
     def part(name: str, make: Callable[[str], T]) -> T | None:
-        """One part of the page; where it cannot be made, the others still come."""
+        """One part; if it fails, the others are still sent."""
         try:
             return make(language)
         except LoraTrainerError as error:

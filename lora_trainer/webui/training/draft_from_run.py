@@ -1,12 +1,11 @@
-"""An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the
-same images or on others.
+"""The settings of an earlier run as a draft for the form, to train again with the same or other
+images.
 
     draft_of(entry, datasets, checkpoints, loras)
-        -> {settings, name, dataset, checkpoint, init_lora}
+        -> {settings, name, dataset, checkpoint, init_lora, growth}
 
-`settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows
-when something else is changed. `dataset` and `checkpoint` are ids of what the run was trained on,
-or None where that is not listed here any more. Called by the routes.
+`settings` has the form's keys; resolved values that equal what `auto` resolves to are auto again,
+so that they follow other changes. Called by the routes.
 """
 
 from __future__ import annotations
@@ -25,13 +24,15 @@ from lora_trainer.webui.settings.checkpoints import CheckpointFacts, Checkpoints
 
 
 class RunDraft(TypedDict):
-    """What the form has to hold to train so again. Ids are None for what is not listed any more."""
+    """A draft. Ids are None for things that are not listed any more."""
 
     settings: dict[str, Any]
     name: str
     dataset: str | None
     checkpoint: str | None
     init_lora: str | None
+    growth: dict[str, Any]
+    """The settings that change when its LoRA is trained further at a higher rank."""
 
 
 def draft_of(
@@ -42,14 +43,12 @@ def draft_of(
     *,
     on_processor: bool,
 ) -> RunDraft:
-    """The draft that would train this run again. Raises ConfigError, or RunError for a run that
-    trains nothing.
-    """
+    """The draft of a run. Raises ConfigError, or RunError for a run that is not a training."""
     if entry.problem is not None:
         raise entry.problem
     if entry.job != "train":
         raise RunError("{name} has no training settings", name=entry.id)
-    # a config file of the command line may say where the run lies only there
+    # output_dir may be given on the command line only
     done = training.from_mapping(
         {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
     )
@@ -66,6 +65,7 @@ def draft_of(
         "dataset": dataset.id if dataset else None,
         "checkpoint": checkpoint.id if checkpoint else None,
         "init_lora": loras.id_of(done.lora.init_lora) if done.lora.init_lora else None,
+        "growth": training.growth(done),
     }
 
 
@@ -73,8 +73,7 @@ def _with_autos(
     done: RunConfig, facts: CheckpointFacts | None, *, on_processor: bool
 ) -> dict[str, Any]:
     values = {key: value for key, value in training.to_mapping(done).items() if key in form.KEYS}
-    # as the checkpoint asks, and as the device is good at: another one may ask and be good at
-    # something else
+    # auto again if these are the values of this checkpoint and device: others may need other values
     if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
         values["prediction_type"] = "auto"
         if done.checkpoint.zero_terminal_snr is False:
@@ -84,7 +83,7 @@ def _with_autos(
     resolution, steps = done.dataset.resolution, done.training.max_train_steps
     if resolution is None or steps is None:
         return values
-    # the rank stays a number: what is at auto follows from it
+    # the rank is not made auto: other settings depend on it
     settled = [key for key in training.SETTLED if key != "lora_rank"]
     by_itself = training.to_mapping(
         training.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)

@@ -1,4 +1,4 @@
-"""Runs: begin, watch, ask, order, delete. See webui/runs.py."""
+"""Routes for runs. See runs.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_trainer.webui.training.runs import LiveView, Pulse, RunList, TrashLoad
 def create(app: App, request: Request) -> RunView:
     token = request.value("token", str)
     if run_id := app.runs.started_by(token):
-        # a click that is repeated gets its run, whatever has become of what it was made from
+        # a repeated click gets its run, whatever has changed meanwhile
         return app.runs.one(run_id, request.language)
     return app.runs.create(
         app.preflight.run_config(RunWish.of(request.body)),
@@ -87,7 +87,7 @@ def show_folder(app: App, request: Request) -> Nothing:
 
 @route("GET", "/runs/{id}/picture/{name}")
 def picture(app: App, request: Request) -> Response:
-    # another picture has another address
+    # the URL contains the version
     return FileResponse(
         app.runs.picture(request.path["id"], request.path["name"]),
         headers={"Cache-Control": "private, max-age=604800"},
@@ -124,7 +124,7 @@ def trash_load(app: App, request: Request) -> TrashLoad:
 
 @route("POST", "/trash/empty")
 def empty_trash(app: App, request: Request) -> TrashLoad:
-    # deleting is undone by anybody, this by nobody
+    # deleting can be undone, this cannot: local users only
     if request.remote:
         raise Forbidden(
             "this WebUI can be reached from other machines, so nothing is deleted for good from the"

@@ -1,7 +1,7 @@
-"""A run as the tab shows it: Entry + queue -> the dict of the route, with its status, what can be
-asked of it, and a sentence, in words.
+"""Runs for display: history entry and queue -> the JSON of the routes, with status, allowed actions
+and a summary sentence.
 
-Pure: no file is read, no clock asked; the same run gives the same dict. Called by runs.py.
+Pure functions. Called by runs.py.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ Abilities = TypedDict(
         "unqueue": bool,
     },
 )
-"""What can be asked of a run."""
+"""The requests that a run accepts."""
 
 
 class RunProgress(TypedDict):
-    """A run, at work or not, but for its warnings."""
+    """A run without its warnings."""
 
     id: str
     name: str
@@ -91,13 +91,13 @@ class RunProgress(TypedDict):
 
 
 class RunView(RunProgress):
-    """A run, at work or not."""
+    """A run."""
 
     warnings: list[Sentence]
 
 
 class PreviewView(TypedDict):
-    """A picture that a run has made on its way."""
+    """A preview."""
 
     step: int
     strength: float | None
@@ -107,14 +107,12 @@ class PreviewView(TypedDict):
 
 ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
 DELIVERED = "delivered"
-"""The name under which the picture on the delivered LoRA's card is asked for; it lies outside the
-run's folder.
-"""
+"""Name in URLs of the delivered LoRA's card image, which is outside the run's folder."""
 MOST_WARNINGS = 20
 WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
 
 STEPPING = ("training", "captioning")
-"""Phases whose progress is the run's steps."""
+"""Phases whose progress is counted in steps."""
 
 PHASES: Texts = {
     "checking": "Checking images and captions",
@@ -132,8 +130,8 @@ PHASES: Texts = {
 
 
 def status_of(entry: HistoryEntry, line: QueueState, asked: RequestKind | None = None) -> Status:
-    """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests
-    still in its folder count too.
+    """The status of a run. `asked`: requests sent by the tab that have not taken effect; those
+    still in the folder count too.
     """
     if entry.alive:
         return _status_of_living(entry, {*entry.asked, *([asked] if asked else [])})
@@ -150,7 +148,7 @@ def _status_of_living(entry: HistoryEntry, asked: set[RequestKind]) -> Status:
     if not entry.heard:
         return "starting"
     if entry.state.ended:
-        # it has said its last word and is about to go
+        # the worker is about to exit
         return _status_of_past(entry)
     if entry.state.status == "paused":
         return "paused"
@@ -169,7 +167,7 @@ def _status_of_past(entry: HistoryEntry) -> Status:
 
 
 def abilities(entry: HistoryEntry, status: Status) -> Abilities:
-    """What can be asked of a run in this status."""
+    """The requests that a run accepts in this status."""
     training = entry.job == "train"
     working = status in ("running", "pausing")
     rests = status in ("finished", "stopped", "failed", "lost") and not entry.alive
@@ -201,13 +199,13 @@ def run(
     asked: RequestKind | None = None,
     waits_for_host: bool = False,
 ) -> RunView:
-    """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn
-    has come, but the host needs its device.
+    """A run as JSON; numbers are finite or null. waits_for_host: it is next, but the host is using
+    the device.
     """
     state = entry.state
     status = status_of(entry, line, asked)
-    # a worker that has not spoken yet goes on from the resume point; what the last one said of its
-    # end is not true any more
+    # until the worker writes its first event, the run is at its resume point, and its former end is
+    # obsolete
     shown = state if status not in ("starting", "queued") else _waiting_state(entry)
     position = line.waiting.index(entry.id) if entry.id in line.waiting else None
     return {
@@ -219,7 +217,7 @@ def run(
         "family": state.family or None,
         "checkpoint": last_part(str(entry.settings.get("base_model") or "")),
         "dataset": last_part(str(entry.settings.get("train_data_dir") or "")),
-        # without any, it makes a picture only at its end or when asked
+        # without prompts, previews are made only at the end or on request
         "has_preview_prompts": bool(entry.settings.get("sample_prompts")),
         "step": shown.step,
         "step_count": shown.step_count or whole(entry.settings.get("max_train_steps")),
@@ -259,7 +257,7 @@ def _waiting_state(entry: HistoryEntry) -> RunState:
 
 
 def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say) -> Message:
-    """What a person would answer when asked how the run is."""
+    """A summary of the run's state."""
     state = entry.state
     match status:
         case "queued" if position == 0:
@@ -346,7 +344,7 @@ def _progress(state: RunState, say: Say) -> Message:
 
 
 def lost(entry: HistoryEntry) -> Message:
-    """A run whose worker is gone without a word, and nobody was there to see it."""
+    """The message for a run whose worker died unnoticed."""
     if entry.resume_step is None:
         return Message(
             "The training process is gone: the computer was switched off, or it was ended from"
@@ -360,7 +358,7 @@ def lost(entry: HistoryEntry) -> Message:
 
 
 def failure(entry: HistoryEntry, say: Say) -> Sentence:
-    """What went wrong and what to try."""
+    """The error and its hint."""
     failed = entry.state.failure
     if entry.problem is not None:
         hint = entry.problem.hint
@@ -379,7 +377,7 @@ def _cause(entry: HistoryEntry) -> Message:
 
 
 def warning(event: Warned, say: Say) -> Sentence:
-    """What a worker warned of; folders and files by their own names."""
+    """A worker's warning, with paths reduced to file names."""
     values = {
         key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value
         for key, value in event.values.items()
@@ -391,13 +389,13 @@ def warning(event: Warned, say: Say) -> Sentence:
 
 
 def is_whole_path(text: str) -> bool:
-    """Whether a text is the whole path of a file or folder, of this system or of another."""
+    """Whether a text is an absolute path, of any system."""
     return "\n" not in text and (Path(text).is_absolute() or PureWindowsPath(text).is_absolute())
 
 
 def _message(template: str, values: Any, english: str) -> Message:
-    """What a worker said, ready to be translated; as it stands where its template does not fit, as
-    with another version's.
+    """A worker's message for translation; its English text if the template does not fit its values,
+    as from another version.
     """
     message = message_of(template, values)
     try:
@@ -408,7 +406,7 @@ def _message(template: str, values: Any, english: str) -> Message:
 
 
 def plain(text: str) -> Message:
-    """A text that is no template: its braces are its own."""
+    """A text as a template, with braces escaped."""
     return Message("{text}", {"text": text}) if text else Message("")
 
 
@@ -431,7 +429,7 @@ def points(found: list[Point]) -> list[list[float | None]]:
 
 
 def picture_address(entry: HistoryEntry) -> str | None:
-    """The newest preview, else the picture on the LoRA's card."""
+    """The newest preview, else the card's image."""
     if entry.state.previews:
         newest = entry.state.previews[-1]
         return address(entry.id, last_part(newest.file), newest.time)
@@ -441,15 +439,15 @@ def picture_address(entry: HistoryEntry) -> str | None:
 
 
 def address(run_id: str, picture: str, version: float) -> str:
-    """Relative to the page: the host may live under a subpath. A picture of another `version` has
-    another address, so browsers may keep it.
+    """A URL relative to the page, because the host may be under a subpath. It contains the
+    `version`, so that browsers can cache the image.
     """
     run, name = quote(run_id, safe=""), quote(picture, safe="")
     return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
 
 
 def title_of(entry: HistoryEntry, name: str) -> str:
-    """What tells a run from others whose LoRA has the same name: "fox", "fox-2", "fox (run7)"."""
+    """A title that distinguishes runs of the same LoRA name: "fox", "fox-2", "fox (run7)"."""
     if entry.id == name or re.fullmatch(re.escape(name) + r"-\d+", entry.id):
         return entry.id
     return f"{name} ({entry.id})"
@@ -465,16 +463,14 @@ def strength_of(entry: HistoryEntry) -> str:
 
 
 def last_part(path: str) -> str:
-    """The file's own name: no folder of this machine is shown to a visitor. Runs may come from
-    another system.
-    """
+    """The file name of a path from any system; paths are not shown to users."""
     return PureWindowsPath(path).name if "\\" in path else Path(path).name
 
 
 def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    # NaN is within no bounds, and a whole number in JSON may be beyond any float
+    # NaN is outside any bounds, and JSON integers may exceed the range of float
     return value if abs(value) <= sys.float_info.max else None
 
 

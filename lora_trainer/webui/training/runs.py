@@ -1,9 +1,9 @@
-"""Everything the tab does with runs: begin, watch, ask, continue, order, delete. Routes call one
-method each.
+"""Operations on runs: create, list, watch, request, continue, reorder, delete. One method per
+route.
 
-A click comes in, a run's folder, a request or a place in the queue comes out; the scheduler does
-the rest. What is shown is made by run_view.py from what lies on disk, so every browser and every
-WebUI on this data folder sees the same. Made by app.py.
+They create run folders, write requests and change the queue; the scheduler starts the workers.
+Everything shown is read from disk (run_view.py), so that all browsers and all WebUIs with this data
+folder show the same. Created by app.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOG_BYTES = 16_384
 LONG_LOG_BYTES = 200_000
 LONGEST_TOKEN = 200
 ALIVE_SECONDS = 2.0
-"""How long it is believed who lives, where another WebUI keeps the runs."""
+"""Seconds for which the list of living workers is cached, if another WebUI runs the scheduler."""
 SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
 PICTURES = (".png", ".webp", ".jpg", ".jpeg")
 
@@ -58,7 +58,7 @@ class RunList(TypedDict):
 
 
 class LiveView(TypedDict):
-    """What has happened in a run since it was asked last. `whole`: the points are all there are."""
+    """A run with new loss values. `whole`: the points are complete and replace earlier ones."""
 
     run: RunView
     offset: int
@@ -70,7 +70,7 @@ class LiveView(TypedDict):
 
 
 class Pulse(TypedDict):
-    """What is going on at all. `revision`: another one when the list of runs may look different."""
+    """What is active. `revision` changes when the list of runs may have changed."""
 
     active: list[RunProgress]
     queued: int
@@ -79,14 +79,14 @@ class Pulse(TypedDict):
 
 
 class TrashLoad(TypedDict):
-    """What was deleted: runs and datasets, and the bytes of their files."""
+    """The number of deleted runs and datasets, and their size in bytes."""
 
     count: int
     size: int
 
 
 class Runs:
-    """The runs of one data folder."""
+    """The runs of a data folder."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Runs:
         start: Start = start_apart,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """delivered: show a new LoRA in the host."""
+        """delivered: called to show a new LoRA in the host."""
         self.data = data
         self.gpu_lease = gpu_lease
         self.queue = Queue(data.queue)
@@ -106,7 +106,7 @@ class Runs:
         self.scheduler = Scheduler(
             history=self.history,
             queue=self.queue,
-            # WebUIs with other versions of the extension take the same lock
+            # other versions of the extension use the same lock
             lock=data.root / "keeper.lock",
             trash=data.folder("trash"),
             gpu_lease=gpu_lease,
@@ -124,8 +124,8 @@ class Runs:
     # --- beginning --------------------------------------------------------------------------------
 
     def create(self, asked: RunConfig, token: str, when: str, language: str) -> RunView:
-        """Begin a training, in a folder of the name that its output_dir has, or of the first one
-        after it that is free. One token, one run.
+        """Create a training in a folder named after its output_dir, or the next free name. Each
+        token creates one run.
         """
         with self.click(token, when) as click:
             if not click.run_id:
@@ -133,13 +133,13 @@ class Runs:
         return self.one(click.run_id, language)
 
     def started_by(self, token: str) -> str:
-        """The id of the run that the click of this token has made; empty before."""
+        """The id of the run created with this token, or ""."""
         return self.queue.read().clicks.get(token, "")
 
     @contextlib.contextmanager
     def click(self, token: str, when: str) -> Iterator[Click]:
-        """The click that bears this token: the run that is made within the block is put into the
-        line, at once if nothing trains, else next (when="now") or last. Raises RunError.
+        """For the block that creates a run: add it to the queue, as the first if possible
+        (when="now") or the last. Raises RunError.
         """
         if not 8 <= len(token) <= LONGEST_TOKEN:
             raise RunError(
@@ -152,8 +152,8 @@ class Runs:
         self.scheduler.wake()
 
     def make(self, name: str, asked: RunConfig | CaptionSettings) -> RunFolder:
-        """The folder of a new run: `name`, or the first of name-2, name-3 ... that is free, also
-        when another browser is quicker. Raises RunError.
+        """Create the folder of a new run: `name`, or the first free of name-2, name-3 ... Raises
+        RunError.
         """
         for _ in range(MOST_NAMES):
             path = folders.free_name(self.history.runs / name)
@@ -170,8 +170,8 @@ class Runs:
     def go_on(
         self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"
     ) -> RunView:
-        """Put a run that has ended into the line again: it goes on from its resume point. changes:
-        fields of the form, such as max_train_steps.
+        """Queue an ended run again, to continue from its resume point. changes: form fields such as
+        max_train_steps.
         """
         foreign = [key for key in changes if key not in form.KEYS]
         if foreign:
@@ -191,18 +191,18 @@ class Runs:
     # --- watching ---------------------------------------------------------------------------------
 
     def listing(self, language: str) -> RunList:
-        """Every run, newest first."""
+        """All runs, newest first."""
         line = self.queue.read()
         shown = [self._shown(_reachable(entry), line, language) for entry in self.history.listing()]
         return {"runs": shown, "revision": self.revision(line)}
 
     def one(self, run_id: str, language: str) -> RunView:
-        """One run, as it stands in the list."""
+        """One run of the list."""
         return self._shown(self._entry(run_id), self.queue.read(), language)
 
     def newest_captioning(self, dataset: Path) -> str | None:
-        """The id of the newest caption run of a dataset's folder. Asked for every second: all runs
-        are looked through only when one came or went.
+        """The id of a dataset's newest caption run. Called every second, so all runs are searched
+        only after a change.
         """
         stamps = (files.stamp(self.history.runs), files.stamp(self.queue.path))
         known = self._captionings.get(dataset)
@@ -216,8 +216,8 @@ class Runs:
         return known[1]
 
     def live(self, run_id: str, offset: int, with_log: bool, language: str) -> LiveView:
-        """What has happened since byte `offset` of the run's events. `whole`: the points are all
-        there are, and replace what was shown before.
+        """Everything since byte `offset` of the run's events. `whole`: the points are complete and
+        replace earlier ones.
         """
         entry = self._entry(run_id)
         curve = self.history.curve(run_id)
@@ -233,7 +233,7 @@ class Runs:
         }
 
     def pulse(self, language: str) -> Pulse:
-        """What is going on at all: small, and asked for every second or two."""
+        """What is active: a small answer, requested every second or two."""
         line = self.queue.read()
         active = [self._shown(entry, line, language) for entry in self._active_entries(line)]
         return {
@@ -244,7 +244,7 @@ class Runs:
         }
 
     def revision(self, line: QueueState, active: list[tuple[str, str]] | None = None) -> str:
-        """Another text whenever the list of runs may look different."""
+        """Changes whenever the list of runs may have changed."""
         if active is None:
             active = [
                 (entry.id, run_view.status_of(entry, line, self._asked_of(entry)))
@@ -274,7 +274,7 @@ class Runs:
         try:
             return self._presented(entry, line, language)
         except Exception as error:
-            # settings and events are what their files hold: one that cannot be shown hides no other
+            # the files may be damaged: one broken run must not break the list
             log.debug("%s cannot be shown", entry.folder.path, exc_info=True)
             reason = f"{type(error).__name__}: {error}"[:300]
             problem = entry.problem or RunError(
@@ -310,7 +310,7 @@ class Runs:
     # --- asking -----------------------------------------------------------------------------------
 
     def ask(self, run_id: str, what: str, language: str) -> RunView:
-        """Ask a run for something. Raises RunError when it cannot do it now."""
+        """Send a request to a run. Raises RunError if it does not accept it now."""
         entry = self._entry(run_id)
         if what not in get_args(RequestKind):
             raise RunError("{what} is not a request", what=what)
@@ -346,9 +346,7 @@ class Runs:
             self._asked.pop(entry.id, None)
 
     def _asked_of(self, entry: HistoryEntry) -> RequestKind | None:
-        """What was asked of the run here and has not come true yet: the worker has taken it, and is
-        at its step.
-        """
+        """Requests that the worker has taken but not acted on yet."""
         kind, when = self._asked.get(entry.id, (None, 0.0))
         if kind is None:
             return None
@@ -364,20 +362,20 @@ class Runs:
     # --- order and deletion -----------------------------------------------------------------------
 
     def move(self, run_id: str, position: int, language: str) -> RunList:
-        """Give a waiting run another place in the line."""
+        """Move a queued run to another position."""
         self._entry(run_id)
         self.queue.move(run_id, position)
         return self.listing(language)
 
     def unqueue(self, run_id: str, language: str) -> RunView:
-        """Take a waiting run out of the line; it stays in the list."""
+        """Remove a run from the queue; it stays in the list."""
         self._entry(run_id)
         self.queue.remove(run_id)
         return self.one(run_id, language)
 
     def delete(self, run_id: str) -> Trashed:
-        """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The
-        LoRA that was delivered stays where it is.
+        """Move a run's folder to the trash. Raises RunError for an active or queued one. A
+        delivered LoRA is kept.
         """
         entry = self._entry(run_id)
         if run_id in self.scheduler.active():
@@ -395,12 +393,12 @@ class Runs:
         return {"trash": moved.id}
 
     def trash_load(self) -> TrashLoad:
-        """How much lies in the trash, of runs and datasets alike."""
+        """The contents of the trash, runs and datasets."""
         return _load(trash.measure(self.data.folder("trash")))
 
     def empty_trash(self) -> TrashLoad:
-        """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of
-        it.
+        """Delete the trash's contents. Returns what remains. Raises RunError if nothing could be
+        deleted.
         """
         folder = self.data.folder("trash")
         before, left = trash.measure(folder), trash.empty(folder)
@@ -412,7 +410,7 @@ class Runs:
         return _load(left)
 
     def restore(self, trash_id: str, language: str) -> RunView:
-        """Take a run out of the trash again."""
+        """Restore a run from the trash."""
         for found in trash.contents(self.data.folder("trash"), "run"):
             if found.id == trash_id:
                 return self.one(trash.restore(found, self.history.runs).name, language)
@@ -425,9 +423,7 @@ class Runs:
     # --- files ------------------------------------------------------------------------------------
 
     def picture(self, run_id: str, name: str) -> Path:
-        """A preview of the run, or the picture on its LoRA's card. Raises NotFound for anything
-        else.
-        """
+        """A preview, or the card's image. Raises NotFound for other names."""
         entry = self._entry(run_id)
         path = _card(entry) if name == run_view.DELIVERED else _preview(entry, name)
         if path is None:
@@ -437,7 +433,7 @@ class Runs:
         return path
 
     def log(self, run_id: str) -> str:
-        """The end of what the worker printed."""
+        """The end of the worker's log."""
         return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
 
     def settings(self, run_id: str) -> str:
@@ -446,9 +442,7 @@ class Runs:
         return _text(entry.folder.path / SETTINGS_OF[entry.job])
 
     def pending_names(self) -> list[str]:
-        """What the LoRAs of the trainings at work and in the queue are to be called, in their
-        order.
-        """
+        """The LoRA names of active and queued trainings, in order."""
         line = self.queue.read()
         ids = dict.fromkeys(
             [*self._alive_ids(), *([line.starting] if line.starting else []), *line.waiting]
@@ -463,7 +457,7 @@ class Runs:
         ]
 
     def entry(self, run_id: str) -> HistoryEntry:
-        """What lies in a run's folder. Raises NotFound."""
+        """The history entry of a run. Raises NotFound."""
         return self._entry(run_id)
 
     def folder(self, run_id: str) -> Path:
@@ -475,9 +469,7 @@ class Runs:
 
 
 def _reachable(entry: HistoryEntry) -> HistoryEntry:
-    """A folder that somebody made by hand under a name that no address can hold is shown, and says
-    so.
-    """
+    """A folder whose name cannot be part of a URL is listed with an error."""
     problem = name_problem(entry.id)
     if not problem:
         return entry
@@ -503,7 +495,7 @@ def _preview(entry: HistoryEntry, name: str) -> Path | None:
         or not path.is_file()
     ):
         return None
-    # a link that leads out of the run's folder is no preview
+    # symlinks out of the run's folder are refused
     return path if path.resolve().parent == entry.folder.previews.resolve() else None
 
 

@@ -132,9 +132,10 @@ def test_a_beginner_sees_few_fields():
         "validation",
         "samples",
         "output",
+        "credits",
     ]
     assert [field["key"] for field in groups[0]["fields"]] == list(form.PLAIN)
-    assert [group["advanced"] for group in groups] == [False] + 7 * [True]
+    assert [group["advanced"] for group in groups] == [False] + 8 * [True]
 
 
 @pytest.mark.parametrize(

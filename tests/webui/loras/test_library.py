@@ -71,6 +71,18 @@ def test_ours_are_listed_and_those_of_others_are_not(loras, folder):
     assert found.tag == "<lora:ink:0.7>"
 
 
+def test_author_licence_and_description_come_from_the_file(loras, folder, runs):
+    credits = {"modelspec.author": "Ann", "modelspec.license": "CC-BY-4.0"}
+    write_lora(folder / "ink.safetensors", metadata=credits)
+    view = to_mapping(only(loras), "")
+    assert [view[key] for key in ("author", "license", "description", "training_comment")] == [
+        "Ann",
+        "CC-BY-4.0",
+        "",
+        "",
+    ]
+
+
 def without_name(content: bytes, key: bytes, value: bytes) -> bytes:
     """A LoRA file with one value of its header's JSON replaced as bytes."""
     length = int.from_bytes(content[:8], "little")

@@ -23,6 +23,7 @@ from lora_trainer.settings import training
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.settings import preflight as planning
 from lora_trainer.webui.settings import run_estimate
+from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.preflight import RunWish
 from lora_trainer.worker import job
 from tests.checkpoint.write import write_checkpoint
@@ -129,6 +130,39 @@ def test_every_auto_is_told(app):
         "sample_every": 3,
         "sample_size": 64,
     }
+
+
+# --- the checkpoint's licence ---------------------------------------------------------------------
+
+
+def test_a_licence_that_restricts_is_told_before_the_start(app, tmp_path):
+    path = write_checkpoint(
+        tiny_parts("sd1"),
+        tmp_path / "inkbase.safetensors",
+        metadata={"modelspec.resolution": "64x64", "modelspec.license": "CC-BY-NC-SA-4.0"},
+    )
+    app.host.list(path)
+    app.host.load(path)
+    wanted = [
+        ("checkpoint", "inkbase is not for commercial use (CC-BY-NC-SA-4.0)"),
+        (
+            "checkpoint",
+            "what is made from inkbase may only be published under the same licence"
+            " (CC-BY-NC-SA-4.0)",
+        ),
+    ]
+    made = app.preflight.check(wish())
+    assert made.ok and told(made, "warning") == wanted
+    # from the file in which it is kept, and anew when a companion states another one
+    kept = Checkpoints(app.host, app.preflight.checkpoints._file)
+    assert kept.facts(path) == app.preflight.checkpoints.facts(path)
+    write_checkpoint(
+        tiny_parts("sd1"), path, metadata={"modelspec.resolution": "64x64", "a": "change"}
+    )
+    path.with_suffix(".civitai.info").write_text('{"allowCommercialUse": "None"}')
+    assert told(app.preflight.check(wish()), "warning") == [
+        ("checkpoint", "inkbase is not for commercial use (Civitai)")
+    ]
 
 
 # --- training begins with a LoRA ------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_two_clicks_start_one_installer(tmp_path):
 def test_another_process_at_it_is_seen(tmp_path):
     found = overlay(tmp_path, DIFFUSERS)
     setup = make(tmp_path, found)
-    with files.lock(found.shelf / "lock"):
+    with files.lock(found.version_folder / "lock"):
         assert (
             setup.look("en")["message"]
             == "Another installation of the packages for training is running."
@@ -187,7 +187,7 @@ def test_another_process_at_it_keeps_nobody_from_training_who_could(tmp_path, mo
     setup = make(tmp_path, found)
     for state in ("ready", "outdated"):
         monkeypatch.setattr(Overlay, "state", property(lambda self, state=state: state))
-        with files.lock(found.shelf / "lock"):
+        with files.lock(found.version_folder / "lock"):
             assert (setup.look("en")["state"], setup.is_ready) == ("ready", True)
 
 

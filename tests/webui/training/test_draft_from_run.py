@@ -73,6 +73,7 @@ def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
         for key in ("prediction_type", "zero_terminal_snr", "mixed_precision")
     ] == ["auto", None, "auto"]
     assert (draft["name"], draft["dataset"]) == ("ink", "discs")
+    assert draft["growth"] == {"lora_rank": 8, "lora_alpha": None, "max_train_steps": 20}
 
 
 def test_the_draft_can_be_planned_and_started_as_it_is(app):
