@@ -23,7 +23,7 @@ from lora_trainer.tasks import diffusion
 from lora_trainer.tasks.control import Requests
 from lora_trainer.tasks.hooks.previewing import Previewing
 from lora_trainer.tasks.hooks.reporting import Reporting
-from lora_trainer.tasks.lora_output import LoraOutput
+from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.worker import job
 from tests.made import begin, losses, tiny_checkpoint
 
@@ -479,7 +479,7 @@ def test_gradient_checkpointing_of_text_encoder_and_unet_computes_again_and_chan
 
 def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, monkeypatch):
     folder = begin(tmp_path, save_steps=2)
-    real = LoraOutput.write_state
+    real = LoraFileOutput.write_state
     full = iter([True, False, False, False])
 
     def write_state(self, trainer):
@@ -487,7 +487,7 @@ def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, mon
             raise OSError(28, "No space left on device")
         real(self, trainer)
 
-    monkeypatch.setattr(LoraOutput, "write_state", write_state)
+    monkeypatch.setattr(LoraFileOutput, "write_state", write_state)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert [warning.message for warning in state.warnings] == [
