@@ -68,7 +68,7 @@ def install(overlay: Overlay, environ: dict[str, str]) -> list[str]:
 
 
 def shelf_content(overlay: Overlay) -> list[str]:
-    return sorted(path.name for path in overlay.shelf.iterdir() if path.name != "lock")
+    return sorted(path.name for path in overlay.version_folder.iterdir() if path.name != "lock")
 
 
 def fake_pip(folder: Path, code: str) -> dict[str, str]:
@@ -523,7 +523,7 @@ def test_the_remains_of_a_killed_installation_are_cleared_away(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
     overlay = look(tmp_path / "overlay")
-    (overlay.shelf / "p4711" / "set" / "trainer").mkdir(parents=True)
+    (overlay.version_folder / "p4711" / "set" / "trainer").mkdir(parents=True)
     (overlay.wanted / "trainer").mkdir(parents=True)
     install(overlay, environ)
     assert overlay.state == "ready"
@@ -538,7 +538,7 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
     install(old, environ)
     stamp = environment.read_stamp(old.wanted)
     assert stamp is not None
-    neighbour = old.shelf / "neighbour"
+    neighbour = old.version_folder / "neighbour"
     neighbour.mkdir()
     (tmp_path / "their-python").mkdir()
     installation._write_stamp(
