@@ -1,11 +1,12 @@
 /*
- * Autocompletion of tags: the dataset's tags by frequency, and its vocabulary's preferred words.
- * Arrow keys choose one, Enter inserts it, Escape closes the list; Tab moves on unless one was
- * chosen. Nothing is offered for captions that are sentences.
+ * Tags offered while a caption is typed: those of this dataset, the most frequent first, and the
+ * preferred words of its vocabulary. Down and Up choose one, Enter takes it, Escape puts the list
+ * away; Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences
+ * nothing is offered.
  *
- *     complete(box, oninput)                      -> the list's element, to be placed below the
- *     textbox
- *     completed(field, box, oninput, {single})    the same for a labelled textbox
+ *     complete(box, oninput)                      -> the list's element, to stand below the box
+ *     completed(field, box, oninput, {single})    the same for a labelled box, as "Change many" has
+ *                                                 them
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, findAll, uniqueId } from "../common/elements.js";
@@ -50,7 +51,7 @@ async function read(/** @type {string} */ id, /** @type {string} */ revision) {
     };
 }
 
-/** The dataset's tags; the previous ones while they are reloaded. */
+/** The dataset's tags; those of a moment ago while newer ones are on their way. */
 async function tags() {
     const id = store.get("dataset") ?? "";
     if (known?.id !== id || known.revision !== bench.revision) {
@@ -67,7 +68,7 @@ async function tags() {
     return known?.id === id ? known.tags : [];
 }
 
-/** The tag around a position in a text: {from, to, typed (before the position), whole}. */
+/** The tag around a place in a text: {from, to, typed (before the place), whole}. */
 export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
     let from = place,
         to = place;
@@ -78,8 +79,8 @@ export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
 }
 
 /**
- * The matching tags: those that start with the input, then those with a word that does, then those
- * that contain it.
+ * Of these tags the ones that fit what is typed: beginning with it, then with a word that does,
+ * then holding it anywhere.
  *
  * @param {TagCountView[]} all
  * @param {string} typed
@@ -95,7 +96,7 @@ export function fitting(all, typed, present) {
         const plain = tag.toLowerCase().replace(/_/g, " ");
         if (plain.startsWith(wanted)) return 0;
         if (plain.includes(" " + wanted) || plain.includes("(" + wanted)) return 1;
-        // nearly every tag contains any letter
+        // a letter is in nearly every tag
         return wanted.length > 1 && plain.includes(wanted) ? 2 : 3;
     };
     const there = new Set(present.map((tag) => tag.toLowerCase()));
@@ -103,7 +104,7 @@ export function fitting(all, typed, present) {
         .filter(({ tag }) => !there.has(tag.toLowerCase()))
         .map((one) => ({ one, place: rank(one.tag) }))
         .filter(({ place }) => place < 3);
-    // stable: the server's order by frequency is kept among equals
+    // the server's order, the most frequent first, stays among equals
     return found
         .sort((a, b) => a.place - b.place)
         .slice(0, SHOWN)
@@ -123,7 +124,7 @@ const option = ({ tag, count }, id, take) =>
             role: "option",
             "aria-selected": "false",
             dataset: { tag },
-            // before the textbox loses the focus
+            // before the box is left
             onpointerdown: (event) => {
                 event.preventDefault();
                 take(tag);
@@ -133,7 +134,7 @@ const option = ({ tag, count }, id, take) =>
         widgets.small(count ? formatNumber(count) : t("vocabulary")),
     );
 
-/** Show the list below its textbox, or above it at the bottom of the window. */
+/** Show the list below its box; where the window ends there, above it. */
 function place(/** @type {HTMLElement} */ list, /** @type {TextBox} */ box) {
     list.hidden = false;
     list.classList.remove("lora-trainer-bench-above");
@@ -147,7 +148,7 @@ function place(/** @type {HTMLElement} */ list, /** @type {TextBox} */ box) {
 const caret = (/** @type {TextBox} */ box) => box.selectionStart ?? box.value.length;
 
 /**
- * Replace the typed part by a tag as if typed: Ctrl+Z undoes it.
+ * Write a tag in place of what is typed of it, as if it were typed: Ctrl+Z takes it back.
  *
  * @param {TextBox} box
  * @param {string} tag
@@ -165,7 +166,7 @@ function write(box, tag, single, oninput) {
     }
 }
 
-/** The tags that complete the input; null if unknown. */
+/** The tags that go on with what is typed in a box; null where they cannot be known. */
 async function offersFor(/** @type {TextBox} */ box) {
     const all = await tags().catch((caught) => void expected(caught));
     if (!all) return null;
@@ -249,7 +250,7 @@ export function complete(box, oninput, { single = false } = {}) {
     });
     box.addEventListener("compositionend", look);
     box.addEventListener("blur", close);
-    // before the row's listener: keys used by the list are not for the row
+    // before the row hears of the key: what the list has taken is not for the row
     element.addEventListener(
         "keydown",
         (event) => {

@@ -1,5 +1,6 @@
 /*
- * The image filter, tags and order, kept for the browser session. filter_bar.js draws the controls.
+ * Which images are shown: the filter, the tags in it, the order, and what this browser session
+ * looked at last. filter_bar.js draws its boxes.
  */
 import { kept, store } from "../common/store.js";
 import { EVERY } from "../images/pages.js";
@@ -18,12 +19,12 @@ const FILTERS = /** @type {const} */ (["filter", "text", "lacks", "tag", "withou
 
 // --- which images ------------------------------------------------------------------------------
 
-/** Whether the page's filter excludes images. */
+/** Whether a filter of the page lets not all images pass. */
 const isOn = (/** @type {Filter} */ name) => !["", "all"].includes(bench.page.pages.query[name]);
 
 export const isFiltered = () => FILTERS.some(isOn);
 
-/** The page's filter for the server. */
+/** The page's filter as the server takes it beside a change. */
 export function where() {
     const { query } = bench.page.pages;
     /** @type {FilterBody} */
@@ -33,11 +34,11 @@ export function where() {
     return where;
 }
 
-/** The tags that the filter requires ("tag") or excludes ("without"), as written. */
+/** The tags that the filter asks for ("tag") or does without ("without"), as they are written. */
 export const tags = (/** @type {"tag" | "without"} */ name) =>
     vocabulary.listed(bench.page.pages.query[name]);
 
-/** Add or remove a tag of the filter; a required tag is not excluded at the same time. */
+/** One tag more or less in the filter; one that is asked for is not kept away at the same time. */
 export function toggleTag(/** @type {"tag" | "without"} */ name, /** @type {string} */ tag) {
     const same = (/** @type {string} */ one) => one.toLowerCase() === tag.toLowerCase();
     const other = name === "tag" ? "without" : "tag";
@@ -51,13 +52,13 @@ export function toggleTag(/** @type {"tag" | "without"} */ name, /** @type {stri
     });
 }
 
-/** Show other images; the selection is cleared. */
+/** Show other images; a selection of those shown before ends. */
 export function ask(/** @type {Partial<PageQuery>} */ changes) {
     selection.clear();
     return turn({ offset: 0, ...changes });
 }
 
-/** Another page or order of the same images. */
+/** Another page, or another order, of the same images. */
 export async function turn(/** @type {Partial<PageQuery>} */ changes) {
     const { pages } = bench.page;
     await pages.ask({ trigger: triggerWord(), tokens: tokenLimit(), ...changes });
@@ -73,7 +74,7 @@ function remember() {
 }
 
 /**
- * The last filter for this dataset in this browser session.
+ * What this browser session looked at last in this dataset.
  *
  * @returns {PageQuery}
  */

@@ -1,7 +1,8 @@
 /*
- * The section "captions": images with their captions, saved on blur. Changes by another browser or
- * an editor are shown, and never overwritten: the server detects conflicts, and the user chooses.
- * row.js is one row; the other files of this folder are for changing many captions.
+ * The section "captions": each picture with its caption beside it, saved when the box is left. What
+ * another browser or an editor wrote meanwhile is shown when it is seen, and never overwritten: the
+ * server compares, and the visitor chooses. One row is row.js; what is done with many captions at
+ * once is in the other files of this folder, the workbench.
  */
 import { Problem, expected } from "../common/api.js";
 import { el, fill, find, findAll, redraw } from "../common/elements.js";
@@ -30,15 +31,15 @@ import * as unsaved from "./unsaved.js";
 
 /** @import { Entry } from "./unsaved.js" */
 
-/** The section's elements, redrawn for each dataset except the bar and the pager. */
+/** The section's elements, which are drawn anew for each dataset but for the bar and the pages. */
 class Parts {
     panel = el("div.lora-trainer-captions");
     /** By their images' keys. @type {Map<string, CaptionRow>} */
     rows = new Map();
     place = el("div");
     list = el("div.lora-trainer-caption-rows");
-    // above the textboxes, not instead of them: the user may be typing. Connection errors are shown
-    // at the bottom of the window
+    // above the boxes, never in their place: somebody may be typing. That the WebUI does not answer
+    // is said at the window's edge
     trouble = el("div");
     counts = el("p.lora-trainer-help", { role: "status" });
     findings = el("div");
@@ -85,7 +86,7 @@ export const section = {
     shown() {
         const pages = drawn.now?.pages;
         if (!pages?.answer) return;
-        // token counts and filters depend on the settings, which may have changed
+        // lengths and filters depend on the settings, which may be others now
         if (isOutOfDate()) filter.turn({ offset: pages.query.offset });
         else pages.load({ quietly: true });
         captioner.lookAgain();
@@ -184,7 +185,7 @@ function drawPanel() {
     check.lookAgain();
 }
 
-/** Number of shown rows that no longer match the filter since they were edited. */
+/** Of the rows shown, how many have left the filter by what was written into them. */
 function countGone() {
     const { pages, rows } = drawn.need();
     /** @type {Record<string, (row: CaptionRow) => boolean>} */
@@ -203,14 +204,14 @@ function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quiet
     const items = new Map(answer.items.map((item) => [item.key, item]));
     /** @type {Map<string, CaptionRow>} */
     const kept = new Map();
-    // after polling, an edited row keeps its position, though it may no longer match the filter or
-    // the order
+    // nobody asked for this page: what the visitor has just written stays where it is, though it
+    // may no longer fit the filter or the order
     if (quietly)
         for (const [key, row] of parts.rows)
             if (items.has(key) || row.isBusy() || row.isTouched()) kept.set(key, row);
     for (const item of answer.items)
         kept.set(item.key, parts.rows.get(item.key) ?? new CaptionRow(item));
-    // a row with unsaved text is never removed
+    // and a row whose text is not saved yet never leaves
     for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
     for (const entry of unsaved.of(answer.id))
         if (!kept.has(entry.key)) kept.set(entry.key, new CaptionRow(entry.item));
@@ -221,7 +222,7 @@ function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quiet
     parts.rows = kept;
     fill(parts.trouble);
     showCounts(answer.captioned, answer.total);
-    // findings of the scan; the check has its own panel
+    // what is found of the folder as a whole; the check has its own place
     redraw(parts.findings, JSON.stringify(answer.findings), () =>
         remarksCard(answer.findings, parts.pages),
     );
@@ -252,15 +253,16 @@ function drawList(/** @type {HTMLElement[]} */ elements, /** @type {PageAnswer} 
     }
     const wanted = new Set(elements);
     for (const element of findAll(list, ":scope > *")) if (!wanted.has(element)) element.remove();
-    // the focused row is not moved, but the others around it: that preserves the focus and an input
-    // method's composition
+    // the row that is being typed in does not move, the others move around it: the focus, and a
+    // word half composed, stay
     const pinned = elements.findIndex((element) => element.contains(document.activeElement));
     arrange(list, elements.slice(0, Math.max(0, pinned)), 0, elements[pinned]);
     arrange(list, elements.slice(pinned + 1), pinned + 1, null);
 }
 
 /**
- * Insert elements before another one in this order, from an index on; those in place are not moved.
+ * Put elements in this order before another one, from a place in the list on; those that stand
+ * right already stay.
  *
  * @param {HTMLElement} list
  * @param {HTMLElement[]} elements
@@ -272,10 +274,13 @@ function arrange(list, elements, from, before) {
     if (first >= 0) for (const element of elements.slice(first)) list.insertBefore(element, before);
 }
 
-/** Save textboxes without a blur event, and unsent captions of other datasets. */
+/**
+ * Send what a box lost without being left, and what was typed in another dataset and has not
+ * arrived.
+ */
 async function catchUp() {
     await Promise.all([...drawn.need().rows.values()].map((row) => row.catchUp()));
-    // those of the selected dataset get a textbox with their page
+    // those of the chosen dataset get a box with its page
     for (const entry of unsaved.all())
         if (entry.id !== store.get("dataset") && unsaved.isWorthSending(entry))
             await sendUnseen(entry);
@@ -302,9 +307,7 @@ async function sendUnseen(/** @type {Entry} */ entry) {
     }
 }
 
-/**
- * After the last row: load the next page and focus its first textbox. Returns whether there is one.
- */
+/** Behind the last row: the next page, with its first box to type in. Says whether there is one. */
 async function nextPage() {
     const { pages, place } = drawn.need();
     if (!pages.next || pages.next.disabled) return;
@@ -322,14 +325,14 @@ function showCounts(/** @type {number} */ captioned, /** @type {number} */ total
     });
     counts.textContent = words;
     next.say(words);
-    // captions come before the next step
+    // while images lack a caption, writing them comes before going on
     widgets.makePrimary(write, captioned < total);
     widgets.makePrimary(onward, captioned >= total);
 }
 
 const saveAll = () => Promise.all([...(drawn.now?.rows.values() ?? [])].map((row) => row.save()));
 
-/** Before changing many captions: save what was typed, and load the current state. */
+/** Before many captions are changed: what is typed is saved, and it is known what there is. */
 async function settled() {
     const { pages } = drawn.need();
     if (pages.answer?.id !== store.get("dataset")) await pages.load();

@@ -1,6 +1,7 @@
 /*
- * Structured captions: editing a caption by fields (subject, action, ... colour), and the dataset's
- * vocabulary: opening phrase, preferred words, captions that deviate from them, and the fix.
+ * Captions built alike: the fields of a caption (subject, action, ... colour) for one image after
+ * the other, and the dataset's vocabulary: the opening phrase, the preferred words, which captions
+ * depart from them, and the mend.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, need, uniqueId } from "../common/elements.js";
@@ -38,7 +39,7 @@ export const listed = (/** @type {string} */ text) =>
 /** @typedef {Map<TemplateField["name"], TextBox>} Inputs a box for each field, by its name */
 
 /**
- * A field with buttons for its preferred words; `soon()` is called after a click.
+ * A field with the preferred words to click; `soon()` is told of one that was clicked.
  *
  * @param {TemplateField} field
  * @param {TextBox} input
@@ -93,7 +94,7 @@ function composeActions(save, go) {
     ];
 }
 
-/** Ctrl+Enter presses the dialog's main button. */
+/** Ctrl+Enter is the dialog's main button. */
 function pressOnCtrlEnter(/** @type {ReturnType<typeof widgets.dialog>} */ { element, main }) {
     element.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
@@ -109,8 +110,8 @@ const valuesOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
 
 /**
- * Composes the caption from its fields, debounced: `show(was, caption)` shows it, `fail(problem)`
- * an error.
+ * A caption made from what is typed into its fields, a moment later: `show(was, caption)` tells of
+ * it, `fail(problem)` why there is none.
  *
  * @param {Inputs} inputs
  * @param {(was: string, caption: string) => void} show
@@ -148,7 +149,7 @@ function composition(inputs, show, fail) {
             waiting = null;
             was = caption = text;
         },
-        /** Composes pending input. Returns the caption before and after. */
+        /** What was typed last is composed, too. Returns the caption before and now. */
         async finish() {
             clearTimeout(timer);
             if (waiting) {
@@ -161,7 +162,7 @@ function composition(inputs, show, fail) {
     };
 }
 
-/** A dialog with the fields of a row's caption; "Save and next" continues with the next row. */
+/** A dialog with the fields of a row's caption; "Save and next" goes on through the page. */
 export async function compose(/** @type {CaptionRow} */ row) {
     await bench.page.saveAll();
     const [template, vocabulary] = await Promise.all([
@@ -238,7 +239,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
 // --- the vocabulary ----------------------------------------------------------------------------
 
 /**
- * Deviations from the vocabulary; `mend(select)` fixes some captions, or all.
+ * What departs from the vocabulary; `mend(select)` mends some captions, or all.
  *
  * @param {VocabularyView} vocabulary
  * @param {(select: SelectBody) => Promise<void>} mend
@@ -296,7 +297,7 @@ function departureList(vocabulary, mend) {
 }
 
 /**
- * A field with its preferred words, and two buttons to move it.
+ * A field with its preferred words, and the two links that move it up and down.
  *
  * @param {TemplateField} field
  * @param {TextBox} input
@@ -341,7 +342,7 @@ const agreement = (/** @type {HTMLElement} */ opening, /** @type {HTMLElement} *
         list,
     );
 
-/** The preferred words of each field that has some. */
+/** Of each field that has any the preferred words. */
 const wordsOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries(
         [...inputs].flatMap(([name, input]) => {
@@ -350,7 +351,7 @@ const wordsOf = (/** @type {Inputs} */ inputs) =>
         }),
     );
 
-/** A textbox for a field's preferred words. */
+/** A box for a field's preferred words. */
 const wordInput = (/** @type {TemplateField} */ field, /** @type {VocabularyView} */ vocabulary) =>
     widgets.lines(2, {
         value: vocabulary.fields[field.name]?.join(", "),

@@ -1,7 +1,7 @@
 /*
- * Requests to the extension's routes, and their errors.
+ * Requests to the extension's routes, and what went wrong with one of them as the server says it.
  *
- * URLs are relative, because the WebUI may be under --subpath.
+ * Addresses are relative, because the WebUI may live under --subpath.
  */
 import { heard, listen } from "./connection.js";
 import { t } from "./language.js";
@@ -14,7 +14,7 @@ import { store } from "./store.js";
 
 const ROUTES = "lora-trainer/";
 
-/** An error of the server: a message and a hint for the user. */
+/** What went wrong, as the server says it: a message and a hint for the visitor. */
 export class Problem extends Error {
     /**
      * @param {string} message
@@ -35,7 +35,7 @@ export class Problem extends Error {
     }
 }
 
-/** Return a caught Problem; rethrow other errors. */
+/** What was caught, if it is a Problem; throws it on where it is a fault of the page's own. */
 export function expected(/** @type {unknown} */ caught) {
     if (caught instanceof Problem) return caught;
     throw caught;
@@ -93,7 +93,7 @@ async function ask(path, options, query) {
             cache: "no-store",
             ...options,
         });
-        // the connection may also end within an answer
+        // a WebUI may end in the middle of its answer, too
         text = await answer.text();
         heard(answer);
     } catch (trouble) {
@@ -115,7 +115,7 @@ export const api = {
      */
     get: (path, query) => ask(path, { headers: headers() }, query),
     /**
-     * `seconds`: timeout; `keepalive`: the request outlives the page.
+     * `seconds`: how long an answer may take; `keepalive`: the request outlives the page.
      *
      * @template {keyof PostAnswers} P
      * @param {P} path
@@ -131,8 +131,7 @@ export const api = {
             signal: seconds ? AbortSignal.timeout(seconds * 1000) : null,
         }),
     /**
-     * Upload a file as the raw body; onProgress receives a fraction from 0 to 1. The promise has
-     * .cancel().
+     * One file as the raw body; onProgress hears a share from 0 to 1. The promise has .cancel().
      *
      * @param {string} path
      * @param {File} file

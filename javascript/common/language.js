@@ -1,19 +1,20 @@
 /*
- * Translation and formatting in the user's language.
+ * The visitor's language: sentences from the server's table, numbers, sizes and times as people say
+ * them.
  */
 import { store } from "./store.js";
 
 /** @type {Record<string, string>} */
 export let texts = {};
 
-/** Set the table: English text -> translation. */
+/** Say everything with this table from now on: English sentence -> sentence. */
 export function setTexts(/** @type {Record<string, string>} */ table) {
     texts = table;
 }
 
 /**
- * The translated text, with its {named} values. The first argument must be a literal: a test
- * collects them.
+ * The text in the visitor's language, with its {named} values put in. The first argument is always
+ * a literal: a test collects them.
  *
  * @param {string} text
  * @param {Record<string, unknown>} [values]
@@ -25,7 +26,7 @@ export function t(text, values = {}) {
 }
 
 /**
- * One of two texts, by number; both contain {count}.
+ * One of two texts, by number; both take {count}.
  *
  * @param {number} count
  * @param {string} one
@@ -41,7 +42,7 @@ const isWide = () => /^(zh|ja)/.test(locale());
 /** @typedef {string | false | null | undefined} Words */
 
 /**
- * Sentences with full stops, joined as in the language.
+ * Sentences in a row, each with its full stop, as the language sets them.
  *
  * @param {(Words | Words[])[]} parts
  */
@@ -59,13 +60,13 @@ export function sentences(...parts) {
 }
 
 /**
- * Parts joined by dots; empty ones are left out.
+ * Facts in a row, with dots between; those that say nothing are left out.
  *
  * @param {Words[]} parts
  */
 export const dotted = (...parts) => parts.filter((part) => part).join(" \u00b7 ");
 
-/** "Name: words", as in the language. */
+/** "Name: words", as the language sets it. */
 export const withColon = (/** @type {string} */ name, /** @type {string} */ words) =>
     name + (isWide() ? "\uff1a" : ": ") + words;
 

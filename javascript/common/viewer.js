@@ -1,7 +1,8 @@
 /*
- * Shows images large: in a dialog with navigation, or two of them with a comparison slider.
+ * Pictures, large: one after the other in a dialog, and two of them under one another with a slider
+ * between.
  *
- * Used by the sections "train" and "try".
+ * Called by the sections "train" and "try"; knows neither.
  */
 import { el, fill, wayOf } from "./elements.js";
 import { t } from "./language.js";
@@ -9,7 +10,7 @@ import * as widgets from "./widgets.js";
 
 /** @import { Picture } from "./types" */
 
-/** A dialog that shows pictures[index]; arrow keys and two buttons navigate. */
+/** A dialog that shows pictures[index]; the arrow keys and two buttons go on to the others. */
 export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ index) {
     const image = el("img.lora-trainer-viewer-image", { alt: "" });
     const label = el("p.lora-trainer-viewer-label", { "aria-live": "polite" });
@@ -52,7 +53,7 @@ export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ in
     show(index);
 }
 
-/** Two images of equal size on top of each other, with a slider between them. */
+/** Two pictures of equal size over one another; a slider says how much of each is seen. */
 function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second) {
     const over = el("img.lora-trainer-compare-over", { src: second.url, alt: second.label });
     const move = () => {
@@ -77,11 +78,11 @@ function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second)
     );
 }
 
-/** A dialog with two selects and the comparison of the chosen images. */
+/** A dialog with two choices and the comparison of what is chosen. */
 export function compare(/** @type {Picture[]} */ pictures) {
     const place = el("div");
     const last = pictures.length - 1;
-    // the first and the last: the largest difference
+    // the first and the last of a kind: how far it has come
     const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
     const chosen = [first === last ? 0 : first, last];
     const draw = () => fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
@@ -115,7 +116,7 @@ export function compare(/** @type {Picture[]} */ pictures) {
 }
 
 /**
- * A thumbnail with a label, which opens the image.
+ * A small picture with its label (or a shorter caption), to be pressed to see it large.
  *
  * @param {Picture} picture
  * @param {() => void} onclick

@@ -1,11 +1,12 @@
 /*
- * The section "try": images with and without a LoRA, made by the host's pipeline.
+ * The section "try": a LoRA, a prompt, a seed and a strength; the host's own pipeline makes the
+ * pictures, and they stand side by side.
  *
  *     Generate         without the LoRA and with it
  *     Strength grid    0 ... 1 in a row
- *     Saved steps      chosen steps x strengths
+ *     Saved steps      each chosen step at several strengths: a table of pictures
  *
- * Which LoRA: the store's "try", set by the buttons "Try it"; else the newest.
+ * Which LoRA: the store's "try", set by whoever offers "Try it"; else the newest.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put, redraw, uniqueId } from "../common/elements.js";
@@ -33,9 +34,9 @@ const MOST_STEPS = 16,
 const SECONDS = 0.7,
     SECONDS_LOST = 3;
 
-/** The user's input; it is kept when the page is redrawn. */
+/** What the visitor has typed and unfolded; it outlives a redrawing of the page. */
 const wish = {
-    /** A LoRA's id, or "" if there is none. */
+    /** A LoRA's id; empty: there is none. */
     lora: "",
     prompt: "",
     negative: "",
@@ -47,11 +48,11 @@ const wish = {
     sampler: "",
     scheduler: "",
     strength: 0.7,
-    /** Whether the advanced fields are shown. */
+    /** Whether the rarer fields are shown. */
     unfolded: false,
 };
 
-/** The suggested prompt: while the box contains it, the user has not typed anything. */
+/** What was put into the prompt's box unasked: nobody has typed yet while it still stands there. */
 let prompted = "";
 
 /** @type {LoraView[]} */
@@ -83,7 +84,7 @@ const stepsOf = (/** @type {LoraView} */ lora) =>
         .filter((other) => lora.run && other.run === lora.run)
         .sort((a, b) => (a.step ?? 0) - (b.step ?? 0));
 
-/** Redraw after a try was added, removed or selected. */
+/** A try came, went or is another one now. */
 function showTries() {
     const page = drawn.need();
     page.result();
@@ -110,21 +111,21 @@ async function readSamplers() {
     try {
         samplers = await api.get("samplers");
     } catch (caught) {
-        // the host's default sampler is used
+        // the host's usual sampler serves as well
         expected(caught);
     }
 }
 
-/** The first caption of the images that a LoRA was trained on; "" if unknown. */
+/** The first caption of the images that a LoRA was trained on; empty where it is not known. */
 async function firstCaption(/** @type {LoraView} */ lora) {
-    // it may differ from the selected dataset
+    // another dataset may be chosen by now
     const { dataset } = await api.get(`runs/${encodeURIComponent(lora.run ?? "")}/draft`);
     if (!dataset) return "";
     const page = await api.get(datasets.path("items", dataset), { limit: 1 });
     return "items" in page ? (page.items.at(0)?.caption ?? "") : "";
 }
 
-/** A suggested prompt: that caption with the trigger word. */
+/** With the trigger word, it is the best first prompt. */
 async function firstPrompt(/** @type {LoraView} */ lora) {
     let caption = "";
     try {
@@ -135,7 +136,7 @@ async function firstPrompt(/** @type {LoraView} */ lora) {
     return withTrigger(lora, caption);
 }
 
-/** A prompt with the trigger word prepended unless it contains it. */
+/** A prompt with the trigger word in front where it lacks it. */
 const withTrigger = (/** @type {LoraView} */ { trigger }, /** @type {string} */ text) =>
     text.toLowerCase().includes(trigger.toLowerCase())
         ? text
@@ -166,7 +167,7 @@ async function look() {
     }
 }
 
-/** Add a try as the first, and show it. */
+/** Put a try in front of the others, and show it. */
 function take(/** @type {TryView} */ job) {
     shown = job;
     tries = [job, ...tries.filter((other) => other.id !== job.id)];
@@ -187,7 +188,7 @@ async function begin(/** @type {Pick<TryBody, "kind" | "loras" | "strengths">} *
     }
 }
 
-/** Move to the trash, with an undo button in the toast. */
+/** To the trash, with a way back for as long as the message stays. */
 async function remove(/** @type {TryView} */ job) {
     const id = encodeURIComponent(job.id);
     await api.post(`tries/${id}/delete`);
@@ -221,7 +222,7 @@ function numberField(key, label, { help, ...bounds }) {
             if (input.value !== "" && input.validity.valid) wish[key] = value;
         },
     });
-    // an invalid number is replaced by the last valid one
+    // what is no number within the bounds gives way to the last one that was
     input.addEventListener("change", () => {
         input.value = String(wish[key]);
     });
@@ -254,11 +255,11 @@ function seedField() {
     return element;
 }
 
-/** Each LoRA, followed by the saved steps of its run; then runs without a delivered LoRA. */
+/** Each LoRA, then what its run has saved on the way; runs that have delivered none come last. */
 function loraChoice(/** @type {(id: string) => void} */ onchange) {
     const option = (/** @type {LoraView} */ lora, /** @type {string} */ label) =>
         el("option", { value: lora.id }, label);
-    // saved steps of two runs may have the same file names
+    // the saved steps of two runs may have the same files' names
     const steps = (/** @type {string | null} */ run) => {
         const saved = loras.filter((lora) => lora.run === run && !lora.delivered);
         return run && saved.length
@@ -272,7 +273,7 @@ function loraChoice(/** @type {(id: string) => void} */ onchange) {
             : null;
     };
     const delivered = loras.filter((lora) => lora.delivered);
-    // two delivered LoRAs may be of one run: its steps follow the last of them
+    // two delivered LoRAs may come from one run: its steps stand below the last of them
     const lastOf = new Map(delivered.map((lora) => [lora.run, lora]));
     const others = [...new Set(loras.map((lora) => lora.run))].filter((run) => !lastOf.has(run));
     const select = widgets.select({ options: [], onchange });
@@ -369,7 +370,7 @@ const credits = (/** @type {LoraView} */ { description, author, license, trainin
         .filter(Boolean)
         .map((text) => widgets.help(text));
 
-/** A dialog to choose saved steps; the last few are preselected. */
+/** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
 function askSteps(/** @type {LoraView} */ lora) {
     const found = stepsOf(lora);
     const boxes = found.map((step, at) =>
@@ -450,11 +451,14 @@ async function useStrength(/** @type {LoraView} */ lora) {
 }
 
 async function deliver(/** @type {LoraView} */ lora) {
-    // the event makes this section reload
+    // this section hears of it too, and reads again
     store.set("try", (await runActions.deliver(lora)).id);
 }
 
-/** The prompt with the tag at the tried strength and the trigger, for "Send to txt2img". */
+/**
+ * The prompt with the tag at the tried strength and the trigger, as "Send to txt2img" hands it
+ * over.
+ */
 function promptFor(/** @type {LoraView} */ lora) {
     let text = wish.prompt;
     for (const tag of loraTags.find(text).reverse())
@@ -474,7 +478,7 @@ function send(/** @type {LoraView} */ lora) {
 
 const pictureOf = (/** @type {TryPicture} */ made) => ({ url: made.url, label: made.label });
 
-/** The images so far, with placeholders for the others to avoid layout shifts. */
+/** Pictures as they come; empty places for those still to be made, so that nothing moves. */
 function pictures(/** @type {TryView} */ job) {
     const all = job.pictures.map(pictureOf);
     const made = all.map((picture, at) => viewer.thumbnail(picture, () => viewer.open(all, at)));
@@ -486,7 +490,7 @@ function pictures(/** @type {TryView} */ job) {
                 el("figcaption", "\u00a0"),
             ),
         );
-    // a row per step, a column per strength
+    // a row for each step, a column for each strength
     const columns =
         job.kind === "matrix"
             ? { gridTemplateColumns: "repeat(" + job.strengths.length + ", minmax(0, 1fr))" }
@@ -498,7 +502,7 @@ function pictures(/** @type {TryView} */ job) {
     );
 }
 
-/** The content below the title of a try. */
+/** What stands below the title of a try. */
 function resultBody(/** @type {TryView} */ job) {
     const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
     const two = job.kind === "pair" && job.pictures.length === 2;
@@ -670,8 +674,8 @@ function drawNone(/** @type {HTMLElement} */ place, /** @type {Actions} */ next)
 }
 
 /**
- * Draw the form into its place, and its buttons into the bar `next`. Returns the prompt's textbox,
- * and a function that enables and disables the buttons.
+ * Draw the form into its place, and its buttons into the bar `next`. Returns the prompt's box, and
+ * what looks which buttons are of use now.
  *
  * @param {HTMLElement} place
  * @param {Actions} next
@@ -750,7 +754,10 @@ function form(place, next, redraw) {
     return { prompt, usable };
 }
 
-/** The resolution of the WebUI's checkpoint if it is of the LoRA's family, else the family's. */
+/**
+ * What the WebUI's checkpoint was trained at, if it is of the LoRA's family; else what the family
+ * was.
+ */
 function sizeFor(/** @type {LoraView} */ lora) {
     const loaded = home().checkpoints?.find(
         (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
@@ -758,10 +765,7 @@ function sizeFor(/** @type {LoraView} */ lora) {
     return loaded?.resolution || lora.resolution || wish.width;
 }
 
-/**
- * After another LoRA was chosen: its strength, its size, and a prompt unless the user has typed
- * one.
- */
+/** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */
 async function takeLora() {
     const lora = chosen();
     if (!lora) return;
@@ -772,10 +776,10 @@ async function takeLora() {
     const text = await firstPrompt(lora);
     if (isTyped() || wish.lora !== lora.id) return;
     const box = drawn.now?.prompt();
-    // a focused textbox is not changed
+    // who is about to type does not find words before their own
     if (box && document.activeElement === box) return;
     wish.prompt = prompted = text;
-    // into the existing textbox: redrawing would lose the focus
+    // into the box that stands there: another one would take it from under somebody's fingers
     if (box?.isConnected) box.value = text;
 }
 
@@ -785,7 +789,7 @@ function draw(/** @type {HTMLElement} */ container) {
     const result = resultCard();
     const past = historyCard();
     const next = widgets.actions();
-    /** The data that the form was drawn from. */
+    /** What the form is drawn from. */
     let before = "";
     /** @type {ReturnType<typeof form> | null} */
     let made = null;
@@ -803,7 +807,7 @@ function draw(/** @type {HTMLElement} */ container) {
     }
     return {
         form: drawForm,
-        /** Redraws only after a change, to keep the focus. */
+        /** The same form is not drawn again under somebody's fingers. */
         update() {
             const now = JSON.stringify([loras, wish.lora, samplers]);
             if (now !== before) drawForm();

@@ -1,7 +1,7 @@
 /*
- * The dataset cards, and which one is selected. The state is the server's.
+ * The cards of all datasets, and which of them is chosen. The server holds the truth.
  *
- * Imported as `datasets`.
+ * Imported as `datasets` by whoever asks for something of the chosen one.
  */
 import { api } from "../common/api.js";
 import { formatNumber, plural, t, withColon } from "../common/language.js";
@@ -15,14 +15,14 @@ import * as drafts from "../settings/draft.js";
 
 const CHOSEN_KEY = "lora-trainer-dataset";
 
-/** The cards of all datasets; [] before they are loaded. */
+/** The cards of all datasets; none while they are not known. */
 export const cards = () => store.get("datasets") ?? [];
 
 const cardOf = (/** @type {string} */ id) => cards().find((card) => card.id === id);
 
 export const chosen = () => cardOf(store.get("dataset") ?? "");
 
-/** The selected card. Throws without one. */
+/** The chosen one, where something of it is asked for. */
 export function needChosen() {
     const card = chosen();
     if (!card) throw new Error("No dataset is chosen.");
@@ -30,7 +30,8 @@ export function needChosen() {
 }
 
 export function choose(/** @type {string} */ id) {
-    // the draft belongs to the dataset: it must be in place before listeners hear of the selection
+    // what is set belongs to the dataset: it is in place before anybody hears that another one is
+    // chosen
     drafts.enter(id, cardOf(id)?.draft);
     store.set("dataset", id);
     kept.set(CHOSEN_KEY, id);
@@ -38,7 +39,7 @@ export function choose(/** @type {string} */ id) {
 }
 
 /**
- * The route of a dataset, by default the selected one.
+ * Where a route of a dataset is; the chosen one's without an id.
  *
  * @template {string} T
  * @param {T} tail
@@ -47,19 +48,19 @@ export function choose(/** @type {string} */ id) {
 export const path = (tail, id = store.get("dataset") ?? "") =>
     `datasets/${encodeURIComponent(id)}/${tail}`;
 
-/** Reload the cards. */
+/** Ask for the cards again. */
 export async function refresh() {
     take(await api.get("datasets"));
 }
 
-/** Insert a new card, and select it. */
+/** Put one new card in its place, and choose it. */
 export function add(/** @type {KnownCard} */ card) {
     if (cardOf(card.id)) update(card.id, card);
     else store.set("datasets", [...cards(), card]);
     choose(card.id);
 }
 
-/** Update a card. */
+/** A card is another one now. */
 export function update(/** @type {string} */ id, /** @type {Partial<KnownCard>} */ changes) {
     store.set(
         "datasets",
@@ -77,8 +78,8 @@ function take(/** @type {KnownCard[]} */ answered) {
 }
 
 /**
- * If the selected dataset disappears it stays selected and shows an error: no other is selected
- * automatically.
+ * The chosen dataset stays in view when it vanishes under somebody's hands, and says so: no other
+ * takes its place unasked.
  */
 function withLost(/** @type {KnownCard[]} */ cards) {
     const before = chosen();
@@ -93,7 +94,10 @@ function withLost(/** @type {KnownCard[]} */ cards) {
     ];
 }
 
-/** Reload the cards if the plan and the card disagree on problems with the images. */
+/**
+ * Where the plan knows of trouble with the images that the card does not tell, or the other way
+ * round, the cards are asked for again.
+ */
 let troubled = "";
 
 store.on("plan", (plan) => {

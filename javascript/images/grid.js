@@ -1,5 +1,5 @@
 /*
- * The images of a page as a grid: arrow keys move the focus, images can be selected and enlarged.
+ * The images of a page as cells: arrow keys move among them, some are selected, one is enlarged.
  */
 import { el, fill, wayOf } from "../common/elements.js";
 import { t } from "../common/language.js";
@@ -17,7 +17,7 @@ export class Grid {
     selected = new Set();
     /** @type {number | null} where a range begins */
     anchor = null;
-    /** The cell in the tab order. */
+    /** Which cell the Tab key leads to. */
     focus = 0;
     element = el("div.lora-trainer-grid", {
         role: "listbox",
@@ -35,7 +35,7 @@ export class Grid {
         this.onremove = onremove;
     }
 
-    /** Reset for another dataset. */
+    /** Images of another dataset are to come. */
     reset() {
         this.selected.clear();
         this.focus = 0;
@@ -123,14 +123,14 @@ export class Grid {
         this.onselect();
     }
 
-    /** Number of columns. */
+    /** How many cells stand in a row. */
     columns() {
         const next = this.cells.findIndex((cell) => cell.offsetTop !== this.cells[0].offsetTop);
         return next === -1 ? this.cells.length : next;
     }
 
     hear(/** @type {KeyboardEvent} */ event) {
-        // the host has key listeners on the document
+        // the host listens for keys everywhere
         event.stopPropagation();
         const count = this.cells.length,
             columns = this.columns();

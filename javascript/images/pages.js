@@ -1,6 +1,7 @@
 /*
- * A page of the selected dataset's images, for the sections "images" and "captions". It is polled
- * by revision, so that changes by another browser or an editor appear.
+ * One page of the chosen dataset's images, as the sections "images" and "captions" need it. A page
+ * is asked for again now and then, by its revision, so that what another browser or an editor
+ * changed is seen.
  */
 import { Problem, api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -15,13 +16,13 @@ import * as datasets from "./datasets.js";
 
 const PAGE = 60;
 
-/** Polling interval in seconds. */
+/** Seconds until it is looked again whether something has changed. */
 export const lookEvery = 4;
 
-/** Card values of a dataset whose images were read. */
+/** What a card says of a dataset whose images could be read. */
 const THERE = { problem: null, gone: false, lost: false };
 
-/** A filter that matches all images. */
+/** A filter that lets all images pass. */
 export const EVERY = {
     filter: "all",
     text: "",
@@ -32,14 +33,14 @@ export const EVERY = {
     finding: "",
 };
 
-/** A page of the selected dataset. */
+/** One page of the chosen dataset. */
 export class ImagePages {
     /** @type {PageQuery} */
     query = { offset: 0, order: "name", ...EVERY };
     /** @type {PageAnswer | null} */
     answer = null;
     size = PAGE;
-    /** The pager. */
+    /** The buttons to other pages. */
     bar = el("nav.lora-trainer-pages", { "aria-label": t("Pages") });
     /** @type {HTMLButtonElement | null} to the next page; null where there is one page only */
     next = null;
@@ -49,9 +50,9 @@ export class ImagePages {
     failed = false;
 
     /**
-     * `show(answer, quietly)` draws the page, quietly after polling; `fail(problem)` shows an
-     * error. `gone()` is the number of shown images that no longer match the filter, by which the
-     * next page's offset is reduced.
+     * `show(answer, quietly)` draws the page, quietly when nobody asked for it; `fail(problem)`
+     * says why there is none. `gone()` is how many of those shown no longer pass the filter, so
+     * that the next page does not leave out as many.
      *
      * @param {object} page
      * @param {(answer: PageAnswer, quietly: boolean) => void} page.show
@@ -64,26 +65,29 @@ export class ImagePages {
         this.gone = gone;
     }
 
-    /** The loaded page. Throws without one. */
+    /** The page, where something in it is asked for. */
     known() {
         if (!this.answer) throw new Error("The page has not been read yet.");
         return this.answer;
     }
 
-    /** Load the page; quietly: only if it has changed. Outdated answers are dropped. */
+    /**
+     * Ask for the page; quietly, only if something has changed since. Answers that were overtaken
+     * are dropped.
+     */
     async load({ quietly = false } = {}) {
         const id = store.get("dataset");
         if (!id) {
             this.answer = null;
             return;
         }
-        // a requested load must not be overtaken by a poll
+        // what somebody waits for must not be overtaken by a look at the page before
         if (quietly && this.asked) return;
         const mine = (this.serial += 1);
         const isOvertaken = () => mine !== this.serial || id !== store.get("dataset");
         if (!quietly) this.asked += 1;
         try {
-            // a shown problem is redrawn
+            // what shows a problem is drawn again
             const known =
                 quietly && !this.failed && this.answer?.id === id ? this.answer.revision : "";
             const query = { ...this.query, limit: PAGE, known };
@@ -103,7 +107,7 @@ export class ImagePages {
         } catch (caught) {
             if (isOvertaken()) return;
             const status = caught instanceof Problem ? caught.status : 0;
-            // the cards show the reason
+            // the cards say what has become of it
             if (!this.failed && status >= 400 && status < 500) datasets.refresh().catch(() => {});
             this.failed = true;
             this.fail(caught);
@@ -112,13 +116,13 @@ export class ImagePages {
         }
     }
 
-    /** Load other images, by default from the first one. */
+    /** Ask for other images, from the first one on unless another is named. */
     ask(/** @type {Partial<PageQuery>} */ changes) {
         Object.assign(this.query, { offset: 0 }, changes);
         return this.load();
     }
 
-    /** Poll while the section is open. */
+    /** Look now and again while the section is open. */
     watch(/** @type {string} */ id) {
         startPolling(async () => {
             if (currentSection() === id && (this.answer || this.failed))
@@ -127,7 +131,7 @@ export class ImagePages {
         });
     }
 
-    /** The pager; null for a single page. */
+    /** Back and on, and where this page is; nothing where there is one page only. */
     drawBar(/** @type {number} */ matching) {
         const { offset } = this.query;
         this.next = null;
@@ -161,7 +165,7 @@ export class ImagePages {
     }
 }
 
-/** The filter controls: filter, text, order. */
+/** The boxes above a page: which images, containing what, in which order. */
 export function pageFilters(/** @type {ImagePages} */ pages) {
     let timer = 0;
     const soon = (/** @type {string} */ text) => {

@@ -1,5 +1,6 @@
 /*
- * The plan of the run and its problems, from POST plan. Writes the store's "plan".
+ * What would happen with these settings, and what is wrong with them, as POST plan says it. Store
+ * key written: plan.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
@@ -22,7 +23,7 @@ const PLAN_DELAY = 400;
 
 const SEEN_KEY = "lora-trainer-settings-seen";
 
-/** The plan, if it is for the selected dataset. */
+/** A plan for other images says nothing of these. */
 export function currentPlan() {
     const plan = store.get("plan");
     return plan?.dataset === drafts.dataset() ? plan : null;
@@ -58,7 +59,8 @@ async function askPlan() {
         const before = suggested();
         store.set("plan", { ...plan, dataset });
         if (!same(suggested(), before)) publish();
-        // images are decoded in the background, and what is found belongs into the plan
+        // the images are being looked at in the background; what is found then belongs into the
+        // plan
         if (plan.unchecked > 0 && isVisible()) replan(1500);
     } catch (caught) {
         if (number !== planNumber) return;
@@ -69,7 +71,7 @@ async function askPlan() {
     summarize();
 }
 
-/** The datasets whose settings were opened in this window. */
+/** The datasets whose settings somebody has looked at in this browser's window. */
 const seen = () => kept.get(SEEN_KEY, { session: true }) ?? [];
 
 function see() {
@@ -81,7 +83,7 @@ function see() {
 export function summarize() {
     see();
     const plan = currentPlan();
-    // no errors are shown before there are images and the settings were opened
+    // before there are images nothing has been done wrong yet, and before somebody was here neither
     const wrong =
         seen().includes(store.get("dataset")) &&
         plan?.problems.some(
@@ -161,7 +163,7 @@ export function planCard(goTo) {
             );
         problems.hidden = !problems.children.length;
         onward.disabled = !plan.ok;
-        // errors must be fixed first
+        // what cannot go on yet is mended first
         obstacle = first?.field ?? "";
         if (obstacle) put(mend, placeLabel(obstacle));
         widgets.makePrimary(mend, Boolean(obstacle));
@@ -176,7 +178,7 @@ export function planCard(goTo) {
     };
 }
 
-/** A short summary for the bar. */
+/** What is about to be trained, in the few words that the bar has room for. */
 export function planWords() {
     const card = datasets.chosen();
     return dotted(card && withColon(card.name, datasets.count(card.count)), stepWords());
@@ -186,7 +188,7 @@ export function planWords() {
 /** @type {Record<string, string>} */
 export const SECTION_OF = { dataset: "images", captions: "captions" };
 
-/** The section where a problem is fixed, and the label of the button that leads there. */
+/** Where a problem is mended, and what a button that leads there is called. */
 export const placeOf = (/** @type {string | null} */ field) =>
     SECTION_OF[field ?? ""] ?? "settings";
 

@@ -1,5 +1,5 @@
 /*
- * State shared by the parts of the section "settings".
+ * What the parts of the section "settings" share.
  */
 
 /** @import { CheckpointView } from "../common/answers" */

@@ -1,7 +1,8 @@
 /*
- * The settings' values: the preset's, the user's changes, and the server's suggestions. Shows and
- * changes the selected dataset's draft (draft.js). Writes the store's checkpoint, name, preset and
- * settings (which are sent to the server).
+ * What is set: the preset's values, what the visitor changed against them, what the server
+ * suggests. It is the chosen dataset's draft (draft.js) that is shown and changed.
+ *
+ * Store keys written: checkpoint, name, preset, settings (what the server is sent).
  */
 import { home, store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
@@ -15,10 +16,10 @@ import { state } from "./state.js";
 /** @import { FormField, HomeView, PresetView, RunDraft } from "../common/answers" */
 /** @import { Settings } from "../common/types" */
 
-/** Settings that depend on the images. */
+/** What is right for one set of images only. */
 const OF_IMAGES = ["trigger_word", "sample_prompts"];
 
-/** Unknown keys and choices of a draft are ignored. */
+/** What this WebUI does not know (any more) is not used of a draft. */
 export function settle(/** @type {HomeView} */ home) {
     const known = fieldsOf(home);
     if (known.size)
@@ -41,7 +42,7 @@ export function settle(/** @type {HomeView} */ home) {
 export const fieldsOf = (/** @type {HomeView} */ home) =>
     new Map(home.form?.groups.flatMap((group) => group.fields).map((field) => [field.key, field]));
 
-/** The built-in presets, then user presets, which have a `file`. */
+/** Those that come with the extension, then the visitor's own, which have a `file`. */
 export const presetsOf = (/** @type {HomeView} */ home) => [
     ...(home.presets ?? []).map((preset) => ({ ...preset, file: "" })),
     ...(home.own_presets?.presets ?? []),
@@ -49,22 +50,25 @@ export const presetsOf = (/** @type {HomeView} */ home) => [
 
 export const presetOf = () => presetsOf(home()).find((preset) => preset.id === draft.preset);
 
-/** The preset's overrides for the selected checkpoint's family. */
+/** What the preset sets differently, or besides, for the chosen checkpoint's family. */
 export function familyValues(/** @type {PresetView} */ preset) {
     const family = state.facts?.practice ? "practice" : state.facts?.family;
     return (family && preset.family_values[family]) || {};
 }
 
-/** The preset's values for the selected checkpoint. */
+/** What the preset sets on the chosen checkpoint. */
 export function presetValues() {
     const preset = presetOf();
     return preset ? { ...preset.values, ...familyValues(preset) } : {};
 }
 
-/** Values suggested by the server from the images: a preview prompt. */
+/**
+ * What the server fills in from the images: a prompt for previews, since everybody wants to see
+ * something come.
+ */
 export const suggested = () => currentPlan()?.suggested ?? {};
 
-/** A field's value without the user's change. */
+/** What a field is without the visitor's own change. */
 export function baseValue(/** @type {FormField} */ field) {
     /** @type {Settings} */
     const values = { ...suggested(), ...presetValues() };
@@ -80,13 +84,13 @@ export function change(/** @type {FormField} */ field, /** @type {unknown} */ va
     edited();
 }
 
-/** The user has changed the draft. */
+/** The visitor has changed the draft. */
 export function edited() {
     drafts.note();
     publish();
 }
 
-/** Publish the settings, and update the plan. */
+/** Tell the others, and ask what would happen now. */
 export function publish() {
     state.stated = { ...presetValues(), ...draft.changes };
     const settings = { ...suggested(), ...state.stated };
@@ -103,8 +107,8 @@ export function publish() {
 }
 
 /**
- * Settings written to the store by another part of the tab (those of an earlier run) become the
- * user's changes.
+ * Another part of the tab has put settings in place (those of an earlier run): they become the
+ * visitor's own changes.
  */
 export function takeOver(/** @type {Settings} */ settings) {
     if (same(settings, state.ours) || !store.get("home")) return;
@@ -119,27 +123,28 @@ export function takeOver(/** @type {Settings} */ settings) {
     edited();
 }
 
-/** Another dataset was selected, or another browser has changed this draft. */
+/** Another dataset was chosen, or another browser has changed this one's draft. */
 function draftChanged() {
     if (!store.get("home")) return;
     const before = store.get("checkpoint");
     settle(home());
     if (draft.checkpoint !== before) state.facts = null;
-    // also in a focused textbox
+    // of other images, also the box that somebody is typing in
     if (state.drawnFor !== drafts.dataset()) state.page?.redraw();
     publish();
     if (!state.facts) learnCheckpoint();
 }
 
 /**
- * Use the settings of an earlier run (GET runs/ID/draft) as the draft; what is not listed any more
- * is left unchanged.
+ * Settings of an earlier run, as GET runs/ID/draft tells them, become the draft; what is not listed
+ * here any more stays as it is chosen.
  *
  * @param {RunDraft} draft
  */
 export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
     if (dataset) datasets.choose(dataset);
-    // with other images, trigger word, prompts and name are not taken
+    // of a run on other images the chosen ones do not get the trigger word, the prompts and the
+    // name
     const foreign = !dataset && store.get("dataset");
     const own = [...fieldsOf(home()).values()]
         .filter((field) => foreign && OF_IMAGES.includes(field.key))
@@ -158,7 +163,8 @@ export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
 }
 
 /**
- * The fields that differ from their defaults -> [{label, value}], for an earlier run's settings.
+ * The form's fields that differ from what they are by default -> [{label, value}] in words, for an
+ * earlier run's settings.
  */
 export const settingWords = (/** @type {Settings} */ settings) =>
     [...fieldsOf(home()).values()]

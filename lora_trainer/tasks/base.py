@@ -1,9 +1,8 @@
-"""The base class of tasks, and the lookup by settings."""
+"""The base class of tasks, and the lookup by settings file."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,16 +22,11 @@ class Task(ABC):
     """A job in a run folder, whose settings it reads when created. Raises ConfigError."""
 
     settings_file: ClassVar[str]
-    """The settings file that this task runs."""
+    """The settings file that selects this task."""
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self.folder = folder
         self.report = report
-
-    @classmethod
-    def accepts(cls, folder: RunFolder) -> bool:
-        """Whether this task runs what the folder's settings ask for. Raises ConfigError."""
-        return cls.settings_file == folder.settings.name
 
     @abstractmethod
     def run(self) -> Outcome:
@@ -45,10 +39,10 @@ class Task(ABC):
 
 
 def find(folder: RunFolder) -> type[Task]:
-    """The task that accepts the folder. Raises RunError if there is none."""
+    """The task for the folder's settings file. Raises RunError if there is none."""
     # imported one by one: a caption job needs nothing of what a training imports
     for task in defined_in(tasks, Task):  # type: ignore[type-abstract]
-        if not inspect.isabstract(task) and task.accepts(folder):
+        if task.settings_file == folder.settings.name:
             return task
     raise RunError(
         "{path} asks for a task that this version does not have ({name})",

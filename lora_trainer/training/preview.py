@@ -21,7 +21,10 @@ from lora_trainer.families.base import TextStates
 from lora_trainer.families.components.text import join_rows
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.training.images import to_image
-from lora_trainer.training.loop import Abandoned
+
+
+class Abandoned(Exception):
+    """A stop was requested during sampling."""
 
 
 @dataclass(frozen=True)
