@@ -1,16 +1,16 @@
 /*
- * The tab's entry, and the only script of ours that the WebUI loads: it asks the server where the
- * modules are, and imports them.
+ * The tab's entry, the only script that the WebUI loads itself: it asks the server for the URLs of
+ * the modules, and imports them.
  *
- * The server answers with the modules that belong to it: as they were when the WebUI started, under
- * an address that holds a hash of all of them. So a page has either all modules of one version or
- * none, whatever an update does to the files and whatever the browser's cache still holds.
+ * The URLs contain a hash of all modules as they were when the WebUI started, so that a page has
+ * all modules of one version, whatever an update does to the files and whatever the browser has
+ * cached.
  */
 "use strict";
 
 {
     const ROUTES = "lora-trainer/";
-    /** After "Reload UI" a WebUI shows its page before it has the routes of extensions. */
+    /** After "Reload UI", a WebUI serves its page before the routes of extensions. */
     const EARLY = { milliseconds: 1000, most: 60 };
     const NO_ANSWER = {
         message: "The WebUI does not answer.",
@@ -26,7 +26,7 @@
     };
     let tries = 0;
 
-    /** Addresses are relative to the page, because the WebUI may live under --subpath. */
+    /** URLs are relative to the page, because the WebUI may be under --subpath. */
     const address = (/** @type {string} */ path) => new URL(ROUTES + path, document.baseURI).href;
 
     /** @typedef {{message: string, hint: string, label?: string, report?: string}} Trouble */
@@ -60,7 +60,7 @@
         return made;
     }
 
-    /** Say what is wrong, as widgets.problem does. */
+    /** Show an error, as widgets.problem does. */
     function show(/** @type {Trouble} */ { message, hint }, /** @type {HTMLElement} */ action) {
         root()?.replaceChildren(
             element(
@@ -73,7 +73,7 @@
         );
     }
 
-    /** The extension is broken: what callbacks.py draws where it finds that out before the page is made. */
+    /** The extension is broken: the same message as of callbacks.py. */
     function showReport(/** @type {Trouble} */ { message, hint, label = "", report = "" }) {
         const box = element("textarea", {
             id: "lora_trainer_report",
@@ -94,7 +94,7 @@
         );
     }
 
-    /** Where the modules are: {modules} or {error}, with `again` where it may be too early to ask. */
+    /** The modules' URLs: {modules} or {error}, with `again` if the server may not be ready. */
     async function ask() {
         let answer;
         try {
@@ -107,7 +107,7 @@
         }
         const told = await answer.json().catch(() => ({}));
         if (answer.ok && told.start) return { modules: told };
-        // an app that has no routes of ours yet has no name
+        // without our routes, an app has no session id
         if (answer.status === 404 && answer.headers.get("x-lora-trainer-session"))
             return { error: NO_MODULES };
         return { error: told.error || OTHER_ANSWER, again: answer.status === 404 };
@@ -122,7 +122,7 @@
             if (again && tries <= EARLY.most) setTimeout(load, EARLY.milliseconds);
             return;
         }
-        // all at once, not one after the other as they name each other
+        // in parallel, not one after the other as they import each other
         for (const path of modules.all)
             document.head.append(element("link", { rel: "modulepreload", href: address(path) }));
         let tab;

@@ -38,7 +38,6 @@ PHASES = {
     "previewing": "Making previews",
     "saving": "Saving",
     "exporting": "Writing the LoRA file",
-    "concluding": "Judging the run",
     "delivering": "Putting it into the LoRA folder",
 }
 
@@ -138,8 +137,6 @@ class Console:
                 self._say(f"Saved step {event.step}: {event.file}")
             case events.Previewed():
                 self._say(f"Preview at strength {event.strength:g}: {event.file}")
-            case events.Judged():
-                self._say(f"Verdict: {event.message}")
             case events.Warned():
                 self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():

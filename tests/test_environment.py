@@ -151,9 +151,9 @@ def test_a_set_with_a_torch_gives_way_when_the_interpreter_has_one_of_its_own(
 
 def test_a_set_that_lacks_something_or_is_for_another_system_is_no_stand_in(tmp_path: Path) -> None:
     overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
-    put_set(overlay.shelf / "partial", {"trainer": "1.0"})
+    put_set(overlay.version_folder / "partial", {"trainer": "1.0"})
     put_set(
-        overlay.shelf / "foreign",
+        overlay.version_folder / "foreign",
         {"trainer": "1.0", "numbers-lib": "2.0"},
         platform="another-system",
     )

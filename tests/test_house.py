@@ -94,8 +94,6 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "captioning",
             "training",
             "environment",
-            "verdict",
-            "report",
         },
     ),
     "worker": (
@@ -103,8 +101,6 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         BASICS | {"runs", "dataset", "training", "tasks", "environment"},
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
-    "verdict": (set(), BASICS | {"runs", "settings", "training.optimizers"}),
-    "report": ({"PIL"}, BASICS | {"settings", "runs", "dataset", "verdict"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
@@ -144,7 +140,6 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "adapters.size",
             "demo.EMBEDDED",
             "training.optimizers",
-            "verdict",
         }
         | LIGHT_CHECKPOINT
         | LIGHT_CAPTIONING,

@@ -67,8 +67,8 @@ def install(overlay: Overlay, environ: dict[str, str]) -> list[str]:
     return lines
 
 
-def shelf_content(overlay: Overlay) -> list[str]:
-    return sorted(path.name for path in overlay.shelf.iterdir() if path.name != "lock")
+def folder_content(overlay: Overlay) -> list[str]:
+    return sorted(path.name for path in overlay.version_folder.iterdir() if path.name != "lock")
 
 
 def fake_pip(folder: Path, code: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ def test_what_is_missing_is_installed_in_exactly_its_version_and_tried_out(
         "trainer": "1.0",
         "numbers-lib": "2.2",
     }
-    assert shelf_content(overlay) == [overlay.wanted.name]
+    assert folder_content(overlay) == [overlay.wanted.name]
 
 
 def test_the_interpreters_own_package_is_kept_and_not_installed_again(
@@ -237,7 +237,7 @@ def test_a_missing_wheel_keeps_the_old_set_at_work_and_says_which(
     assert "INDEX_URL" in str(raised.value.hint)
     assert update.state == "outdated"
     assert update.folder == old.wanted
-    assert shelf_content(old) == [old.wanted.name]
+    assert folder_content(old) == [old.wanted.name]
 
 
 def test_an_unreachable_index_is_told_from_a_missing_package(
@@ -254,7 +254,7 @@ def test_an_unreachable_index_is_told_from_a_missing_package(
     with pytest.raises(SetupError, match="the package index cannot be reached") as raised:
         install(overlay, unreachable)
     assert "HTTPS_PROXY" in str(raised.value.hint)
-    assert shelf_content(overlay) == []
+    assert folder_content(overlay) == []
 
 
 @contextlib.contextmanager
@@ -322,7 +322,7 @@ def test_a_silent_index_holds_up_nobody_who_waits(tmp_path: Path, environ: dict[
             )
     assert (
         "The tab LoRA Trainer offers to go on" in str(raised.value.hint)
-        and shelf_content(overlay) == []
+        and folder_content(overlay) == []
     )
 
 
@@ -374,7 +374,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(
         installation.install(
             overlay, environ=environ, say=[].append, free_space=lambda _: 10 * 2**20
         )
-    assert shelf_content(overlay) == []
+    assert folder_content(overlay) == []
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
@@ -387,7 +387,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="is full"):
         install(overlay, {**environ, **fake_pip(tmp_path / "fake", code)})
-    assert shelf_content(overlay) == []
+    assert folder_content(overlay) == []
     install(overlay, environ)
     assert overlay.state == "ready"
 
@@ -404,7 +404,7 @@ def test_a_disk_that_is_full_when_the_stamp_is_written_leaves_nothing_behind(
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="is full"):
         install(overlay, environ)
-    assert shelf_content(overlay) == []
+    assert folder_content(overlay) == []
 
 
 @pytest.mark.skipif(
@@ -445,7 +445,7 @@ def test_a_package_that_does_not_import_is_never_used_and_is_named(
     ):
         install(overlay, environ)
     assert overlay.state == "missing"
-    assert shelf_content(overlay) == []
+    assert folder_content(overlay) == []
 
 
 def test_a_package_that_ends_the_interpreter_is_not_used_either(
@@ -523,11 +523,11 @@ def test_the_remains_of_a_killed_installation_are_cleared_away(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
     overlay = look(tmp_path / "overlay")
-    (overlay.shelf / "p4711" / "set" / "trainer").mkdir(parents=True)
+    (overlay.version_folder / "p4711" / "set" / "trainer").mkdir(parents=True)
     (overlay.wanted / "trainer").mkdir(parents=True)
     install(overlay, environ)
     assert overlay.state == "ready"
-    assert shelf_content(overlay) == [overlay.wanted.name]
+    assert folder_content(overlay) == [overlay.wanted.name]
 
 
 def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
@@ -538,7 +538,7 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
     install(old, environ)
     stamp = environment.read_stamp(old.wanted)
     assert stamp is not None
-    neighbour = old.shelf / "neighbour"
+    neighbour = old.version_folder / "neighbour"
     neighbour.mkdir()
     (tmp_path / "their-python").mkdir()
     installation._write_stamp(
@@ -547,10 +547,10 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
     )
     update = look(tmp_path / "overlay", wanted=UPDATED)
     install(update, environ)
-    assert shelf_content(update) == sorted([update.wanted.name, "neighbour"])
+    assert folder_content(update) == sorted([update.wanted.name, "neighbour"])
     (tmp_path / "their-python").rmdir()
     installation.clear_leftovers(update)
-    assert shelf_content(update) == [update.wanted.name]
+    assert folder_content(update) == [update.wanted.name]
 
 
 def test_a_set_in_use_is_kept_until_its_process_ends(
@@ -575,7 +575,7 @@ def test_a_set_in_use_is_kept_until_its_process_ends(
         assert old.state == "ready"
         worker.communicate()
     installation.clear_leftovers(update)
-    assert shelf_content(update) == [update.wanted.name]
+    assert folder_content(update) == [update.wanted.name]
 
 
 def test_pip_that_is_not_there_is_told(

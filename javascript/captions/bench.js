@@ -1,8 +1,8 @@
 /*
- * What the parts of the workbench share, and how they hear of one another.
+ * State and events shared by the parts of the workbench.
  *
- * The section calls begin() with its page. What is chosen and filtered is this browser session's;
- * the captions are the server's.
+ * The section calls begin() with its page. Selection and filter belong to this browser session; the
+ * captions are the server's.
  */
 import { el } from "../common/elements.js";
 import { t } from "../common/language.js";
@@ -41,7 +41,7 @@ const nothing = () => ({ keys: new Set(), where: null, anchor: "" });
 
 const elsewhere = () => t("Changed elsewhere");
 
-/** What the parts of the workbench share. */
+/** State shared by the parts of the workbench. */
 export const bench = {
     get page() {
         return drawn.need();
@@ -50,17 +50,17 @@ export const bench = {
     isOpen: () => drawn.now !== null,
     /** @type {EditEnds} */
     edits: { undo: null, redo: null },
-    /** Of the dataset, as it is shown. */
+    /** Of the dataset, as shown. */
     revision: "",
-    /** What the filter asks for besides the boxes. */
+    /** Conditions of the filter besides the controls. */
     chips: el("div.lora-trainer-row.lora-trainer-bench-chips"),
     selection: nothing(),
-    /** What is put on a row whose caption is another than before. */
+    /** The message for rows whose caption has changed. */
     mark: elsewhere,
 };
 
 /**
- * The page is read again, and rows whose caption is another than before say so in these words.
+ * Reload the page; rows whose caption has changed show this message.
  *
  * @param {() => string} words
  * @param {{quietly?: boolean}} [options]
@@ -100,8 +100,7 @@ export function tell(what, ...told) {
 }
 
 /**
- * Hear of "selection", "answer" (a page was read), "revision" (and something is another than
- * before) and "edits".
+ * Listen to "selection", "answer" (the page was loaded), "revision" (and has changed) and "edits".
  *
  * @template {keyof News} W
  * @param {W} what
@@ -109,7 +108,7 @@ export function tell(what, ...told) {
  */
 export const listen = (what, listener) => listeners[what].add(listener);
 
-/** A new page takes the place of the one before; what listened to that one is forgotten. */
+/** Start a new page; listeners of the previous one are removed. */
 export function begin(/** @type {BenchPage} */ page) {
     for (const all of Object.values(listeners)) all.clear();
     drawn.now = page;
@@ -118,10 +117,7 @@ export function begin(/** @type {BenchPage} */ page) {
     page.panel.dataset.pictures = picturesAreLarge() ? "large" : "small";
 }
 
-/**
- * Whether the captions of this page lie in several places: in two tables, or in a table and in text
- * files.
- */
+/** Whether the page's captions are in several places: two tables, or a table and text files. */
 export function hasSeveralSources(items = drawn.now?.pages.answer?.items ?? []) {
     return (
         new Set(
@@ -134,7 +130,7 @@ export function hasSeveralSources(items = drawn.now?.pages.answer?.items ?? []) 
 
 export const picturesAreLarge = () => kept.get(PICTURES_KEY) === "large";
 
-/** "small" or "large", beside the captions; remembered by this browser. */
+/** "small" or "large" images beside the captions; kept in this browser. */
 export function showPictures(/** @type {string} */ size) {
     kept.set(PICTURES_KEY, size);
     bench.page.panel.dataset.pictures = picturesAreLarge() ? "large" : "small";
@@ -143,13 +139,10 @@ export function showPictures(/** @type {string} */ size) {
 
 export const triggerWord = () => String(settings().trigger_word || "").trim();
 
-/** How many tokens of a caption training reads. */
+/** Number of tokens that training reads of a caption. */
 export const tokenLimit = () => Number(settings().max_token_length) || 75;
 
-/**
- * Whether the page was read with a trigger word or a length that are no longer those of the
- * settings.
- */
+/** Whether the page was loaded with a trigger word or length other than in the settings. */
 export function isOutOfDate() {
     const { query } = bench.page.pages;
     return query.trigger !== triggerWord() || query.tokens !== tokenLimit();

@@ -1,7 +1,7 @@
 /*
- * "Change many": one change for many captions, seen before it is made. What is typed is tried on
- * the server at once; what the button applies is exactly what was shown. Also "What training will
- * read": the same caption as shuffling, dropping and the trigger word make it.
+ * "Change many": a bulk edit with preview. The server previews it while the user types; the button
+ * applies exactly what was shown. Also "What training will read": examples of a caption with
+ * shuffling, dropout and trigger word.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, find } from "../common/elements.js";
@@ -201,7 +201,7 @@ const sortTags = () => ({
 });
 
 /**
- * A field's entry; what is typed goes into `values`, and `hear()` is called.
+ * The input of a field; changes are written to `values`, and `hear()` is called.
  *
  * @param {Field} field
  * @param {Values} values
@@ -242,9 +242,7 @@ function entry({ key, kind, label, start, help, options = [] }, values, hear) {
 
 // --- the dialog --------------------------------------------------------------------------------
 
-/**
- * What a change would do, beside its form: how many captions, and some of them before and after.
- */
+/** The preview: number of changed captions, and some of them before and after. */
 function preview() {
     const words = el("p", { role: "status" });
     const trouble = el("div");
@@ -301,7 +299,8 @@ const kindChoice = (/** @type {string} */ value, /** @type {(kind: string) => vo
     });
 
 /**
- * Do what was shown. `again(problem)`: it has to be shown anew. Returns whether it is done.
+ * Apply the previewed edit. `again(problem)`: it must be previewed again. Returns whether it was
+ * applied.
  *
  * @param {string} plan
  * @param {(problem: Problem) => void} again
@@ -313,7 +312,7 @@ async function applyPlan(plan, again) {
     } catch (caught) {
         const problem = expected(caught);
         if (problem.status !== 409 && problem.status !== 404) throw problem;
-        // the server was started again meanwhile: show it anew, and ask again
+        // the server was restarted meanwhile: preview and confirm again
         again(problem);
         return false;
     }
@@ -434,7 +433,7 @@ const trainedCard = (/** @type {TrainedSample} */ sample) =>
 /** @typedef {{shuffle: boolean, keep_tokens: number, dropout: number, seed: number}} Wish */
 
 /**
- * The values to try: `soon(changes)` is told of another one, `look()` draws again.
+ * The settings to try: `soon(changes)` is called after a change, `look()` redraws.
  *
  * @param {Wish} wish
  * @param {(changes: Partial<Wish>) => void} soon

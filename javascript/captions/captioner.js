@@ -1,7 +1,7 @@
 /*
- * "Write captions": which captioner, for which images, with what around each caption; then its
- * progress, with Pause and Stop, while new captions appear in the page. A caption run is a run like
- * a training: it goes on when the browser is closed.
+ * "Write captions": choose a captioner, images and options; then progress with Pause and Stop,
+ * while new captions appear. A caption run is a run like a training, and continues when the browser
+ * is closed.
  */
 import { api, expected, randomToken } from "../common/api.js";
 import { el, fill, find, findAll, uniqueId } from "../common/elements.js";
@@ -43,7 +43,7 @@ let run = null;
 /** @type {Poll | null} */
 let poll = null;
 
-/** Of which dataset. */
+/** The dataset that it is about. */
 let of = "",
     draw = () => {},
     dismissed = "",
@@ -71,10 +71,10 @@ async function look() {
     run = now;
     of = id;
     draw();
-    // new captions appear as they come
+    // new captions appear as they are written
     if (now && was && before?.id === now.id && (before.step !== now.step || !isActive(now)))
         await reload(() => t("New"), { quietly: true });
-    // a run that has ended can be undone as a whole
+    // an ended run can be undone as a whole
     if (was && !isActive(run)) {
         await changes.readEdits();
         await datasets.refresh();
@@ -143,7 +143,7 @@ export function panel() {
     return element;
 }
 
-/** Whether it has ended and nobody waits for it: it was closed here, or ended long ago. */
+/** Whether it has ended and was dismissed here, or ended long ago. */
 function isPast(/** @type {RunView} */ run) {
     if (isActive(run)) return false;
     const isOld = Date.now() / 1000 - (run.changed ?? 0) > SECONDS_NEWS;
@@ -282,7 +282,7 @@ function whichOption(wish, value, label) {
 }
 
 /**
- * Which of the images that are meant get a caption.
+ * Which of the target images get a caption.
  *
  * @param {Wish} wish
  * @param {Targets} targets
@@ -312,7 +312,7 @@ function whichOptions(wish, targets, missing) {
 }
 
 /**
- * What can be set for a captioner.
+ * The options of a captioner.
  *
  * @param {CaptionerView} chosen
  * @param {Settings} values are told
@@ -329,8 +329,7 @@ function captionerFields(chosen, values) {
         made.show(field.key in values ? values[field.key] : field.default);
         return widgets.labelled(field.label, made.input, { help: field.help });
     };
-    // what goes around each caption is asked of everybody; thresholds and the like of those who
-    // look for them
+    // common options are shown; thresholds and the like are under Advanced
     const usual = chosen.fields.filter((field) => AROUND.includes(field.key)),
         rare = chosen.fields.filter((field) => !AROUND.includes(field.key));
     const word = triggerWord();
@@ -372,7 +371,7 @@ const captionerList = (captioners, chosen, choose) =>
         captioners.map((captioner) => captionerChoice(captioner, captioner === chosen, choose)),
     );
 
-/** Start a caption run, or put it into the queue. Returns the problem where that is refused. */
+/** Start or queue a caption run. Returns the problem if it is refused. */
 async function startRun(/** @type {CaptionRunBody} */ wanted) {
     try {
         run = await api.post(datasets.path("caption-run"), wanted);
@@ -385,7 +384,7 @@ async function startRun(/** @type {CaptionRunBody} */ wanted) {
     return null;
 }
 
-/** Why there can be no run yet; null if there can. */
+/** Why a run cannot start; null if it can. */
 function notSetUp() {
     const { setup } = home();
     return setup && setup.state !== "ready"
@@ -393,7 +392,10 @@ function notSetUp() {
         : null;
 }
 
-/** The one that these images had before, or this browser chose last, or that is here already. */
+/**
+ * The captioner last used for these images, else the last one in this browser, else one that is
+ * installed.
+ */
 function usualCaptioner(/** @type {CaptionerView[]} */ captioners) {
     const before = draft.captioner.captioner || kept.get(CHOICE_KEY)?.captioner;
     return (
@@ -425,7 +427,7 @@ const beginActions = (disabled, begin) => [
     { label: t("Write captions"), kind: "primary", disabled, onclick: () => begin("now") },
 ];
 
-/** Of a captioner's options those that have a value. */
+/** The captioner's options that have a value. */
 const given = (/** @type {Settings} */ options) =>
     Object.fromEntries(
         Object.entries(options).filter(([, value]) => value !== null && value !== ""),
@@ -436,7 +438,7 @@ export async function ask() {
     const captioners = await api.get("captioners");
     const { total, captioned } = bench.page.pages.known();
     let chosen = usualCaptioner(captioners);
-    // what was set once for these images is offered again: {captioner: {key: value}}
+    // options are kept for these images: {captioner: {key: value}}
     const options = { ...draft.captioner.options };
     /** @type {Wish} */
     const wish = { which: captioned < total ? "missing" : "machine" };

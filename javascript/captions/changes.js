@@ -1,6 +1,6 @@
 /*
- * Telling what was changed, undo and the list of changes. Every part that changes captions asks the
- * server and hands the answer to took().
+ * Messages about changes, undo, and the list of changes. Every part that changes captions passes
+ * the server's answer to took().
  */
 import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -17,7 +17,7 @@ import { bench, reload, tell } from "./bench.js";
 export const changedWords = (/** @type {number} */ count) =>
     plural(count, "{count} caption changed", "{count} captions changed");
 
-/** The page was read: its counts, and whether somebody changed something. */
+/** The page was loaded: its counts, and whether someone else changed something. */
 export function answered(/** @type {PageAnswer} */ answer) {
     if (bench.selection.where) tell("selection");
     const before = bench.revision;
@@ -42,8 +42,8 @@ function setEdits(/** @type {EditEnds} */ edits) {
 }
 
 /**
- * Captions were changed from here: read the page again, and say what was left alone because
- * somebody else had changed it.
+ * Captions were changed here: reload the page, and report those that were not changed because
+ * someone else had.
  *
  * @param {Partial<OutcomeView>} [answer]
  * @param {{say?: string, takesBack?: boolean}} [options]
@@ -88,7 +88,7 @@ function showConflicts(/** @type {ConflictView[]} */ conflicts) {
     });
 }
 
-/** A change of many captions, at once; resolves when the page shows it. */
+/** Change many captions; resolves when the page shows it. */
 export async function change(
     /** @type {SelectBody} */ select,
     /** @type {Record<string, unknown>} */ action,
@@ -98,7 +98,7 @@ export async function change(
     await took(answer, { say: changedWords(answer.changed) });
 }
 
-// the last word on a change; the next takes its place
+// the toast of the last change, replaced by the next one
 /** @type {HTMLElement | null} */
 let said = null;
 
@@ -179,7 +179,7 @@ export async function showHistory() {
     });
 }
 
-// Ctrl+Z and Ctrl+Shift+Z (or Ctrl+Y) anywhere but in a box, where they take back what is typed
+// Ctrl+Z and Ctrl+Shift+Z (or Ctrl+Y), except in a textbox, where they undo typing
 document.addEventListener("keydown", (event) => {
     if (
         !(event.ctrlKey || event.metaKey) ||

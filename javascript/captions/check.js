@@ -1,7 +1,7 @@
 /*
- * The check: looking at every picture in the background, each thing that was found once with the
- * button that mends all of it, what was found beside each image, and pictures that are nearly the
- * same side by side. Called by the section "captions" and by each row.
+ * The dataset check: measures images in the background, lists each kind of finding with a button to
+ * fix all, shows findings beside images, and near-duplicates side by side. Used by the section
+ * "captions" and each row.
  */
 import { api, expected, routeAddress } from "../common/api.js";
 import { el, fill, need } from "../common/elements.js";
@@ -35,7 +35,7 @@ const MOST_ITEMS = 500,
     MOST_CLUSTERS = 40,
     MOST_PICTURES = 24;
 
-/** The kinds whose pictures are shown. */
+/** Kinds of findings whose images are shown. */
 const unfolded = new Set();
 
 /** @type {CheckView | null} */
@@ -44,7 +44,7 @@ let known = null;
 /** @type {Poll | null} */
 let poll = null;
 
-/** Of which dataset. */
+/** The dataset that it is about. */
 let of = "",
     draw = () => {};
 
@@ -65,7 +65,7 @@ async function look() {
     if (id !== store.get("dataset")) return 0;
     of = id;
     draw();
-    // what was found stands beside the images
+    // findings are shown beside the images
     if (was && !isRunning()) await bench.page.pages.load({ quietly: true });
     return isRunning() ? SECONDS_RUNNING : known.stale ? SECONDS_STALE : null;
 }
@@ -82,7 +82,7 @@ export async function start() {
     lookAgain();
 }
 
-/** What the plan would train at; 512 where nothing is known. */
+/** The plan's resolution; 512 if unknown. */
 const resolutionOfCheckpoint = () => Number(store.get("plan")?.resolved.resolution) || 512;
 
 const stop = async () => {
@@ -100,7 +100,7 @@ async function mend(/** @type {{kind: string} | {ids: string[]}} */ wish) {
     lookAgain();
 }
 
-/** What a kind of finding is called. */
+/** The title of a kind of finding. */
 export const label = (/** @type {string} */ kind) =>
     known?.sums.find((one) => one.kind === kind)?.label ?? kind;
 
@@ -148,7 +148,7 @@ export function panel() {
         );
     };
     listen("answer", () => draw());
-    // what was changed may be looked at again by now
+    // changed images may be checked again
     listen("revision", () => known && known.state !== "none" && lookAgain());
     return element;
 }
@@ -174,7 +174,7 @@ function summary(/** @type {CheckView} */ known) {
         ),
     ];
     if (!sums.length) return widgets.apart(line);
-    // whoever has read it wants the pictures: it folds to its heading
+    // once read, it collapses to its heading
     return el(
         "details.lora-trainer-bench-fold",
         {
@@ -189,16 +189,13 @@ function summary(/** @type {CheckView} */ known) {
     );
 }
 
-/**
- * One thing that was found: what it is, what to do, all of it at a click; its pictures when it is
- * unfolded.
- */
+/** A kind of finding: message, hint, a button to fix all; its images when expanded. */
 function sumLine(/** @type {SumView} */ sum, /** @type {Cluster[]} */ clusters) {
     const on = bench.page.pages.query.finding === sum.kind;
     const show = async () => {
         unfolded.delete(sum.kind);
         await filter.ask({ finding: on ? "" : sum.kind });
-        // the pictures lie below all that was found
+        // the images are below all findings
         if (!on)
             need(bench.page.panel, ".lora-trainer-captions-list").scrollIntoView({
                 block: "start",
@@ -237,7 +234,7 @@ function sumLine(/** @type {SumView} */ sum, /** @type {Cluster[]} */ clusters) 
     );
 }
 
-/** Its pictures are asked for when somebody wants to see them. */
+/** Images are loaded when expanded. */
 function unfolding(/** @type {SumView} */ sum, /** @type {HTMLElement | null} */ hint) {
     const place = el("div.lora-trainer-bench-pictures");
     const details = el(
@@ -307,7 +304,7 @@ function picture(sum, item, items) {
 // --- beside an image ---------------------------------------------------------------------------
 
 /**
- * One finding with what mends it. A crop is outlined in the picture while its button is pointed at.
+ * A finding with its fix. A crop is outlined in the image while its button is hovered or focused.
  */
 export function line(/** @type {FindingView} */ finding, /** @type {ItemView} */ item) {
     const buttons = [
@@ -347,7 +344,7 @@ function mendLink(id, { label, box }, item) {
 }
 
 /**
- * Where a box of a picture (left, top, right, bottom in its pixels) lies in its square thumbnail.
+ * Where a box (left, top, right, bottom in pixels) is in the square thumbnail.
  *
  * @param {number[]} box
  * @param {{width: number, height: number}} size
@@ -375,7 +372,7 @@ async function itemsPage(/** @type {Query} */ query) {
 async function itemsOf(/** @type {string[]} */ keys) {
     const { items } = bench.page.pages.known();
     const found = new Map(items.map((item) => [item.key, item]));
-    // the others stand on other pages, which are asked for one after the other
+    // the others are on other pages, which are loaded one after the other
     for (let offset = 0; keys.some((key) => !found.has(key)); offset += MOST_ITEMS) {
         const answer = await itemsPage({ offset, limit: MOST_ITEMS });
         for (const item of answer.items) found.set(item.key, item);

@@ -1,12 +1,11 @@
 /*
- * Tags offered while a caption is typed: those of this dataset, the most frequent first, and the
- * preferred words of its vocabulary. Down and Up choose one, Enter takes it, Escape puts the list
- * away; Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences
- * nothing is offered.
+ * Autocompletion of tags: the dataset's tags by frequency, and its vocabulary's preferred words.
+ * Arrow keys choose one, Enter inserts it, Escape closes the list; Tab moves on unless one was
+ * chosen. Nothing is offered for captions that are sentences.
  *
- *     complete(box, oninput)                      -> the list's element, to stand below the box
- *     completed(field, box, oninput, {single})    the same for a labelled box, as "Change many" has
- *                                                 them
+ *     complete(box, oninput)                      -> the list's element, to be placed below the
+ *     textbox
+ *     completed(field, box, oninput, {single})    the same for a labelled textbox
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, findAll, uniqueId } from "../common/elements.js";
@@ -51,7 +50,7 @@ async function read(/** @type {string} */ id, /** @type {string} */ revision) {
     };
 }
 
-/** The dataset's tags; those of a moment ago while newer ones are on their way. */
+/** The dataset's tags; the previous ones while they are reloaded. */
 async function tags() {
     const id = store.get("dataset") ?? "";
     if (known?.id !== id || known.revision !== bench.revision) {
@@ -68,7 +67,7 @@ async function tags() {
     return known?.id === id ? known.tags : [];
 }
 
-/** The tag around a place in a text: {from, to, typed (before the place), whole}. */
+/** The tag around a position in a text: {from, to, typed (before the position), whole}. */
 export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
     let from = place,
         to = place;
@@ -79,8 +78,8 @@ export function tagAt(/** @type {string} */ text, /** @type {number} */ place) {
 }
 
 /**
- * Of these tags the ones that fit what is typed: beginning with it, then with a word that does,
- * then holding it anywhere.
+ * The matching tags: those that start with the input, then those with a word that does, then those
+ * that contain it.
  *
  * @param {TagCountView[]} all
  * @param {string} typed
@@ -96,7 +95,7 @@ export function fitting(all, typed, present) {
         const plain = tag.toLowerCase().replace(/_/g, " ");
         if (plain.startsWith(wanted)) return 0;
         if (plain.includes(" " + wanted) || plain.includes("(" + wanted)) return 1;
-        // a letter is in nearly every tag
+        // nearly every tag contains any letter
         return wanted.length > 1 && plain.includes(wanted) ? 2 : 3;
     };
     const there = new Set(present.map((tag) => tag.toLowerCase()));
@@ -104,7 +103,7 @@ export function fitting(all, typed, present) {
         .filter(({ tag }) => !there.has(tag.toLowerCase()))
         .map((one) => ({ one, place: rank(one.tag) }))
         .filter(({ place }) => place < 3);
-    // the server's order, the most frequent first, stays among equals
+    // stable: the server's order by frequency is kept among equals
     return found
         .sort((a, b) => a.place - b.place)
         .slice(0, SHOWN)
@@ -124,7 +123,7 @@ const option = ({ tag, count }, id, take) =>
             role: "option",
             "aria-selected": "false",
             dataset: { tag },
-            // before the box is left
+            // before the textbox loses the focus
             onpointerdown: (event) => {
                 event.preventDefault();
                 take(tag);
@@ -134,7 +133,7 @@ const option = ({ tag, count }, id, take) =>
         widgets.small(count ? formatNumber(count) : t("vocabulary")),
     );
 
-/** Show the list below its box; where the window ends there, above it. */
+/** Show the list below its textbox, or above it at the bottom of the window. */
 function place(/** @type {HTMLElement} */ list, /** @type {TextBox} */ box) {
     list.hidden = false;
     list.classList.remove("lora-trainer-bench-above");
@@ -148,7 +147,7 @@ function place(/** @type {HTMLElement} */ list, /** @type {TextBox} */ box) {
 const caret = (/** @type {TextBox} */ box) => box.selectionStart ?? box.value.length;
 
 /**
- * Write a tag in place of what is typed of it, as if it were typed: Ctrl+Z takes it back.
+ * Replace the typed part by a tag as if typed: Ctrl+Z undoes it.
  *
  * @param {TextBox} box
  * @param {string} tag
@@ -166,7 +165,7 @@ function write(box, tag, single, oninput) {
     }
 }
 
-/** The tags that go on with what is typed in a box; null where they cannot be known. */
+/** The tags that complete the input; null if unknown. */
 async function offersFor(/** @type {TextBox} */ box) {
     const all = await tags().catch((caught) => void expected(caught));
     if (!all) return null;
@@ -250,7 +249,7 @@ export function complete(box, oninput, { single = false } = {}) {
     });
     box.addEventListener("compositionend", look);
     box.addEventListener("blur", close);
-    // before the row hears of the key: what the list has taken is not for the row
+    // before the row's listener: keys used by the list are not for the row
     element.addEventListener(
         "keydown",
         (event) => {

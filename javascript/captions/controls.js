@@ -1,11 +1,11 @@
 /*
- * The small controls that only the workbench has.
+ * Controls that only the workbench uses.
  */
 import { el, findAll, uniqueId } from "../common/elements.js";
 import { plural } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 
-/** Remarks on several files, folded together when there are many. */
+/** Messages about several files, collapsed if there are many. */
 export function notes(/** @type {string[]} */ notes) {
     if (!notes.length) return null;
     return el(
@@ -20,7 +20,7 @@ export function notes(/** @type {string[]} */ notes) {
 }
 
 /**
- * A box to tick with its words behind it.
+ * A checkbox with its label.
  *
  * @param {HTMLInputElement} input
  * @param {string} label
@@ -65,10 +65,7 @@ const menuButton = (/** @type {string} */ label) =>
         el("span", { "aria-hidden": "true" }, " \u25be"),
     );
 
-/**
- * A button with a list of further actions below it. Escape and a click
- * elsewhere close it; arrow keys move in it.
- */
+/** A button with a menu. Escape and a click elsewhere close it; arrow keys move in it. */
 export function menu(/** @type {string} */ label, /** @type {MenuItem[]} */ items) {
     const list = menuList(items, (item) => choose(item));
     const button = menuButton(label);
@@ -135,7 +132,7 @@ export function menu(/** @type {string} */ label, /** @type {MenuItem[]} */ item
 }
 
 /**
- * A button that reads like a link, for what is seldom needed.
+ * A button styled as a link, for rare actions.
  *
  * @param {string} label
  * @param {() => unknown} onclick

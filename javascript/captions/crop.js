@@ -1,6 +1,6 @@
 /*
- * "Crop into a new dataset": pictures cut and resized to a training size, into a dataset of their
- * own. The originals stay as they are.
+ * "Crop into a new dataset": crops and resizes images into a new dataset. The originals are not
+ * changed.
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -20,7 +20,7 @@ const pause = () =>
         setTimeout(resolve, MILLISECONDS);
     });
 
-/** What has come of it; `goTo(id)` shows the new dataset. */
+/** The result; `goTo(id)` selects the new dataset. */
 function result(/** @type {CopyView} */ copy, /** @type {(id: string) => void} */ goTo) {
     const { error, dataset } = copy;
     if (error) return widgets.notice("error", error.message, error.hint);
@@ -50,7 +50,7 @@ function result(/** @type {CopyView} */ copy, /** @type {(id: string) => void} *
 }
 
 /**
- * The boxes of size and shape; `resized()` hears of another size.
+ * The controls for size and shape; `resized()` is called when the size changes.
  *
  * @param {{size: number, buckets: boolean}} wish
  * @param {() => void} resized

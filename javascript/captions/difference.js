@@ -1,5 +1,5 @@
 /*
- * What differs between a caption before and after a change, word by word.
+ * The word-level difference between a caption before and after a change.
  */
 import { el } from "../common/elements.js";
 
@@ -7,19 +7,19 @@ const MOST_WORDS = 400;
 
 // --- before and after --------------------------------------------------------------------------
 
-/** Words, spaces and punctuation one by one; Chinese characters too. */
+/** Words, spaces, punctuation marks, and single Chinese characters. */
 const pieces = (/** @type {string} */ text) =>
     text.match(/[\p{Script=Han}]|[\p{L}\p{N}_'\u2019-]+|\s+|[^\p{L}\p{N}\s]/gu) || [];
 
 /** @typedef {["same" | "gone" | "new", string]} Piece */
 
-/** Two texts -> [[kind, text]], in the order they are read. */
+/** Two texts -> [[kind, text]], in reading order. */
 export function difference(/** @type {string} */ before, /** @type {string} */ after) {
     /** @type {Piece[]} */
     const found = [];
     const one = pieces(before),
         two = pieces(after);
-    // what they begin and end with alike needs no search: mostly little is left
+    // common prefix and suffix are skipped: little is left
     const shorter = Math.min(one.length, two.length);
     let start = 0,
         end = 0;
@@ -35,7 +35,7 @@ export function difference(/** @type {string} */ before, /** @type {string} */ a
 }
 
 /**
- * What two rows of pieces do not begin or end with alike, added to `found`.
+ * The difference of two token lists without common prefix and suffix, added to `found`.
  *
  * @param {string[]} one
  * @param {string[]} two
@@ -47,7 +47,7 @@ function middle(one, two, found) {
         if (two.length) found.push(["new", two.join("")]);
         return;
     }
-    // the longest common row of pieces, from the end
+    // longest common subsequence, from the end
     const length = Array.from({ length: one.length + 1 }, () => new Uint16Array(two.length + 1));
     for (let i = one.length - 1; i >= 0; i -= 1) {
         for (let j = two.length - 1; j >= 0; j -= 1)

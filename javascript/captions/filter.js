@@ -1,6 +1,5 @@
 /*
- * Which images are shown: the filter, the tags in it, the order, and what this browser session
- * looked at last. filter_bar.js draws its boxes.
+ * The image filter, tags and order, kept for the browser session. filter_bar.js draws the controls.
  */
 import { kept, store } from "../common/store.js";
 import { EVERY } from "../images/pages.js";
@@ -19,12 +18,12 @@ const FILTERS = /** @type {const} */ (["filter", "text", "lacks", "tag", "withou
 
 // --- which images ------------------------------------------------------------------------------
 
-/** Whether a filter of the page lets not all images pass. */
+/** Whether the page's filter excludes images. */
 const isOn = (/** @type {Filter} */ name) => !["", "all"].includes(bench.page.pages.query[name]);
 
 export const isFiltered = () => FILTERS.some(isOn);
 
-/** The page's filter as the server takes it beside a change. */
+/** The page's filter for the server. */
 export function where() {
     const { query } = bench.page.pages;
     /** @type {FilterBody} */
@@ -34,11 +33,11 @@ export function where() {
     return where;
 }
 
-/** The tags that the filter asks for ("tag") or does without ("without"), as they are written. */
+/** The tags that the filter requires ("tag") or excludes ("without"), as written. */
 export const tags = (/** @type {"tag" | "without"} */ name) =>
     vocabulary.listed(bench.page.pages.query[name]);
 
-/** One tag more or less in the filter; one that is asked for is not kept away at the same time. */
+/** Add or remove a tag of the filter; a required tag is not excluded at the same time. */
 export function toggleTag(/** @type {"tag" | "without"} */ name, /** @type {string} */ tag) {
     const same = (/** @type {string} */ one) => one.toLowerCase() === tag.toLowerCase();
     const other = name === "tag" ? "without" : "tag";
@@ -52,13 +51,13 @@ export function toggleTag(/** @type {"tag" | "without"} */ name, /** @type {stri
     });
 }
 
-/** Show other images; a selection of those shown before ends. */
+/** Show other images; the selection is cleared. */
 export function ask(/** @type {Partial<PageQuery>} */ changes) {
     selection.clear();
     return turn({ offset: 0, ...changes });
 }
 
-/** Another page, or another order, of the same images. */
+/** Another page or order of the same images. */
 export async function turn(/** @type {Partial<PageQuery>} */ changes) {
     const { pages } = bench.page;
     await pages.ask({ trigger: triggerWord(), tokens: tokenLimit(), ...changes });
@@ -74,7 +73,7 @@ function remember() {
 }
 
 /**
- * What this browser session looked at last in this dataset.
+ * The last filter for this dataset in this browser session.
  *
  * @returns {PageQuery}
  */

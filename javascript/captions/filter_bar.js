@@ -1,6 +1,5 @@
 /*
- * The boxes above the captions: which images, in which order. The counts beside the choices come
- * with each page.
+ * The controls above the captions: filter and order, with counts from each page.
  */
 import { el, fill } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
@@ -39,7 +38,7 @@ const orders = () => [
     { value: "findings", label: t("Most remarks first") },
 ];
 
-/** What the filter asks for besides the boxes, each with the button that ends it. */
+/** Conditions besides the controls, each with a button to remove it. */
 function chipsOf(/** @type {PageQuery} */ query, /** @type {PageAnswer} */ answer) {
     const wanted = filter.tags("tag");
     return [
@@ -128,7 +127,7 @@ export function filterBar() {
                 value in counts
                     ? t("{label} ({count})", { label, count: formatNumber(counts[value]) })
                     : label;
-            // nothing to choose where no word is set
+            // disabled without a trigger word
             which.options[at].disabled = value === "no-trigger" && !triggerWord();
         });
         which.value = query.filter;

@@ -1,5 +1,5 @@
 /*
- * Captions brought in from files, and taken out as a table or as text files.
+ * Imports captions from files, and exports them as a table or text files.
  */
 import { api, routeAddress } from "../common/api.js";
 import { el, fill } from "../common/elements.js";

@@ -1,7 +1,6 @@
 /*
- * One picture and the box of its caption: saved when the box is left, compared with what the server
- * has. Beside it what is known of it: its length in tokens, who wrote it, whether it was reviewed,
- * what the check found, each with the button that mends it.
+ * An image and its caption's textbox, saved on blur with conflict detection. Shows token count,
+ * author, review mark and findings with their fixes.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, need, uniqueId } from "../common/elements.js";
@@ -24,18 +23,15 @@ import * as vocabulary from "./vocabulary.js";
 
 /** @import { Entry } from "./unsaved.js" */
 
-/** Alt and a key, alone. */
+/** Alt and a key, without other modifiers. */
 const isAlt = (/** @type {KeyboardEvent} */ event, /** @type {string} */ code) =>
     event.altKey && !event.ctrlKey && event.code === code;
 
-/**
- * The thumbnail, or the picture itself where large ones are wanted; both are fetched when they are
- * scrolled to.
- */
+/** The thumbnail, or the image if large ones are chosen; loaded lazily. */
 const pictured = (/** @type {ItemView} */ item) =>
     thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
 
-/** Where a caption comes from; a person needs to know only where there are several places. */
+/** Where a caption is stored; shown only if there are several places. */
 function sourceWords(/** @type {ItemView} */ item) {
     const file = hasSeveralSources() ? t("from {file}", { file: item.caption_file }) : "";
     const sources = {
@@ -48,7 +44,7 @@ function sourceWords(/** @type {ItemView} */ item) {
 }
 
 /**
- * What is to be known of the text in a box; `isSaved`: it is the one that the server has.
+ * Facts about the text in a textbox; `isSaved`: the server has it.
  *
  * @param {string} text
  * @param {ItemView} item
@@ -75,7 +71,7 @@ function captionFacts(text, item, isSaved) {
 }
 
 /**
- * Two texts, one place: the visitor chooses.
+ * A conflict: the user chooses one of two texts.
  *
  * @param {string} mine
  * @param {string} theirs
@@ -100,17 +96,17 @@ const conflictNotice = (mine, theirs, keepMine, takeTheirs) =>
         ),
     );
 
-/** One image's row. What is typed is compared with what the server said last when it is saved. */
+/** A row. When saved, the text is compared with the server's last one. */
 export class CaptionRow {
     constructor(/** @type {ItemView} */ first) {
         this.dataset = store.get("dataset") ?? "";
         const kept = unsaved.get(this.dataset, first.key);
-        // what was typed into another box for this image, and has not arrived
+        // text typed into an earlier textbox of this image that is not saved yet
         const typed = kept && tidy(kept.text) !== first.caption ? kept : null;
         if (typed) unsaved.tryAgain(typed);
         else if (kept) unsaved.forget(this.dataset, first.key);
         this.current = first;
-        /** What the server said last. */
+        /** The server's last state. */
         this.base = typed ? typed.was : first.caption;
         /** @type {Promise<void> | null} */
         this.saving = null;
@@ -153,7 +149,7 @@ export class CaptionRow {
         const select = widgets.checkbox(selection.has(this.current.key));
         select.setAttribute("aria-label", t("Select {name}", { name: this.current.name }));
         select.title = t("Alt+X in the caption's box does the same");
-        // Tab goes from box to box; each of these has its key
+        // Tab moves between textboxes; these buttons have keyboard shortcuts
         select.tabIndex = -1;
         select.addEventListener("click", (event) =>
             selection.toggle(this.current.key, select.checked, event.shiftKey),
@@ -212,7 +208,7 @@ export class CaptionRow {
             this.finish();
             this.save();
         });
-        // a large picture comes into view with its box
+        // with large images, the image is scrolled into view too
         this.box.addEventListener("focus", () => {
             if (picturesAreLarge()) this.element.scrollIntoView({ block: "nearest" });
         });
@@ -226,12 +222,12 @@ export class CaptionRow {
                 this.box.value = this.base;
                 this.heard();
             } else if (event.key === "Enter" && !event.shiftKey && !this.base.includes("\n"))
-                event.preventDefault(); // most captions are one line
+                event.preventDefault(); // most captions have one line
         });
     }
 
     /**
-     * What a key in the box does besides typing.
+     * The action of a key in the textbox.
      *
      * @returns {(() => unknown) | null}
      */
@@ -265,7 +261,7 @@ export class CaptionRow {
         if (before) need(before, "textarea").focus();
     }
 
-    /** A comma behind the last tag waits for the next one, which does not come. */
+    /** A trailing comma is for a next tag that was not typed. */
     finish() {
         const text = this.box.value.replace(/[\s,\uff0c]+$/, "");
         if (this.isUnsaved() && tidy(text) !== this.text()) {
@@ -309,7 +305,7 @@ export class CaptionRow {
         this.element.classList.toggle("lora-trainer-caption-selected", chosen);
     }
 
-    /** Pictures are wanted in another size. */
+    /** Another image size was chosen. */
     redraw() {
         fill(this.picture, pictured(this.current));
     }
@@ -332,7 +328,7 @@ export class CaptionRow {
         return Boolean(this.saving) || this.conflict || this.isUnsaved();
     }
 
-    /** Whether something was saved since the visitor asked for this page. */
+    /** Whether it was saved since the page was loaded. */
     isTouched() {
         return this.touched;
     }
@@ -347,7 +343,7 @@ export class CaptionRow {
 
     // --- saving --------------------------------------------------------------------------------
 
-    /** Kept beyond this box, until the server has it. */
+    /** Keep the text outside the textbox until the server has it. */
     note() {
         const { dataset, current, box, base } = this;
         if (this.isUnsaved()) unsaved.note(dataset, current, box.value, base);
@@ -365,7 +361,7 @@ export class CaptionRow {
         } finally {
             this.saving = null;
         }
-        // typed on while it was being saved
+        // the text changed while it was being saved
         if (
             document.activeElement !== box &&
             this.isUnsaved() &&
@@ -374,7 +370,7 @@ export class CaptionRow {
             await this.save();
     }
 
-    /** Put a text into the box and save it. */
+    /** Set the text and save it. */
     write(/** @type {string} */ text) {
         this.box.value = text;
         this.note();
@@ -382,7 +378,7 @@ export class CaptionRow {
         return this.save();
     }
 
-    /** Save what is left unsaved in a box where nobody types. */
+    /** Save an unfocused textbox with unsaved text. */
     catchUp() {
         const entry = unsaved.get(this.dataset, this.current.key);
         return this.isUnsaved() &&
@@ -400,7 +396,7 @@ export class CaptionRow {
             const answer = await unsaved.send(entry);
             this.current = { ...this.current, ...answer };
             this.base = answer.caption;
-            // what the server keeps may be tidier; what was typed since stays
+            // the server may normalize the text; what was typed since is kept
             if (this.text() === text) this.box.value = this.base;
             this.note();
             this.settle(before);
@@ -431,13 +427,13 @@ export class CaptionRow {
         this.current = { ...this.current, reviewed };
     }
 
-    /** The caption is right as it stands: saved, and marked. */
+    /** The caption is correct: save it and mark it as reviewed. */
     async approve() {
         await this.save();
         if (this.base && !this.conflict && !this.current.reviewed) await this.review(true);
     }
 
-    /** Somebody else has written something else: ask which of the two is to stay. */
+    /** A conflict: show both texts. */
     ask(/** @type {string} */ mine, /** @type {string} */ theirs) {
         this.conflict = true;
         this.mark("problem", t("Not saved"));
@@ -461,7 +457,7 @@ export class CaptionRow {
         fill(this.choice, conflictNotice(mine, theirs, keepMine, takeTheirs));
     }
 
-    /** What the server says now. What is being typed stays; saving it will compare. */
+    /** The server's current state. Unsaved text is kept; saving it detects a conflict. */
     take(/** @type {ItemView} */ now, /** @type {boolean} */ quietly) {
         if (!quietly) this.touched = false;
         if (this.saving || this.conflict) return;

@@ -1,8 +1,7 @@
 /*
- * The section "captions": each picture with its caption beside it, saved when the box is left. What
- * another browser or an editor wrote meanwhile is shown when it is seen, and never overwritten: the
- * server compares, and the visitor chooses. One row is row.js; what is done with many captions at
- * once is in the other files of this folder, the workbench.
+ * The section "captions": images with their captions, saved on blur. Changes by another browser or
+ * an editor are shown, and never overwritten: the server detects conflicts, and the user chooses.
+ * row.js is one row; the other files of this folder are for changing many captions.
  */
 import { Problem, expected } from "../common/api.js";
 import { el, fill, find, findAll, redraw } from "../common/elements.js";
@@ -31,15 +30,15 @@ import * as unsaved from "./unsaved.js";
 
 /** @import { Entry } from "./unsaved.js" */
 
-/** The section's elements, which are drawn anew for each dataset but for the bar and the pages. */
+/** The section's elements, redrawn for each dataset except the bar and the pager. */
 class Parts {
     panel = el("div.lora-trainer-captions");
     /** By their images' keys. @type {Map<string, CaptionRow>} */
     rows = new Map();
     place = el("div");
     list = el("div.lora-trainer-caption-rows");
-    // above the boxes, never in their place: somebody may be typing. That the WebUI does not answer
-    // is said at the window's edge
+    // above the textboxes, not instead of them: the user may be typing. Connection errors are shown
+    // at the bottom of the window
     trouble = el("div");
     counts = el("p.lora-trainer-help", { role: "status" });
     findings = el("div");
@@ -86,7 +85,7 @@ export const section = {
     shown() {
         const pages = drawn.now?.pages;
         if (!pages?.answer) return;
-        // lengths and filters depend on the settings, which may be others now
+        // token counts and filters depend on the settings, which may have changed
         if (isOutOfDate()) filter.turn({ offset: pages.query.offset });
         else pages.load({ quietly: true });
         captioner.lookAgain();
@@ -185,7 +184,7 @@ function drawPanel() {
     check.lookAgain();
 }
 
-/** Of the rows shown, how many have left the filter by what was written into them. */
+/** Number of shown rows that no longer match the filter since they were edited. */
 function countGone() {
     const { pages, rows } = drawn.need();
     /** @type {Record<string, (row: CaptionRow) => boolean>} */
@@ -204,14 +203,14 @@ function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quiet
     const items = new Map(answer.items.map((item) => [item.key, item]));
     /** @type {Map<string, CaptionRow>} */
     const kept = new Map();
-    // nobody asked for this page: what the visitor has just written stays where it is, though it
-    // may no longer fit the filter or the order
+    // after polling, an edited row keeps its position, though it may no longer match the filter or
+    // the order
     if (quietly)
         for (const [key, row] of parts.rows)
             if (items.has(key) || row.isBusy() || row.isTouched()) kept.set(key, row);
     for (const item of answer.items)
         kept.set(item.key, parts.rows.get(item.key) ?? new CaptionRow(item));
-    // and a row whose text is not saved yet never leaves
+    // a row with unsaved text is never removed
     for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
     for (const entry of unsaved.of(answer.id))
         if (!kept.has(entry.key)) kept.set(entry.key, new CaptionRow(entry.item));
@@ -222,7 +221,7 @@ function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quiet
     parts.rows = kept;
     fill(parts.trouble);
     showCounts(answer.captioned, answer.total);
-    // what is found of the folder as a whole; the check has its own place
+    // findings of the scan; the check has its own panel
     redraw(parts.findings, JSON.stringify(answer.findings), () =>
         remarksCard(answer.findings, parts.pages),
     );
@@ -253,16 +252,15 @@ function drawList(/** @type {HTMLElement[]} */ elements, /** @type {PageAnswer} 
     }
     const wanted = new Set(elements);
     for (const element of findAll(list, ":scope > *")) if (!wanted.has(element)) element.remove();
-    // the row that is being typed in does not move, the others move around it: the focus, and a
-    // word half composed, stay
+    // the focused row is not moved, but the others around it: that preserves the focus and an input
+    // method's composition
     const pinned = elements.findIndex((element) => element.contains(document.activeElement));
     arrange(list, elements.slice(0, Math.max(0, pinned)), 0, elements[pinned]);
     arrange(list, elements.slice(pinned + 1), pinned + 1, null);
 }
 
 /**
- * Put elements in this order before another one, from a place in the list on; those that stand
- * right already stay.
+ * Insert elements before another one in this order, from an index on; those in place are not moved.
  *
  * @param {HTMLElement} list
  * @param {HTMLElement[]} elements
@@ -274,13 +272,10 @@ function arrange(list, elements, from, before) {
     if (first >= 0) for (const element of elements.slice(first)) list.insertBefore(element, before);
 }
 
-/**
- * Send what a box lost without being left, and what was typed in another dataset and has not
- * arrived.
- */
+/** Save textboxes without a blur event, and unsent captions of other datasets. */
 async function catchUp() {
     await Promise.all([...drawn.need().rows.values()].map((row) => row.catchUp()));
-    // those of the chosen dataset get a box with its page
+    // those of the selected dataset get a textbox with their page
     for (const entry of unsaved.all())
         if (entry.id !== store.get("dataset") && unsaved.isWorthSending(entry))
             await sendUnseen(entry);
@@ -307,7 +302,9 @@ async function sendUnseen(/** @type {Entry} */ entry) {
     }
 }
 
-/** Behind the last row: the next page, with its first box to type in. Says whether there is one. */
+/**
+ * After the last row: load the next page and focus its first textbox. Returns whether there is one.
+ */
 async function nextPage() {
     const { pages, place } = drawn.need();
     if (!pages.next || pages.next.disabled) return;
@@ -325,14 +322,14 @@ function showCounts(/** @type {number} */ captioned, /** @type {number} */ total
     });
     counts.textContent = words;
     next.say(words);
-    // while images lack a caption, writing them comes before going on
+    // captions come before the next step
     widgets.makePrimary(write, captioned < total);
     widgets.makePrimary(onward, captioned >= total);
 }
 
 const saveAll = () => Promise.all([...(drawn.now?.rows.values() ?? [])].map((row) => row.save()));
 
-/** Before many captions are changed: what is typed is saved, and it is known what there is. */
+/** Before changing many captions: save what was typed, and load the current state. */
 async function settled() {
     const { pages } = drawn.need();
     if (pages.answer?.id !== store.get("dataset")) await pages.load();

@@ -1,5 +1,5 @@
 /*
- * Which images are selected, or meant by a change: some of the page, or all that the filter shows.
+ * The selected images: some of the page, or all that match the filter.
  */
 import { formatNumber, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
@@ -18,7 +18,7 @@ export function shownKeys() {
     return [...bench.page.rows().keys()];
 }
 
-/** One image more or less; with `range`, everything from the one clicked before. */
+/** Select or deselect an image; with `range`, all from the last clicked one. */
 /**
  * @param {string} key
  * @param {boolean} chosen
@@ -56,14 +56,14 @@ export function clear() {
     tell("selection");
 }
 
-/** What the selection is to the server. */
+/** The selection for the server. */
 /** @returns {SelectBody} */
 export const asked = () =>
     bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] };
 
 /**
- * Which images a change is for: {element to show, select() for the request, count()}. The selected
- * ones where there are any.
+ * The images of a change: {element to show, select() for the request, count()}. The selected ones,
+ * if any.
  *
  * @param {() => void} [onchange]
  */

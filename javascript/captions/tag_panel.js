@@ -1,8 +1,7 @@
 /*
- * The table of tags: how often each is used, in a column beside the images that stays as long as it
- * is wanted. A click shows the images that have it, or those that do not; several tags narrow it
- * down. A button takes a tag away from all captions that were counted. Of captions that are
- * sentences the words are counted instead.
+ * The table of tags with their counts, in a column that stays open. A click filters for images with
+ * a tag, or without it; several tags are combined. A button removes a tag from all captions that
+ * were counted. Of captions that are sentences, words are counted.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, find, findAll } from "../common/elements.js";

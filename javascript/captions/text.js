@@ -1,7 +1,7 @@
 /*
- * A caption as a text: how the server keeps it, its words, the trigger word in it.
+ * A caption's text: normalization, words, trigger word.
  */
-/** A caption as the server keeps it: of several lines each is a caption of its own. */
+/** A caption as the server stores it: each line is a caption of its own. */
 export const tidy = (/** @type {string} */ text) =>
     text
         .split(/[\r\n]+/)
@@ -9,7 +9,7 @@ export const tidy = (/** @type {string} */ text) =>
         .filter(Boolean)
         .join("\n");
 
-/** How many words a caption has; in Chinese and Japanese each character is one. */
+/** Number of words; in Chinese and Japanese, of characters. */
 export const wordCount = (/** @type {string} */ text) =>
     (
         text.match(
@@ -17,7 +17,7 @@ export const wordCount = (/** @type {string} */ text) =>
         ) || []
     ).length;
 
-/** Whether the trigger word stands in a text as a word of its own. */
+/** Whether the text contains the trigger word as a separate word. */
 export function hasTrigger(/** @type {string} */ text, /** @type {string} */ word) {
     const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     return new RegExp("(?<![\\p{L}\\p{N}_])" + escaped + "(?![\\p{L}\\p{N}_])", "iu").test(text);

@@ -1,9 +1,8 @@
 /*
- * Captions in tokens: how long each is, what falls off its end, and what the trigger word means to
- * the model before training.
+ * Token counts of captions, the truncated part, and how the model tokenizes the trigger word.
  *
- * Lengths come with each page; while somebody types, the server is asked for the text as it stands.
- * Where no vocabulary is at hand, nothing is said.
+ * Counts are part of each page; while the user types, the server counts the current text. Without a
+ * vocabulary nothing is shown.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -19,7 +18,7 @@ const WAIT = 400;
 
 const SHOWN_BEFORE = 60;
 
-/** A text cut where the model stops reading: the end of what is read, and all that is not. */
+/** A text split where it is truncated. */
 export function cut(
     /** @type {string} */ text,
     /** @type {number} */ keptEnd,
@@ -33,8 +32,8 @@ export function cut(
 }
 
 /**
- * The length of one row's caption: {count, tail} to show, hear(text) when the text is another.
- * `of()` is the row's item.
+ * The token count of a row: {count, tail} to show, hear(text) after a change. `of()` is the row's
+ * item.
  */
 export function line(/** @type {() => ItemView} */ of) {
     const count = el("span.lora-trainer-bench-tokens");
@@ -86,8 +85,8 @@ export function line(/** @type {() => ItemView} */ of) {
 }
 
 /**
- * The trigger word's box, with what the word means already: {element, input, show() when the
- * settings have another}.
+ * The trigger word's textbox, with how the model tokenizes it: {element, input, show() after a
+ * change of the settings}.
  */
 export function triggerField() {
     const remark = el("p.lora-trainer-help.lora-trainer-bench-trigger", { role: "status" });

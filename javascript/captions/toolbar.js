@@ -1,5 +1,5 @@
 /*
- * The toolbar above the captions, and the line that says how many are selected.
+ * The toolbar above the captions, and the selection bar.
  */
 import { api } from "../common/api.js";
 import { el, uniqueId } from "../common/elements.js";
@@ -78,7 +78,7 @@ export function toolbar() {
     );
 }
 
-/** The line above the rows that says how many are selected. */
+/** The bar that shows how many images are selected. */
 export function selectionBar() {
     const words = el("span", { role: "status" });
     const page = widgets.checkbox(false, (chosen) =>
@@ -98,8 +98,7 @@ export function selectionBar() {
     const draw = () => {
         const { answer } = bench.page.pages;
         const count = selection.count();
-        // who selects far down the page does not have to scroll back; the toolbar is up there then,
-        // too
+        // sticky, because the toolbar is scrolled out of view far down the page
         bar.classList.toggle("lora-trainer-bench-floating", passed && count > 0);
         place.style.height = passed && count > 0 ? Math.max(height, bar.offsetHeight) + "px" : "";
         change.hidden = !(passed && count);
@@ -133,8 +132,7 @@ export function selectionBar() {
     );
     const place = el("div.lora-trainer-bench-selection-place", bar);
     let height = 0;
-    // everything below counts as seen: what leaves has left at the top, however far the page was
-    // scrolled at once
+    // images below the viewport count as visible: only those above are scrolled out
     new IntersectionObserver(
         (all) => {
             const seen = all.at(-1);

@@ -1,14 +1,14 @@
 /*
- * Captions that were typed and that the server does not have yet, by dataset and image. A box may
- * be drawn again, or go away with its page: its text is here, and also in the browser's session, so
- * that a new box shows it, and it is sent until the server has it.
+ * Captions that were typed but not saved yet, by dataset and image. They are also kept in
+ * sessionStorage, shown when their textbox is redrawn, and sent until the server has them.
  *
- *     unsaved.note(id, item, text, was)    text was typed where the server had `was`
+ *     unsaved.note(id, item, text, was)    text was typed when the server had `was`
  *     unsaved.forget(id, key)
- *     unsaved.send(entry)                  -> the server's item; rejects with Problem, with .current
- *                                          where somebody else wrote something
+ *     unsaved.send(entry)                  -> the server's item; rejects with Problem, with
+ *     .current
+ *                                          after a conflict
  *
- * Used by each row (row.js); the section "captions" sends what no row shows.
+ * Used by each row (row.js); the section "captions" sends those without a row.
  */
 import { api, expected } from "../common/api.js";
 import { kept } from "../common/store.js";
@@ -47,7 +47,9 @@ const remember = () => kept.set(KEY, all(), { session: true });
 try {
     for (const entry of kept.get(KEY, { session: true }) ?? []) entries.set(placeOf(entry), entry);
 } catch {
-    /* begin anew */
+    /*
+     * start empty
+     */
 }
 
 /**
@@ -86,7 +88,7 @@ const body = (entry, text, was) => ({
 const address = (/** @type {Entry} */ entry) => datasets.path("caption", entry.id);
 
 /**
- * Save one; what was typed since stays noted. A text of ours that is there already is no conflict.
+ * Save one; text typed since stays noted. If the server already has our text, that is no conflict.
  */
 export async function send(/** @type {Entry} */ entry) {
     const text = tidy(entry.text);
@@ -98,7 +100,7 @@ export async function send(/** @type {Entry} */ entry) {
         answer = await ours(entry, text);
     } catch (caught) {
         const problem = expected(caught);
-        // what is no trouble of the connection does not go away by itself
+        // errors other than of the connection are not retried
         if (problem.status && problem.status < 500) refused.set(placeOf(entry), text);
         throw problem;
     }
@@ -128,16 +130,16 @@ async function ours(entry, text, was = entry.was) {
     }
 }
 
-/** Whether sending it again may end otherwise than the last time. */
+/** Whether a retry may succeed. */
 export const isWorthSending = (/** @type {Entry} */ entry) =>
     refused.get(placeOf(entry)) !== tidy(entry.text);
 
-/** A new box shows it, and says why if it is refused again. */
+/** A new textbox shows it, with its error if it is refused again. */
 export const tryAgain = (/** @type {Entry} */ entry) => refused.delete(placeOf(entry));
 
 /**
- * The page goes away: one last request each, which outlives it. What it cannot bring stays in the
- * session for the next page.
+ * When the page is closed, send each with keepalive. The rest stays in sessionStorage for the next
+ * page.
  */
 window.addEventListener("pagehide", () => {
     for (const entry of entries.values())

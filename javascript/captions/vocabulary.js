@@ -1,7 +1,6 @@
 /*
- * Captions built alike: the fields of a caption (subject, action, ... colour) for one image after
- * the other, and the dataset's vocabulary: the opening phrase, the preferred words, which captions
- * depart from them, and the mend.
+ * Structured captions: editing a caption by fields (subject, action, ... colour), and the dataset's
+ * vocabulary: opening phrase, preferred words, captions that deviate from them, and the fix.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, need, uniqueId } from "../common/elements.js";
@@ -39,7 +38,7 @@ export const listed = (/** @type {string} */ text) =>
 /** @typedef {Map<TemplateField["name"], TextBox>} Inputs a box for each field, by its name */
 
 /**
- * A field with the preferred words to click; `soon()` is told of one that was clicked.
+ * A field with buttons for its preferred words; `soon()` is called after a click.
  *
  * @param {TemplateField} field
  * @param {TextBox} input
@@ -94,7 +93,7 @@ function composeActions(save, go) {
     ];
 }
 
-/** Ctrl+Enter is the dialog's main button. */
+/** Ctrl+Enter presses the dialog's main button. */
 function pressOnCtrlEnter(/** @type {ReturnType<typeof widgets.dialog>} */ { element, main }) {
     element.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
@@ -110,8 +109,8 @@ const valuesOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries([...inputs].map(([name, input]) => [name, input.value]));
 
 /**
- * A caption made from what is typed into its fields, a moment later: `show(was, caption)` tells of
- * it, `fail(problem)` why there is none.
+ * Composes the caption from its fields, debounced: `show(was, caption)` shows it, `fail(problem)`
+ * an error.
  *
  * @param {Inputs} inputs
  * @param {(was: string, caption: string) => void} show
@@ -149,7 +148,7 @@ function composition(inputs, show, fail) {
             waiting = null;
             was = caption = text;
         },
-        /** What was typed last is composed, too. Returns the caption before and now. */
+        /** Composes pending input. Returns the caption before and after. */
         async finish() {
             clearTimeout(timer);
             if (waiting) {
@@ -162,7 +161,7 @@ function composition(inputs, show, fail) {
     };
 }
 
-/** A dialog with the fields of a row's caption; "Save and next" goes on through the page. */
+/** A dialog with the fields of a row's caption; "Save and next" continues with the next row. */
 export async function compose(/** @type {CaptionRow} */ row) {
     await bench.page.saveAll();
     const [template, vocabulary] = await Promise.all([
@@ -239,7 +238,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
 // --- the vocabulary ----------------------------------------------------------------------------
 
 /**
- * What departs from the vocabulary; `mend(select)` mends some captions, or all.
+ * Deviations from the vocabulary; `mend(select)` fixes some captions, or all.
  *
  * @param {VocabularyView} vocabulary
  * @param {(select: SelectBody) => Promise<void>} mend
@@ -297,7 +296,7 @@ function departureList(vocabulary, mend) {
 }
 
 /**
- * A field with its preferred words, and the two links that move it up and down.
+ * A field with its preferred words, and two buttons to move it.
  *
  * @param {TemplateField} field
  * @param {TextBox} input
@@ -342,7 +341,7 @@ const agreement = (/** @type {HTMLElement} */ opening, /** @type {HTMLElement} *
         list,
     );
 
-/** Of each field that has any the preferred words. */
+/** The preferred words of each field that has some. */
 const wordsOf = (/** @type {Inputs} */ inputs) =>
     Object.fromEntries(
         [...inputs].flatMap(([name, input]) => {
@@ -351,7 +350,7 @@ const wordsOf = (/** @type {Inputs} */ inputs) =>
         }),
     );
 
-/** A box for a field's preferred words. */
+/** A textbox for a field's preferred words. */
 const wordInput = (/** @type {TemplateField} */ field, /** @type {VocabularyView} */ vocabulary) =>
     widgets.lines(2, {
         value: vocabulary.fields[field.name]?.join(", "),

@@ -1,7 +1,7 @@
 /*
- * Requests to the extension's routes, and what went wrong with one of them as the server says it.
+ * Requests to the extension's routes, and their errors.
  *
- * Addresses are relative, because the WebUI may live under --subpath.
+ * URLs are relative, because the WebUI may be under --subpath.
  */
 import { heard, listen } from "./connection.js";
 import { t } from "./language.js";
@@ -14,7 +14,7 @@ import { store } from "./store.js";
 
 const ROUTES = "lora-trainer/";
 
-/** What went wrong, as the server says it: a message and a hint for the visitor. */
+/** An error of the server: a message and a hint for the user. */
 export class Problem extends Error {
     /**
      * @param {string} message
@@ -35,7 +35,7 @@ export class Problem extends Error {
     }
 }
 
-/** What was caught, if it is a Problem; throws it on where it is a fault of the page's own. */
+/** Return a caught Problem; rethrow other errors. */
 export function expected(/** @type {unknown} */ caught) {
     if (caught instanceof Problem) return caught;
     throw caught;
@@ -93,7 +93,7 @@ async function ask(path, options, query) {
             cache: "no-store",
             ...options,
         });
-        // a WebUI may end in the middle of its answer, too
+        // the connection may also end within an answer
         text = await answer.text();
         heard(answer);
     } catch (trouble) {
@@ -115,7 +115,7 @@ export const api = {
      */
     get: (path, query) => ask(path, { headers: headers() }, query),
     /**
-     * `seconds`: how long an answer may take; `keepalive`: the request outlives the page.
+     * `seconds`: timeout; `keepalive`: the request outlives the page.
      *
      * @template {keyof PostAnswers} P
      * @param {P} path
@@ -131,7 +131,8 @@ export const api = {
             signal: seconds ? AbortSignal.timeout(seconds * 1000) : null,
         }),
     /**
-     * One file as the raw body; onProgress hears a share from 0 to 1. The promise has .cancel().
+     * Upload a file as the raw body; onProgress receives a fraction from 0 to 1. The promise has
+     * .cancel().
      *
      * @param {string} path
      * @param {File} file

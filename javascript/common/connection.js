@@ -1,6 +1,6 @@
 /*
- * Whether the WebUI is there, and whether it is still the one that this page belongs to. The
- * store's "connection" is "", "lost" or "stale".
+ * Whether the WebUI answers, and whether it is still the process that served this page. The store's
+ * "connection" is "", "lost" or "stale".
  */
 import { headers, routeAddress } from "./api.js";
 import { el, find, findAll } from "./elements.js";
@@ -18,8 +18,8 @@ let session = "",
     listening = false;
 
 /**
- * Every answer names the WebUI's app; another name is another start of it, whose page this one is
- * not.
+ * Every answer contains the session id of the WebUI; another id means that it was restarted, and
+ * the page is outdated.
  */
 export function heard(/** @type {Response} */ answer) {
     const now = answer.headers.get("x-lora-trainer-session");
@@ -30,8 +30,8 @@ export function heard(/** @type {Response} */ answer) {
 }
 
 /**
- * A question got no answer. If the next gets none either, the WebUI is gone; it is asked until it
- * is back.
+ * After a request without an answer: if the next one fails too, the connection is lost, and polled
+ * until it is back.
  */
 export async function listen() {
     if (listening) return;
@@ -52,7 +52,7 @@ export async function listen() {
         await new Promise((resolve) => setTimeout(resolve, LISTEN_MILLISECONDS));
     }
     listening = false;
-    // an app that has no routes of ours yet has no name
+    // without our routes, an app has no session id
     if (store.get("connection") === "lost") setTimeout(listen, LISTEN_MILLISECONDS);
 }
 
@@ -108,7 +108,7 @@ export function showConnection() {
     if (now === "stale") place.append(staleWarning());
 }
 
-/** Without the WebUI only those buttons work that need nothing of it. */
+/** While the connection is lost, only buttons that do not need the server are enabled. */
 export function mute(/** @type {HTMLElement} */ button) {
     if (store.get("connection") === "lost" && !("local" in button.dataset))
         button.setAttribute("aria-disabled", "true");

@@ -1,5 +1,5 @@
 /*
- * Building, finding and changing elements.
+ * Creates, finds and changes DOM elements.
  */
 
 /** @import { Attributes, Child } from "./types" */
@@ -7,8 +7,8 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An element: "div" or "div.some-class.another", then attributes where it has any (class, on...,
- * aria-..., dataset, style as objects), then children: elements, texts, or nothing.
+ * Create an element: "div" or "div.some-class.another", then attributes (class, on..., aria-...,
+ * dataset, style as objects), then children: elements, strings, or nothing.
  *
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K | `${K}.${string}`} tag
@@ -59,7 +59,7 @@ function build(element, attributes = {}, children) {
 }
 
 /**
- * Replace what is in an element.
+ * Replace an element's children.
  *
  * @template {Element} E
  * @param {E} element
@@ -78,13 +78,13 @@ export function fill(element, ...children) {
     return element;
 }
 
-/** The first element that a selector means; null where there is none. */
+/** The first match of a selector, or null. */
 export function find(/** @type {ParentNode} */ within, /** @type {string} */ selector) {
     const found = within.querySelector(selector);
     return found instanceof HTMLElement ? found : null;
 }
 
-/** The same for an element that must be there. Throws a sentence where it is not. */
+/** The same. Throws without a match. */
 export function need(/** @type {ParentNode} */ within, /** @type {string} */ selector) {
     const found = find(within, selector);
     if (!found) throw new Error("Nothing on the page is " + selector + ".");
@@ -95,7 +95,7 @@ export const findAll = (/** @type {ParentNode} */ within, /** @type {string} */ 
     [...within.querySelectorAll(selector)].filter((found) => found instanceof HTMLElement);
 
 /**
- * What a key means: the number that stands for it, 0 where it means nothing.
+ * The number for a key, or 0.
  *
  * @param {KeyboardEvent} event
  * @param {Record<string, number>} ways
@@ -107,16 +107,13 @@ let serial = 0;
 export const uniqueId = (/** @type {string} */ name) =>
     "lora_trainer_" + name + "_" + (serial += 1);
 
-/**
- * Change a text only if it is another one: the host looks at the whole page after every change of
- * its elements.
- */
+/** Set textContent if it changed: the host observes all mutations of the page. */
 export function put(/** @type {Element} */ element, /** @type {string} */ text) {
     if (element.textContent !== text) element.textContent = text;
 }
 
 /**
- * Draw again only when what it is drawn from has changed.
+ * Redraw if the key has changed.
  *
  * @param {HTMLElement} element
  * @param {string} key

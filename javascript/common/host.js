@@ -1,5 +1,5 @@
 /*
- * The few places where the host's page is read or changed.
+ * Access to the host's page.
  */
 import { find, need } from "./elements.js";
 import { t } from "./language.js";
@@ -12,7 +12,7 @@ export const page = () => (typeof gradioApp === "function" ? gradioApp() : docum
 
 const ROOT = "#lora_trainer_root";
 
-/** The tab's own place on the page; null where the host has not drawn it yet. */
+/** The tab's root element; null before the host has drawn it. */
 export const findRoot = () => find(page(), ROOT);
 
 export const root = () => need(page(), ROOT);
@@ -24,13 +24,13 @@ const textBox = (/** @type {string} */ selector) => {
     return found instanceof HTMLTextAreaElement ? found : null;
 };
 
-/** The prompt boxes of "txt2img" or "img2img". */
+/** The prompt textboxes of txt2img or img2img. */
 export const prompts = (/** @type {Tab} */ tab) => ({
     positive: textBox("#" + tab + "_prompt textarea"),
     negative: textBox("#" + tab + "_neg_prompt textarea"),
 });
 
-/** Write into one of the host's text boxes so that gradio takes it up. */
+/** Set the value of a gradio textbox, with the event that gradio listens to. */
 export function write(/** @type {TextBox} */ box, /** @type {string} */ text) {
     box.value = text;
     if (typeof updateInput === "function") updateInput(box);
@@ -38,8 +38,8 @@ export function write(/** @type {TextBox} */ box, /** @type {string} */ text) {
 }
 
 /**
- * Put a prompt (and, where given, a negative one and a seed) into "txt2img" or "img2img" and show
- * that tab.
+ * Put a prompt (and optionally a negative prompt and a seed) into txt2img or img2img, and show that
+ * tab.
  *
  * @param {Tab} tab
  * @param {{prompt: string, negative?: string, seed?: number}} values
@@ -59,10 +59,7 @@ export function send(tab, { prompt, negative, seed }) {
     window[`switch_to_${tab}`]?.();
 }
 
-/**
- * Pages of LoRA cards that are open keep their cards until their own button is pressed; others are
- * drawn when they are opened.
- */
+/** Refresh open pages of LoRA cards; others are loaded when opened. */
 export function redrawCards() {
     for (const tab of ["txt2img", "img2img"]) {
         const button = page().querySelector("#" + tab + "_lora_extra_refresh_internal");

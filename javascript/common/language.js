@@ -1,20 +1,19 @@
 /*
- * The visitor's language: sentences from the server's table, numbers, sizes and times as people say
- * them.
+ * Translation and formatting in the user's language.
  */
 import { store } from "./store.js";
 
 /** @type {Record<string, string>} */
 export let texts = {};
 
-/** Say everything with this table from now on: English sentence -> sentence. */
+/** Set the table: English text -> translation. */
 export function setTexts(/** @type {Record<string, string>} */ table) {
     texts = table;
 }
 
 /**
- * The text in the visitor's language, with its {named} values put in. The first argument is always
- * a literal: a test collects them.
+ * The translated text, with its {named} values. The first argument must be a literal: a test
+ * collects them.
  *
  * @param {string} text
  * @param {Record<string, unknown>} [values]
@@ -26,7 +25,7 @@ export function t(text, values = {}) {
 }
 
 /**
- * One of two texts, by number; both take {count}.
+ * One of two texts, by number; both contain {count}.
  *
  * @param {number} count
  * @param {string} one
@@ -42,7 +41,7 @@ const isWide = () => /^(zh|ja)/.test(locale());
 /** @typedef {string | false | null | undefined} Words */
 
 /**
- * Sentences in a row, each with its full stop, as the language sets them.
+ * Sentences with full stops, joined as in the language.
  *
  * @param {(Words | Words[])[]} parts
  */
@@ -60,13 +59,13 @@ export function sentences(...parts) {
 }
 
 /**
- * Facts in a row, with dots between; those that say nothing are left out.
+ * Parts joined by dots; empty ones are left out.
  *
  * @param {Words[]} parts
  */
 export const dotted = (...parts) => parts.filter((part) => part).join(" \u00b7 ");
 
-/** "Name: words", as the language sets it. */
+/** "Name: words", as in the language. */
 export const withColon = (/** @type {string} */ name, /** @type {string} */ words) =>
     name + (isWide() ? "\uff1a" : ": ") + words;
 

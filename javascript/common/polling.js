@@ -1,5 +1,5 @@
 /*
- * Questions that are asked again and again, but only while somebody can see the tab.
+ * Polling, paused while the tab is not visible.
  */
 import { Problem } from "./api.js";
 import { root } from "./host.js";
@@ -11,12 +11,12 @@ const polls = new Set();
 
 let onScreen = false;
 
-/** Whether somebody can see the tab now. */
+/** Whether the tab is visible. */
 export const isVisible = () => onScreen && document.visibilityState === "visible";
 
 /**
- * Call fn now and again: it returns (or resolves to) the seconds until the next call, or null to
- * rest until .wake(). It rests while the tab cannot be seen.
+ * Call fn repeatedly: it returns (or resolves to) the seconds until the next call, or null to wait
+ * for .wake(). Paused while the tab is not visible.
  *
  * @param {() => Promise<number | null>} fn
  * @returns {Poll}
@@ -64,12 +64,12 @@ export function startPolling(fn) {
     return poll;
 }
 
-/** End all of them. */
+/** Stop all of them. */
 export function stopPolling() {
     for (const poll of polls) poll.stop();
 }
 
-/** Go on with what was due while nobody could see the tab. */
+/** Resume polls that became due while the tab was not visible. */
 export function lookAround() {
     for (const poll of polls) if (poll.isDue() && isVisible()) poll.wake();
 }

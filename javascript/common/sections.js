@@ -1,5 +1,5 @@
 /*
- * The five steps and their sections, of which one is shown.
+ * The five steps and their sections, of which one is visible.
  */
 import { el, fill, find, findAll, need, wayOf } from "./elements.js";
 import { findRoot, root } from "./host.js";
@@ -15,14 +15,14 @@ const STEP_KEY = "lora-trainer-step";
 /** @type {Map<string, Section>} */
 const sections = new Map();
 
-/** The ids of those that are on the page. */
+/** The ids of the sections. */
 const drawn = new Set();
 
-/** The id of the one that is shown. */
+/** The id of the visible section. */
 let current = "";
 
 /**
- * Put sections into the tab, in the order of its steps.
+ * Add sections in the order of the steps.
  *
  * @param {Section[]} wanted
  */
@@ -35,7 +35,7 @@ const stepId = (/** @type {string} */ id) => "lora_trainer_step_" + id;
 const panelId = (/** @type {string} */ id) => "lora_trainer_section_" + id;
 
 /**
- * A few words under a step's name: what is there already.
+ * A summary under a step's name.
  *
  * @param {string} id
  * @param {string} text
@@ -49,7 +49,7 @@ export function summarizeStep(id, text, state = "") {
     step.dataset.state = state;
 }
 
-/** What a step is for, while there is nothing to tell of it. */
+/** The purpose of a step, while it has no summary. */
 function invitation(/** @type {string} */ id) {
     switch (id) {
         case "images":
@@ -86,8 +86,8 @@ export function openSection(/** @type {string} */ id) {
 export const currentSection = () => current;
 
 /**
- * The tab is about to be drawn anew. Returns the section to be shown then: the one that is shown
- * now, or was last in this browser's window, or the first.
+ * The tab is about to be redrawn. Returns the section to show: the current one, or the last one of
+ * this window, or the first.
  *
  * @returns {string}
  */
@@ -99,7 +99,7 @@ export function leaveSection() {
     return sections.has(before) ? before : [...sections.keys()][0];
 }
 
-/** The rooms of the sections, all hidden. */
+/** The containers of the sections, all hidden. */
 export const panels = () =>
     [...sections.values()].map((section) =>
         el("section.lora-trainer-section", {

@@ -1,6 +1,6 @@
 /*
- * Starting the tab: the page's facts, its language, its frame. Also after a change of language, and
- * when the worker's packages have arrived.
+ * Starts the tab: initial data, language, layout. Repeated after a change of language, and after
+ * the set-up.
  */
 import { api } from "./api.js";
 import { showConnection } from "./connection.js";
@@ -16,7 +16,7 @@ import * as widgets from "./widgets.js";
 
 const LANGUAGE_KEY = "lora-trainer-language";
 
-/** Read the page's facts again; the sections hear of them through the store's "home". */
+/** Reload the initial data; sections listen to the store's "home". */
 export async function refreshHome() {
     const home = await api.get("home");
     store.set("language", home.language);
@@ -58,13 +58,10 @@ function header(/** @type {HomeView} */ home) {
 /** @type {Hook[]} */
 const hooks = [];
 
-/**
- * Call this after every start with the page's facts, before the first section is shown: for what is
- * not inside a section.
- */
+/** Register a function that is called at every start, before the first section is shown. */
 export const onStart = (/** @type {Hook} */ hook) => hooks.push(hook);
 
-/** Call this after the first start only. */
+/** Register a function that is called at the first start only. */
 export function onFirstStart(/** @type {() => unknown} */ hook) {
     let begun = false;
     onStart(() => {
@@ -73,7 +70,7 @@ export function onFirstStart(/** @type {() => unknown} */ hook) {
     });
 }
 
-/** Ask for the page's facts and draw the tab from the beginning. */
+/** Load the initial data and draw the tab anew. */
 export async function start() {
     const place = findRoot();
     if (!place) return;

@@ -1,5 +1,5 @@
 /*
- * What the sections share, and what this browser remembers.
+ * State shared by the sections, and localStorage.
  */
 
 /** @import { Shared } from "./types" */
@@ -27,7 +27,7 @@ export const store = {
         for (const listener of [...(listeners.get(key) ?? [])]) listener(value);
     },
     /**
-     * Hear of every change of a key; returns how to stop.
+     * Listen to changes of a key. Returns a function that stops it.
      *
      * @template {keyof Shared} K
      * @param {K} key
@@ -40,18 +40,18 @@ export const store = {
     },
 };
 
-/** The page's facts, which are known before any section is drawn. */
+/** The server's initial data, available before any section is drawn. */
 export function home() {
     const known = store.get("home");
     if (!known) throw new Error("The page's facts are not known yet.");
     return known;
 }
 
-/** What is set for the next training; nothing before the draft is known. */
+/** The settings of the next training; {} before the draft is loaded. */
 export const settings = () => store.get("settings") ?? {};
 
 /**
- * A place for what is made later, such as a section's elements when it is drawn.
+ * A value that is set later, such as a section's elements.
  *
  * @template T
  */
@@ -59,7 +59,7 @@ export class Later {
     /** @type {T | null} */
     now = null;
 
-    /** What is there. Throws where nothing has been made. */
+    /** The value. Throws if it is not set. */
     need() {
         if (this.now === null) throw new Error("This part of the tab is not drawn yet.");
         return this.now;
@@ -69,8 +69,8 @@ export class Later {
 const storage = (/** @type {boolean} */ session) => (session ? sessionStorage : localStorage);
 
 /**
- * What this browser remembers: for good, or with `session` until its window is closed. A private
- * window keeps nothing, and another page's word is none.
+ * Values kept in localStorage, or with `session` in sessionStorage. Errors are ignored: private
+ * windows may forbid it.
  */
 export const kept = {
     get(/** @type {string} */ key, { session = false } = {}) {
@@ -84,7 +84,9 @@ export const kept = {
         try {
             storage(session).setItem(key, JSON.stringify(value));
         } catch {
-            /* forgotten, then */
+            /*
+             * cannot be stored
+             */
         }
     },
 };

@@ -1,8 +1,7 @@
 /*
- * Pictures, large: one after the other in a dialog, and two of them under one another with a slider
- * between.
+ * Shows images large: in a dialog with navigation, or two of them with a comparison slider.
  *
- * Called by the sections "train" and "try"; knows neither.
+ * Used by the sections "train" and "try".
  */
 import { el, fill, wayOf } from "./elements.js";
 import { t } from "./language.js";
@@ -10,7 +9,7 @@ import * as widgets from "./widgets.js";
 
 /** @import { Picture } from "./types" */
 
-/** A dialog that shows pictures[index]; the arrow keys and two buttons go on to the others. */
+/** A dialog that shows pictures[index]; arrow keys and two buttons navigate. */
 export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ index) {
     const image = el("img.lora-trainer-viewer-image", { alt: "" });
     const label = el("p.lora-trainer-viewer-label", { "aria-live": "polite" });
@@ -53,7 +52,7 @@ export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ in
     show(index);
 }
 
-/** Two pictures of equal size over one another; a slider says how much of each is seen. */
+/** Two images of equal size on top of each other, with a slider between them. */
 function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second) {
     const over = el("img.lora-trainer-compare-over", { src: second.url, alt: second.label });
     const move = () => {
@@ -78,11 +77,11 @@ function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second)
     );
 }
 
-/** A dialog with two choices and the comparison of what is chosen. */
+/** A dialog with two selects and the comparison of the chosen images. */
 export function compare(/** @type {Picture[]} */ pictures) {
     const place = el("div");
     const last = pictures.length - 1;
-    // the first and the last of a kind: how far it has come
+    // the first and the last: the largest difference
     const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
     const chosen = [first === last ? 0 : first, last];
     const draw = () => fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
@@ -116,7 +115,7 @@ export function compare(/** @type {Picture[]} */ pictures) {
 }
 
 /**
- * A small picture with its label (or a shorter caption), to be pressed to see it large.
+ * A thumbnail with a label, which opens the image.
  *
  * @param {Picture} picture
  * @param {() => void} onclick

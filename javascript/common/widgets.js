@@ -1,7 +1,7 @@
 /*
- * Buttons, boxes, dialogs and notices, which all sections are made of.
+ * Buttons, textboxes, dialogs and notices.
  *
- * All ids and classes begin with lora_trainer / lora-trainer-: the page is the host's.
+ * All ids and classes start with lora_trainer / lora-trainer-, because the page is the host's.
  */
 import { Problem, expected } from "./api.js";
 import { mute } from "./connection.js";
@@ -17,36 +17,36 @@ import { t } from "./language.js";
  */
 
 /**
- * Things beside one another.
+ * Elements side by side.
  *
  * @param {Child[]} content
  */
 export const row = (...content) => el("div.lora-trainer-row", content);
 
 /**
- * The same, as far from one another as there is room.
+ * The same, spread apart.
  *
  * @param {Child[]} content
  */
 export const apart = (...content) => el("div.lora-trainer-row.lora-trainer-between", content);
 
 /**
- * A paragraph in small print.
+ * A paragraph of help text.
  *
  * @param {Child[]} content
  */
 export const help = (...content) => el("p.lora-trainer-help", content);
 
 /**
- * Words in small print, within a line.
+ * Help text within a line.
  *
  * @param {Child[]} content
  */
 export const small = (...content) => el("span.lora-trainer-help", content);
 
 /**
- * A button. `onclick` may return a promise: until it settles the button is busy and cannot be
- * pressed again; a Problem is shown as a toast.
+ * A button. `onclick` may return a promise: until it settles the button is disabled; a Problem is
+ * shown as a toast.
  *
  * @param {ButtonOptions} options
  */
@@ -83,15 +83,15 @@ export function button({ label, kind = "secondary", onclick, disabled, title, lo
     return button;
 }
 
-/** Make a button the primary one of its screen, or one of the others. */
+/** Make a button primary, or not. */
 export function makePrimary(/** @type {HTMLElement} */ button, /** @type {boolean} */ is) {
     button.classList.toggle("lora-trainer-primary", is);
     button.classList.toggle("lora-trainer-secondary", !is);
 }
 
 /**
- * The bar at the window's lower edge with what a section's next step is: {element, say(text),
- * fill(...buttons)}. One of them is the screen's primary button.
+ * The bar at the bottom of the window with the section's next step: {element, say(text),
+ * fill(...buttons)}. One of them is the primary button.
  */
 export function actions() {
     const words = el("p.lora-trainer-actions-words", { role: "status" });
@@ -101,7 +101,7 @@ export function actions() {
         { role: "group", "aria-label": t("Next step") },
         el("div.lora-trainer-actions-inner", words, buttons),
     );
-    // fixed, because the hosts' own container cuts what sticks: the page keeps room for it below
+    // fixed, because the hosts' container prevents position: sticky; the page reserves space for it
     new ResizeObserver(() => {
         if (element.offsetHeight)
             root().style.setProperty("--lora-trainer-actions", element.offsetHeight + "px");
@@ -121,7 +121,7 @@ export function actions() {
 }
 
 /**
- * Put other elements in place of those that are there, if they are others.
+ * Replace an element's children unless they are the same.
  *
  * @param {HTMLElement} place
  * @param {(HTMLElement | null)[]} wanted
@@ -133,7 +133,7 @@ export function refill(place, wanted) {
 }
 
 /**
- * A sentence in a box.
+ * A notice.
  *
  * @param {"error" | "warning" | "info" | "done"} severity
  * @param {string} message
@@ -159,7 +159,7 @@ function wordsOf(/** @type {unknown} */ caught) {
 }
 
 /**
- * What went wrong, in a box.
+ * An error notice.
  *
  * @param {unknown} caught
  * @param {Child[]} actions
@@ -169,11 +169,11 @@ export function problem(caught, ...actions) {
     return notice("error", message, hint, ...actions);
 }
 
-/** The sign that closes something. */
+/** The icon of close buttons. */
 export const closeButton = (/** @type {() => void} */ onclick, label = t("Close")) =>
     el("button.lora-trainer-close", { type: "button", "aria-label": label, onclick }, "\u00d7");
 
-/** Where toasts lie. */
+/** The container of toasts. */
 function shelf() {
     const there = find(root(), ".lora-trainer-toasts");
     if (there) return there;
@@ -183,7 +183,7 @@ function shelf() {
 }
 
 /**
- * A short message at the edge that goes away by itself.
+ * A toast: a short message that disappears.
  *
  * @param {string} message
  * @param {ToastOptions} [options]
@@ -223,11 +223,11 @@ export function toastProblem(/** @type {unknown} */ caught) {
 }
 
 /**
- * A modal dialog: Escape and the close button leave it; focus stays in it and goes back.
+ * A modal dialog: closed by Escape and its close button; it traps and restores the focus.
  *
  * @param {DialogOptions} options
  */
-// its actions stand in no <footer>: the hosts hide all of them, to be rid of gradio's
+// not a <footer>: the hosts hide all of them
 export function dialog({ title, body, actions = [], wide, fit, onclose }) {
     const heading = uniqueId("dialog");
     const dialog = el("dialog", {
@@ -238,7 +238,7 @@ export function dialog({ title, body, actions = [], wide, fit, onclose }) {
         "aria-labelledby": heading,
     });
     const close = () => dialog.close();
-    // a toast would lie behind it
+    // a toast would be behind it
     const trouble = el("div");
     const act = async (/** @type {ButtonOptions} */ action) => {
         fill(trouble);
@@ -262,30 +262,29 @@ export function dialog({ title, body, actions = [], wide, fit, onclose }) {
         dialog.remove();
         onclose?.();
     });
-    // a click beside it closes it; text that is selected from a box in it to beyond its edge does
-    // not
+    // a click outside closes it; a text selection that ends outside does not
     let beside = false;
     dialog.addEventListener("pointerdown", (event) => {
         beside = event.target === dialog;
     });
     dialog.addEventListener("click", (event) => beside && event.target === dialog && close());
-    // the host's keyboard shortcuts listen on the document
+    // the host has key listeners on the document
     dialog.addEventListener("keydown", (event) => event.stopPropagation());
     root().append(dialog);
     dialog.showModal();
-    // the main button is the last one
+    // the main button is last
     return { element: dialog, close, main: buttons[buttons.length - 1] };
 }
 
 /**
- * The action of a dialog that there is only something to see in.
+ * The action of a dialog without a choice.
  *
  * @returns {ButtonOptions}
  */
 export const closing = () => ({ label: t("Close"), kind: "primary" });
 
 /**
- * Ask before something is done that takes something away.
+ * Confirm a destructive action.
  *
  * @param {{title: string, message: string, label: string}} question
  * @returns {Promise<boolean>}
@@ -312,8 +311,7 @@ export function confirm({ title, message, label }) {
 }
 
 /**
- * A labelled input with its help and room for a problem. `input` is the element that holds the
- * value.
+ * A labelled input with help and a place for its problem.
  *
  * @param {string} label
  * @param {HTMLElement} input
@@ -332,12 +330,12 @@ export function labelled(label, input, { help, problem } = {}) {
     );
 }
 
-// Ctrl+Enter and others belong to the host's generation
+// the host uses Ctrl+Enter to generate
 const keepKeys = (/** @type {HTMLElement} */ input) =>
     input.addEventListener("keydown", (event) => event.stopPropagation());
 
 /**
- * What the boxes for one line and for several have in common.
+ * Common parts of the textboxes.
  *
  * @template {TextBox} B
  * @param {B} box
@@ -356,16 +354,16 @@ function textBox(box, { value = "", placeholder = "", oninput, onchange, maxleng
     return box;
 }
 
-/** A box for one line. */
+/** A single-line textbox. */
 export const text = (/** @type {TextOptions} */ options) =>
     textBox(el("input", { type: "text", spellcheck: "false" }), options);
 
-/** A box for several lines. */
+/** A multi-line textbox. */
 export const lines = (/** @type {number} */ rows, /** @type {TextOptions} */ options) =>
     textBox(el("textarea", { rows }), options);
 
 /**
- * A number to type, within bounds.
+ * A number input with bounds.
  *
  * @param {NumberOptions} options
  */
@@ -384,7 +382,7 @@ export function number({ value, minimum, maximum, step = 1, id, oninput }) {
 }
 
 /**
- * A box to tick.
+ * A checkbox.
  *
  * @param {boolean} [checked]
  * @param {(checked: boolean) => unknown} [onchange]
@@ -416,7 +414,7 @@ export function select({ value = "", options: offered, onchange, label, id }) {
 }
 
 /**
- * A slider with its number beside it. Has .value, .set(value) (silent).
+ * A slider with a number input. Has .value, and .set(value) without an event.
  *
  * @param {SliderOptions} options
  */
@@ -438,7 +436,7 @@ export function slider({ label, value, minimum, maximum, step, mark, onchange })
         step,
         "aria-label": label,
     });
-    // browsers choose a dark rail for some accent colours, also on a light page: the rail is ours
+    // browsers choose a dark track for some accent colours, even on a light page
     const paint = () =>
         range.style.setProperty(
             "--lora-trainer-share",
@@ -495,7 +493,7 @@ export function slider({ label, value, minimum, maximum, step, mark, onchange })
     };
 }
 
-/** A progress bar; .set(done, total, text): without a total it only says that something goes on. */
+/** A progress bar; .set(done, total, text): indeterminate without a total. */
 export function progress(/** @type {string} */ label) {
     const bar = el("div.lora-trainer-bar-fill");
     const words = el("span.lora-trainer-bar-text");
@@ -520,7 +518,8 @@ export function progress(/** @type {string} */ label) {
 }
 
 /**
- * Copy a text; the WebUI is often reached over plain http, where the clipboard needs the old way.
+ * Copy a text. Over plain http, where the WebUI is often used, the clipboard API is missing, and
+ * execCommand is used.
  */
 export async function copyText(/** @type {string} */ text) {
     try {

@@ -1,12 +1,11 @@
 /*
- * The section "try": a LoRA, a prompt, a seed and a strength; the host's own pipeline makes the
- * pictures, and they stand side by side.
+ * The section "try": images with and without a LoRA, made by the host's pipeline.
  *
  *     Generate         without the LoRA and with it
  *     Strength grid    0 ... 1 in a row
- *     Saved steps      each chosen step at several strengths: a table of pictures
+ *     Saved steps      chosen steps x strengths
  *
- * Which LoRA: the store's "try", set by whoever offers "Try it"; else the newest.
+ * Which LoRA: the store's "try", set by the buttons "Try it"; else the newest.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put, redraw, uniqueId } from "../common/elements.js";
@@ -34,9 +33,9 @@ const MOST_STEPS = 16,
 const SECONDS = 0.7,
     SECONDS_LOST = 3;
 
-/** What the visitor has typed and unfolded; it outlives a redrawing of the page. */
+/** The user's input; it is kept when the page is redrawn. */
 const wish = {
-    /** A LoRA's id; empty: there is none. */
+    /** A LoRA's id, or "" if there is none. */
     lora: "",
     prompt: "",
     negative: "",
@@ -48,11 +47,11 @@ const wish = {
     sampler: "",
     scheduler: "",
     strength: 0.7,
-    /** Whether the rarer fields are shown. */
+    /** Whether the advanced fields are shown. */
     unfolded: false,
 };
 
-/** What was put into the prompt's box unasked: nobody has typed yet while it still stands there. */
+/** The suggested prompt: while the box contains it, the user has not typed anything. */
 let prompted = "";
 
 /** @type {LoraView[]} */
@@ -84,7 +83,7 @@ const stepsOf = (/** @type {LoraView} */ lora) =>
         .filter((other) => lora.run && other.run === lora.run)
         .sort((a, b) => (a.step ?? 0) - (b.step ?? 0));
 
-/** A try came, went or is another one now. */
+/** Redraw after a try was added, removed or selected. */
 function showTries() {
     const page = drawn.need();
     page.result();
@@ -111,21 +110,21 @@ async function readSamplers() {
     try {
         samplers = await api.get("samplers");
     } catch (caught) {
-        // the host's usual sampler serves as well
+        // the host's default sampler is used
         expected(caught);
     }
 }
 
-/** The first caption of the images that a LoRA was trained on; empty where it is not known. */
+/** The first caption of the images that a LoRA was trained on; "" if unknown. */
 async function firstCaption(/** @type {LoraView} */ lora) {
-    // another dataset may be chosen by now
+    // it may differ from the selected dataset
     const { dataset } = await api.get(`runs/${encodeURIComponent(lora.run ?? "")}/draft`);
     if (!dataset) return "";
     const page = await api.get(datasets.path("items", dataset), { limit: 1 });
     return "items" in page ? (page.items.at(0)?.caption ?? "") : "";
 }
 
-/** With the trigger word, it is the best first prompt. */
+/** A suggested prompt: that caption with the trigger word. */
 async function firstPrompt(/** @type {LoraView} */ lora) {
     let caption = "";
     try {
@@ -136,7 +135,7 @@ async function firstPrompt(/** @type {LoraView} */ lora) {
     return withTrigger(lora, caption);
 }
 
-/** A prompt with the trigger word in front where it lacks it. */
+/** A prompt with the trigger word prepended unless it contains it. */
 const withTrigger = (/** @type {LoraView} */ { trigger }, /** @type {string} */ text) =>
     text.toLowerCase().includes(trigger.toLowerCase())
         ? text
@@ -167,7 +166,7 @@ async function look() {
     }
 }
 
-/** Put a try in front of the others, and show it. */
+/** Add a try as the first, and show it. */
 function take(/** @type {TryView} */ job) {
     shown = job;
     tries = [job, ...tries.filter((other) => other.id !== job.id)];
@@ -188,7 +187,7 @@ async function begin(/** @type {Pick<TryBody, "kind" | "loras" | "strengths">} *
     }
 }
 
-/** To the trash, with a way back for as long as the message stays. */
+/** Move to the trash, with an undo button in the toast. */
 async function remove(/** @type {TryView} */ job) {
     const id = encodeURIComponent(job.id);
     await api.post(`tries/${id}/delete`);
@@ -222,7 +221,7 @@ function numberField(key, label, { help, ...bounds }) {
             if (input.value !== "" && input.validity.valid) wish[key] = value;
         },
     });
-    // what is no number within the bounds gives way to the last one that was
+    // an invalid number is replaced by the last valid one
     input.addEventListener("change", () => {
         input.value = String(wish[key]);
     });
@@ -255,11 +254,11 @@ function seedField() {
     return element;
 }
 
-/** Each LoRA, then what its run has saved on the way; runs that have delivered none come last. */
+/** Each LoRA, followed by the saved steps of its run; then runs without a delivered LoRA. */
 function loraChoice(/** @type {(id: string) => void} */ onchange) {
     const option = (/** @type {LoraView} */ lora, /** @type {string} */ label) =>
         el("option", { value: lora.id }, label);
-    // the saved steps of two runs may have the same files' names
+    // saved steps of two runs may have the same file names
     const steps = (/** @type {string | null} */ run) => {
         const saved = loras.filter((lora) => lora.run === run && !lora.delivered);
         return run && saved.length
@@ -273,7 +272,7 @@ function loraChoice(/** @type {(id: string) => void} */ onchange) {
             : null;
     };
     const delivered = loras.filter((lora) => lora.delivered);
-    // two delivered LoRAs may come from one run: its steps stand below the last of them
+    // two delivered LoRAs may be of one run: its steps follow the last of them
     const lastOf = new Map(delivered.map((lora) => [lora.run, lora]));
     const others = [...new Set(loras.map((lora) => lora.run))].filter((run) => !lastOf.has(run));
     const select = widgets.select({ options: [], onchange });
@@ -370,7 +369,7 @@ const credits = (/** @type {LoraView} */ { description, author, license, trainin
         .filter(Boolean)
         .map((text) => widgets.help(text));
 
-/** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
+/** A dialog to choose saved steps; the last few are preselected. */
 function askSteps(/** @type {LoraView} */ lora) {
     const found = stepsOf(lora);
     const boxes = found.map((step, at) =>
@@ -451,14 +450,11 @@ async function useStrength(/** @type {LoraView} */ lora) {
 }
 
 async function deliver(/** @type {LoraView} */ lora) {
-    // this section hears of it too, and reads again
+    // the event makes this section reload
     store.set("try", (await runActions.deliver(lora)).id);
 }
 
-/**
- * The prompt with the tag at the tried strength and the trigger, as "Send to txt2img" hands it
- * over.
- */
+/** The prompt with the tag at the tried strength and the trigger, for "Send to txt2img". */
 function promptFor(/** @type {LoraView} */ lora) {
     let text = wish.prompt;
     for (const tag of loraTags.find(text).reverse())
@@ -478,7 +474,7 @@ function send(/** @type {LoraView} */ lora) {
 
 const pictureOf = (/** @type {TryPicture} */ made) => ({ url: made.url, label: made.label });
 
-/** Pictures as they come; empty places for those still to be made, so that nothing moves. */
+/** The images so far, with placeholders for the others to avoid layout shifts. */
 function pictures(/** @type {TryView} */ job) {
     const all = job.pictures.map(pictureOf);
     const made = all.map((picture, at) => viewer.thumbnail(picture, () => viewer.open(all, at)));
@@ -490,7 +486,7 @@ function pictures(/** @type {TryView} */ job) {
                 el("figcaption", "\u00a0"),
             ),
         );
-    // a row for each step, a column for each strength
+    // a row per step, a column per strength
     const columns =
         job.kind === "matrix"
             ? { gridTemplateColumns: "repeat(" + job.strengths.length + ", minmax(0, 1fr))" }
@@ -502,7 +498,7 @@ function pictures(/** @type {TryView} */ job) {
     );
 }
 
-/** What stands below the title of a try. */
+/** The content below the title of a try. */
 function resultBody(/** @type {TryView} */ job) {
     const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
     const two = job.kind === "pair" && job.pictures.length === 2;
@@ -674,8 +670,8 @@ function drawNone(/** @type {HTMLElement} */ place, /** @type {Actions} */ next)
 }
 
 /**
- * Draw the form into its place, and its buttons into the bar `next`. Returns the prompt's box, and
- * what looks which buttons are of use now.
+ * Draw the form into its place, and its buttons into the bar `next`. Returns the prompt's textbox,
+ * and a function that enables and disables the buttons.
  *
  * @param {HTMLElement} place
  * @param {Actions} next
@@ -754,10 +750,7 @@ function form(place, next, redraw) {
     return { prompt, usable };
 }
 
-/**
- * What the WebUI's checkpoint was trained at, if it is of the LoRA's family; else what the family
- * was.
- */
+/** The resolution of the WebUI's checkpoint if it is of the LoRA's family, else the family's. */
 function sizeFor(/** @type {LoraView} */ lora) {
     const loaded = home().checkpoints?.find(
         (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
@@ -765,7 +758,10 @@ function sizeFor(/** @type {LoraView} */ lora) {
     return loaded?.resolution || lora.resolution || wish.width;
 }
 
-/** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */
+/**
+ * After another LoRA was chosen: its strength, its size, and a prompt unless the user has typed
+ * one.
+ */
 async function takeLora() {
     const lora = chosen();
     if (!lora) return;
@@ -776,10 +772,10 @@ async function takeLora() {
     const text = await firstPrompt(lora);
     if (isTyped() || wish.lora !== lora.id) return;
     const box = drawn.now?.prompt();
-    // who is about to type does not find words before their own
+    // a focused textbox is not changed
     if (box && document.activeElement === box) return;
     wish.prompt = prompted = text;
-    // into the box that stands there: another one would take it from under somebody's fingers
+    // into the existing textbox: redrawing would lose the focus
     if (box?.isConnected) box.value = text;
 }
 
@@ -789,7 +785,7 @@ function draw(/** @type {HTMLElement} */ container) {
     const result = resultCard();
     const past = historyCard();
     const next = widgets.actions();
-    /** What the form is drawn from. */
+    /** The data that the form was drawn from. */
     let before = "";
     /** @type {ReturnType<typeof form> | null} */
     let made = null;
@@ -807,7 +803,7 @@ function draw(/** @type {HTMLElement} */ container) {
     }
     return {
         form: drawForm,
-        /** The same form is not drawn again under somebody's fingers. */
+        /** Redraws only after a change, to keep the focus. */
         update() {
             const now = JSON.stringify([loras, wish.lora, samplers]);
             if (now !== before) drawForm();

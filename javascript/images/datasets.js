@@ -1,7 +1,7 @@
 /*
- * The cards of all datasets, and which of them is chosen. The server holds the truth.
+ * The dataset cards, and which one is selected. The state is the server's.
  *
- * Imported as `datasets` by whoever asks for something of the chosen one.
+ * Imported as `datasets`.
  */
 import { api } from "../common/api.js";
 import { formatNumber, plural, t, withColon } from "../common/language.js";
@@ -15,14 +15,14 @@ import * as drafts from "../settings/draft.js";
 
 const CHOSEN_KEY = "lora-trainer-dataset";
 
-/** The cards of all datasets; none while they are not known. */
+/** The cards of all datasets; [] before they are loaded. */
 export const cards = () => store.get("datasets") ?? [];
 
 const cardOf = (/** @type {string} */ id) => cards().find((card) => card.id === id);
 
 export const chosen = () => cardOf(store.get("dataset") ?? "");
 
-/** The chosen one, where something of it is asked for. */
+/** The selected card. Throws without one. */
 export function needChosen() {
     const card = chosen();
     if (!card) throw new Error("No dataset is chosen.");
@@ -30,8 +30,7 @@ export function needChosen() {
 }
 
 export function choose(/** @type {string} */ id) {
-    // what is set belongs to the dataset: it is in place before anybody hears that another one is
-    // chosen
+    // the draft belongs to the dataset: it must be in place before listeners hear of the selection
     drafts.enter(id, cardOf(id)?.draft);
     store.set("dataset", id);
     kept.set(CHOSEN_KEY, id);
@@ -39,7 +38,7 @@ export function choose(/** @type {string} */ id) {
 }
 
 /**
- * Where a route of a dataset is; the chosen one's without an id.
+ * The route of a dataset, by default the selected one.
  *
  * @template {string} T
  * @param {T} tail
@@ -48,19 +47,19 @@ export function choose(/** @type {string} */ id) {
 export const path = (tail, id = store.get("dataset") ?? "") =>
     `datasets/${encodeURIComponent(id)}/${tail}`;
 
-/** Ask for the cards again. */
+/** Reload the cards. */
 export async function refresh() {
     take(await api.get("datasets"));
 }
 
-/** Put one new card in its place, and choose it. */
+/** Insert a new card, and select it. */
 export function add(/** @type {KnownCard} */ card) {
     if (cardOf(card.id)) update(card.id, card);
     else store.set("datasets", [...cards(), card]);
     choose(card.id);
 }
 
-/** A card is another one now. */
+/** Update a card. */
 export function update(/** @type {string} */ id, /** @type {Partial<KnownCard>} */ changes) {
     store.set(
         "datasets",
@@ -78,8 +77,8 @@ function take(/** @type {KnownCard[]} */ answered) {
 }
 
 /**
- * The chosen dataset stays in view when it vanishes under somebody's hands, and says so: no other
- * takes its place unasked.
+ * If the selected dataset disappears it stays selected and shows an error: no other is selected
+ * automatically.
  */
 function withLost(/** @type {KnownCard[]} */ cards) {
     const before = chosen();
@@ -94,10 +93,7 @@ function withLost(/** @type {KnownCard[]} */ cards) {
     ];
 }
 
-/**
- * Where the plan knows of trouble with the images that the card does not tell, or the other way
- * round, the cards are asked for again.
- */
+/** Reload the cards if the plan and the card disagree on problems with the images. */
 let troubled = "";
 
 store.on("plan", (plan) => {

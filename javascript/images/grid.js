@@ -1,5 +1,5 @@
 /*
- * The images of a page as cells: arrow keys move among them, some are selected, one is enlarged.
+ * The images of a page as a grid: arrow keys move the focus, images can be selected and enlarged.
  */
 import { el, fill, wayOf } from "../common/elements.js";
 import { t } from "../common/language.js";
@@ -17,7 +17,7 @@ export class Grid {
     selected = new Set();
     /** @type {number | null} where a range begins */
     anchor = null;
-    /** Which cell the Tab key leads to. */
+    /** The cell in the tab order. */
     focus = 0;
     element = el("div.lora-trainer-grid", {
         role: "listbox",
@@ -35,7 +35,7 @@ export class Grid {
         this.onremove = onremove;
     }
 
-    /** Images of another dataset are to come. */
+    /** Reset for another dataset. */
     reset() {
         this.selected.clear();
         this.focus = 0;
@@ -123,14 +123,14 @@ export class Grid {
         this.onselect();
     }
 
-    /** How many cells stand in a row. */
+    /** Number of columns. */
     columns() {
         const next = this.cells.findIndex((cell) => cell.offsetTop !== this.cells[0].offsetTop);
         return next === -1 ? this.cells.length : next;
     }
 
     hear(/** @type {KeyboardEvent} */ event) {
-        // the host listens for keys everywhere
+        // the host has key listeners on the document
         event.stopPropagation();
         const count = this.cells.length,
             columns = this.columns();

@@ -1,7 +1,6 @@
 /*
- * One page of the chosen dataset's images, as the sections "images" and "captions" need it. A page
- * is asked for again now and then, by its revision, so that what another browser or an editor
- * changed is seen.
+ * A page of the selected dataset's images, for the sections "images" and "captions". It is polled
+ * by revision, so that changes by another browser or an editor appear.
  */
 import { Problem, api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -16,13 +15,13 @@ import * as datasets from "./datasets.js";
 
 const PAGE = 60;
 
-/** Seconds until it is looked again whether something has changed. */
+/** Polling interval in seconds. */
 export const lookEvery = 4;
 
-/** What a card says of a dataset whose images could be read. */
+/** Card values of a dataset whose images were read. */
 const THERE = { problem: null, gone: false, lost: false };
 
-/** A filter that lets all images pass. */
+/** A filter that matches all images. */
 export const EVERY = {
     filter: "all",
     text: "",
@@ -33,14 +32,14 @@ export const EVERY = {
     finding: "",
 };
 
-/** One page of the chosen dataset. */
+/** A page of the selected dataset. */
 export class ImagePages {
     /** @type {PageQuery} */
     query = { offset: 0, order: "name", ...EVERY };
     /** @type {PageAnswer | null} */
     answer = null;
     size = PAGE;
-    /** The buttons to other pages. */
+    /** The pager. */
     bar = el("nav.lora-trainer-pages", { "aria-label": t("Pages") });
     /** @type {HTMLButtonElement | null} to the next page; null where there is one page only */
     next = null;
@@ -50,9 +49,9 @@ export class ImagePages {
     failed = false;
 
     /**
-     * `show(answer, quietly)` draws the page, quietly when nobody asked for it; `fail(problem)`
-     * says why there is none. `gone()` is how many of those shown no longer pass the filter, so
-     * that the next page does not leave out as many.
+     * `show(answer, quietly)` draws the page, quietly after polling; `fail(problem)` shows an
+     * error. `gone()` is the number of shown images that no longer match the filter, by which the
+     * next page's offset is reduced.
      *
      * @param {object} page
      * @param {(answer: PageAnswer, quietly: boolean) => void} page.show
@@ -65,29 +64,26 @@ export class ImagePages {
         this.gone = gone;
     }
 
-    /** The page, where something in it is asked for. */
+    /** The loaded page. Throws without one. */
     known() {
         if (!this.answer) throw new Error("The page has not been read yet.");
         return this.answer;
     }
 
-    /**
-     * Ask for the page; quietly, only if something has changed since. Answers that were overtaken
-     * are dropped.
-     */
+    /** Load the page; quietly: only if it has changed. Outdated answers are dropped. */
     async load({ quietly = false } = {}) {
         const id = store.get("dataset");
         if (!id) {
             this.answer = null;
             return;
         }
-        // what somebody waits for must not be overtaken by a look at the page before
+        // a requested load must not be overtaken by a poll
         if (quietly && this.asked) return;
         const mine = (this.serial += 1);
         const isOvertaken = () => mine !== this.serial || id !== store.get("dataset");
         if (!quietly) this.asked += 1;
         try {
-            // what shows a problem is drawn again
+            // a shown problem is redrawn
             const known =
                 quietly && !this.failed && this.answer?.id === id ? this.answer.revision : "";
             const query = { ...this.query, limit: PAGE, known };
@@ -107,7 +103,7 @@ export class ImagePages {
         } catch (caught) {
             if (isOvertaken()) return;
             const status = caught instanceof Problem ? caught.status : 0;
-            // the cards say what has become of it
+            // the cards show the reason
             if (!this.failed && status >= 400 && status < 500) datasets.refresh().catch(() => {});
             this.failed = true;
             this.fail(caught);
@@ -116,13 +112,13 @@ export class ImagePages {
         }
     }
 
-    /** Ask for other images, from the first one on unless another is named. */
+    /** Load other images, by default from the first one. */
     ask(/** @type {Partial<PageQuery>} */ changes) {
         Object.assign(this.query, { offset: 0 }, changes);
         return this.load();
     }
 
-    /** Look now and again while the section is open. */
+    /** Poll while the section is open. */
     watch(/** @type {string} */ id) {
         startPolling(async () => {
             if (currentSection() === id && (this.answer || this.failed))
@@ -131,7 +127,7 @@ export class ImagePages {
         });
     }
 
-    /** Back and on, and where this page is; nothing where there is one page only. */
+    /** The pager; null for a single page. */
     drawBar(/** @type {number} */ matching) {
         const { offset } = this.query;
         this.next = null;
@@ -165,7 +161,7 @@ export class ImagePages {
     }
 }
 
-/** The boxes above a page: which images, containing what, in which order. */
+/** The filter controls: filter, text, order. */
 export function pageFilters(/** @type {ImagePages} */ pages) {
     let timer = 0;
     const soon = (/** @type {string} */ text) => {

@@ -1,5 +1,5 @@
 /*
- * What both sections show of images: thumbnails, large pictures, remarks about the dataset.
+ * Thumbnails, enlarged images and findings about the dataset, for both image sections.
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -13,10 +13,7 @@ import * as datasets from "./datasets.js";
 
 /** @import { ImagePages } from "./pages.js" */
 
-/**
- * What was found about the dataset as a whole, folded together when it is long; the page is read
- * again when something was mended.
- */
+/** Findings about the whole dataset, collapsed if long; the page is reloaded after a fix. */
 export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {ImagePages} */ pages) {
     if (!findings.length) return null;
     const lines = findings.map((finding) =>
@@ -62,7 +59,7 @@ export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {Ima
     );
 }
 
-/** Pictures that the WebUI cannot show -> JPEG or PNG, all of the dataset at once. */
+/** Convert all images of the dataset that browsers cannot show to JPEG or PNG. */
 async function convert(/** @type {ImagePages} */ pages) {
     const again = async () => {
         await datasets.refresh();
@@ -96,14 +93,14 @@ async function convert(/** @type {ImagePages} */ pages) {
     await again();
 }
 
-/** A hint behind its sentence. */
+/** A hint after its message. */
 export const hintBehind = (/** @type {Said} */ { hint }) =>
     hint ? widgets.small(" " + hint) : null;
 
 export const sizeWords = (/** @type {{width: number, height: number}} */ item) =>
     item.width ? item.width + " \u00d7 " + item.height : "";
 
-/** Show the page's pictures large, beginning with one of them. */
+/** Enlarge the page's images, starting with one of them. */
 export const enlarge = (/** @type {ItemView[]} */ items, /** @type {ItemView} */ item) =>
     viewer.open(
         items.map((one) => ({
@@ -114,7 +111,7 @@ export const enlarge = (/** @type {ItemView[]} */ items, /** @type {ItemView} */
         items.indexOf(item),
     );
 
-/** A thumbnail in a box of fixed shape; says so where the picture cannot be shown. */
+/** A thumbnail in a box of fixed aspect ratio, with a message if the image cannot be shown. */
 export function thumbnail(/** @type {{thumbnail: string}} */ item) {
     const image = el("img", {
         src: item.thumbnail,

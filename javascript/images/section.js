@@ -1,6 +1,5 @@
 /*
- * The section "images": choose or make a dataset, bring images in, look at them, take some out
- * again.
+ * The section "images": choose or create a dataset, add, view and remove images.
  */
 import { api } from "../common/api.js";
 import { el, fill, find, findAll, need, wayOf } from "../common/elements.js";
@@ -108,7 +107,7 @@ store.on("dataset", () => {
 
 const nameUpload = () => drawn.need().upload.name(datasets.chosen()?.name ?? "");
 
-/** Without images the next thing is to bring some, with them to go on. */
+/** The next step: add images if there are none, else go on. */
 function showNext() {
     const { next, onward, upload } = drawn.need();
     const card = datasets.chosen();
@@ -199,8 +198,8 @@ async function make(/** @type {string} */ name) {
 }
 
 /**
- * A dataset for what was dropped; null if nobody wants one. A folder and a zip have a name; the
- * LoRA will have it too, so loose files get one.
+ * The dataset for dropped files; null if cancelled. It is named after a folder or zip; for loose
+ * files the user is asked, because the LoRA gets the same name.
  *
  * @param {Entry[]} entries
  * @returns {Promise<string | null>}
@@ -228,7 +227,7 @@ async function makeFor(entries) {
 }
 
 /**
- * A dialog with one box, in which Enter is the dialog's main button.
+ * A dialog with one textbox, in which Enter presses the main button.
  *
  * @param {string} title
  * @param {string} name what the box is called
@@ -309,10 +308,7 @@ async function discard(/** @type {KnownCard} */ card) {
 const bringBack = async (/** @type {string} */ trash) =>
     datasets.add(await api.post(`deleted-datasets/${encodeURIComponent(trash)}/restore`));
 
-/**
- * Somebody else may have deleted it: whoever misses it finds it here, as long as the trash is not
- * emptied.
- */
+/** The list of deleted datasets, also those deleted in another browser. */
 async function showDeleted() {
     const all = await api.get("deleted-datasets");
     fill(
@@ -332,7 +328,7 @@ async function showDeleted() {
 }
 
 /**
- * A list of what was taken away, each with the button that brings it back.
+ * A list of removed things, each with a button to restore it.
  *
  * @template {{name: string, time: number}} E
  * @param {string} title

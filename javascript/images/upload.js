@@ -1,6 +1,6 @@
 /*
- * Files that are dropped or chosen -> uploads, three at a time, images before captions; what is on
- * its way, what was left out and why.
+ * Uploads dropped or chosen files, three at a time, images before captions, and reports what was
+ * skipped and why.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -17,7 +17,7 @@ import { hintBehind } from "./pictures.js";
 /** @typedef {{file: File, path: string}} Entry what was dropped or chosen; `path`: within its folder */
 
 /**
- * What has come of an upload so far.
+ * The progress and result of an upload.
  *
  * @typedef {object} State
  * @property {number} sent bytes
@@ -40,13 +40,13 @@ const ARCHIVE = /\.zip$/i;
 
 const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/i;
 
-/** Captions need their images there, so they come last; a zip brings both. */
+/** Captions are uploaded after their images; a zip contains both. */
 export const rank = (/** @type {{path: string}} */ entry) =>
     ARCHIVE.test(entry.path) ? 1 : CAPTIONS.test(entry.path) ? 2 : 0;
 
 /**
- * What was dropped -> [{file, path}], folders walked. Must be called while the drop is being
- * handled: the list is gone afterwards.
+ * Dropped items -> [{file, path}], with folders traversed. Must be called synchronously in the drop
+ * event: the list is empty afterwards.
  */
 async function dropped(/** @type {DataTransfer} */ transfer) {
     const entries = [...transfer.items]
@@ -59,7 +59,7 @@ async function dropped(/** @type {DataTransfer} */ transfer) {
 }
 
 /**
- * The files of a folder and of those in it; of a file itself.
+ * The files of a folder and its subfolders; of a file itself.
  *
  * @param {FileSystemEntry} entry
  * @param {string} before where it lies
@@ -93,7 +93,7 @@ const skippedList = (/** @type {Said[]} */ all) =>
         ),
     );
 
-/** What was said of pictures that a WebUI cannot show: converted, or waiting for that. */
+/** Messages about images that browsers cannot show: converted, or to be converted. */
 const formatWords = (/** @type {State} */ state) => ({
     converted: Object.entries(state.converted).map(([form, count]) =>
         plural(
@@ -114,7 +114,7 @@ const formatWords = (/** @type {State} */ state) => ({
 });
 
 /**
- * What has come of an upload.
+ * The notice after an upload.
  *
  * @param {State} state
  * @param {() => void} close
@@ -177,7 +177,7 @@ function count(state, entry, answer) {
 }
 
 /**
- * One file, with its bar in `list`; `show()` is told of each step.
+ * Upload a file, with its progress bar in `list`; `show()` is called at each change.
  *
  * @param {string} id
  * @param {Entry} entry
@@ -224,7 +224,7 @@ async function sendOne(id, entry, query, state, list, show) {
 }
 
 /**
- * Send all, with their bars in `report`. Returns what has come of them.
+ * Upload all, with progress bars in `report`. Returns the result.
  *
  * @param {string} id
  * @param {Entry[]} entries
@@ -286,11 +286,11 @@ async function send(id, entries, query, report) {
     );
     show();
 
-    // each kind ends before the next begins
+    // one kind after the other
     for (const kind of [0, 1, 2]) {
         const waiting = queue.filter((entry) => rank(entry) === kind).values();
         const worker = async () => {
-            // the workers take from one and the same list
+            // the workers share one iterator
             for (const entry of waiting) {
                 if (state.cancelled) return;
                 await sendOne(id, entry, query, state, list, show);
@@ -303,7 +303,7 @@ async function send(id, entries, query, report) {
 
 /** @typedef {(entries: Entry[]) => unknown} Start */
 
-/** Let the visitor choose a folder; `start(entries)` gets what is in it. */
+/** Let the user choose a folder; `start(entries)` receives its files. */
 function askFolder(/** @type {Start} */ start) {
     const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
     folder.addEventListener("change", () =>
@@ -325,7 +325,7 @@ function takeDrops(/** @type {HTMLElement} */ place, /** @type {Start} */ start)
     });
     place.addEventListener("dragleave", () => hover(false));
     place.addEventListener("drop", (event) => {
-        // the host takes a picture dropped anywhere for its own
+        // the host handles images dropped anywhere else
         event.preventDefault();
         event.stopPropagation();
         hover(false);
@@ -350,8 +350,8 @@ function fileInput(/** @type {Start} */ start) {
 }
 
 /**
- * The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()`
- * hears when something has arrived; name(text) says where it goes.
+ * The drop area. `target()` resolves to the dataset's id, or null to cancel; `done()` is called
+ * after an upload; name(text) sets the dataset's name.
  *
  * @param {object} area
  * @param {(entries: Entry[]) => Promise<string | null>} area.target

@@ -1,24 +1,23 @@
 /*
- * Prompt text <-> LoRA tags. Pure: a text and numbers come in, tags or a new text go out; no page,
- * no host, no state. Called by the strength panel and by "Try it". Reads tags exactly as the hosts
- * do (modules/extra_networks.py, extra_networks_lora.py):
+ * Parses and edits LoRA tags in a prompt. Pure functions, used by the strength panel and "Try it".
+ * Tags are parsed exactly as by the hosts (modules/extra_networks.py, extra_networks_lora.py):
  *
  *     <lora:name>                    both strengths 1
  *     <lora:name:0.7>                both 0.7
- *     <lora:name:0.7:0.5:4>          text encoder 0.7, image model 0.5, rank cut to 4
- *     <lora:name:te=0.7:unet=0.5>    the same, named; a named value wins over a place
+ *     <lora:name:0.7:0.5:4>          text encoder 0.7, UNet 0.5, rank limited to 4
+ *     <lora:name:te=0.7:unet=0.5>    the same by name; named values take precedence
  *
- * A change of a strength rewrites that number's characters and nothing else.
+ * Changing a strength rewrites only that number.
  */
-// the hosts' re_extra_net is <(\w+):([^>]+)> and takes tags from left to right: what looks like a
-// tag inside another one is part of it
+// the hosts' re_extra_net, <(\w+):([^>]+)>, is matched from left to right: a tag inside another one
+// is part of it
 const TAG = /<([\p{L}\p{N}_]+):([^>]+)>/gu;
 
-// what Python's float() reads, but for "inf" and "nan", which are no strengths
+// as Python's float(), without inf and nan
 const NUMBER = /^[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:e[+-]?\d+(?:_\d+)*)?$/i;
 
 /**
- * One stretch between two colons: its value, without the spaces around it, and where that is.
+ * A part between two colons: its value without surrounding spaces, and its position.
  *
  * @typedef {{start: number, end: number, value: string}} Part
  */
@@ -44,7 +43,7 @@ function number(/** @type {string} */ text) {
     return Number.isFinite(value) ? value : null;
 }
 
-/** At most two decimals, no zeros at the end: 0.7, 1, 0.05, 1.5. */
+/** At most two decimals, without trailing zeros: 0.7, 1, 0.05, 1.5. */
 export function format(/** @type {number} */ value) {
     if (!Number.isFinite(value)) throw new RangeError("a strength is a finite number");
     // + 0 turns -0 into 0
@@ -58,7 +57,7 @@ function part(/** @type {string} */ text, /** @type {number} */ offset) {
     return { start, end: start + value.length, value };
 }
 
-/** What follows "<lora:", and begins at a place in the prompt. */
+/** The parts after "<lora:", from a position in the prompt. */
 function parts(/** @type {string} */ inside, /** @type {number} */ offset) {
     /** @type {Part[]} */
     const places = [];
@@ -66,10 +65,10 @@ function parts(/** @type {string} */ inside, /** @type {number} */ offset) {
     const named = new Map();
     for (const item of inside.split(":")) {
         const pieces = item.split("=");
-        // the hosts take exactly one "=" for a name; anything else is a place in the row
+        // the hosts split at exactly one "="; anything else is positional
         if (pieces.length === 2)
             named.set(pieces[0], part(pieces[1], offset + pieces[0].length + 1));
-        // a name keeps its spaces: the hosts look for it as it is written
+        // a name keeps its spaces, as in the hosts
         else
             places.push(
                 places.length
@@ -102,13 +101,13 @@ function read(/** @type {RegExpExecArray} */ match) {
     };
 }
 
-/** Every LoRA tag of a prompt, in its order. */
+/** All LoRA tags of a prompt, in order. */
 export const find = (/** @type {string} */ prompt) =>
     [...prompt.matchAll(TAG)].flatMap((match) => (match[1] === "lora" && read(match)) || []);
 
 /**
- * What to replace so that a tag has a strength. While a tag has one number, "te" is the strength of
- * both. A tag with two numbers keeps the one that was not moved.
+ * The change that sets a strength of a tag. With one number, "te" is both strengths. With two, the
+ * other one is kept.
  *
  * @param {Tag} tag
  * @param {"te" | "unet"} which
@@ -128,7 +127,7 @@ export const apply = (/** @type {string} */ prompt, /** @type {Change} */ { star
     prompt.slice(0, start) + text + prompt.slice(end);
 
 /**
- * What to take away so that a tag is gone: the tag, and the space or comma that would be left over.
+ * The change that removes a tag, with a superfluous space or comma.
  *
  * @returns {Change}
  */
@@ -144,7 +143,7 @@ export function removal(/** @type {string} */ prompt, /** @type {Tag} */ tag) {
 }
 
 /**
- * What to add so that `tag` (with its trigger) ends the prompt.
+ * The change that appends `tag` (with its trigger) to the prompt.
  *
  * @returns {Change}
  */

@@ -1,13 +1,11 @@
 /*
- * The strength panel under the prompts of txt2img and img2img: a slider for each <lora:...> of the
- * prompt, and a list of our own LoRAs to insert.
+ * The strength panel under the prompts of txt2img and img2img: a slider per <lora:...> of the
+ * prompt, and a list of LoRAs to insert.
  *
- * The prompt's text is the only truth: the panel reads it and rewrites numbers in it, and nothing
- * of the host's is changed but that text. The hosts set the text without an event when infotext is
- * pasted or a card is clicked, so it is compared now and again while it can be seen. A tag with one
- * number gets one slider. A tag with two (<lora:x:0.7:0.5>) gets two, and each moves its own number
- * only: whoever wrote two numbers chose both, and a slider that kept their ratio would write
- * numbers that nobody chose.
+ * The prompt's text is the only state: the panel parses it and rewrites numbers in it. The hosts
+ * set the text without an event when infotext is pasted or a card is clicked, so it is polled while
+ * visible. A tag with one number has one slider. A tag with two (<lora:x:0.7:0.5>) has two
+ * independent ones.
  */
 import { api } from "../common/api.js";
 import { el, fill, find, need } from "../common/elements.js";
@@ -52,14 +50,14 @@ let timer = 0;
 
 // --- writing into the prompt -------------------------------------------------------------------
 
-/** Put a change into the text box; caret and scroll position stay with their words. */
+/** Apply a change to the textbox; caret and scroll position are preserved. */
 function rewrite(/** @type {HTMLTextAreaElement} */ box, /** @type {Change} */ change) {
     if (box.value.slice(change.start, change.end) === change.text) return;
     box.setRangeText(change.text, change.start, change.end, "preserve");
     host.write(box, box.value);
 }
 
-/** The same as if it were typed: the box gets the focus and Ctrl+Z takes it back. */
+/** The same as typing: the textbox is focused, and Ctrl+Z undoes it. */
 function type(/** @type {HTMLTextAreaElement} */ box, /** @type {Change} */ change) {
     box.focus({ preventScroll: true });
     box.setSelectionRange(change.start, change.end);
@@ -71,7 +69,7 @@ function type(/** @type {HTMLTextAreaElement} */ box, /** @type {Change} */ chan
 
 // --- one row -----------------------------------------------------------------------------------
 
-/** What a row is drawn from besides its numbers: another signature, another row. */
+/** A signature of a row without its numbers: rows are redrawn if it changes. */
 const signature = (/** @type {Tag} */ tag) =>
     [tag.name, tag.separate, known.weights.get(tag.name), isUnreadable(tag)].join("\n");
 
@@ -83,7 +81,7 @@ export const markOf = (/** @type {number} */ value) => ({
     label: t("Recommended: {strength}", { strength: loraTags.format(value) }),
 });
 
-/** A tag in the prompt, the `index`th: its name, its sliders, and the button that removes it. */
+/** The `index`th tag of the prompt: its name, sliders, and a button to remove it. */
 class TagRow {
     /**
      * @param {Panel} panel
@@ -151,7 +149,7 @@ class TagRow {
     }
 
     set(/** @type {Tag} */ now) {
-        // not when it is the same: somebody may be typing "0.70" just now
+        // unless it is equal: the user may be typing "0.70"
         if (now.te !== null && this.te.value !== now.te) this.te.set(now.te);
         if (this.unet && now.unet !== null && this.unet.value !== now.unet) this.unet.set(now.unet);
     }
@@ -210,7 +208,7 @@ function insertion(/** @type {Panel} */ panel) {
     });
     details.addEventListener("keydown", (event) => {
         if (event.key !== "Escape" || !details.open) return;
-        // elsewhere on this page Escape interrupts the generation
+        // elsewhere on this page, Escape interrupts the generation
         event.stopPropagation();
         event.preventDefault();
         details.open = false;
@@ -221,7 +219,7 @@ function insertion(/** @type {Panel} */ panel) {
 
 // --- a panel -----------------------------------------------------------------------------------
 
-/** What stands below one of the host's prompts. */
+/** A panel below one of the host's prompts. */
 class Panel {
     /** @type {HTMLTextAreaElement | null} the host's box */
     box = null;
@@ -253,7 +251,7 @@ class Panel {
         return loraTags.find(this.box?.value ?? "");
     }
 
-    /** Find the host's box, again where gradio has made a new one, and stand below it. */
+    /** Find the host's textbox, which gradio may have recreated, and move below it. */
     attach() {
         const box = host.prompts(this.tab).positive;
         if (box !== this.box) {
@@ -275,7 +273,7 @@ class Panel {
         this.element.remove();
     }
 
-    /** Show the prompt as it is now. */
+    /** Update to the current prompt. */
     sync(anew = false) {
         if (!this.box || (this.box.value === this.text && !anew)) return;
         this.text = this.box.value;
@@ -290,7 +288,7 @@ class Panel {
         tags.forEach((tag, index) => this.rows[index].set(tag));
     }
 
-    /** Other tags, other rows; the focus stays with its place. */
+    /** Redraw the rows for other tags; the focus is preserved. */
     drawRows(/** @type {Tag[]} */ tags) {
         const focused = this.rows.findIndex((old) => old.element.contains(document.activeElement));
         this.rows = tags.map((tag, index) => new TagRow(this, index, tag));
@@ -322,16 +320,14 @@ class Panel {
 let reading = null;
 
 /**
- * Read our LoRAs and the recommended strengths; not again within a few seconds unless something has
- * changed.
+ * Load LoRAs and recommended strengths; at most every few seconds unless something has changed.
  */
 function learn(changed = false) {
     if (reading) return reading;
     if (!changed && Date.now() - known.read < FRESH_MILLISECONDS) return Promise.resolve();
     reading = read()
         .catch(() => {
-            // the panel works without recommendations; the tab itself tells of a WebUI that does
-            // not answer
+            // the panel works without recommendations, and the tab reports connection errors
         })
         .finally(() => {
             reading = null;
@@ -373,7 +369,7 @@ onStart(begin);
 
 onFirstStart(() => {
     store.on("delivered", () => learn(true));
-    // training ends while the tab is not looked at; coming back to a prompt is the time to ask
+    // a training may have ended while the tab was hidden: check when the user returns to a prompt
     if (typeof onUiTabChange === "function")
         onUiTabChange(() => {
             if (panels.some(onScreen)) learn();

@@ -16,7 +16,7 @@ import { state } from "./state.js";
 
 // --- checkpoints -------------------------------------------------------------------------------
 
-/** What the chosen checkpoint is; asked at once, so that presets fit its family. */
+/** Load the facts about the selected checkpoint immediately, so that presets match its family. */
 export async function learnCheckpoint() {
     const asked = draft.checkpoint;
     const found = await api.post("checkpoint", { id: asked }).catch((caught) => unknown(caught));
@@ -66,7 +66,7 @@ function checkpointOptions() {
 function checkpointWords() {
     if (!state.facts) return t("Looking at the checkpoint ...");
     const { family_name, resolution, vae, clip_skip, notes, problem } = state.facts;
-    // the plan says what is wrong with it, in its place below
+    // the plan shows its problems
     if (problem) return "";
     const line = dotted(
         family_name,

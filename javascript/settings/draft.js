@@ -1,20 +1,20 @@
 /*
- * What is set for the chosen dataset and not trained yet: trigger word, preset, changed settings,
- * checkpoint, name, and how captions are written.
+ * The settings draft of the selected dataset: trigger word, preset, changed settings, checkpoint,
+ * name, and captioner options.
  *
- * It belongs to the dataset: the server keeps it with the images, so that no dataset gets another's
- * trigger word and every browser shows the same.
+ * The server keeps it with the images, so that each dataset has its own and all browsers show the
+ * same.
  *
- *     draft                  the chosen dataset's: {preset, changes, checkpoint, name, captioner}
- *     drafts.enter(id, told) another dataset is chosen; `told` is what its card says: {values,
- *                            revision, changed}
- *     drafts.note()          the visitor has changed it: it is sent a moment later
- *     drafts.look()          ask whether another browser has changed it
- *     drafts.changed()       when it was changed last, in seconds
- *     drafts.dataset()       whose it is; null before the first
+ *     draft                  the selected dataset's: {preset, changes, checkpoint, name, captioner}
+ *     drafts.enter(id, told) another dataset was selected; `told`: {values, revision, changed} of
+ *     its card
+ *     drafts.note()          the user has changed it: it is sent shortly after
+ *     drafts.look()          check for changes by another browser
+ *     drafts.changed()       time of the last change, in seconds
+ *     drafts.dataset()       its dataset; null before the first
  *
- * The store's "draft" tells that it is another one now. Without a dataset it waits in this browser,
- * for the first one that has none of its own.
+ * The store's "draft" announces changes. Without a dataset, a draft is kept in this browser for the
+ * first dataset that has none.
  */
 import { api, expected } from "../common/api.js";
 import { onFirstStart } from "../common/start.js";
@@ -49,8 +49,7 @@ const CONFLICT = 409,
     GONE = 404;
 
 /**
- * A draft in which nothing has been chosen. The checkpoint is that of the last one: it belongs to
- * no images.
+ * An empty draft, with the last checkpoint, which does not depend on images.
  *
  * @returns {Draft}
  */
@@ -76,7 +75,7 @@ let serial = 0;
 export const same = (/** @type {unknown} */ one, /** @type {unknown} */ other) =>
     JSON.stringify(one) === JSON.stringify(other);
 
-/** A draft with these values; what is not said is as in a new one. */
+/** A draft with these values, and defaults for the others. */
 function whole(/** @type {DraftValues | Draft | null} */ values) {
     const made = blank();
     const told = Object.entries(values ?? {}).filter(
@@ -86,7 +85,7 @@ function whole(/** @type {DraftValues | Draft | null} */ values) {
 }
 
 /**
- * Mine and theirs, both made from `base`: what I have changed is mine, the rest theirs.
+ * A three-way merge: my changes since `base` win, the rest is theirs.
  *
  * @param {Draft} base
  * @param {Draft} mine
@@ -137,8 +136,8 @@ function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ 
 }
 
 /**
- * A dataset without a draft takes what was set while none was chosen, or what this browser kept
- * before drafts belonged to datasets.
+ * A dataset without a draft takes the one made without a dataset, or one stored in this browser by
+ * an earlier version.
  */
 function adopt(/** @type {Entry} */ entry) {
     const before = kept.get(BEFORE_KEY);
@@ -169,7 +168,7 @@ export function enter(id, told) {
     }
     if (entry === current) return;
     if (current?.dirty) later(current, 0);
-    // what nobody has chosen a dataset for does not come back after one was
+    // it is used once
     if (current && !current.id) entries.delete("");
     current = entry;
     show(entry);
@@ -248,7 +247,7 @@ function mix(/** @type {Entry} */ entry, /** @type {DraftView} */ answer) {
     if (other && entry === current) show(entry);
 }
 
-/** Once for each reason: where it cannot be kept, this page goes on with it. */
+/** Reported once per reason; the page keeps working with the unsaved draft. */
 function complain(/** @type {Entry} */ entry, /** @type {Problem} */ problem) {
     if (entry.told === problem.message) return;
     entry.told = problem.message;
@@ -265,7 +264,7 @@ export async function look() {
     if (entry === current) show(entry);
 }
 
-/** The page goes away: what has not been sent is, by requests that outlive it. */
+/** When the page is closed, unsent changes are sent with keepalive. */
 function flush() {
     for (const entry of entries.values())
         if (entry.id && entry.dirty) save(entry, { keepalive: true });

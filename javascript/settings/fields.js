@@ -1,5 +1,5 @@
 /*
- * One row a setting: its entry, its help, its change against the preset.
+ * A row per setting: input, help, and a button to revert a change.
  */
 import { el, fill, put, uniqueId, wayOf } from "../common/elements.js";
 import { plural, t, withColon } from "../common/language.js";
@@ -31,7 +31,7 @@ import {
 
 /** @typedef {(field: SettingView, id: string, hear: Hear) => Entry} Maker */
 
-/** Of these two one decides how long is trained: they are one field. */
+/** Steps and epochs are alternatives, shown as one field. */
 export const LENGTH = ["max_train_steps", "epochs"];
 
 /** @type {Record<string, string>} */
@@ -39,7 +39,7 @@ const EXAMPLES = { trigger_word: "ohwx, mychar ..." };
 
 // --- fields ------------------------------------------------------------------------------------
 
-/** A number as people write it: 0.0001 -> 1e-4. */
+/** Format a number: 0.0001 -> 1e-4. */
 function written(/** @type {unknown} */ value) {
     if (value === null || value === undefined) return "";
     if (typeof value !== "number") return String(value);
@@ -48,9 +48,7 @@ function written(/** @type {unknown} */ value) {
         : String(value);
 }
 
-/**
- * What was typed, as the setting's kind; what is no number stays as it is, and the server says so.
- */
+/** The input as the setting's type; an invalid number is passed on, and the server reports it. */
 function number(/** @type {string} */ text, /** @type {boolean} */ optional) {
     const trimmed = text.trim();
     if (trimmed === "" || trimmed === "auto") return optional ? null : "";
@@ -58,7 +56,7 @@ function number(/** @type {string} */ text, /** @type {boolean} */ optional) {
 }
 
 /**
- * An entry that is one box; `say`: how a value is shown in it.
+ * An entry with one textbox or select; `say` formats its value.
  *
  * @param {TextBox | HTMLSelectElement} input
  * @param {(value: unknown) => string} [say]
@@ -67,7 +65,7 @@ const plain = (input, say = written) => ({
     element: input,
     input,
     show(/** @type {unknown} */ value) {
-        // not under somebody's fingers; what is chosen is whole at once
+        // a focused textbox is not changed; a select is
         if (document.activeElement !== input || input instanceof HTMLSelectElement)
             input.value = say(value);
     },
@@ -156,6 +154,26 @@ const textEntry = (field, id, hear) =>
 /** @type {Maker} */
 const paragraphEntry = (field, id, hear) => plain(widgets.lines(3, { id, oninput: hear }));
 
+/** @type {Maker} */
+const weightEntry = (field, id, hear) => {
+    const slider = widgets.slider({
+        label: field.label,
+        value: Number(field.default),
+        minimum: 0,
+        maximum: 1.5,
+        step: 0.05,
+        onchange: hear,
+    });
+    slider.number.id = id;
+    return {
+        element: slider.element,
+        input: slider.number,
+        show(value) {
+            if (document.activeElement !== slider.number) slider.set(Number(value));
+        },
+    };
+};
+
 /** @type {Partial<Record<SettingView["type"], Maker>>} */
 const ENTRIES = {
     flag: flagEntry,
@@ -169,18 +187,19 @@ const ENTRIES = {
 };
 
 /**
- * The entry of a field; `hear(value)` is called when the visitor changes it.
+ * The entry of a field; `hear(value)` is called when the user changes it.
  *
  * @param {SettingView} field
  * @param {Hear} hear
  */
 export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
-    const make = ENTRIES[field.type] ?? numberEntry;
+    const make =
+        ENTRIES[field.type] ?? (field.key === "preferred_weight" ? weightEntry : numberEntry);
     return make(field, id, hear);
 }
 
 /**
- * Arrow up and down, as in a number box: by the field's step, within its bounds.
+ * Arrow up and down as in a number input: by the field's step, within its bounds.
  *
  * @param {KeyboardEvent} event
  * @param {SettingView} field
@@ -207,12 +226,12 @@ export function shownValue(/** @type {SettingView} */ field, /** @type {unknown}
     return Array.isArray(value) ? value.join(", ") : written(value);
 }
 
-/** A button that takes a change back, hidden while there is none. */
+/** A button that reverts a change, hidden without one. */
 const backButton = (/** @type {() => void} */ onclick) =>
     el("button.lora-trainer-settings-back", { type: "button", hidden: true, onclick });
 
 /**
- * Say in it what it goes back to.
+ * Set its label to the value that it restores.
  *
  * @param {HTMLElement} back
  * @param {string} field what the field is called
@@ -292,7 +311,7 @@ const lengthFrame = (key, [back, slot, unit, problem, help, note]) => {
 };
 
 /**
- * Steps or epochs: whichever is chosen decides how long is trained, and the other box is not there.
+ * Steps or epochs: only the textbox of the chosen one is shown.
  *
  * @param {FormField} steps
  * @param {FormField} epochs
@@ -329,7 +348,7 @@ export function lengthRow(steps, epochs) {
     /** @type {"steps" | "epochs" | ""} */
     let by = "";
 
-    /** Steps begin with what the epochs come to, or with what was there before. */
+    /** Steps start with the resolved value, or the last one. */
     function choose(/** @type {"steps" | "epochs"} */ wanted) {
         change(
             steps,
@@ -341,7 +360,7 @@ export function lengthRow(steps, epochs) {
     function update() {
         const count = valueOf(steps);
         if (count !== null) last = count;
-        // a box that was emptied to type another number in stays
+        // a textbox that was cleared to type another number is kept
         const now =
             count !== null || document.activeElement === boxes.steps.input ? "steps" : "epochs";
         if (now !== by) fill(slot, boxes[now].element);
@@ -379,7 +398,7 @@ export function lengthRow(steps, epochs) {
 }
 
 /**
- * Why the preset sets this value, what auto comes to, or that another field goes before this one.
+ * The preset's reason for its value, the value for auto, or which other field takes precedence.
  */
 function noteOf(/** @type {FormField} */ field, /** @type {boolean} */ changed) {
     const resolved = currentPlan()?.resolved ?? {};
@@ -392,7 +411,7 @@ function noteOf(/** @type {FormField} */ field, /** @type {boolean} */ changed) 
     if (field.optional && valueOf(field) === null && field.key in resolved)
         return t("auto is {value} here.", { value: written(resolved[field.key]) });
     if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
-    // the reason is that of the common value: another value for one family has another
+    // the reason is for the common value, not for a family's
     return field.key in preset.values && field.key in familyValues(preset)
         ? ""
         : withColon(preset.title, preset.notes[field.key]);

@@ -1,5 +1,5 @@
 /*
- * The card of the LoRA that training begins with.
+ * The card to choose init_lora.
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -15,7 +15,7 @@ import { state } from "./state.js";
 /** @type {LoraFileView[]} */
 let files = [];
 
-/** Ask which LoRA files there are. */
+/** Load the list of LoRA files. */
 export async function learnLoraFiles() {
     files = await api.get("startable");
     state.page?.update();

@@ -1,6 +1,5 @@
 /*
- * What would happen with these settings, and what is wrong with them, as POST plan says it. Store
- * key written: plan.
+ * The plan of the run and its problems, from POST plan. Writes the store's "plan".
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
@@ -23,7 +22,7 @@ const PLAN_DELAY = 400;
 
 const SEEN_KEY = "lora-trainer-settings-seen";
 
-/** A plan for other images says nothing of these. */
+/** The plan, if it is for the selected dataset. */
 export function currentPlan() {
     const plan = store.get("plan");
     return plan?.dataset === drafts.dataset() ? plan : null;
@@ -59,8 +58,7 @@ async function askPlan() {
         const before = suggested();
         store.set("plan", { ...plan, dataset });
         if (!same(suggested(), before)) publish();
-        // the images are being looked at in the background; what is found then belongs into the
-        // plan
+        // images are decoded in the background, and what is found belongs into the plan
         if (plan.unchecked > 0 && isVisible()) replan(1500);
     } catch (caught) {
         if (number !== planNumber) return;
@@ -71,7 +69,7 @@ async function askPlan() {
     summarize();
 }
 
-/** The datasets whose settings somebody has looked at in this browser's window. */
+/** The datasets whose settings were opened in this window. */
 const seen = () => kept.get(SEEN_KEY, { session: true }) ?? [];
 
 function see() {
@@ -83,7 +81,7 @@ function see() {
 export function summarize() {
     see();
     const plan = currentPlan();
-    // before there are images nothing has been done wrong yet, and before somebody was here neither
+    // no errors are shown before there are images and the settings were opened
     const wrong =
         seen().includes(store.get("dataset")) &&
         plan?.problems.some(
@@ -163,7 +161,7 @@ export function planCard(goTo) {
             );
         problems.hidden = !problems.children.length;
         onward.disabled = !plan.ok;
-        // what cannot go on yet is mended first
+        // errors must be fixed first
         obstacle = first?.field ?? "";
         if (obstacle) put(mend, placeLabel(obstacle));
         widgets.makePrimary(mend, Boolean(obstacle));
@@ -178,7 +176,7 @@ export function planCard(goTo) {
     };
 }
 
-/** What is about to be trained, in the few words that the bar has room for. */
+/** A short summary for the bar. */
 export function planWords() {
     const card = datasets.chosen();
     return dotted(card && withColon(card.name, datasets.count(card.count)), stepWords());
@@ -188,7 +186,7 @@ export function planWords() {
 /** @type {Record<string, string>} */
 export const SECTION_OF = { dataset: "images", captions: "captions" };
 
-/** Where a problem is mended, and what a button that leads there is called. */
+/** The section where a problem is fixed, and the label of the button that leads there. */
 export const placeOf = (/** @type {string | null} */ field) =>
     SECTION_OF[field ?? ""] ?? "settings";
 

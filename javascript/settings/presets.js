@@ -1,5 +1,5 @@
 /*
- * The card of presets: those that come with the extension, and the visitor's own.
+ * The presets card: built-in and user presets.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, findAll, put } from "../common/elements.js";
@@ -96,15 +96,14 @@ export function presetCard(choose) {
     };
 }
 
-/** What a preset without words of its own sets: "Rank 16 \u00b7 Steps 2000". */
+/** The settings of a preset without a description: "Rank 16 \u00b7 Steps 2000". */
 const settingList = (/** @type {Settings} */ values) =>
     settingWords(values)
         .map(({ label, value }) => label + " " + value)
         .join(" \u00b7 ");
 
 /**
- * The settings as they are now become a preset of the visitor's own; whose name is taken is
- * replaced only when that is said.
+ * Save the current settings as a user preset; an existing one is replaced only after confirmation.
  */
 function askPreset() {
     const now = presetOf();
@@ -172,14 +171,14 @@ async function deletePreset() {
     takeListing(await api.post(`presets/${encodeURIComponent(preset.file)}/delete`), state.stated);
 }
 
-/** The visitor's presets are others now; the settings stay what they are. */
+/** Update the list; the settings are unchanged. */
 function takeListing(/** @type {OwnPresetList} */ own_presets, /** @type {Settings} */ settings) {
     store.set("home", { ...home(), own_presets });
     state.ours = null;
     takeOver(settings);
 }
 
-/** A preset that is gone, perhaps deleted in another window, leaves the settings as they are. */
+/** If the selected preset was deleted, maybe in another window, the settings are unchanged. */
 export function homeChanged(/** @type {HomeView} */ home) {
     if (home.presets && home.own_presets && draft.preset && !presetOf()) {
         draft.preset = "";

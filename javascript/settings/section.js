@@ -1,6 +1,6 @@
 /*
- * The section "settings": checkpoint, name, presets, fields, and what will happen. The form, its
- * help and the presets come from the server (home.form, home.presets).
+ * The section "settings": checkpoint, name, presets, fields, and the plan. Form, help and presets
+ * are from the server (home.form, home.presets).
  */
 import { el, fill, need, redraw } from "../common/elements.js";
 import { root } from "../common/host.js";
@@ -32,7 +32,7 @@ const ADVANCED_KEY = "lora-trainer-advanced";
 
 // --- the page ----------------------------------------------------------------------------------
 
-/** A row for each setting, by its key; steps and epochs share one. */
+/** A row per setting, by key; steps and epochs share one. */
 function makeRows(/** @type {Map<string, FormField>} */ fields) {
     const [steps, epochs] = LENGTH.map((key) => fields.get(key));
     const length = steps && epochs && lengthRow(steps, epochs);
@@ -64,9 +64,8 @@ function advancedSettings(/** @type {FormGroup[]} */ groups, /** @type {Rows} */
 }
 
 /**
- * A box to find settings with: {input, none: what is said where there is none, clear()}. Only the
- * settings stay whose name, help, key or name elsewhere has all of the words; all of them where
- * nothing is looked for.
+ * A search box: {input, none: the message without matches, clear()}. Shows only settings whose
+ * label, help, key or other names contain all words.
  *
  * @param {Map<string, FormField>} fields
  * @param {Rows} rows
@@ -101,7 +100,7 @@ function finder(fields, rows, advanced) {
         none.textContent = found.length ? "" : t("No setting is called so.");
     }
 
-    /** Open while something is found in there; as it was before when nothing is looked for. */
+    /** Open Advanced while it has matches; afterwards restore its state. */
     function openAdvanced(/** @type {boolean} */ looking) {
         if (looking && !advanced.hidden && !advanced.open) {
             advanced.open = true;
@@ -123,7 +122,7 @@ function finder(fields, rows, advanced) {
     };
 }
 
-/** What is wrong with a setting stands beside it. */
+/** Show problems beside their settings. */
 function showProblems(/** @type {Rows} */ places) {
     const found = currentPlan()?.problems ?? [];
     for (const row of new Set(places.values())) {
@@ -260,7 +259,7 @@ export const section = {
         state.page.showPlan();
     },
     shown() {
-        // families become known one after the other; the list is asked for until all are
+        // checkpoints are read in the background; poll until all are known
         looking?.stop();
         looking = startPolling(async () => ((await learnCheckpoints()) ? 1.5 : null));
         learnCheckpoint();
@@ -282,7 +281,7 @@ onStart((home) => {
     settle(home);
     const steps = need(root(), ".lora-trainer-steps");
     if (home.setup) steps.before(setUpCard(home.setup));
-    // captions and images may have changed in another step
+    // captions and images may have been changed in another step
     steps.addEventListener("click", () => replan());
     learnCheckpoint();
     publish();

@@ -1,5 +1,5 @@
 /*
- * The set-up screen above everything while the worker's packages are missing.
+ * The set-up screen, shown while the worker's packages are missing.
  */
 import { api } from "../common/api.js";
 import { el, put } from "../common/elements.js";
@@ -112,7 +112,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         put(message, now.message);
         put(hint, now.hint);
         element.dataset.state = now.state;
-        // when it is done it goes; a message says so
+        // it disappears when done, with a message
         element.hidden = now.state === "ready" && !now.hint;
         bar.element.hidden = !busy;
         if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
@@ -125,7 +125,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         was = now.state;
     }
 
-    /** It may be started, and end, in another window or at a command line. */
+    /** It may have been started or finished in another window or on the command line. */
     async function look() {
         const now = await api.get("setup");
         show(now);

@@ -1,5 +1,5 @@
 /*
- * What the parts of the section "settings" share.
+ * State shared by the parts of the section "settings".
  */
 
 /** @import { CheckpointView } from "../common/answers" */

@@ -1,8 +1,7 @@
 /*
- * What is set: the preset's values, what the visitor changed against them, what the server
- * suggests. It is the chosen dataset's draft (draft.js) that is shown and changed.
- *
- * Store keys written: checkpoint, name, preset, settings (what the server is sent).
+ * The settings' values: the preset's, the user's changes, and the server's suggestions. Shows and
+ * changes the selected dataset's draft (draft.js). Writes the store's checkpoint, name, preset and
+ * settings (which are sent to the server).
  */
 import { home, store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
@@ -16,10 +15,10 @@ import { state } from "./state.js";
 /** @import { FormField, HomeView, PresetView, RunDraft } from "../common/answers" */
 /** @import { Settings } from "../common/types" */
 
-/** What is right for one set of images only. */
+/** Settings that depend on the images. */
 const OF_IMAGES = ["trigger_word", "sample_prompts"];
 
-/** What this WebUI does not know (any more) is not used of a draft. */
+/** Unknown keys and choices of a draft are ignored. */
 export function settle(/** @type {HomeView} */ home) {
     const known = fieldsOf(home);
     if (known.size)
@@ -42,7 +41,7 @@ export function settle(/** @type {HomeView} */ home) {
 export const fieldsOf = (/** @type {HomeView} */ home) =>
     new Map(home.form?.groups.flatMap((group) => group.fields).map((field) => [field.key, field]));
 
-/** Those that come with the extension, then the visitor's own, which have a `file`. */
+/** The built-in presets, then user presets, which have a `file`. */
 export const presetsOf = (/** @type {HomeView} */ home) => [
     ...(home.presets ?? []).map((preset) => ({ ...preset, file: "" })),
     ...(home.own_presets?.presets ?? []),
@@ -50,25 +49,22 @@ export const presetsOf = (/** @type {HomeView} */ home) => [
 
 export const presetOf = () => presetsOf(home()).find((preset) => preset.id === draft.preset);
 
-/** What the preset sets differently, or besides, for the chosen checkpoint's family. */
+/** The preset's overrides for the selected checkpoint's family. */
 export function familyValues(/** @type {PresetView} */ preset) {
     const family = state.facts?.practice ? "practice" : state.facts?.family;
     return (family && preset.family_values[family]) || {};
 }
 
-/** What the preset sets on the chosen checkpoint. */
+/** The preset's values for the selected checkpoint. */
 export function presetValues() {
     const preset = presetOf();
     return preset ? { ...preset.values, ...familyValues(preset) } : {};
 }
 
-/**
- * What the server fills in from the images: a prompt for previews, since everybody wants to see
- * something come.
- */
+/** Values suggested by the server from the images: a preview prompt. */
 export const suggested = () => currentPlan()?.suggested ?? {};
 
-/** What a field is without the visitor's own change. */
+/** A field's value without the user's change. */
 export function baseValue(/** @type {FormField} */ field) {
     /** @type {Settings} */
     const values = { ...suggested(), ...presetValues() };
@@ -84,13 +80,13 @@ export function change(/** @type {FormField} */ field, /** @type {unknown} */ va
     edited();
 }
 
-/** The visitor has changed the draft. */
+/** The user has changed the draft. */
 export function edited() {
     drafts.note();
     publish();
 }
 
-/** Tell the others, and ask what would happen now. */
+/** Publish the settings, and update the plan. */
 export function publish() {
     state.stated = { ...presetValues(), ...draft.changes };
     const settings = { ...suggested(), ...state.stated };
@@ -107,8 +103,8 @@ export function publish() {
 }
 
 /**
- * Another part of the tab has put settings in place (those of an earlier run): they become the
- * visitor's own changes.
+ * Settings written to the store by another part of the tab (those of an earlier run) become the
+ * user's changes.
  */
 export function takeOver(/** @type {Settings} */ settings) {
     if (same(settings, state.ours) || !store.get("home")) return;
@@ -123,28 +119,27 @@ export function takeOver(/** @type {Settings} */ settings) {
     edited();
 }
 
-/** Another dataset was chosen, or another browser has changed this one's draft. */
+/** Another dataset was selected, or another browser has changed this draft. */
 function draftChanged() {
     if (!store.get("home")) return;
     const before = store.get("checkpoint");
     settle(home());
     if (draft.checkpoint !== before) state.facts = null;
-    // of other images, also the box that somebody is typing in
+    // also in a focused textbox
     if (state.drawnFor !== drafts.dataset()) state.page?.redraw();
     publish();
     if (!state.facts) learnCheckpoint();
 }
 
 /**
- * Settings of an earlier run, as GET runs/ID/draft tells them, become the draft; what is not listed
- * here any more stays as it is chosen.
+ * Use the settings of an earlier run (GET runs/ID/draft) as the draft; what is not listed any more
+ * is left unchanged.
  *
  * @param {RunDraft} draft
  */
 export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
     if (dataset) datasets.choose(dataset);
-    // of a run on other images the chosen ones do not get the trigger word, the prompts and the
-    // name
+    // with other images, trigger word, prompts and name are not taken
     const foreign = !dataset && store.get("dataset");
     const own = [...fieldsOf(home()).values()]
         .filter((field) => foreign && OF_IMAGES.includes(field.key))
@@ -163,8 +158,7 @@ export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
 }
 
 /**
- * The form's fields that differ from what they are by default -> [{label, value}] in words, for an
- * earlier run's settings.
+ * The fields that differ from their defaults -> [{label, value}], for an earlier run's settings.
  */
 export const settingWords = (/** @type {Settings} */ settings) =>
     [...fieldsOf(home()).values()]

@@ -18,8 +18,7 @@ from lora_trainer.adapters import types
 from lora_trainer.adapters.base import Adapter, LoraType
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError
-from lora_trainer.families.base import Family
-from lora_trainer.lora.names import Part, adaptable_layers, is_target, part_models
+from lora_trainer.lora.names import Learnable, Part, adaptable_layers, is_target, part_models
 from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, LoraSettings
 
 
@@ -33,15 +32,15 @@ class Adapters:
         self.layers = tuple(layers)
         self._models = dict(models)
 
-    def parameters_unet(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The UNet's trainable parameters with their names."""
-        layers = (adapter for adapter in self.layers if adapter.part == "unet")
-        return [pair for adapter in layers for pair in adapter.parameters()]
-
-    def parameters_text_encoder(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The text encoders' trainable parameters with their names."""
-        layers = (adapter for adapter in self.layers if adapter.part != "unet")
-        return [pair for adapter in layers for pair in adapter.parameters()]
+    def groups(self) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
+        """Trainable parameters with their names, by the learning rate that they have: those of the
+        main model under its name, those of all text encoders as "text_encoder".
+        """
+        found: dict[str, list[tuple[str, torch.nn.Parameter]]] = {}
+        for adapter in self.layers:
+            name = "text_encoder" if adapter.part.startswith("text_encoder") else adapter.part
+            found.setdefault(name, []).extend(adapter.parameters())
+        return found
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """All trainable parameters with their names."""
@@ -116,7 +115,6 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
     state is not used, except by dropout in each step. New adapters have no effect. Call it after
     the base has its dtype. Raises ConfigError if a target matches no layer.
     """
-    lora_type = types.get(settings.lora_type)
     chosen = list(target_layers(parts, settings))
     for _, model in part_models(parts):
         model.requires_grad_(False)
@@ -127,6 +125,16 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
             "nothing would be trained",
             hint="Leave target_modules out, or set train_text_encoder to true.",
         )
+    return inject(chosen, settings, seed)
+
+
+def inject(
+    chosen: Sequence[tuple[Part, Any, Sequence[str]]], settings: LoraSettings, seed: int
+) -> Adapters:
+    """Inject new adapters beside the layers at these paths of frozen models, initialized from
+    `seed`.
+    """
+    lora_type = types.get(settings.lora_type)
     generator = torch.Generator("cpu").manual_seed(seed)
     layers: list[Adapter] = []
     for part, model, paths in chosen:
@@ -159,12 +167,12 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
     asked, lora_type = family.learning(settings), types.get(settings.lora_type)
     for part, model in part_models(parts):
         if part == "unet":
-            setting, targets, default = "target_modules", asked.target_modules, family.unet_targets
+            targets, default = asked.target_modules, family.unet_targets
         else:
-            setting, default = "text_encoder_targets", family.text_encoder_targets
+            default = family.text_encoder_targets
             targets = asked.text_encoder_targets if asked.train_text_encoder else ()
         if targets:
-            paths = matching_layers(model, family, setting, targets, default)
+            paths = matching_layers(model, family, part, targets, default)
             more = lora_type.more_targets(family, part)
             learning = [
                 path
@@ -175,30 +183,31 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
 
 
 def matching_layers(
-    model: Any, family: Family, setting: str, targets: Sequence[str], default: Sequence[str]
+    model: Any, base: Learnable, part: Part, targets: Sequence[str], default: Sequence[str]
 ) -> list[str]:
     """Paths of the Linear and Conv2d layers that are a target, or end with `.` and a target, in the
     model's order.
 
-    Raises ConfigError naming the targets without a match. (Of the family's `default` targets, one
-    match is enough.)
+    Raises ConfigError naming the targets without a match. (Of the `default` targets, one match is
+    enough.)
     """
-    layers = adaptable_layers(model, family)
+    layers = adaptable_layers(model, base)
     matched = {
         path: [target for target in targets if is_target(path, (target,))] for path in layers
     }
     found = [path for path, by in matched.items() if by]
     lost = [target for target in targets if not any(target in by for by in matched.values())]
     if lost and not (found and tuple(targets) == tuple(default)):
-        raise _no_such_layer(model, setting, lost, layers)
+        raise _no_such_layer(model, part, lost, layers)
     return found
 
 
 def _no_such_layer(
-    model: Any, setting: str, lost: list[str], layers: Mapping[str, Any]
+    model: Any, part: Part, lost: list[str], layers: Mapping[str, Any]
 ) -> ConfigError:
     named, existing = ", ".join(lost), ", ".join(short_names(layers))
-    if setting == "target_modules" and set(lost) & LANGUAGE_MODEL_TARGETS:
+    setting = "text_encoder_targets" if part.startswith("text_encoder") else "target_modules"
+    if part == "unet" and set(lost) & LANGUAGE_MODEL_TARGETS:
         return ConfigError(
             "{setting}: no layer of the UNet is called {named}",
             hint=(
@@ -208,7 +217,7 @@ def _no_such_layer(
             setting=setting,
             named=named,
         )
-    if setting == "text_encoder_targets" and any(target.startswith("to_") for target in lost):
+    if part.startswith("text_encoder") and any(target.startswith("to_") for target in lost):
         return ConfigError(
             "{setting}: no layer of the text encoder is called {named}",
             hint=(

@@ -44,7 +44,7 @@ class Bucket:
 class BatchIndices:
     """Indices of examples in one bucket."""
 
-    bucket: Bucket
+    bucket: Any
     indices: tuple[int, ...]
 
 
@@ -92,7 +92,7 @@ def cropped_share(width: int, height: int, bucket: Bucket) -> float:
 
 
 def epoch_batches(
-    buckets: Mapping[Bucket, Sequence[int]],
+    buckets: Mapping[Any, Sequence[int]],
     repeats: Sequence[int],
     batch_size: int,
     seed: int,
@@ -116,7 +116,7 @@ def epoch_batches(
 
 
 def steps_per_epoch(
-    buckets: Mapping[Bucket, Sequence[int]],
+    buckets: Mapping[Any, Sequence[int]],
     repeats: Sequence[int],
     batch_size: int,
     gradient_accumulation_steps: int = 1,

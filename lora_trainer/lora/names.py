@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.families.base import Family, NativePaths
+from lora_trainer.families.base import NativePaths
 
-Part = Literal["unet", "text_encoder", "text_encoder_2"]
+Part = Literal["unet", "text_encoder", "text_encoder_2", "language_model"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
 
 Shape = tuple[int, ...]
@@ -23,6 +23,13 @@ LoRA.
 """
 
 
+class Learnable(Protocol):
+    """A kind of base, such as a Family."""
+
+    def may_learn(self, path: str) -> bool:
+        """Whether the layer at this path can have a LoRA."""
+
+
 def part_models(parts: Parts) -> Iterator[tuple[Part, Any]]:
     """The loaded models that can have adapters: unet, text_encoder, text_encoder_2."""
     for part, model in zip(PARTS, (parts.unet, *parts.text_encoders), strict=False):
@@ -30,7 +37,7 @@ def part_models(parts: Parts) -> Iterator[tuple[Part, Any]]:
             yield part, model
 
 
-def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
+def adaptable_layers(model: Any, base: Learnable) -> dict[str, Any]:
     """Path -> base layer for every Linear and Conv2d (one group) that can have a LoRA, in the
     model's order, with or without adapters.
     """
@@ -39,16 +46,16 @@ def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
     layers: dict[str, Any] = {}
     inside = "?"  # prefix of the last adapter's submodules, which follow it directly
     for path, module in model.named_modules():
-        if path.startswith(inside) or not family.may_learn(path):
+        if path.startswith(inside) or not base.may_learn(path):
             continue
-        base = module
+        layer = module
         if hasattr(module, "base_layer"):
             inside = path + "."
-            base = module.base_layer
-        if isinstance(base, torch.nn.Linear) or (
-            isinstance(base, torch.nn.Conv2d) and base.groups == 1
+            layer = module.base_layer
+        if isinstance(layer, torch.nn.Linear) or (
+            isinstance(layer, torch.nn.Conv2d) and layer.groups == 1
         ):
-            layers[path] = base
+            layers[path] = layer
     return layers
 
 

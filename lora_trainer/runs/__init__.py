@@ -15,7 +15,6 @@
       checkpoints/      NAME-step00000100.safetensors: usable LoRA files
       state/            what an exact resume needs
       previews/  logs/  images; TensorBoard
-      verdict.json      best step and strength, findings (verdict/); report.html shows it to people
       NAME.safetensors  the LoRA file
 
 state.py folds the events into a RunState. Standard library only.

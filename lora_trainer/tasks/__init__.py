@@ -10,8 +10,11 @@ then on, and of hooks around the steps of its loop.
     base.py          Task, and how it is found
     control.py       pause and stop
     report.py        writes events, reads requests
-    training_run.py  the values of a training: Prepared, Encoded, TrainingRun
-    lora_output.py   the LoRA file, the resume point, the delivery
+    training_task.py the course of every training
+    training_run.py  its values, whatever it trains: Prepared, Assembled, TrainingRun
+    lora_output.py   what it writes: LoRAs, resume points, the delivery
     hooks/           one module per hook of the training loop
-    lora_metadata.py, provenance.py, resolve.py
+    provenance.py    what a resume point was trained from
+
+    images.py, previews.py, lora_file_output.py, lora_metadata.py, resolve.py    of diffusion.py
 """

@@ -1,8 +1,9 @@
-"""The base class of tasks, and the lookup by settings file."""
+"""The base class of tasks, and the lookup by settings."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,11 +23,16 @@ class Task(ABC):
     """A job in a run folder, whose settings it reads when created. Raises ConfigError."""
 
     settings_file: ClassVar[str]
-    """The settings file that selects this task."""
+    """The settings file that this task runs."""
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self.folder = folder
         self.report = report
+
+    @classmethod
+    def accepts(cls, folder: RunFolder) -> bool:
+        """Whether this task runs what the folder's settings ask for. Raises ConfigError."""
+        return cls.settings_file == folder.settings.name
 
     @abstractmethod
     def run(self) -> Outcome:
@@ -39,10 +45,10 @@ class Task(ABC):
 
 
 def find(folder: RunFolder) -> type[Task]:
-    """The task for the folder's settings file. Raises RunError if there is none."""
+    """The task that accepts the folder. Raises RunError if there is none."""
     # imported one by one: a caption job needs nothing of what a training imports
     for task in defined_in(tasks, Task):  # type: ignore[type-abstract]
-        if task.settings_file == folder.settings.name:
+        if not inspect.isabstract(task) and task.accepts(folder):
             return task
     raise RunError(
         "{path} asks for a task that this version does not have ({name})",

@@ -9,15 +9,11 @@ cached.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -29,7 +25,7 @@ from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Finding, refuse, sums
+from lora_trainer.dataset.findings import refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import OutOfMemory
@@ -38,87 +34,55 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
-from lora_trainer.tasks.base import Task
-from lora_trainer.tasks.conclusion import Conclusion
-from lora_trainer.tasks.control import Control, Requests
-from lora_trainer.tasks.hooks import hooks_of
-from lora_trainer.tasks.hooks.previewing import Previewing, card_of
+from lora_trainer.tasks.control import Control
+from lora_trainer.tasks.images import Encoded, LoadedParts, PreparedImages
+from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.tasks.lora_metadata import Hashes
-from lora_trainer.tasks.lora_output import LoraOutput, keep_earlier_result
-from lora_trainer.tasks.provenance import Provenance, differences
+from lora_trainer.tasks.previews import Previews
+from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
 from lora_trainer.tasks.resolve import require_lora_dir, resolve
-from lora_trainer.tasks.training_run import (
-    Encoded,
-    LoadedOptimizer,
-    LoadedParts,
-    Prepared,
-    Start,
-    TrainingRun,
-)
+from lora_trainer.tasks.training_run import Assembled, Start
+from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training import batches
+from lora_trainer.training.denoising import DenoisingObjective
 from lora_trainer.training.device import (
     choose_device,
     choose_precision,
     describe_device,
     free_memory,
 )
-from lora_trainer.training.loop import Loop, Outcome, StopRequested
 from lora_trainer.training.optimizers import make_optimizer, require_optimizer
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.rates import make_rate_schedule
-from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
 
 log = logging.getLogger(__name__)
 CHECKS_PER_EVENT = 25
-NAMED_PER_KIND = 3
 
 
-class DiffusionTask(Task):
-    """Runs a training."""
+class DiffusionTask(TrainingTask):
+    """Trains a LoRA for a checkpoint of a family."""
 
-    settings_file: ClassVar[str] = "config.yaml"
+    @classmethod
+    def trains(cls, base_model: Path | None) -> bool:
+        return True
 
-    def __init__(self, folder: RunFolder, report: Report) -> None:
-        super().__init__(folder, report)
-        self.requested = settings.read(folder.config)
-        self.control = Control(report)
-        self.started = time.time()
-
-    def run(self) -> Outcome:
-        start = Start.of(self.folder)
-        self.report.say(events.Started(resumed_from=start.step if start.state else None))
-        self._warn_of_damage(start)
-        try:
-            prepared = Preparation(self.folder, self.report, self.control, start).prepare(
-                self.requested
-            )
-            provenance = self._provenance(prepared, start)
-            encoded = encode(prepared, self.folder.cache, self.report, self.control, start)
-        except StopRequested:
-            return self._stop_without_saving(start)
-        keep_earlier_result(self.folder, prepared.name, prepared.plan.step_count, self.report)
-        self.report.phase("loading")
+    def assemble(self, start: Start) -> Assembled:
+        prepared = Preparation(self.folder, self.report, self.control, start).prepare(
+            self.requested
+        )
+        examples = image_hashes(prepared.dataset.examples)
+        provenance = self.provenance(prepared, examples, start)
+        encoded = encode(prepared, self.folder.cache, self.report, self.control, start)
         output = self._output(prepared, provenance)
+        output.keep_earlier_result(prepared.plan.step_count)
+        self.report.phase("loading")
         trainer = assemble(prepared, encoded)
-        self.control.occupy(LoadedOptimizer(trainer.optimizer, prepared.device))
-        if start.state:
-            trainer.load_state_dict(start.state)
-        elif prepared.continuation is not None:
+        if prepared.continuation is not None:
             self._begin_from(prepared.continuation, trainer)
-        with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:
-            run = TrainingRun(
-                folder=self.folder,
-                report=self.report,
-                control=self.control,
-                prepared=prepared,
-                captions=encoded.captions,
-                output=output,
-                scalars=scalars,
-                trainer=trainer,
-            )
-            return self._train(run, start)
+        samples = Previews(prepared=prepared, captions=encoded.captions, folder=self.folder)
+        return Assembled(prepared=prepared, output=output, samples=samples, trainer=trainer)
 
     def _begin_from(self, continuation: Continuation, trainer: Trainer) -> None:
         """Initialize the adapters from init_lora, and warn of what is lost."""
@@ -138,22 +102,9 @@ class DiffusionTask(Task):
             step=folder.read_state().step,
         )
 
-    def _warn_of_damage(self, start: Start) -> None:
-        hint = "Only the time of those steps is lost. If it happens again, check the disk."
-        for note in start.notes:
-            self.report.warn(note, hint=hint)
-
-    def _provenance(self, prepared: Prepared, start: Start) -> Provenance:
-        """The run's provenance. Warns of what has changed since the state was written."""
-        provenance = Provenance.of(prepared.config, prepared.dataset.examples, prepared.device)
-        hint = "Training continues, but the LoRA will differ from that of an uninterrupted run."
-        for note in differences(start.state.get("provenance") if start.state else None, provenance):
-            self.report.warn(note, hint=hint)
-        return provenance
-
-    def _output(self, prepared: Prepared, provenance: Provenance) -> LoraOutput:
+    def _output(self, prepared: PreparedImages, provenance: Provenance) -> LoraFileOutput:
         base = prepared.config.checkpoint
-        return LoraOutput(
+        return LoraFileOutput(
             folder=self.folder,
             report=self.report,
             config=prepared.config,
@@ -165,55 +116,6 @@ class DiffusionTask(Task):
             provenance=provenance,
             started=self.started,
         )
-
-    def _train(self, run: TrainingRun, start: Start) -> Outcome:
-        loop = Loop(run.trainer, [Requests(self.control), *hooks_of(run)])
-        self.report.phase("training", run.trainer.plan.step_count)
-        try:
-            loop.run()
-        except StopRequested:
-            if run.trainer.step > start.step:
-                return self._stop(loop, run)
-            return self._stop_without_saving(start)
-        run.trainer.require_learned()
-        return self._finish(loop, run)
-
-    def _stop(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
-        loop.request("save")
-        saved = self.folder.saved_file(run.prepared.name, run.trainer.step)
-        conclusion = Conclusion(run)
-        conclusion.judge()
-        conclusion.write_report()
-        self.report.say(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
-        return "stopped"
-
-    def _stop_without_saving(self, start: Start) -> Outcome:
-        """Stop without anything new since the resume point."""
-        saved = [event for event in self.folder.read_state().saved if event.step == start.step]
-        self.report.say(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
-        return "stopped"
-
-    def _finish(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
-        # the file first: the previews may fail
-        target = run.output.save_final(run.trainer)
-        loop.saved(target)
-        conclusion = Conclusion(run)
-        made = Previewing(run).make_final(conclusion.strength)
-        conclusion.judge()
-        conclusion.note_in(target)
-        strength = conclusion.strength
-        delivered = run.output.deliver(target, card_of(self.folder, made, strength), strength)
-        conclusion.write_report()
-        # a finished run is rarely resumed, and its cache may be larger than everything else
-        shutil.rmtree(self.folder.cache, ignore_errors=True)
-        self.report.say(
-            events.Finished(
-                step=run.trainer.step,
-                file=self.folder.relative(target),
-                delivered=str(delivered.path) if delivered else "",
-            )
-        )
-        return "finished"
 
 
 # --- prepare --------------------------------------------------------------------------------------
@@ -228,7 +130,7 @@ class Preparation:
         self.control = control
         self.start = start
 
-    def prepare(self, requested: RunConfig) -> Prepared:
+    def prepare(self, requested: RunConfig) -> PreparedImages:
         self.report.phase("checking")
         require_lora_dir(requested)
         base = requested.checkpoint
@@ -294,7 +196,8 @@ class Preparation:
             progress=self.report_check,
         )
         refuse(dataset.findings, config.dataset)
-        self._warn_of([*dataset.findings, *prompt_syntax(config.samples.sample_prompts)])
+        found = [*dataset.findings, *prompt_syntax(config.samples.sample_prompts)]
+        self.report.warn_of(found)
         return dataset
 
     def report_check(self, done: int, total: int) -> None:
@@ -305,11 +208,6 @@ class Preparation:
             self.report.part_done(done)
             self.control.check(self.start)
 
-    def _warn_of(self, findings: Sequence[Finding]) -> None:
-        """One warning for each kind of finding, with the first few names."""
-        for one in sums(findings):
-            self.report.warn(one.named(NAMED_PER_KIND), hint=one.hint)
-
     def _plan_and_resolve(
         self,
         requested: RunConfig,
@@ -317,7 +215,7 @@ class Preparation:
         parts: Parts,
         dataset: Dataset,
         device: torch.device,
-    ) -> Prepared:
+    ) -> PreparedImages:
         """Resolve every `auto`, and write the resolved config.yaml."""
         dtype = choose_precision(
             requested.checkpoint.mixed_precision, device, checkpoint.unet_parameter_count
@@ -326,11 +224,11 @@ class Preparation:
         buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
         plan = make_plan(requested, dataset, buckets)
         config = resolve(requested, checkpoint, resolution, dtype, plan.step_count)
-        self._warn_of(
+        self.report.warn_of(
             bucketing.bucket_findings(dataset.examples, buckets, config.dataset, resolution)
         )
         files.write_text(self.folder.config, settings.to_yaml(config))
-        return Prepared(
+        return PreparedImages(
             config=config,
             checkpoint=checkpoint,
             parts=parts,
@@ -372,7 +270,7 @@ def make_plan(
 
 
 def encode(
-    prepared: Prepared, cache: Path, report: Report, control: Control, start: Start
+    prepared: PreparedImages, cache: Path, report: Report, control: Control, start: Start
 ) -> Encoded:
     """Encode captions and images. The models are unloaded, unless needed in every step."""
     report.phase("encoding", len(prepared.dataset.examples))
@@ -385,7 +283,9 @@ def encode(
     return Encoded(captions=captions, images=images)
 
 
-def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batches.TensorStore]:
+def _stores(
+    prepared: PreparedImages, cache: Path
+) -> tuple[batches.TensorStore, batches.TensorStore]:
     pixel_count = sum(
         bucket.width * bucket.height * len(indices) for bucket, indices in prepared.buckets.items()
     )
@@ -398,7 +298,7 @@ def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batch
 
 
 def _encode_captions(
-    prepared: Prepared, store: batches.TensorStore, control: Control, start: Start
+    prepared: PreparedImages, store: batches.TensorStore, control: Control, start: Start
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
     # float32 on the CPU; the model's dtype on a GPU, as the WebUI does, to save VRAM
@@ -423,7 +323,11 @@ def _encode_captions(
 
 
 def _encode_images(
-    prepared: Prepared, store: batches.TensorStore, report: Report, control: Control, start: Start
+    prepared: PreparedImages,
+    store: batches.TensorStore,
+    report: Report,
+    control: Control,
+    start: Start,
 ) -> batches.EncodedImages:
     images = batches.EncodedImages(store)
     base = prepared.config.checkpoint
@@ -443,7 +347,7 @@ def _encode_images(
 # --- assemble -------------------------------------------------------------------------------------
 
 
-def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
+def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
     config, parts, device = prepared.config, prepared.parts, prepared.device
     training = config.training
@@ -463,12 +367,9 @@ def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
     log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
     optimizer = make_optimizer(adapters, training, device)
     noise_process = parts.family.noise_process(parts.schedule, device)
-    return Trainer(
+    objective = DenoisingObjective(
         family=parts.family,
         unet=parts.unet,
-        adapters=adapters,
-        optimizer=optimizer,
-        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
         noise_process=noise_process,
         data=batches.TrainingData(
             examples=prepared.dataset.examples,
@@ -479,6 +380,14 @@ def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
             noise_process=noise_process,
         ),
         captions=encoded.captions,
+        settings=training,
+        device=device,
+    )
+    return Trainer(
+        adapters=adapters,
+        objective=objective,
+        optimizer=optimizer,
+        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
         plan=prepared.plan,
         settings=training,
         device=device,

@@ -1,6 +1,6 @@
 """What a resume point was trained from, so that a resumed run can report what has changed.
 
-Provenance.of(config, examples, device)   at the start of every worker; saved in the state
+Provenance.of(config, hashes, device)     at the start of every worker; saved in the state
 differences(kept, now)                    messages; none if the resume is exact
 """
 
@@ -27,8 +27,8 @@ WITHOUT_EFFECT = frozenset(
     if group in (settings.SampleSettings, settings.OutputSettings)
     or not schema.about(item).affects_result
 )
-"""Settings that do not change the LoRA: paths, names, speed, previews. (Images, base and VAE are
-compared by content.)
+"""Settings that do not change the LoRA: paths, names, speed, previews. (Training data, base
+and VAE are compared by content.)
 """
 SAMPLE = 1 << 20
 NAMED = 5
@@ -37,7 +37,7 @@ NAMED = 5
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """settings: those that affect the result, as strings; files: fingerprints of base and VAE;
-    examples: name -> hash of image, caption and repeats.
+    examples: name -> hash of what is trained of it.
     """
 
     settings: Mapping[str, str]
@@ -45,8 +45,8 @@ class Provenance:
     examples: Mapping[str, str]
 
     @classmethod
-    def of(cls, config: RunConfig, examples: Sequence[Example], device: torch.device) -> Provenance:
-        """`config` is resolved."""
+    def of(cls, config: RunConfig, examples: Mapping[str, str], device: torch.device) -> Provenance:
+        """`config` is resolved. examples: name -> hash."""
         values = settings.to_mapping(config)
         kept = {key: str(value) for key, value in values.items() if key not in WITHOUT_EFFECT}
         if config.training.lr_scheduler != "constant":
@@ -58,10 +58,7 @@ class Provenance:
                 "base_model": _content(config.checkpoint.base_model),
                 "vae": _content(config.checkpoint.vae),
             },
-            examples={
-                example.name: _hash(example.digest, example.caption, example.repeats)
-                for example in examples
-            },
+            examples=examples,
         )
 
     def to_mapping(self) -> dict[str, dict[str, str]]:
@@ -101,22 +98,36 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
         if names:
             shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
             yield Message(
-                "images or captions {what} since the resume point ({count}): {names}",
+                "training data {what} since the resume point ({count}): {names}",
                 {"what": what, "count": len(names), "names": shown},
             )
 
 
+def image_hashes(examples: Sequence[Example]) -> dict[str, str]:
+    """Name -> hash of image, caption and repeats."""
+    return {
+        example.name: content_hash(example.digest, example.caption, example.repeats)
+        for example in examples
+    }
+
+
 def _content(path: Path | None) -> str:
-    """A fingerprint of a file: size, first and last MiB. A checkpoint is too large to hash here."""
-    if path is None or not path.is_file():
-        return "" if path is None else str(path)
+    """A fingerprint of a file, or of the weights in a folder: size, first and last MiB. A checkpoint
+    is too large to hash here.
+    """
+    if path is None:
+        return ""
+    if not path.is_file():
+        weights = sorted(path.glob("*.safetensors"))
+        return content_hash(*map(_content, weights)) if weights else str(path)
     with path.open("rb") as stream:
         beginning = stream.read(SAMPLE)
         stream.seek(max(0, path.stat().st_size - SAMPLE))
-        return _hash(path.stat().st_size, beginning, stream.read(SAMPLE))
+        return content_hash(path.stat().st_size, beginning, stream.read(SAMPLE))
 
 
-def _hash(*parts: object) -> str:
+def content_hash(*parts: object) -> str:
+    """A hash of these values."""
     return hashlib.blake2b(
         repr(parts).encode("utf-8", errors="backslashreplace"), digest_size=12
     ).hexdigest()

@@ -7,12 +7,14 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
 import psutil
 
 from lora_trainer import files
+from lora_trainer.dataset.findings import Finding, sums
 from lora_trainer.errors import Message
 from lora_trainer.runs.events import Event, EventWriter, Failed, Phase, Progress, Warned
 from lora_trainer.runs.folder import Heartbeat, RunFolder
@@ -21,6 +23,8 @@ from lora_trainer.runs.requests import RunRequest, take_requests
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 HOST_SECONDS = 2.0
+NAMED_PER_KIND = 3
+"""Files named in a warning about several."""
 
 
 def in_words(event: Event) -> str:
@@ -68,6 +72,11 @@ class Report:
         if isinstance(message, str):
             message = Message(message, values)
         self.say(Warned.of(message, Message(hint, values) if isinstance(hint, str) else hint))
+
+    def warn_of(self, findings: Iterable[Finding]) -> None:
+        """One warning for each kind of finding, with the first few names."""
+        for one in sums(findings):
+            self.warn(one.named(NAMED_PER_KIND), hint=one.hint)
 
     def stop_asked(self) -> bool:
         """Whether a stop was requested, by request or signal. Final."""

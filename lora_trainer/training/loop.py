@@ -19,6 +19,10 @@ class StopRequested(Exception):
     """Raised between steps, or inside a stage, when a stop was requested."""
 
 
+class Abandoned(Exception):
+    """Raised while a sample is made, when a stop was requested."""
+
+
 class Steps(Protocol):
     """The work of a loop."""
 

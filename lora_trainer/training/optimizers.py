@@ -187,19 +187,19 @@ def settled(settings: TrainingSettings) -> dict[str, float]:
 def make_optimizer(
     adapters: Adapters, settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The chosen optimizer with two parameter groups: the UNet's adapters, then the text encoders'.
-    Raises ConfigError if it is not available.
+    """The chosen optimizer with one parameter group for each of the adapters' groups: the main
+    model's first, then the text encoders'. Raises ConfigError if it is not available.
     """
     entry, values = OPTIMIZERS[settings.optimizer], settled(settings)
-    groups: list[dict[str, Any]] = []
-    for name, parameters, rate in (
-        ("unet", adapters.parameters_unet(), values["learning_rate"]),
-        ("text_encoder", adapters.parameters_text_encoder(), values["text_encoder_lr"]),
-    ):
-        if parameters:
-            groups.append(
-                {"params": [parameter for _, parameter in parameters], "lr": rate, "name": name}
-            )
+    rates = {"text_encoder": values["text_encoder_lr"]}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameter for _, parameter in parameters],
+            "lr": rates.get(name, values["learning_rate"]),
+            "name": name,
+        }
+        for name, parameters in adapters.groups().items()
+    ]
     make: Any = entry.load(device)
     optimizer: torch.optim.Optimizer = make(
         groups, lr=values["learning_rate"], weight_decay=values["weight_decay"], **entry.options

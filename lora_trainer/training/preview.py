@@ -21,10 +21,7 @@ from lora_trainer.families.base import TextStates
 from lora_trainer.families.components.text import join_rows
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.training.images import to_image
-
-
-class Abandoned(Exception):
-    """A stop was requested during sampling."""
+from lora_trainer.training.loop import Abandoned
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,24 @@
 """Training steps: batches -> gradients -> adapter weights. Run by training.loop.
 
-Independent of the model family, the source of the images and the consumers of the results.
+Independent of what is trained: the objective has the model and the examples.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from lora_trainer.adapters.injected import Adapters
-from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
+from lora_trainer.dataset.buckets import epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
-from lora_trainer.families.base import Family, NoiseProcess
 from lora_trainer.settings.training import TrainingSettings
-from lora_trainer.training.batches import CaptionEncoder, TrainingData
-from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.randomness import seed_dropout
 
 MOST_SKIPPED = 10
@@ -36,7 +32,7 @@ SMOOTHING = 0.98
 
 _LEARNING_FAILED = (
     "Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look"
-    " at these images."
+    " at these examples."
 )
 _NOTHING_LEARNED = (
     "learning_rate is not the cause. Set mixed_precision to bf16 or no; if that does not help, the"
@@ -47,10 +43,10 @@ _NOTHING_LEARNED = (
 @dataclass(kw_only=True)
 class BatchSchedule:
     """The batches of each step. A function of the seed, so that any step can be computed by
-    itself.
+    itself. A batch has examples of one bucket; the buckets' keys can be sorted.
     """
 
-    buckets: dict[Bucket, list[int]]
+    buckets: Mapping[Any, Sequence[int]]
     repeats: Sequence[int]
     batch_size: int
     accumulation: int
@@ -114,7 +110,7 @@ class SmoothedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """The result of a step. losses: one per image, in order; skipped: why the weights were not
+    """The result of a step. losses: one per example, in order; skipped: why the weights were not
     updated, else empty.
     """
 
@@ -129,18 +125,25 @@ class StepResult:
         return math.fsum(self.losses) / len(self.losses)
 
 
+class Objective(Protocol):
+    """What a training minimizes: the model and the examples."""
+
+    def losses(
+        self, indices: Sequence[int], step: int, part: int
+    ) -> tuple[torch.Tensor, Sequence[str]]:
+        """The loss of each of these examples, (B,) float32, and their names. `part`: the number of
+        the batch within the step. Random draws follow from the seed, `step` and `part`.
+        """
+
+
 @dataclass(kw_only=True)
 class Trainer:
     """The state that training changes, and the steps that change it."""
 
-    family: Family
-    unet: Any
     adapters: Adapters
+    objective: Objective
     optimizer: torch.optim.Optimizer
     rates: Any
-    noise_process: NoiseProcess
-    data: TrainingData
-    captions: CaptionEncoder
     plan: BatchSchedule
     settings: TrainingSettings
     device: torch.device
@@ -189,19 +192,20 @@ class Trainer:
         return self.smoothed_loss.value is not None
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
-        """One optimizer step over the images of `group`, each with the same weight, whatever the
+        """One optimizer step over the examples of `group`, each with the same weight, whatever the
         size of its batch.
         """
         start = time.perf_counter()
         seed_dropout(self.settings.seed, self.step)
-        image_count = sum(len(indices) for indices in group)
+        example_count = sum(len(indices) for indices in group)
         losses: list[torch.Tensor] = []
         names: list[str] = []
         for part, indices in enumerate(group):
-            image_losses, image_names = self._losses(indices, part)
-            self._backward(image_losses.sum() / image_count)
-            losses.append(image_losses.detach())
-            names += image_names
+            with self.precision():
+                batch_losses, batch_names = self.objective.losses(indices, self.step, part)
+            self._backward(batch_losses.sum() / example_count)
+            losses.append(batch_losses.detach())
+            names += batch_names
         values = torch.cat(losses).tolist()
         norm = self._apply_gradients()
         skipped = self._why_skipped(values, norm, names)
@@ -213,26 +217,6 @@ class Trainer:
             seconds=time.perf_counter() - start,
             skipped=skipped,
         )
-
-    def _losses(self, indices: Sequence[int], part: int) -> tuple[torch.Tensor, tuple[str, ...]]:
-        batch = self.data.batch(indices, self.step, part)
-        latents, noise, timesteps = (
-            tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps)
-        )
-        sizes = batch.size_conditions.to(self.device)
-        with self.precision():
-            text = self.captions.states(batch.captions).to(self.device)
-            losses = denoising_loss(
-                functools.partial(self.family.predict, self.unet),
-                self.noise_process,
-                latents,
-                text,
-                noise,
-                timesteps,
-                sizes,
-                self.settings,
-            )
-        return losses, batch.names
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the frozen model's dtype for a forward pass; adapters and loss stay
@@ -277,7 +261,7 @@ class Trainer:
         what = "loss" if broken else "gradient"
         if self._skipped >= (MOST_SKIPPED if self.scaler is None or broken else MOST_RESCALED):
             raise NotFinite(
-                "the {what} was not a finite number in {count} steps running; the images of the"
+                "the {what} was not a finite number in {count} steps running; the examples of the"
                 " last were {names}",
                 hint=_LEARNING_FAILED if self.has_learned else _NOTHING_LEARNED,
                 what=what,

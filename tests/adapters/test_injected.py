@@ -155,7 +155,7 @@ def test_training_the_text_encoder_does_not_change_the_unets_first_weights() -> 
 
 def test_parameters_come_with_names_in_the_models_order() -> None:
     adapters = add_adapters(tiny_parts("sdxl"), LoraSettings(**BOTH), seed=0)
-    unet, text = adapters.parameters_unet(), adapters.parameters_text_encoder()
+    unet, text = adapters.groups().values()
     assert unet[0][0] == "unet.down_blocks.1.attentions.0.proj_in.lora_A.weight"
     assert unet[1][0] == "unet.down_blocks.1.attentions.0.proj_in.lora_B.weight"
     assert text[0][0] == "text_encoder.text_model.encoder.layers.0.self_attn.k_proj.lora_A.weight"
@@ -329,9 +329,9 @@ def test_of_a_familys_own_targets_those_that_a_model_lacks_are_passed_over() -> 
     parts = tiny_parts("sd1")
     usual = parts.family.unet_targets
     more = (*usual, "to_nothing")
-    model, setting = parts.unet, "target_modules"
-    assert matching_layers(model, parts.family, setting, more, more) == matching_layers(
-        model, parts.family, setting, usual, usual
+    model, part = parts.unet, "unet"
+    assert matching_layers(model, parts.family, part, more, more) == matching_layers(
+        model, parts.family, part, usual, usual
     )
     with pytest.raises(ConfigError, match="no layer is called to_nothing"):
-        matching_layers(model, parts.family, setting, more, usual)
+        matching_layers(model, parts.family, part, more, usual)

@@ -359,7 +359,7 @@ def _installed(root: Path) -> dict[str, Any]:
     overlay = _overlay(root)
     return {
         "state": overlay.state,
-        "shelf": sorted(path.name for path in overlay.shelf.iterdir()),
+        "version_folder": sorted(path.name for path in overlay.version_folder.iterdir()),
         "rubbish": rubbish(root),
     }
 

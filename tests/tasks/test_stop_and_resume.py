@@ -18,8 +18,9 @@ from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import training
 from lora_trainer.tasks import diffusion
 from lora_trainer.tasks.control import Requests
-from lora_trainer.tasks.lora_output import LoraOutput
-from lora_trainer.tasks.training_run import LoadedOptimizer, LoadedParts
+from lora_trainer.tasks.images import LoadedParts
+from lora_trainer.tasks.lora_file_output import LoraFileOutput
+from lora_trainer.tasks.training_run import LoadedOptimizer
 from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
 from tests.made import begin, losses
@@ -287,9 +288,9 @@ def test_a_dataset_that_changed_meanwhile_is_said(tmp_path, monkeypatch):
     (tmp_path / "images" / "img04.png").rename(tmp_path / "images" / "new.png")
     assert job.run(folder.path) == job.FINISHED
     messages = [warning.message for warning in folder.read_state().warnings]
-    assert "images or captions new since the resume point (1): new.png" in messages
-    assert "images or captions gone since the resume point (1): img04.png" in messages
-    assert "images or captions changed since the resume point (1): img00.png" in messages
+    assert "training data new since the resume point (1): new.png" in messages
+    assert "training data gone since the resume point (1): img04.png" in messages
+    assert "training data changed since the resume point (1): img00.png" in messages
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
     def write_state(self, trainer):
         raise error
 
-    monkeypatch.setattr(LoraOutput, "write_state", write_state)
+    monkeypatch.setattr(LoraFileOutput, "write_state", write_state)
     assert job.run(folder.path) == job.FAILED
     assert folder.read_state().failure.message == "the disk is full"
 

@@ -179,7 +179,7 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
     "max_token_length": lambda run, _: text_states(run),
     "mixed_precision": lambda run, _: precisions(run),
     "lora_type": lambda run, _: adapters(run).module_count,
-    "train_text_encoder": lambda run, _: len(adapters(run).parameters_text_encoder()),
+    "train_text_encoder": lambda run, _: len(adapters(run).groups().get("text_encoder", [])),
     # on the processor the second is a sentence that says why not
     "optimizer": lambda run, _: said(
         lambda: type(make_optimizer(adapters(run), run.training, CPU)).__name__

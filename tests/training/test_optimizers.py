@@ -11,7 +11,7 @@ from lora_trainer.errors import ConfigError
 from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import training
 from lora_trainer.settings.training import TrainingSettings
-from lora_trainer.tasks.hooks import previewing
+from lora_trainer.training import preview
 from lora_trainer.training.optimizers import (
     LOWEST_MULTIPLIER,
     OPTIMIZERS,
@@ -212,13 +212,13 @@ def test_what_is_exported_is_the_average_and_the_training_weights_come_back_exac
 
 def test_saved_steps_and_previews_show_the_averaged_weights(tmp_path, monkeypatch):
     seen = []
-    real = previewing.preview.make_pictures
+    real = preview.make_pictures
 
     def make_pictures(parts, adapters, *others, **named):
         seen.append({name: one.detach().clone() for name, one in adapters.parameters()})
         return real(parts, adapters, *others, **named)
 
-    monkeypatch.setattr(previewing.preview, "make_pictures", make_pictures)
+    monkeypatch.setattr(preview, "make_pictures", make_pictures)
     run = begin(
         tmp_path,
         name="one",

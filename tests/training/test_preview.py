@@ -140,7 +140,7 @@ def trained_text_encoder(family):
     adapters = add_adapters(
         parts, LoraSettings(lora_rank=2, lora_dropout=0.5, train_text_encoder=True), 0
     )
-    for _, parameter in adapters.parameters_text_encoder():
+    for _, parameter in adapters.groups()["text_encoder"]:
         torch.nn.init.normal_(parameter, std=0.3)
     return parts, adapters
 

@@ -21,9 +21,10 @@ from lora_trainer.settings.training import (
     LoraSettings,
     TrainingSettings,
 )
-from lora_trainer.training import train
 from lora_trainer.training.batches import CaptionEncoder, EncodedImages, TensorStore, TrainingData
+from lora_trainer.training.denoising import DenoisingObjective
 from lora_trainer.training.loop import Loop
+from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.optimizers import make_optimizer
 from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.train import BatchSchedule, SmoothedLoss, Trainer
@@ -66,12 +67,9 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
     parts.unet.train()
     optimizer = make_optimizer(adapters, training, CPU)
     noise_process = NoiseLevels.of(parts.schedule)
-    return Trainer(
+    objective = DenoisingObjective(
         family=parts.family,
         unet=parts.unet,
-        adapters=adapters,
-        optimizer=optimizer,
-        rates=make_rate_schedule(optimizer, training, step_count),
         noise_process=noise_process,
         data=TrainingData(
             examples=examples,
@@ -82,6 +80,14 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
             noise_process=noise_process,
         ),
         captions=captions,
+        settings=training,
+        device=CPU,
+    )
+    return Trainer(
+        adapters=adapters,
+        objective=objective,
+        optimizer=optimizer,
+        rates=make_rate_schedule(optimizer, training, step_count),
         plan=BatchSchedule(
             buckets={Bucket(64, 64): list(range(images))},
             repeats=[1] * images,
@@ -133,18 +139,19 @@ def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monk
 
 def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_otherwise(tmp_path):
     trainer = make_trainer(tmp_path)
-    first, *others = trainer.data.examples
+    first, *others = trainer.objective.data.examples
     lines = ["picture 0", "a photo, sharp", "the first picture"]
     several = dataclasses.replace(
-        trainer.data, examples=[dataclasses.replace(first, caption="\n".join(lines)), *others]
+        trainer.objective.data,
+        examples=[dataclasses.replace(first, caption="\n".join(lines)), *others],
     )
-    trainer.captions.keep([several.examples[0].caption], torch.float32)
+    trainer.objective.captions.keep([several.examples[0].caption], torch.float32)
     seen = set()
     for step in range(40):
         batch, again, alone = (
             several.batch([0, 1], step, 0),
             several.batch([0, 1], step, 0),
-            trainer.data.batch([0, 1], step, 0),
+            trainer.objective.data.batch([0, 1], step, 0),
         )
         assert batch.captions == again.captions and batch.captions[1] == "picture 1"
         assert alone.captions == ("picture 0", "picture 1")
@@ -154,7 +161,7 @@ def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_other
             (batch.timesteps, alone.timesteps),
         ):
             assert torch.equal(one, other)
-        assert trainer.captions.states(batch.captions).hidden.shape[0] == 2
+        assert trainer.objective.captions.states(batch.captions).hidden.shape[0] == 2
         seen.add(batch.captions[0])
     assert seen == set(lines)
 
@@ -193,7 +200,7 @@ def test_dropout_follows_from_seed_and_step_whatever_was_drawn_before(tmp_path):
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     plain, saving = make_trainer(tmp_path), make_trainer(tmp_path)
-    saving.unet.enable_gradient_checkpointing()
+    saving.objective.unet.enable_gradient_checkpointing()
     first, second = gradients(plain, [(0, 1)]), gradients(saving, [(0, 1)])
     assert any(gradient.abs().max() > 0 for gradient in first.values())
     for name in first:
@@ -205,17 +212,17 @@ def test_training_learns_what_it_is_shown(tmp_path):
     trainer = make_trainer(
         tmp_path, images=1, step_count=60, learning_rate=1e-2, lora=LoraSettings(lora_rank=8)
     )
-    before = trainer._losses([0], 99)[0].item()
+    before = trainer.objective.losses([0], trainer.step, 99)[0].item()
     Loop(trainer, []).run()
-    assert trainer._losses([0], 99)[0].item() != before
-    fixed = trainer.data.batch([0], 7, 0)
+    assert trainer.objective.losses([0], trainer.step, 99)[0].item() != before
+    fixed = trainer.objective.data.batch([0], 7, 0)
 
     def loss_at_fixed_noise():
         with torch.no_grad():
-            text = trainer.captions.states(fixed.captions)
-            return train.denoising_loss(
-                functools.partial(trainer.family.predict, trainer.unet),
-                trainer.noise_process,
+            text = trainer.objective.captions.states(fixed.captions)
+            return denoising_loss(
+                functools.partial(trainer.objective.family.predict, trainer.objective.unet),
+                trainer.objective.noise_process,
                 fixed.latents,
                 text,
                 fixed.noise,
@@ -233,25 +240,27 @@ def test_training_learns_what_it_is_shown(tmp_path):
 def test_the_base_is_never_changed(tmp_path):
     trainer = make_trainer(tmp_path, step_count=3)
     trained = {
-        name for name, parameter in trainer.unet.named_parameters() if parameter.requires_grad
+        name
+        for name, parameter in trainer.objective.unet.named_parameters()
+        if parameter.requires_grad
     }
     base = {
         name: parameter.clone()
-        for name, parameter in trainer.unet.named_parameters()
+        for name, parameter in trainer.objective.unet.named_parameters()
         if name not in trained
     }
     Loop(trainer, []).run()
     assert trained and all("lora_" in name for name in trained)
     assert all(
         torch.equal(base[name], parameter)
-        for name, parameter in trainer.unet.named_parameters()
+        for name, parameter in trainer.objective.unet.named_parameters()
         if name in base
     )
 
 
 def test_a_step_without_finite_gradients_leaves_the_weights_alone(tmp_path):
     trainer = make_trainer(tmp_path)
-    trainer.data.images._store.get("1")["moments"].fill_(math.nan)
+    trainer.objective.data.images._store.get("1")["moments"].fill_(math.nan)
     before = trainer.adapters.state_dict()
     result = trainer.train_step([(0, 1)])
     assert result.skipped == "loss: 1.png"
@@ -277,7 +286,7 @@ def test_the_forward_pass_has_the_frozen_models_number_format(tmp_path):
 
 def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
     trainer = make_trainer(tmp_path, images=1, step_count=100)
-    trainer.data.images._store.get("0")["moments"].fill_(math.inf)
+    trainer.objective.data.images._store.get("0")["moments"].fill_(math.inf)
     with pytest.raises(NotFinite) as caught:
         Loop(trainer, []).run()
     assert (
@@ -296,11 +305,11 @@ def test_the_text_encoder_has_a_rate_of_its_own_and_learns(tmp_path):
         "unet": 1e-3,
         "text_encoder": 5e-5,
     }
-    before = {name: value.clone() for name, value in trainer.adapters.parameters_text_encoder()}
+    before = {name: value.clone() for name, value in trainer.adapters.groups()["text_encoder"]}
     Loop(trainer, []).run()
     assert any(
         not torch.equal(before[name], value)
-        for name, value in trainer.adapters.parameters_text_encoder()
+        for name, value in trainer.adapters.groups()["text_encoder"]
     )
     half = make_optimizer(trainer.adapters, TrainingSettings(learning_rate=1e-3), CPU)
     assert half.param_groups[1]["lr"] == 5e-4

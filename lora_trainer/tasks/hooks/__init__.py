@@ -2,7 +2,7 @@
 
 reporting.py     progress, TensorBoard, skipped steps
 saving.py        LoRA files and resume points
-previewing.py    preview images
+previewing.py    samples: preview images, answers
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ class TrainingHook(Hook[Trainer]):
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
 
+    @classmethod
+    def fits(cls, run: TrainingRun) -> bool:
+        """Whether the hook is for a training of this kind."""
+        return True
+
 
 def hooks_of(run: TrainingRun) -> list[TrainingHook]:
     """All hooks, for this run."""
     found = sorted(defined_in(sys.modules[__name__], TrainingHook), key=lambda hook: hook.place)
-    return [hook(run) for hook in found]
+    return [hook(run) for hook in found if hook.fits(run)]

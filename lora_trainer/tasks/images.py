@@ -1,0 +1,83 @@
+"""The values passed between the stages of a training on images.
+
+PreparedImages   checkpoint, dataset and plan are valid; no weights are loaded
+Encoded          latents and text states exist
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lora_trainer.adapters.continued import Continuation
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.scan import Dataset
+from lora_trainer.tasks.training_run import Prepared
+from lora_trainer.training import batches
+from lora_trainer.training.device import free_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedImages(Prepared):
+    """What to train, and on what. `parts` has only tokenizers."""
+
+    checkpoint: Checkpoint
+    parts: Parts
+    dataset: Dataset
+    buckets: Mapping[Bucket, list[int]]
+    continuation: Continuation | None = None
+    """The LoRA that the adapters begin with."""
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """The previews' prompts; without any, the first caption, for the LoRA's card."""
+        return self.config.samples.sample_prompts or (
+            variants(self.dataset.examples[0].caption)[0],
+        )
+
+    @contextlib.contextmanager
+    def vae(self) -> Iterator[Any]:
+        """The VAE, loaded into parts.vae for the block. float32: SDXL's overflows in fp16."""
+        self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
+        try:
+            yield self.parts.vae
+        finally:
+            self.parts.vae = None
+            free_memory(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The encoded dataset."""
+
+    captions: batches.CaptionEncoder
+    images: batches.EncodedImages
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """Moves the loaded models off the device during a pause."""
+
+    parts: Parts
+    device: torch.device
+
+    def leave_device(self) -> None:
+        self._move(torch.device("cpu"))
+
+    def return_to_device(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        if self.device.type == "cpu":
+            return
+        for model in (*self.parts.text_encoders, self.parts.vae, self.parts.unet):
+            if model is not None:
+                model.to(device)
+        free_memory(self.device)

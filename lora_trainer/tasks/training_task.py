@@ -1,0 +1,147 @@
+"""The course of every training: assemble, resume, the loop with its hooks, the final LoRA.
+
+A subclass says which base models it trains, and assembles the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import schema
+from lora_trainer.settings import training as settings
+from lora_trainer.tasks.base import Task
+from lora_trainer.tasks.control import Control, Requests
+from lora_trainer.tasks.hooks import hooks_of
+from lora_trainer.tasks.hooks.previewing import Previewing
+from lora_trainer.tasks.provenance import Provenance, differences
+from lora_trainer.tasks.report import Report
+from lora_trainer.tasks.training_run import (
+    Assembled,
+    LoadedOptimizer,
+    Prepared,
+    Start,
+    TrainingRun,
+)
+from lora_trainer.training.loop import Loop, Outcome, StopRequested
+from lora_trainer.training.scalars import Scalars
+from lora_trainer.training.train import Trainer
+
+
+class TrainingTask(Task):
+    """Runs a training."""
+
+    settings_file: ClassVar[str] = "config.yaml"
+
+    def __init__(self, folder: RunFolder, report: Report) -> None:
+        super().__init__(folder, report)
+        self.requested = settings.read(folder.config)
+        self.control = Control(report)
+        self.started = time.time()
+
+    @classmethod
+    def accepts(cls, folder: RunFolder) -> bool:
+        return super().accepts(folder) and cls.trains(_base_model(folder))
+
+    @classmethod
+    @abstractmethod
+    def trains(cls, base_model: Path | None) -> bool:
+        """Whether this task is for a base model of this kind; None: the settings name none."""
+
+    @abstractmethod
+    def assemble(self, start: Start) -> Assembled:
+        """Check, encode and load everything. The adapters are those of the first step. Raises
+        StopRequested.
+        """
+
+    def run(self) -> Outcome:
+        start = Start.of(self.folder)
+        self.report.say(events.Started(resumed_from=start.step if start.state else None))
+        self._warn_of_damage(start)
+        try:
+            assembled = self.assemble(start)
+        except StopRequested:
+            return self._stop_without_saving(start)
+        trainer = assembled.trainer
+        self.control.occupy(LoadedOptimizer(trainer.optimizer, trainer.device))
+        if start.state:
+            trainer.load_state_dict(start.state)
+        with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:
+            run = TrainingRun(
+                **vars(assembled),
+                folder=self.folder,
+                report=self.report,
+                control=self.control,
+                scalars=scalars,
+            )
+            return self._train(run, start)
+
+    def _warn_of_damage(self, start: Start) -> None:
+        hint = "Only the time of those steps is lost. If it happens again, check the disk."
+        for note in start.notes:
+            self.report.warn(note, hint=hint)
+
+    def provenance(
+        self, prepared: Prepared, examples: Mapping[str, str], start: Start
+    ) -> Provenance:
+        """The run's provenance. Warns of what has changed since the state was written."""
+        provenance = Provenance.of(prepared.config, examples, prepared.device)
+        hint = "Training continues, but the LoRA will differ from that of an uninterrupted run."
+        for note in differences(start.state.get("provenance") if start.state else None, provenance):
+            self.report.warn(note, hint=hint)
+        return provenance
+
+    def _train(self, run: TrainingRun, start: Start) -> Outcome:
+        loop = Loop(run.trainer, [Requests(self.control), *hooks_of(run)])
+        self.report.phase("training", run.trainer.plan.step_count)
+        try:
+            loop.run()
+        except StopRequested:
+            if run.trainer.step > start.step:
+                return self._stop(loop, run)
+            return self._stop_without_saving(start)
+        run.trainer.require_learned()
+        return self._finish(loop, run)
+
+    def _stop(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
+        loop.request("save")
+        saved = run.output.saved_file(run.trainer.step)
+        self.report.say(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
+        return "stopped"
+
+    def _stop_without_saving(self, start: Start) -> Outcome:
+        """Stop without anything new since the resume point."""
+        saved = [event for event in self.folder.read_state().saved if event.step == start.step]
+        self.report.say(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
+        return "stopped"
+
+    def _finish(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
+        # the file first: the previews may fail
+        target = run.output.save_final(run.trainer)
+        loop.saved(target)
+        delivered = run.output.deliver(target, Previewing(run).make_final())
+        # a finished run is rarely resumed, and its cache may be larger than everything else
+        shutil.rmtree(self.folder.cache, ignore_errors=True)
+        self.report.say(
+            events.Finished(
+                step=run.trainer.step,
+                file=self.folder.relative(target),
+                delivered=str(delivered) if delivered else "",
+            )
+        )
+        return "finished"
+
+
+def _base_model(folder: RunFolder) -> Path | None:
+    """The base model of the settings, which may be wrong otherwise. Raises ConfigError for a file
+    that is not YAML.
+    """
+    named = schema.read_mapping(folder.config).get("base_model")
+    return Path(schema.unquoted(named)).expanduser() if isinstance(named, str) else None
