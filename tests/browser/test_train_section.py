@@ -333,6 +333,14 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         page.locator(
             "#lora_trainer_section_try .lora-trainer-actions-words", has_text="stopped_early-step"
         ).wait_for()
+        # the settings that train it further: twice the rank, half the steps
+        open_step(page, "train")
+        live.get_by_role("button", name="More detail ...").click()
+        form = page.locator("#lora_trainer_section_settings")
+        expect(form.get_by_label("Rank", exact=True)).to_have_value("16")
+        expect(form.get_by_label("Steps", exact=True)).to_have_value("50")
+        begun = form.get_by_label("Start from a LoRA").locator("option:checked")
+        expect(begun).to_have_text("stopped_early-step00000010")
     finally:
         # the picture stays: the host's cards go on asking for it
         for ending in ("safetensors", "json"):
