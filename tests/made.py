@@ -8,12 +8,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pytest
 from PIL import Image, ImageDraw
 
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from lora_trainer.training import validation
 from tests.checkpoint.write import write_checkpoint
 from tests.tiny import small_parts, tiny_parts
 
@@ -107,3 +109,13 @@ def losses(folder: RunFolder) -> list[float]:
         for event in folder.read_events()
         if isinstance(event, events.Progress) and event.loss is not None
     ]
+
+
+def measure_after_few_images(monkeypatch: pytest.MonkeyPatch, effort: float) -> None:
+    """Let checks take so many forward passes for each image that was trained."""
+    monkeypatch.setattr(validation, "EFFORT", effort)
+
+
+def checks(folder: RunFolder) -> list[events.Validated]:
+    """The run's checks so far."""
+    return [event for event in folder.read_events() if isinstance(event, events.Validated)]

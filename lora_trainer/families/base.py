@@ -85,6 +85,9 @@ class NoiseProcess(Protocol):
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
         """Random times for latents of `shape`, (B,), on the CPU."""
 
+    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
+        """The times below which these shares, in (0, 1), of the times drawn lie: (B,) -> (B,)."""
+
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:

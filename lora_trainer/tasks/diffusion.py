@@ -26,6 +26,7 @@ from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import refuse
+from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import OutOfMemory
@@ -33,8 +34,9 @@ from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
-from lora_trainer.settings.training import RunConfig
+from lora_trainer.settings.training import DatasetSettings, RunConfig
 from lora_trainer.tasks.control import Control
+from lora_trainer.tasks.fixed_noise import make_validation
 from lora_trainer.tasks.images import Encoded, LoadedParts, PreparedImages
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.tasks.lora_metadata import Hashes
@@ -81,8 +83,13 @@ class DiffusionTask(TrainingTask):
         trainer = assemble(prepared, encoded)
         if prepared.continuation is not None:
             self._begin_from(prepared.continuation, trainer)
-        samples = Previews(prepared=prepared, captions=encoded.captions, folder=self.folder)
-        return Assembled(prepared=prepared, output=output, samples=samples, trainer=trainer)
+        return Assembled(
+            prepared=prepared,
+            output=output,
+            samples=Previews(prepared=prepared, captions=encoded.captions, folder=self.folder),
+            trainer=trainer,
+            validation=make_validation(prepared, encoded, trainer),
+        )
 
     def _begin_from(self, continuation: Continuation, trainer: Trainer) -> None:
         """Initialize the adapters from init_lora, and warn of what is lost."""
@@ -153,9 +160,9 @@ class Preparation:
             tokenizers=checkpoint.tokenizers(),
         )
         self.control.occupy(LoadedParts(parts, device))
-        dataset = self._scan(requested, parts)
+        divided = self._hold_out(requested, self._scan(requested, parts), parts)
         prepared = dataclasses.replace(
-            self._plan_and_resolve(requested, checkpoint, parts, dataset, device),
+            self._plan_and_resolve(requested, checkpoint, parts, divided, device),
             continuation=continuation,
         )
         checkpoint.require_usable(prepared.dtype)
@@ -170,7 +177,8 @@ class Preparation:
                 family=checkpoint.family.id,
                 step_count=prepared.plan.step_count,
                 epoch_count=prepared.plan.epoch_count,
-                image_count=len(dataset.examples),
+                image_count=len(prepared.dataset.examples),
+                held_out_count=prepared.held_out.count,
                 bucket_count=len(prepared.buckets),
                 resolution=prepared.config.dataset.resolution or 0,
                 device=describe_device(device),
@@ -189,16 +197,50 @@ class Preparation:
         return match(open_changes(path), checkpoint.outline(), config.lora)
 
     def _scan(self, config: RunConfig, parts: Parts) -> Dataset:
+        dataset = self._scan_folder(config.dataset, config, parts)
+        found = [*dataset.findings, *prompt_syntax(config.samples.sample_prompts)]
+        self.report.warn_of(found)
+        return dataset
+
+    def _scan_folder(self, folder: DatasetSettings, config: RunConfig, parts: Parts) -> Dataset:
         dataset = scan(
-            config.dataset,
+            folder,
             functools.partial(parts.family.count_tokens, parts.tokenizers),
             config.checkpoint.max_token_length,
             progress=self.report_check,
         )
-        refuse(dataset.findings, config.dataset)
-        found = [*dataset.findings, *prompt_syntax(config.samples.sample_prompts)]
-        self.report.warn_of(found)
+        refuse(dataset.findings, folder)
         return dataset
+
+    def _hold_out(self, config: RunConfig, dataset: Dataset, parts: Parts) -> Divided:
+        """The images to train on, and those to validate on."""
+        validation, seed = config.validation, config.training.seed
+        if validation.validation_dir is None:
+            divided = divide(dataset, validation.validation_split, seed)
+        else:
+            folder = dataclasses.replace(
+                config.dataset, train_data_dir=validation.validation_dir, metadata_path=None
+            )
+            found = self._scan_folder(folder, config, parts)
+            self.report.warn_of(found.findings)
+            divided = of_folder(dataset, found.examples, seed)
+        if divided.note is not None:
+            self.report.warn(divided.note, hint=divided.hint)
+        held_out = divided.held_out
+        if held_out.count:
+            log.info(
+                "%d images are trained on; %d are held out to validate on, of which are measured:"
+                " %s",
+                len(divided.trained.examples),
+                held_out.count,
+                ", ".join(example.name for example in held_out.examples),
+            )
+        elif validation.early_stopping:
+            self.report.warn(
+                "early_stopping has no effect: there are no images to validate on",
+                hint="Use 20 images or more, a larger validation_split, or a validation_dir.",
+            )
+        return divided
 
     def report_check(self, done: int, total: int) -> None:
         """Report how many images are checked, and pause or stop if requested."""
@@ -213,13 +255,14 @@ class Preparation:
         requested: RunConfig,
         checkpoint: Checkpoint,
         parts: Parts,
-        dataset: Dataset,
+        divided: Divided,
         device: torch.device,
     ) -> PreparedImages:
         """Resolve every `auto`, and write the resolved config.yaml."""
         dtype = choose_precision(
             requested.checkpoint.mixed_precision, device, checkpoint.unet_parameter_count
         )
+        dataset, held_out = divided.trained, divided.held_out
         resolution = requested.dataset.resolution or checkpoint.native_resolution
         buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
         plan = make_plan(requested, dataset, buckets)
@@ -234,6 +277,8 @@ class Preparation:
             parts=parts,
             dataset=dataset,
             buckets=buckets,
+            held_out=held_out,
+            held_out_buckets=bucketing.assign(held_out.examples, config.dataset, resolution),
             plan=plan,
             device=device,
             dtype=dtype,
@@ -273,25 +318,32 @@ def encode(
     prepared: PreparedImages, cache: Path, report: Report, control: Control, start: Start
 ) -> Encoded:
     """Encode captions and images. The models are unloaded, unless needed in every step."""
-    report.phase("encoding", len(prepared.dataset.examples))
+    report.phase("encoding", len(prepared.examples))
     control.check(start)
     image_store, caption_store = _stores(prepared, cache)
     captions = _encode_captions(prepared, caption_store, control, start)
     control.check(start)
-    images = _encode_images(prepared, image_store, report, control, start)
+    encoded = Encoded(
+        captions=captions,
+        images=batches.EncodedImages(image_store),
+        held_out=batches.EncodedImages(image_store),
+    )
+    _encode_images(prepared, encoded, report, control, start)
     control.check(start)
-    return Encoded(captions=captions, images=images)
+    return encoded
 
 
 def _stores(
     prepared: PreparedImages, cache: Path
 ) -> tuple[batches.TensorStore, batches.TensorStore]:
     pixel_count = sum(
-        bucket.width * bucket.height * len(indices) for bucket, indices in prepared.buckets.items()
+        bucket.width * bucket.height * len(indices)
+        for buckets in (prepared.buckets, prepared.held_out_buckets)
+        for bucket, indices in buckets.items()
     )
     byte_count = prepared.parts.family.cache_bytes(
         pixel_count,
-        sum(len(variants(example.caption)) for example in prepared.dataset.examples),
+        sum(len(variants(example.caption)) for example in prepared.examples),
         prepared.config.dataset.flip_augmentation,
     )
     return batches.stores_for(prepared.config.training.cache_latents, byte_count, cache)
@@ -313,7 +365,7 @@ def _encode_captions(
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
     if not captions.live:
-        for example in control.until_stopped(prepared.dataset.examples, start):
+        for example in control.until_stopped(prepared.examples, start):
             captions.keep([example.caption], dtype)
     captions.keep([*prepared.sample_prompts, config.samples.sample_negative_prompt], dtype)
     if not captions.live:
@@ -323,25 +375,24 @@ def _encode_captions(
 
 
 def _encode_images(
-    prepared: PreparedImages,
-    store: batches.TensorStore,
-    report: Report,
-    control: Control,
-    start: Start,
-) -> batches.EncodedImages:
-    images = batches.EncodedImages(store)
-    base = prepared.config.checkpoint
+    prepared: PreparedImages, encoded: Encoded, report: Report, control: Control, start: Start
+) -> None:
+    base, done = prepared.config.checkpoint, 0
     with prepared.vae():
-        counts = images.encode(
-            prepared.parts,
-            prepared.dataset.examples,
-            prepared.buckets,
-            prepared.config.dataset,
-            base.vae or base.base_model,
-        )
-        for done in control.until_stopped(counts, start):
-            report.part_done(done)
-    return images
+        for images, examples, buckets in (
+            (encoded.images, prepared.dataset.examples, prepared.buckets),
+            (encoded.held_out, prepared.held_out.examples, prepared.held_out_buckets),
+        ):
+            counts = images.encode(
+                prepared.parts,
+                examples,
+                buckets,
+                prepared.config.dataset,
+                base.vae or base.base_model,
+            )
+            for _ in control.until_stopped(counts, start):
+                done += 1
+                report.part_done(done)
 
 
 # --- assemble -------------------------------------------------------------------------------------

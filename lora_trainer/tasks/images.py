@@ -18,7 +18,8 @@ from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.scan import Dataset
+from lora_trainer.dataset.held_out import HeldOut
+from lora_trainer.dataset.scan import Dataset, Example
 from lora_trainer.tasks.training_run import Prepared
 from lora_trainer.training import batches
 from lora_trainer.training.device import free_memory
@@ -31,9 +32,18 @@ class PreparedImages(Prepared):
     checkpoint: Checkpoint
     parts: Parts
     dataset: Dataset
+    """The images to train on."""
     buckets: Mapping[Bucket, list[int]]
+    held_out: HeldOut
+    """The images to validate on."""
+    held_out_buckets: Mapping[Bucket, list[int]]
     continuation: Continuation | None = None
     """The LoRA that the adapters begin with."""
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """All images that are encoded."""
+        return (*self.dataset.examples, *self.held_out.examples)
 
     @property
     def sample_prompts(self) -> tuple[str, ...]:
@@ -59,6 +69,7 @@ class Encoded:
 
     captions: batches.CaptionEncoder
     images: batches.EncodedImages
+    held_out: batches.EncodedImages
 
 
 @dataclass(frozen=True)

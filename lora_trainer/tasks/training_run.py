@@ -26,6 +26,7 @@ from lora_trainer.training import resume
 from lora_trainer.training.device import free_memory, move_optimizer
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import BatchSchedule, Trainer
+from lora_trainer.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ class Assembled:
     output: LoraOutput
     samples: Samples
     trainer: Trainer
+    validation: Validation | None = None
+    """None in a run so short that measuring would take longer than training."""
 
 
 @dataclass(frozen=True, kw_only=True)

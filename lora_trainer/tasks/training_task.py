@@ -30,7 +30,7 @@ from lora_trainer.tasks.training_run import (
     Start,
     TrainingRun,
 )
-from lora_trainer.training.loop import Loop, Outcome, StopRequested
+from lora_trainer.training.loop import EndedEarly, Loop, Outcome, StopRequested
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import Trainer
 
@@ -107,6 +107,8 @@ class TrainingTask(Task):
             if run.trainer.step > start.step:
                 return self._stop(loop, run)
             return self._stop_without_saving(start)
+        except EndedEarly as end:
+            self.report.warn(end.reason)
         run.trainer.require_learned()
         return self._finish(loop, run)
 

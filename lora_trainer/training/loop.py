@@ -12,11 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from lora_trainer.errors import Message
+
 Outcome = Literal["finished", "stopped"]
 
 
 class StopRequested(Exception):
     """Raised between steps, or inside a stage, when a stop was requested."""
+
+
+class EndedEarly(Exception):
+    """Raised between steps to end the loop as if no step were left; `reason` is for the user."""
+
+    def __init__(self, reason: Message) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Abandoned(Exception):
@@ -45,7 +55,12 @@ Work = TypeVar("Work", bound=Steps)
 
 
 class Hook(Generic[Work]):
-    """What happens around the steps of a loop. Any method may raise StopRequested."""
+    """What happens around the steps of a loop. Any method may raise StopRequested, and those
+    before a step EndedEarly.
+    """
+
+    def before_first_step(self, loop: Loop[Work]) -> None:
+        """Called once before any step, also in a run that is resumed."""
 
     def before_step(self, loop: Loop[Work]) -> None:
         """Called before each step."""
@@ -68,7 +83,9 @@ class Loop(Generic[Work]):
         self.hooks = tuple(hooks)
 
     def run(self) -> None:
-        """Run all remaining steps. Raises StopRequested if a hook does."""
+        """Run all remaining steps. Raises StopRequested or EndedEarly if a hook does."""
+        for hook in self.hooks:
+            hook.before_first_step(self)
         while not self.work.is_over:
             for hook in self.hooks:
                 hook.before_step(self)

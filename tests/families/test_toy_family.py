@@ -23,7 +23,7 @@ from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings import training
 from lora_trainer.webui.settings.checkpoints import look
 from lora_trainer.worker import job
-from tests.made import begin, losses, tiny_checkpoint
+from tests.made import begin, checks, losses, measure_after_few_images, tiny_checkpoint
 
 LINEAR = {"lora_unet_query", "lora_unet_value", "lora_unet_wide"}
 
@@ -74,8 +74,11 @@ def test_it_is_told_by_its_file_and_the_others_still_by_theirs(toy, checkpoint):
     assert (facts.family, facts.resolution, facts.problem) == (toy, 64, None)
 
 
-def test_a_training_ends_in_a_verified_lora_and_its_preview(toy, checkpoint, tmp_path):
+def test_a_training_ends_in_a_verified_lora_and_its_preview(toy, checkpoint, tmp_path, monkeypatch):
+    measure_after_few_images(monkeypatch, 2.0)
     folder = run(tmp_path, checkpoint, epochs=4, trigger_word="zrb")
+    assert [event.step for event in checks(folder)] == [0, 12]
+    assert checks(folder)[0].prompted_change == 0 < checks(folder)[-1].prompted_change
     state = folder.read_state()
     assert (state.status, state.family, state.step) == ("finished", "toy", 12)
     assert len(losses(folder)) == 12

@@ -25,7 +25,7 @@ from lora_trainer.tasks.hooks.previewing import Previewing
 from lora_trainer.tasks.hooks.reporting import Reporting
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.worker import job
-from tests.made import begin, losses, tiny_checkpoint
+from tests.made import begin, checks, losses, measure_after_few_images, tiny_checkpoint
 
 
 def train_until(folder, step, monkeypatch, request="stop"):
@@ -43,7 +43,8 @@ def train_until(folder, step, monkeypatch, request="stop"):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family):
+def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family, monkeypatch):
+    measure_after_few_images(monkeypatch, 4.0)
     (tmp_path / "Lora").mkdir()
     folder = begin(
         tmp_path,
@@ -72,6 +73,8 @@ def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family):
         "ink.json",
         "ink.png",
     }
+    assert [event.step for event in checks(folder)] == [0, 3, 6]
+    assert checks(folder)[0].prompted_change == 0 < checks(folder)[-1].prompted_change
     sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
     assert (sidecar["activation text"], sidecar["preferred weight"]) == ("zrb", 0.7)
     assert sidecar["sd version"] == {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}[family]

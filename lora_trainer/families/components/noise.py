@@ -43,6 +43,10 @@ class NoiseLevels:
         """Uniform timesteps."""
         return torch.randint(0, len(self.alphas_cumprod), shape[:1], generator=generator)
 
+    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
+        """The timesteps at these shares of the table."""
+        return (shares * len(self.alphas_cumprod)).long()
+
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
@@ -153,6 +157,10 @@ class Flow:
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
         """Logit-normal times (arXiv 2403.03206, section 3.1), shifted."""
         return self._shifted(torch.randn(shape[:1], generator=generator).sigmoid())
+
+    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
+        """The times at these shares of the shifted logit-normal distribution."""
+        return self._shifted(torch.special.ndtri(shares).sigmoid())
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor

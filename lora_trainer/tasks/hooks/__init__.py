@@ -3,6 +3,7 @@
 reporting.py     progress, TensorBoard, skipped steps
 saving.py        LoRA files and resume points
 previewing.py    samples: preview images, answers
+validating.py    losses under fixed noise, and early stopping
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ FACTS: form.Texts = {
     "checkpoint": "Checkpoint",
     "vae": "VAE",
     "images": "Images",
+    "validation": "Validation",
     "steps": "Steps",
     "resolution": "Resolution",
     "lora": "LoRA",
@@ -398,7 +399,12 @@ class Preflight:
     ) -> PreflightReport:
         """The plan for a valid checkpoint and images."""
         dataset, settled = found.dataset, estimate.settled
-        of_buckets = found.bucket_sums(estimate.buckets, settled.dataset, estimate.resolution)
+        of_buckets = found.bucket_sums(
+            estimate.divided.trained.examples,
+            estimate.buckets,
+            settled.dataset,
+            estimate.resolution,
+        )
         problems += _sum_problems(of_buckets, settled)
         problems += _number_problems(draft, estimate)
         seconds = estimate.seconds(self.throughput)
@@ -406,8 +412,8 @@ class Preflight:
         target = estimate.target(draft.name, pending)
         problems += _disk_problems(self.data.folder("runs"), disk)
         return PreflightReport(
-            sentence=tuple(_sentence(draft, dataset, estimate, seconds, disk, target)),
-            facts=(*_checkpoint_facts(draft), *_facts(dataset, estimate, seconds, disk, target)),
+            sentence=tuple(_sentence(draft, estimate, seconds, disk, target)),
+            facts=(*_checkpoint_facts(draft), *_facts(estimate, seconds, disk, target)),
             problems=tuple(problems),
             target=target,
             steps=estimate.steps,
@@ -612,6 +618,13 @@ FINDING_PLACES = {
 
 
 def _number_problems(draft: _Selection, estimate: RunEstimate) -> Iterator[Problem]:
+    if estimate.divided.note is not None:
+        yield Problem(
+            field="validation_split",
+            severity="warning",
+            message=estimate.divided.note,
+            hint=estimate.divided.hint,
+        )
     try:
         settings.require_warmup_fits(estimate.settled.training, estimate.steps)
     except ConfigError as error:
@@ -653,14 +666,14 @@ def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
 
 def _sentence(
     draft: _Selection,
-    dataset: Dataset,
     estimate: RunEstimate,
     seconds: float | None,
     disk: int,
     target: str,
 ) -> Iterator[Message]:
+    image_count = len(estimate.divided.trained.examples)
     values = {
-        "count": len(dataset.examples),
+        "count": image_count,
         "sizes": len(estimate.buckets),
         "steps": estimate.steps,
         "checkpoint": _checkpoint_name(draft),
@@ -674,7 +687,7 @@ def _sentence(
         yield Message(
             (
                 "Trains {steps} steps on one image, with {checkpoint}."
-                if len(dataset.examples) == 1
+                if image_count == 1
                 else several
             ),
             values,
@@ -692,11 +705,16 @@ def _sentence(
     yield Message("The LoRA will be {target}.", {"target": target})
 
 
-def _facts(
-    dataset: Dataset, estimate: RunEstimate, seconds: float | None, disk: int, target: str
-) -> Iterator[Fact]:
-    yield Fact(label=FACTS["images"], value=_image_words(dataset, estimate.buckets))
-    times = estimate.images / len(dataset.examples)
+def _facts(estimate: RunEstimate, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
+    trained = estimate.divided.trained
+    yield Fact(label=FACTS["images"], value=_image_words(trained, estimate.buckets))
+    if held_out := estimate.divided.held_out.count:
+        one, several = "1 image, not trained on", "{count} images, not trained on"
+        yield Fact(
+            label=FACTS["validation"],
+            value=Message(one if held_out == 1 else several, {"count": held_out}),
+        )
+    times = estimate.images / len(trained.examples)
     values = {"steps": estimate.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
     yield Fact(
         label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values)

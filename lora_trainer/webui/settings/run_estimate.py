@@ -16,6 +16,7 @@ from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.held_out import divide
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Family, Shape
@@ -45,13 +46,16 @@ class RunEstimate:
         self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: CheckpointFacts
     ) -> None:
         self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
+        self.divided = divide(dataset, asked.validation.validation_split, asked.training.seed)
+        """The images to train on, and those held out."""
+        examples = self.divided.trained.examples
         # SD2 is 512 or 768, known only when it is loaded: the smaller numbers are shown, with a
         # note
         self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
         usual = USUAL_RESOLUTION if facts.family is None else facts.family.usual_resolution
         self.resolution = asked.dataset.resolution or facts.resolution or usual
-        self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
-        repeats = [example.repeats for example in dataset.examples]
+        self.buckets = bucketing.assign(examples, asked.dataset, self.resolution)
+        repeats = [example.repeats for example in examples]
         training = asked.training
         self._steps_per_epoch = bucketing.steps_per_epoch(
             self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps

@@ -2,7 +2,7 @@
 only trigger word, repeats and max_token_length matter.
 
     scans.scan(store, settings, count_tokens, token_limit)     as dataset.scan
-    scan.bucket_sums(buckets, settings, resolution)            as dataset.buckets
+    scan.bucket_sums(examples, buckets, settings, resolution)  as dataset.buckets
 
 Each call checks the folder (dataset.index), so that changes by other programs are seen. Called by
 preflight.py.
@@ -18,7 +18,7 @@ from typing import Any
 
 from lora_trainer.dataset.buckets import Bucket, bucket_findings
 from lora_trainer.dataset.findings import Sum, sums
-from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.scan import Dataset, Example, scan
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.webui.datasets.caption_store import CaptionStore
@@ -37,12 +37,16 @@ class CachedScan:
         self._of_buckets: tuple[Any, tuple[Sum, ...]] = (None, ())
 
     def bucket_sums(
-        self, buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, resolution: int
+        self,
+        examples: tuple[Example, ...],
+        buckets: Mapping[Bucket, Sequence[int]],
+        settings: DatasetSettings,
+        resolution: int,
     ) -> tuple[Sum, ...]:
-        """The findings about these images in these buckets."""
-        key, known = (settings, resolution), self._of_buckets
+        """The findings about these of its images in these buckets."""
+        key, known = (examples, settings, resolution), self._of_buckets
         if known[0] != key:
-            found = bucket_findings(self.dataset.examples, buckets, settings, resolution)
+            found = bucket_findings(examples, buckets, settings, resolution)
             known = self._of_buckets = (key, tuple(sums(found)))
         return known[1]
 

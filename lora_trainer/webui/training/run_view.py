@@ -124,6 +124,7 @@ PHASES: Texts = {
     "downloading": "Downloading the model",
     "previewing": "Making previews",
     "saving": "Saving",
+    "validating": "Validating",
     "exporting": "Writing the LoRA file",
     "delivering": "Putting it into the LoRA folder",
 }

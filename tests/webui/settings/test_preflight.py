@@ -72,9 +72,12 @@ def test_the_plan_is_what_the_worker_then_does(app):
         lora_rank=2,
         trigger_word="zrb",
         sample_steps=1,
+        validation_split=0.2,
     )
     made = app.preflight.check(asked)
     assert made.ok and told(made) == []
+    assert facts(made)["Images"] == "4, in sizes 64 x 64 (4)"
+    assert facts(made)["Validation"] == "1 image, not trained on"
     run = app.preflight.run_config(asked)
     folder = folders.begin(run.output.output_dir, training.to_yaml(run))
     assert job.run(folder.path) == 0
@@ -82,7 +85,7 @@ def test_the_plan_is_what_the_worker_then_does(app):
     assert (
         (made.steps, made.target)
         == (state.step, "models/Lora/My_discs.safetensors")
-        == (9, "models/Lora/My_discs.safetensors")
+        == (6, "models/Lora/My_discs.safetensors")
     )
     assert state.delivered == str(app.host.models / "Lora" / "My_discs.safetensors")
     resolved = training.to_mapping(training.read(folder.config))
@@ -103,6 +106,15 @@ def test_the_facts_name_checkpoint_images_steps_and_file(app):
         str(made.sentence[0]) == "Trains 40 steps on 5 images of one size, with tiny-sd1 (SD1.5)."
     )
     assert made.seconds is None
+
+
+def test_a_share_of_less_than_one_image_is_told_beside_it(app):
+    made = app.preflight.check(wish(validation_split=0.05))
+    (problem,) = [one for one in made.problems if one.field == "validation_split"]
+    assert str(problem.message) == (
+        "validation_split is 0.05, less than one of 5 images: none is held out"
+    )
+    assert made.ok and "Validation" not in facts(made)
 
 
 def test_the_first_caption_is_suggested_for_previews_with_the_trigger_in_front(app):
@@ -624,7 +636,8 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
     begin = time.thread_time()
     made = app.preflight.check(wish(dataset="many"))
     first = time.thread_time() - begin
-    assert made.unchecked > 0 and made.steps == 20_000
+    # ten epochs of all but the eight that are held out
+    assert made.unchecked > 0 and made.steps == 19_920
     app.image_cache.wait()
     begin = time.thread_time()
     made = app.preflight.check(wish(dataset="many", lora_rank=16))
