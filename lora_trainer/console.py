@@ -39,6 +39,7 @@ PHASES = {
     "saving": "Saving",
     "validating": "Validating",
     "exporting": "Writing the LoRA file",
+    "merging": "Merging the LoRA into the base model",
     "delivering": "Putting it into the LoRA folder",
 }
 
@@ -105,6 +106,14 @@ class Console:
                     f"{event.name}: {event.step_count} of {_count(event.image_count, 'image')} to"
                     f" caption, on {event.device}"
                 )
+            case events.Planned() if event.data == "texts":
+                self._close_bar()
+                self._say(
+                    f"{event.name}: {event.family}, {_count(event.image_count, 'text')} with"
+                    f" {_count(event.token_count, 'token')} to learn,"
+                    f" {_count(event.step_count, 'step')} in {_count(event.epoch_count, 'epoch')},"
+                    f" on {event.device}, mixed_precision {event.precision}"
+                )
             case events.Planned():
                 self._close_bar()
                 self._say(
@@ -144,6 +153,8 @@ class Console:
                 self._say(describe_check(event))
             case events.Previewed():
                 self._say(f"Preview at strength {event.strength:g}: {event.file}")
+            case events.Answered():
+                self._say(f"{event.prompt}\n  at strength {event.strength:g}: {event.answer}")
             case events.Warned():
                 self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():

@@ -76,6 +76,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         TORCH_STACK | {"PIL", "onnxruntime"},
         BASICS | {"settings", "runs", "dataset", "checkpoint"},
     ),
+    "language": (
+        TORCH_STACK,
+        BASICS | {"settings", "dataset", "lora", "adapters", "training"},
+    ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
         BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "lora", "adapters"},
@@ -92,6 +96,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "lora",
             "adapters",
             "captioning",
+            "language",
             "training",
             "environment",
         },

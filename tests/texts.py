@@ -38,6 +38,7 @@ SAYING = {
     "_bad_row",
     "missing",
     "Label",
+    "NoExample",
 }
 """Functions whose first text is a template, beside the error classes; `hint` and `template` are
 texts wherever they stand.

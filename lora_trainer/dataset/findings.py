@@ -66,6 +66,11 @@ Kind = Literal[
     "identical-captions",
     "vocabulary",
     "little-variety",
+    "unreadable-text",
+    "empty-text",
+    "long-text",
+    "duplicate-text",
+    "contradicting-text",
 ]
 
 NAMES_PER_KIND = 10
@@ -104,6 +109,11 @@ SUMS: Texts = {
     "low-contrast": "{count} images have little contrast",
     "small-subject": "The subject is small in {count} images",
     "vocabulary": "{count} captions do not keep to the vocabulary",
+    "unreadable-text": "{count} texts cannot be used",
+    "empty-text": "{count} texts are empty, or have an empty question or answer",
+    "long-text": "{count} texts are longer than max_length",
+    "duplicate-text": "{count} texts are copies of others",
+    "contradicting-text": "{count} questions are asked twice with different answers",
 }
 """Several findings of a kind in one sentence."""
 
@@ -264,18 +274,23 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
         yield f"  - and {rest} more like these"
 
 
-def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:
+def refuse(
+    findings: Sequence[Finding],
+    settings: DatasetSettings,
+    template: str = "the images and captions in {folder} need attention ({count} found):\n{report}",
+    hint: str = (
+        "Fix them, or set on_bad_data to skip: images like these are then left out, and captions"
+        " that are too long are cut off."
+    ),
+) -> None:
     """Raise a DatasetError that lists all errors, if on_bad_data is stop. Its
     `message.values["findings"]` has them.
     """
     errors = tuple(finding for finding in findings if finding.severity == "error")
     if errors and settings.on_bad_data == "stop":
         raise DatasetError(
-            "the images and captions in {folder} need attention ({count} found):\n{report}",
-            hint=(
-                "Fix them, or set on_bad_data to skip: images like these are then left out, and"
-                " captions that are too long are cut off."
-            ),
+            template,
+            hint=hint,
             folder=settings.train_data_dir,
             count=len(errors),
             report=report(errors),

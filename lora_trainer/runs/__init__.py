@@ -16,6 +16,9 @@
       state/            what an exact resume needs
       previews/  logs/  images; TensorBoard
       NAME.safetensors  the LoRA file
+      adapter/NAME/     of a language model: the LoRA in PEFT's format; so are its saved steps in
+                        checkpoints/
+      merged/NAME/      of a language model: the base with the LoRA merged into it
 
 state.py folds the events into a RunState. Standard library only.
 """

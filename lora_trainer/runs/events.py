@@ -5,6 +5,7 @@
     Phase      the phase that begins: checking, encoding, loading, training, exporting ...
     Progress   a step is done; without `loss`, a part of a phase
     Previewed  a preview image was written
+    Answered   a language model was asked a preview prompt
     Captioned  a caption was written into the dataset (caption job)
     Saved      a LoRA file was written and verified
     Validated  losses under fixed noise were measured: before the first step, and after saves
@@ -57,12 +58,16 @@ class Started(Event):
 class Planned(Event):
     name: str = ""
     family: str = ""
+    data: str = "images"
+    """What is trained on: images or texts."""
     step_count: int = 0
     epoch_count: int = 0
     image_count: int = 0
-    """Images that are trained on."""
+    """Images, or texts, that are trained on."""
     held_out_count: int = 0
-    """Images that are validated on."""
+    """Images, or texts, that are validated on."""
+    token_count: int = 0
+    """Tokens of the texts that are learned."""
     bucket_count: int = 0
     resolution: int = 0
     device: str = ""
@@ -99,6 +104,14 @@ class Previewed(Event):
     file: str = ""
     prompt: str = ""
     strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(Event):
+    step: int = 0
+    prompt: str = ""
+    strength: float = 1.0
+    answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ class RunFolder:
     previews = _Inside("previews")
     logs = _Inside("logs")
     cache = _Inside("cache")
+    adapter = _Inside("adapter")
+    merged = _Inside("merged")
 
     @property
     def settings(self) -> Path:

@@ -23,6 +23,8 @@ class RunState:
     """train or caption."""
     name: str = ""
     family: str = ""
+    data: str = "images"
+    """What is trained on: images or texts."""
     phase: str = ""
     phase_step: int = 0
     phase_total: int = 0
@@ -42,6 +44,7 @@ class RunState:
     """Time of the last event, in seconds since 1970."""
     saved: tuple[events.Saved, ...] = ()
     previews: tuple[events.Previewed, ...] = ()
+    answers: tuple[events.Answered, ...] = ()
     validations: tuple[events.Validated, ...] = ()
     """One a step, in order of steps."""
     warnings: tuple[events.Warned, ...] = ()
@@ -77,15 +80,18 @@ def _after(state: RunState, event: Event) -> RunState:
                 job=event.job,
                 name=state.name,
                 family=state.family,
+                data=state.data,
                 step=resumed,
                 step_count=state.step_count,
                 started=state.started or event.time,
                 saved=saved,
                 previews=tuple(preview for preview in state.previews if preview.step <= resumed),
+                answers=tuple(answer for answer in state.answers if answer.step <= resumed),
                 validations=tuple(one for one in state.validations if one.step <= resumed),
             )
         case events.Planned():
-            return _copy(state, event, "name", "family", "step_count", "epoch_count", "image_count")
+            told = ("name", "family", "data", "step_count", "epoch_count", "image_count")
+            return _copy(state, event, *told)
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)
         case events.Progress() if event.loss is None and state.phase not in (
@@ -99,6 +105,8 @@ def _after(state: RunState, event: Event) -> RunState:
             return _copy(state, event, *names)
         case events.Previewed():
             return replace(state, previews=(*state.previews, event))
+        case events.Answered():
+            return replace(state, answers=(*state.answers, event))
         case events.Saved():
             return replace(
                 state, saved=(*(saved for saved in state.saved if saved.file != event.file), event)

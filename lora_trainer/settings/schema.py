@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, ClassVar, Literal, Union
 
 import yaml
 
@@ -138,6 +138,9 @@ def field_named(group: type[Settings], key: str) -> dataclasses.Field[Any]:
 
 class Settings:
     """Base of setting groups: validates types, choices and bounds at construction."""
+
+    for_images: ClassVar[bool] = True
+    """Whether a training on images reads the group."""
 
     def __post_init__(self) -> None:
         problems = [problem for item in fields_of(self) for problem in _field_problems(item, self)]
@@ -389,7 +392,7 @@ def current_keys(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def group_to_mapping(group: Settings) -> dict[str, Any]:
     """A group as flat keys with plain YAML values."""
-    return {item.name: _plain(getattr(group, item.name)) for item in fields_of(group)}
+    return {item.name: plain(getattr(group, item.name)) for item in fields_of(group)}
 
 
 def title_of(group: type[Settings]) -> str:
@@ -412,12 +415,12 @@ def commented_yaml(groups: Groups, values: Mapping[str, Any]) -> str:
                 subsequent_indent="# ",
             )
             if item.name in values:
-                lines.append(dump({item.name: _plain(values[item.name])}).rstrip())
+                lines.append(dump({item.name: plain(values[item.name])}).rstrip())
             elif item.default is dataclasses.MISSING:
                 lines.append(f"{item.name}: {about(item).example}")
             else:
                 lines.append(
-                    "#" + dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#")
+                    "#" + dump({item.name: plain(item.default)}).rstrip().replace("\n", "\n#")
                 )
             lines.append("")
     return "\n".join(lines)
@@ -774,7 +777,8 @@ def _first_sentence(text: str) -> str:
     return text.split(". ")[0].rstrip(".") + "."
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting's value as in YAML."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):

@@ -64,12 +64,15 @@ class DatasetSettings(Settings):
         other_names=("image_dir", "data_dir"),
         affects_result=False,
     )
-    """The folder with your images: a flat folder, kohya folders ("10_name") or subfolders."""
+    """The folder with your images: a flat folder, kohya folders ("10_name") or subfolders. For a
+    language model: the folder of its texts.
+    """
     metadata_path: Path | None = setting(
         None, label="Caption table", audience="elsewhere", place="dataset", affects_result=False
     )
     """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
-    train_data_dir, else the texts beside the images, else a table by another name.
+    train_data_dir, else the texts beside the images, else a table by another name. For a language
+    model: one file of texts, instead of all in train_data_dir.
     """
     trigger_word: str = setting(
         "",
@@ -237,6 +240,7 @@ class CheckpointSettings(Settings):
         affects_result=False,
     )
     """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
+    Or the folder of a language model (config.json, tokenizer, .safetensors).
     """
     vae: Path | None = setting(
         None, label="VAE", audience="elsewhere", place="checkpoint", affects_result=False
@@ -398,7 +402,7 @@ class LoraSettings(Settings):
         terms="network_module layers unet attention",
     )
     """Which layers of the UNet are trained, by the end of their names. The default is the whole
-    attention block (192 layers in SD1.5).
+    attention block (192 layers in SD1.5); in a language model, q_proj and v_proj.
     """
     train_text_encoder: bool = setting(
         False,
@@ -726,7 +730,7 @@ class SampleSettings(Settings):
         in_presets=False,
     )
     """Prompts for preview pictures during training, one per line. Empty: only one picture at the
-    end, from the first caption.
+    end, from the first caption. For a language model: questions that it answers.
     """
     sample_negative_prompt: str = setting("", label="Preview negative prompt")
     """Negative prompt of the previews."""
@@ -762,6 +766,60 @@ class SampleSettings(Settings):
     """CFG scale of the previews."""
     sample_seed: int = setting(42, label="Preview seed", bounds=(0, 2**32 - 1))
     """Seed of the previews; the same for each, so that they can be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSettings(Settings):
+    """Language models"""
+
+    for_images = False
+
+    max_length: int | None = setting(
+        None,
+        label="Max length",
+        unit="tokens",
+        bounds=(16, 1_000_000),
+        hint="512 to 2048 is usual.",
+        other_names=("cutoff_len", "max_seq_length", "max_seq_len", "model_max_length"),
+        terms="sequence length context",
+    )
+    """Longest conversation. Plain texts are divided into parts of this length. auto: 1024, or what
+    the model was made for if that is less.
+    """
+    packing: bool = setting(
+        False, label="Packing", other_names=("sample_packing",), terms="pack short examples"
+    )
+    """Put several short conversations or texts into one row of max_length tokens, without seeing
+    each other: fewer, fuller steps.
+    """
+    system_prompt: str = setting(
+        "", label="System prompt", entry="paragraph", terms="instruction role persona"
+    )
+    """Put in front of each conversation that has none of its own, in training and in answers."""
+    load_in_4bit: bool = setting(
+        False,
+        label="Load in 4-bit",
+        other_names=("quantization_bit", "use_4bit"),
+        terms="qlora bitsandbytes nf4 quantize memory vram",
+    )
+    """Keep the base model in 4 bits (QLoRA): a third of the memory. Needs an NVIDIA card and the
+    bitsandbytes package.
+    """
+    answer_length: int = setting(
+        256,
+        label="Answer length",
+        unit="tokens",
+        bounds=(1, 32_768),
+        other_names=("max_new_tokens",),
+        affects_result=False,
+    )
+    """Longest answer to a preview prompt, and of the command `ask`."""
+    merge_lora: bool = setting(
+        False, label="Merged model", terms="merge export", affects_result=False
+    )
+    """At the end also write the base model with the LoRA merged into it, for programs that load no
+    LoRA.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -872,9 +930,20 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("training", TrainingSettings),
     ("validation", ValidationSettings),
     ("samples", SampleSettings),
+    ("language", LanguageSettings),
     ("output", OutputSettings),
     ("credits", CreditSettings),
 )
+ONLY_FOR_IMAGES = tuple(
+    (
+        "trigger_word resolution repeats enable_bucket bucket_step min_bucket_side max_bucket_side"
+        " max_upscale caption_dropout shuffle_caption keep_tokens flip_augmentation background vae"
+        " prediction_type zero_terminal_snr clip_skip max_token_length conv_rank conv_alpha"
+        " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
+        " sample_steps sample_size sample_guidance"
+    ).split()
+)
+"""Settings that a training on texts does not read, besides those that say what others do."""
 
 
 FIXED_BY_THE_FIRST_STEP = tuple(
@@ -896,6 +965,7 @@ class RunConfig:
     training: TrainingSettings
     validation: ValidationSettings
     samples: SampleSettings
+    language: LanguageSettings
     output: OutputSettings
     credits: CreditSettings
 
@@ -939,13 +1009,38 @@ SETTLED = tuple(
 """The keys whose `auto` follows from other settings, the resolution and the number of steps."""
 
 
-def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
-    """The run with every `auto` resolved that depends on resolution (in pixels) or number of
-    steps.
+def unread(config: RunConfig, *, images: bool) -> list[str]:
+    """The keys of settings that were changed, but mean nothing in a training on images, or else on
+    texts.
+    """
+    keys = (
+        [
+            item.name
+            for _, group in GROUPS
+            if not group.for_images
+            for item in schema.fields_of(group)
+        ]
+        if images
+        else ONLY_FOR_IMAGES
+    )
+    changed = dict(to_mapping(config))
+    usual = {
+        item.name: schema.plain(item.default)
+        for _, group in GROUPS
+        for item in schema.fields_of(group)
+    }
+    return [key for key in keys if changed[key] != usual[key]]
+
+
+def settle(config: RunConfig, resolution: int | None, step_count: int) -> RunConfig:
+    """The run with every `auto` resolved that depends on resolution (in pixels; None: a training on
+    texts) or number of steps.
     """
     training, samples = config.training, config.samples
     rank = config.lora.lora_rank or DEFAULT_RANK
     save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
+    # computed values must be within the bounds; an image's side must be a multiple of 8
+    size = resolution and (samples.sample_size or min(resolution, 2048)) // 8 * 8
     return config.replace(
         resolution=resolution,
         lora_rank=rank,
@@ -954,8 +1049,7 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
         max_train_steps=step_count,
         save_steps=save_steps,
         sample_every=samples.sample_every or min(save_steps, 1_000_000),
-        # computed values must be within the bounds; an image's side must be a multiple of 8
-        sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
+        sample_size=size,
     )
 
 

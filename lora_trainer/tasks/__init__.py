@@ -2,6 +2,7 @@
 file.
 
     diffusion.py   config.yaml: a LoRA for a diffusion model
+    language.py    config.yaml, whose base_model is a folder of a language model: a LoRA for that
     caption.py     caption.yaml: captions for a folder of images
 
 A task consists of stages, which take values and return a value whose type says what exists from
@@ -17,4 +18,5 @@ then on, and of hooks around the steps of its loop.
     provenance.py    what a resume point was trained from
 
     images.py, previews.py, lora_file_output.py, lora_metadata.py, resolve.py    of diffusion.py
+    answers.py, peft_output.py                                                   of language.py
 """

@@ -30,6 +30,7 @@ from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import OutOfMemory
+from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -68,7 +69,7 @@ class DiffusionTask(TrainingTask):
 
     @classmethod
     def trains(cls, base_model: Path | None) -> bool:
-        return True
+        return not is_language_model(base_model)
 
     def assemble(self, start: Start) -> Assembled:
         prepared = Preparation(self.folder, self.report, self.control, start).prepare(
@@ -140,6 +141,7 @@ class Preparation:
     def prepare(self, requested: RunConfig) -> PreparedImages:
         self.report.phase("checking")
         require_lora_dir(requested)
+        self._warn_of_unread(requested)
         base = requested.checkpoint
         device = choose_device(requested.training.device)
         checkpoint = open_checkpoint(
@@ -186,6 +188,15 @@ class Preparation:
             )
         )
         return prepared
+
+    def _warn_of_unread(self, config: RunConfig) -> None:
+        keys = settings.unread(config, images=True)
+        if keys:
+            self.report.warn(
+                "settings that are only for language models: {keys}",
+                hint="Leave them out.",
+                keys=", ".join(keys),
+            )
 
     def _continuation(self, config: RunConfig, checkpoint: Checkpoint) -> Continuation | None:
         """The LoRA that training begins with. A run that is resumed has left it behind: the file

@@ -112,8 +112,8 @@ def image_hashes(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def _content(path: Path | None) -> str:
-    """A fingerprint of a file, or of the weights in a folder: size, first and last MiB. A checkpoint
-    is too large to hash here.
+    """A fingerprint of a file, or of the weights in a folder: size, first and last MiB, because a
+    checkpoint is too large to hash here.
     """
     if path is None:
         return ""

@@ -1,6 +1,6 @@
 """The settings form as data, generated from the settings' fields (settings.schema.About).
 
-    form(language)              every training setting shown in the tab, in groups
+    form(language)              every setting of a training on images shown in the tab, in groups
     shown(group, key, language) one setting of any group: label, help, type, choices, bounds
     current(values)             values by current keys
 
@@ -42,7 +42,8 @@ Texts = Mapping[str, str]
 TITLE: Texts = {"plain": "Settings"}
 AUTO: Texts = {"auto": "auto"}
 
-_EVERY = [(group, item) for _, group in training.GROUPS for item in schema.fields_of(group)]
+_GROUPS = [(name, group) for name, group in training.GROUPS if group.for_images]
+_EVERY = [(group, item) for _, group in _GROUPS for item in schema.fields_of(group)]
 LABELS: Mapping[str, str] = {
     item.name: about(item).label for _, item in _EVERY if about(item).audience != "elsewhere"
 }
@@ -132,7 +133,7 @@ def form(language: str) -> FormView:
     return {
         "groups": [
             plain,
-            *(_advanced_group(identity, group, language) for identity, group in training.GROUPS),
+            *(_advanced_group(identity, group, language) for identity, group in _GROUPS),
         ]
     }
 

@@ -14,7 +14,12 @@ from lora_trainer.environment import ROOT
 from lora_trainer.settings import training
 from lora_trainer.webui.common import form
 
-ALL_KEYS = {item.name for _, group in training.GROUPS for item in dataclasses.fields(group)}
+ALL_KEYS = {
+    item.name
+    for _, group in training.GROUPS
+    if group.for_images
+    for item in dataclasses.fields(group)
+}
 
 
 def fields(language="en"):

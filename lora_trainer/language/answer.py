@@ -1,0 +1,59 @@
+"""Generates answers, greedily: the same model gives the same answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from lora_trainer.language.tokens import ChatTokenizer
+from lora_trainer.training.loop import Abandoned
+
+
+def answer(
+    model: Any,
+    tokenizer: ChatTokenizer,
+    question: str,
+    max_tokens: int,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> str:
+    """The model's answer, of at most max_tokens tokens. Raises Abandoned once `stop_asked`."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Stop(StoppingCriteria):  # type: ignore[no-any-unimported,misc,unused-ignore]
+        def __call__(self, ids: Any, scores: Any, **more: Any) -> Any:
+            return torch.full((len(ids),), stop_asked(), device=ids.device)
+
+    prompt = torch.tensor([tokenizer.prompt_ids(question)], device=model.device)
+    with torch.no_grad(), evaluated(model):
+        tokens = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=list(tokenizer.stop_ids) or None,
+            pad_token_id=tokenizer.pad_id,
+            stopping_criteria=StoppingCriteriaList([Stop()]),
+        )
+    if stop_asked():
+        raise Abandoned
+    return tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
+
+
+@contextlib.contextmanager
+def evaluated(model: Any) -> Iterator[None]:
+    """For the block, the model without dropout and gradient checkpointing, which keeps no
+    cache.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

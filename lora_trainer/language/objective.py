@@ -1,0 +1,55 @@
+"""The objective of a language model: predict the next token of what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lora_trainer.language.packing import TokenBatch, collate
+from lora_trainer.language.tokens import IGNORED, TokenRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionObjective:
+    """The model and the tokens of the dataset."""
+
+    model: Any
+    rows: Sequence[TokenRow]
+    pad_id: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def losses(
+        self, indices: Sequence[int], step: int, part: int
+    ) -> tuple[torch.Tensor, Sequence[str]]:
+        """The mean cross entropy of the learned tokens of each row, (B,), and the rows' names."""
+        rows = [self.rows[index] for index in indices]
+        batch = collate(rows, self.pad_id, self.dtype)
+        losses = completion_loss(self.logits(batch), batch.labels.to(self.device))
+        return losses, [row.name for row in rows]
+
+    def logits(self, batch: TokenBatch) -> torch.Tensor:
+        """(B, L, V)"""
+        logits: torch.Tensor = self.model(
+            input_ids=batch.ids.to(self.device),
+            attention_mask=batch.mask.to(self.device),
+            position_ids=batch.positions.to(self.device),
+            use_cache=False,
+        ).logits
+        return logits
+
+
+def completion_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of each row over its learned tokens: (B, L, V), (B, L) -> (B,), float32.
+    The logits of a token predict the label of the next one.
+    """
+    targets = labels[:, 1:]
+    # float32: bfloat16 keeps about three digits, and the loss curve needs more
+    costs = cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return costs.sum(1) / (targets != IGNORED).sum(1).clamp_min(1)

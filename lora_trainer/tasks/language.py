@@ -1,0 +1,378 @@
+"""Trains a LoRA for a language model: check, tokenize, load, train, export.
+
+config.yaml -> prepare -> PreparedTexts -> assemble -> Trainer -> the loop -> LoRA
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_trainer import files
+from lora_trainer.adapters.injected import Adapters, inject
+from lora_trainer.dataset.findings import Finding, refuse
+from lora_trainer.errors import ConfigError, DatasetError, LoraFileError, OutOfMemory
+from lora_trainer.language import peft_file
+from lora_trainer.language.conversations import TextExample, read_texts
+from lora_trainer.language.detect import LanguageModelFolder, is_language_model, read_folder
+from lora_trainer.language.model import (
+    MODEL_PART,
+    load_model,
+    outline,
+    require_four_bit,
+    target_paths,
+    targets_of,
+)
+from lora_trainer.language.objective import CompletionObjective
+from lora_trainer.language.packing import pack
+from lora_trainer.language.peft_file import LayerFactors
+from lora_trainer.language.tokens import ChatTokenizer, TokenRow, load_tokenizer, too_long
+from lora_trainer.lora.changes import WeightChange
+from lora_trainer.lora.deliver import clean_name
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.tasks.answers import Answers
+from lora_trainer.tasks.control import Control
+from lora_trainer.tasks.peft_output import PeftOutput
+from lora_trainer.tasks.provenance import content_hash
+from lora_trainer.tasks.report import Report
+from lora_trainer.tasks.resolve import require_lora_dir
+from lora_trainer.tasks.training_run import Assembled, Prepared, Start
+from lora_trainer.tasks.training_task import TrainingTask
+from lora_trainer.training.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    free_memory,
+    precision_name,
+)
+from lora_trainer.training.optimizers import make_optimizer, require_optimizer
+from lora_trainer.training.randomness import derived_seed
+from lora_trainer.training.rates import make_rate_schedule
+from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
+
+log = logging.getLogger(__name__)
+USUAL_LENGTH = 1024
+CHECKS_PER_EVENT = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTexts(Prepared):
+    """What to train, and on what. paths: of the target layers."""
+
+    base: LanguageModelFolder
+    tokenizer: ChatTokenizer
+    paths: tuple[str, ...]
+    examples: tuple[TextExample, ...]
+    rows: tuple[TokenRow, ...]
+    beginning: dict[str, LayerFactors] | None
+    """The LoRA that the adapters begin with."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Moves the model off the device during a pause."""
+
+    model: Any
+    device: torch.device
+
+    def leave_device(self) -> None:
+        self._move(torch.device("cpu"))
+
+    def return_to_device(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        if self.device.type != "cpu":
+            self.model.to(device)
+            free_memory(self.device)
+
+
+class LanguageTask(TrainingTask):
+    """Trains a LoRA for a language model."""
+
+    @classmethod
+    def trains(cls, base_model: Path | None) -> bool:
+        return is_language_model(base_model)
+
+    @classmethod
+    def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
+        return OutOfMemory(
+            "memory ran out at step {step}",
+            hint=(
+                "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
+                " lower max_length, or set load_in_4bit to true."
+            ),
+            step=folder.read_state().step,
+        )
+
+    def assemble(self, start: Start) -> Assembled:
+        preparation = TextPreparation(self.folder, self.report, self.control, start)
+        prepared = preparation.prepare(self.requested)
+        examples = {example.name: content_hash(example.digest) for example in prepared.examples}
+        output = PeftOutput(
+            folder=self.folder,
+            report=self.report,
+            config=prepared.config,
+            provenance=self.provenance(prepared, examples, start),
+            base=prepared.base,
+            tokenizer=prepared.tokenizer,
+        )
+        self.control.check(start)
+        output.keep_earlier_result(prepared.plan.step_count)
+        self.report.phase("loading")
+        model = load_model(
+            prepared.base,
+            prepared.dtype,
+            prepared.device,
+            four_bit=prepared.config.language.load_in_4bit,
+        )
+        self.control.occupy(LoadedModel(model, prepared.device))
+        trainer = assemble(prepared, model)
+        samples = Answers(
+            model=model,
+            tokenizer=prepared.tokenizer,
+            asked=prepared.config.samples.sample_prompts,
+            usual=first_question(prepared.examples),
+            max_tokens=prepared.config.language.answer_length,
+        )
+        return Assembled(prepared=prepared, output=output, samples=samples, trainer=trainer)
+
+
+def first_question(examples: Sequence[TextExample]) -> str:
+    """A question of the dataset; of plain texts, the beginning of one."""
+    for example in examples:
+        for message in example.messages:
+            if message.role == "user":
+                return message.content
+    return " ".join(examples[0].text.split()[:8])
+
+
+# --- prepare --------------------------------------------------------------------------------------
+
+
+class TextPreparation:
+    """Checks everything that can be checked without loading the model."""
+
+    def __init__(self, folder: RunFolder, report: Report, control: Control, start: Start) -> None:
+        self.folder = folder
+        self.report = report
+        self.control = control
+        self.start = start
+
+    def prepare(self, requested: RunConfig) -> PreparedTexts:
+        self.report.phase("checking")
+        require_lora_dir(requested)
+        require_plain_lora(requested)
+        device = choose_device(requested.training.device)
+        require_optimizer(requested.training, device)
+        if requested.language.load_in_4bit:
+            require_four_bit(device)
+        base = read_folder(requested.checkpoint.base_model)
+        model = outline(base)
+        targets = targets_of(model, base.kind, requested.lora)
+        paths = target_paths(model, targets)
+        dtype = choose_precision(
+            requested.checkpoint.mixed_precision, device, model.num_parameters()
+        )
+        self._warn_of_unread(requested)
+        beginning = self._beginning(requested)
+        if beginning:
+            requested = _with_size_of(beginning, requested)
+        tokenizer = load_tokenizer(base.path, requested.language.system_prompt)
+        limit = max_length(requested, base)
+        examples, rows = self._read(requested, tokenizer, limit)
+        plan = make_plan(requested, rows)
+        config = settings.settle(requested, None, plan.step_count).replace(
+            name=requested.lora.name or clean_name(requested.output.output_dir.name),
+            target_modules=targets,
+            mixed_precision=precision_name(dtype),
+            max_length=limit,
+        )
+        files.write_text(self.folder.config, settings.to_yaml(config))
+        prepared = PreparedTexts(
+            config=config,
+            plan=plan,
+            device=device,
+            dtype=dtype,
+            base=base,
+            tokenizer=tokenizer,
+            paths=tuple(paths),
+            examples=tuple(examples),
+            rows=tuple(rows),
+            beginning=beginning,
+        )
+        self.report.say(
+            events.Planned(
+                name=prepared.name,
+                family=base.kind,
+                data="texts",
+                step_count=plan.step_count,
+                epoch_count=plan.epoch_count,
+                image_count=len(examples),
+                token_count=sum(row.learned for row in rows),
+                device=describe_device(device),
+                precision=config.checkpoint.mixed_precision,
+            )
+        )
+        return prepared
+
+    def _warn_of_unread(self, config: RunConfig) -> None:
+        keys = settings.unread(config, images=False)
+        if keys:
+            self.report.warn(
+                "settings that mean nothing for a language model: {keys}",
+                hint="Leave them out.",
+                keys=", ".join(keys),
+            )
+
+    def _beginning(self, config: RunConfig) -> dict[str, LayerFactors] | None:
+        """The LoRA that training begins with. A run that is resumed has left it behind."""
+        path = config.lora.init_lora
+        if path is None or self.start.state:
+            return None
+        return peft_file.read(path)
+
+    def _read(
+        self, config: RunConfig, tokenizer: ChatTokenizer, limit: int
+    ) -> tuple[list[TextExample], list[TokenRow]]:
+        """The usable examples, and their rows. Raises DatasetError."""
+        dataset = read_texts(config.dataset)
+        findings: list[Finding] = list(dataset.findings)
+        examples: list[TextExample] = []
+        rows: list[TokenRow] = []
+        self.report.phase("checking", len(dataset.examples))
+        for number, example in enumerate(dataset.examples, 1):
+            made = tokenizer.rows(example, limit)
+            finding = too_long(example, made, limit)
+            if finding is not None:
+                findings.append(finding)
+            elif any(row.learned for row in made):
+                examples.append(example)
+                rows += made
+            if number % CHECKS_PER_EVENT == 0 or number == len(dataset.examples):
+                self.report.part_done(number)
+                self.control.check(self.start)
+        refuse(
+            findings,
+            config.dataset,
+            template="the texts in {folder} need attention ({count} found):\n{report}",
+            hint="Fix them, or set on_bad_data to skip: they are then left out.",
+        )
+        if not rows:
+            raise DatasetError(
+                "no text in {folder} can be used",
+                hint="Put question and answer pairs or plain texts there.",
+                folder=config.dataset.train_data_dir,
+            )
+        self.report.warn_of(findings)
+        return examples, pack(rows, limit) if config.language.packing else rows
+
+
+def require_plain_lora(config: RunConfig) -> None:
+    """Raise ConfigError for a LoRA type that is for convolutions."""
+    if config.lora.lora_type != "lora":
+        raise ConfigError(
+            "lora_type is {lora_type}, which a language model has no layers for",
+            hint="Set lora_type to lora.",
+            lora_type=config.lora.lora_type,
+        )
+
+
+def max_length(config: RunConfig, base: LanguageModelFolder) -> int:
+    """The setting; auto: 1024, or what the model was made for. Raises ConfigError beyond that."""
+    asked, longest = config.language.max_length, base.longest
+    if asked is None:
+        return min(USUAL_LENGTH, longest or USUAL_LENGTH)
+    if longest is not None and asked > longest:
+        raise ConfigError(
+            "max_length is {asked}, but the model was made for {longest} tokens",
+            hint="Set max_length to at most that.",
+            asked=asked,
+            longest=longest,
+        )
+    return asked
+
+
+def make_plan(config: RunConfig, rows: Sequence[TokenRow]) -> BatchSchedule:
+    """The rows of each step. Raises ConfigError for a warm-up longer than the run."""
+    training = config.training
+    plan = BatchSchedule(
+        buckets={0: list(range(len(rows)))},
+        repeats=[1] * len(rows),
+        batch_size=training.batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        seed=training.seed,
+        step_count=0,
+    )
+    plan.step_count = settings.step_count_of(training, plan.steps_per_epoch)
+    settings.require_warmup_fits(training, plan.step_count)
+    return plan
+
+
+# --- assemble -------------------------------------------------------------------------------------
+
+
+def assemble(prepared: PreparedTexts, model: Any) -> Trainer:
+    """Add the adapters, and create the Trainer."""
+    config, device = prepared.config, prepared.device
+    training = config.training
+    if training.gradient_checkpointing:
+        # non-reentrant: reentrant checkpointing gives no gradients if the inputs (frozen
+        # embeddings) need none
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    seed = derived_seed(training.seed, "adapters")
+    adapters = inject([(MODEL_PART, model, prepared.paths)], config.lora, seed)
+    if prepared.beginning is not None:
+        begin_from(adapters, prepared.beginning)
+    model.train()
+    log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
+    optimizer = make_optimizer(adapters, training, device)
+    objective = CompletionObjective(
+        model=model,
+        rows=prepared.rows,
+        pad_id=prepared.tokenizer.pad_id,
+        device=device,
+        dtype=prepared.dtype,
+    )
+    return Trainer(
+        adapters=adapters,
+        objective=objective,
+        optimizer=optimizer,
+        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
+        plan=prepared.plan,
+        settings=training,
+        device=device,
+        dtype=prepared.dtype,
+        scaler=make_scaler(device, prepared.dtype),
+    )
+
+
+def begin_from(adapters: Adapters, beginning: dict[str, LayerFactors]) -> None:
+    """Initialize the adapters from a LoRA. Raises LoraFileError if it has other layers."""
+    layers = {adapter.path: adapter for adapter in adapters.layers}
+    others = sorted(beginning.keys() - layers.keys())
+    if others:
+        raise LoraFileError(
+            "init_lora has layers that do not learn in this run: {count}, such as {name}",
+            hint="Set base_model and target_modules as it was made.",
+            count=len(others),
+            name=others[0],
+        )
+    for path, factors in beginning.items():
+        layers[path].begin_from(WeightChange(factors.scale, factors.a, factors.b))
+
+
+def _with_size_of(beginning: dict[str, LayerFactors], config: RunConfig) -> RunConfig:
+    """lora_rank and lora_alpha of the LoRA, in place of auto."""
+    lora, first = config.lora, next(iter(beginning.values()))
+    rank = lora.lora_rank or first.a.shape[0]
+    alpha = rank * first.scale if lora.lora_alpha is None else lora.lora_alpha
+    return config.replace(lora_rank=rank, lora_alpha=alpha)
