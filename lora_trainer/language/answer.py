@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from lora_trainer.language.tokens import ChatTokenizer
 from lora_trainer.training.loop import Abandoned
+from lora_trainer.training.validation import evaluating
 
 
 def answer(
@@ -27,7 +27,7 @@ def answer(
             return torch.full((len(ids),), stop_asked(), device=ids.device)
 
     prompt = torch.tensor([tokenizer.prompt_ids(question)], device=model.device)
-    with torch.no_grad(), evaluated(model):
+    with torch.no_grad(), evaluating([model]):
         tokens = model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
@@ -44,16 +44,3 @@ def answer(
     if stop_asked():
         raise Abandoned
     return tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
-
-
-@contextlib.contextmanager
-def evaluated(model: Any) -> Iterator[None]:
-    """For the block, the model without dropout and gradient checkpointing, which keeps no
-    cache.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

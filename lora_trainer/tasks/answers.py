@@ -1,4 +1,4 @@
-"""Answers to the preview prompts as the samples of a training."""
+"""AnswerSamples to the preview prompts as the samples of a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora_trainer.training.train import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers(Samples):
+class AnswerSamples(Samples):
     """Asks the model. usual: the question where the settings have none."""
 
     model: Any

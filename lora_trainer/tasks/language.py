@@ -38,7 +38,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
-from lora_trainer.tasks.answers import Answers
+from lora_trainer.tasks.answers import AnswerSamples
 from lora_trainer.tasks.control import Control
 from lora_trainer.tasks.peft_output import PeftOutput
 from lora_trainer.tasks.provenance import content_hash
@@ -136,7 +136,7 @@ class LanguageTask(TrainingTask):
         )
         self.control.occupy(LoadedModel(model, prepared.device))
         trainer = assemble(prepared, model)
-        samples = Answers(
+        samples = AnswerSamples(
             model=model,
             tokenizer=prepared.tokenizer,
             asked=prepared.config.samples.sample_prompts,
