@@ -53,6 +53,7 @@ class Checkpoint:
     asked_zero_terminal_snr: bool | None
     notes: list[Message] = field(default_factory=list)
     """Warnings about this checkpoint; `schedule` may add some."""
+    _empties: dict[int, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -118,7 +119,7 @@ class Checkpoint:
             (self.require_vae(), torch.float32),
             (self.unet, dtype),
         ):
-            model = _empty(component)
+            model = self._empty(component)
             require_usable(
                 model,
                 _places(component, model),
@@ -145,12 +146,12 @@ class Checkpoint:
         return self.family.tokenizers()
 
     def outline(self) -> Parts:
-        """UNet and text encoders on the meta device, to list their layers."""
+        """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""
         return Parts(
             family=self.family,
             schedule=NoiseSchedule(),
-            unet=_empty(self.unet),
-            text_encoders=tuple(_empty(component) for component in self.text_encoders),
+            unet=self._empty(self.unet),
+            text_encoders=tuple(self._empty(component) for component in self.text_encoders),
         )
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
@@ -163,6 +164,12 @@ class Checkpoint:
             text_encoders=self.load_text_encoders(dtype, device),
             tokenizers=self.tokenizers(),
         )
+
+    def _empty(self, component: Component) -> Any:
+        """The component's model on the meta device, built once."""
+        if id(component) not in self._empties:
+            self._empties[id(component)] = _empty(component)
+        return self._empties[id(component)]
 
     def _note_unused(self, unet: Any) -> None:
         """Warn of weights that the UNet does not have, which WebUIs ignore silently."""
