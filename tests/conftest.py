@@ -23,6 +23,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # nothing that is imported for the tests is ever garbage
 gc.disable()
 
+# no test turns the power off
+os.fsync = lambda descriptor: None
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from lora_trainer.worker import job
 from tests.jobs.logs import TRAINED, write_run
 from tests.made import SEED_1, SEED_2, draw_images, small_checkpoint, tiny_checkpoint
 
@@ -40,26 +41,43 @@ def call(*arguments, cwd):
     )
 
 
-@pytest.mark.parametrize(("yaml", "rank", "modules"), [(SEED_1, 8, 64), (SEED_2, 16, 192)])
-def test_the_seeds_yaml_files_run_unchanged(tmp_path, capsys, yaml, rank, modules):
-    folder = tmp_path / "我的 项目"
-    folder.mkdir()
-    (folder / "seed.yaml").write_text(yaml, encoding="utf-8")
-    asked = training.read(folder / "seed.yaml")
-    here = Path.cwd()
-    draw_images(folder / asked.dataset.train_data_dir.relative_to(here), 4)
-    base = folder / asked.checkpoint.base_model.relative_to(here)
+def seed_folder(place, yaml):
+    """What an article's YAML file names, in `place`: (settings, checkpoint)."""
+    (place / "seed.yaml").write_text(yaml, encoding="utf-8")
+    asked = training.read(place / "seed.yaml")
+    draw_images(asked.dataset.train_data_dir, 4)
+    base = asked.checkpoint.base_model
     base.parent.mkdir(parents=True)
     base.symlink_to(tiny_checkpoint("sd1"))
-    done = call("train", "--config", "seed.yaml", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    output = folder / asked.output.output_dir.relative_to(here)
+    return asked, base
+
+
+def assert_trained(output, rank, modules):
     weights = load_file(output / f"{output.name}.safetensors")
     assert len(weights) == 3 * modules
     assert {
         tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_down.weight")
     } == {rank}
     assert (output / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_the_second_seeds_yaml_runs_unchanged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked, _ = seed_folder(tmp_path, SEED_2)
+    folder = folders.begin(asked.output.output_dir, training.to_yaml(asked))
+    assert job.run(folder.path) == 0
+    assert_trained(folder.path, 16, 192)
+
+
+def test_the_first_seeds_yaml_runs_unchanged(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "我的 项目"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    asked, base = seed_folder(folder, SEED_1)
+    done = call("train", "--config", "seed.yaml", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = asked.output.output_dir
+    assert_trained(output, 8, 64)
     assert "Finished" in done.stdout and "Training" in done.stderr and "\r" not in done.stderr
     assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
     _, described, _ = run(
@@ -92,12 +110,12 @@ def write_yaml(tmp_path, **changes):
 
 
 @contextlib.contextmanager
-def training_on_the_command_line(folder):
-    """`train` with the folder's run.yaml: the process. Whatever a test comes to, neither it nor its
-    worker goes on.
+def on_the_command_line(folder, *arguments):
+    """A command in that folder: the process. Whatever a test comes to, neither it nor its worker
+    goes on.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"],
+        [sys.executable, "-m", "lora_trainer", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
@@ -112,6 +130,10 @@ def training_on_the_command_line(folder):
             process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
 
 
+def kill_worker(folder, number):
+    os.kill(json.loads(folder.worker.read_text())["pid"], number)
+
+
 def wait_for(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -120,87 +142,49 @@ def wait_for(condition, seconds=PATIENCE):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+def test_a_run_goes_on_after_a_kill_a_stop_and_two_ctrl_c(tmp_path, capsys):
     write_yaml(tmp_path, epochs=10000)
-    with training_on_the_command_line(tmp_path) as process:
-        folder = RunFolder(tmp_path / "out")
+    out = tmp_path / "out"
+    folder = RunFolder(out)
+    with on_the_command_line(tmp_path, "train", "--config", "run.yaml") as process:
         wait_for(lambda: folder.read_state().step >= 3)
+        status, _, refused = run(capsys, "resume", out)
+        assert status == 1 and "already training" in refused
+        status, asked, _ = run(capsys, "tell", out, "save")
+        assert status == 0 and "Sent `save`" in asked
+        wait_for(lambda: folder.read_state().saved)
+        kill_worker(folder, signal.SIGKILL)
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1 and not folder.is_alive
+        assert "ended unexpectedly (signal 9)" in output and "memory" in output
+        assert "INFO" not in output
+    saved = folder.read_state().saved[-1].step
+    with on_the_command_line(tmp_path, "resume", "out") as process:
+        wait_for(lambda: folder.read_state().step >= saved + 2 and folder.is_alive)
         # a terminal sends Ctrl-C to every process in it
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE)
         stopped = folder.read_state()
-        assert (process.returncode, stopped.status) == (3, "stopped") and stopped.step >= 3
-        assert "Stopped at step" in output and "resume" in output
+        assert (process.returncode, stopped.status) == (3, "stopped") and stopped.step >= saved + 2
+        assert f"Resuming from step {saved}" in output
+        assert f"Stopped at step {stopped.step}" in output and "resume" in output
         assert load_file(folder.path / stopped.file)
-        status = call("status", "out", cwd=tmp_path)
-        assert status.stdout.startswith(f"Stopped at step {stopped.step} of 30000")
-        done = call("resume", "out", "--set", f"max_train_steps={stopped.step + 2}", cwd=tmp_path)
-        assert done.returncode == 0 and f"Resuming from step {stopped.step}" in done.stdout
-        assert folder.read_state().step == stopped.step + 2
-        assert (
-            f'resume "{folder.path}" --set max_train_steps=N'
-            in call("resume", "out", cwd=tmp_path).stdout
-        )
-        fewer = call("resume", "out", "--set", "max_train_steps=1", cwd=tmp_path)
-        assert fewer.returncode == 1 and "max_train_steps is 1, but this run has" in fewer.stderr
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_twice_ends_at_once_and_blames_nobody(tmp_path):
-    write_yaml(tmp_path, epochs=10000)
-    with training_on_the_command_line(tmp_path) as process:
-        folder = RunFolder(tmp_path / "out")
-        wait_for(lambda: folder.read_state().step >= 1)
+    _, told, _ = run(capsys, "status", out)
+    assert told.startswith(f"Stopped at step {stopped.step} of 30000")
+    assert f'Continue with: python -m lora_trainer resume "{out}"' in told
+    status, _, ended = run(capsys, "tell", out, "stop")
+    assert status == 1 and "No worker is running there" in ended and f'resume "{out}"' in ended
+    with on_the_command_line(tmp_path, "resume", "out") as process:
+        wait_for(lambda: folder.read_state().step > stopped.step)
         # the worker is held still, as if it were in the midst of something long: it cannot obey the
         # first one
-        os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGSTOP)
+        kill_worker(folder, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
         wait_for(lambda: any(folder.path.glob("requests/*")))
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE)
-        assert (
-            process.returncode == 1 and "Interrupted at step" in output and "memory" not in output
-        )
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_killed_worker_is_told_as_such(tmp_path):
-    write_yaml(tmp_path, epochs=10000)
-    with training_on_the_command_line(tmp_path) as process:
-        folder = RunFolder(tmp_path / "out")
-        wait_for(lambda: folder.read_state().step >= 1)
-        refused = call("resume", "out", cwd=tmp_path)
-        assert refused.returncode == 1 and "already training" in refused.stderr
-        os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGKILL)
-        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
-        assert (
-            "ended unexpectedly (signal 9)" in output
-            and "memory" in output
-            and "INFO" not in output
-        )
-        assert not folder.is_alive
-
-
-def test_tell_reaches_a_running_worker(tmp_path):
-    write_yaml(tmp_path, epochs=10000)
-    assert "no config.yaml" not in call("tell", "out", "stop", cwd=tmp_path).stdout
-    with training_on_the_command_line(tmp_path) as process:
-        folder = RunFolder(tmp_path / "out")
-        wait_for(lambda: folder.read_state().step >= 1)
-        asked = call("tell", "out", "save", cwd=tmp_path)
-        assert asked.returncode == 0 and "Sent `save`" in asked.stdout
-        wait_for(lambda: folder.read_state().saved)
-        assert call("tell", "out", "stop", cwd=tmp_path).returncode == 0
-        assert process.wait(PATIENCE) == 3
-        ended = call("tell", "out", "stop", cwd=tmp_path)
-        assert (
-            ended.returncode == 1
-            and "No worker is running there" in ended.stderr
-            and f'resume "{tmp_path / "out"}"' in ended.stderr
-        )
-        status = call("status", "out", cwd=tmp_path)
-        assert f'Continue with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
+        assert "Interrupted at step" in output and "memory" not in output
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")

@@ -3,7 +3,7 @@ faults.
 
 One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a flavour's tests
 together (--dist loadgroup), but for those of the group "sections": as long a row again, that
-another process goes through meanwhile. What depends on the WebUI (the journey, looks, dialogs, the guard, the
+another process goes through meanwhile. What depends on the WebUI (the journey, looks, dialogs, login, the
 prompt) is tested on each, what only our own page does on one.
 """
 
@@ -31,7 +31,7 @@ FLAVOURS = [
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What our own JavaScript draws below the mount point is the same on every WebUI: tests of its
-    details name the one that they run on.
+    details name the one that they run on, or "a1111-dark": with one colour scheme.
     """
     if config.getoption("--every-webui"):
         return
@@ -42,7 +42,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_wanted(item: pytest.Item) -> bool:
     marker, made = item.get_closest_marker("webuis"), getattr(item, "callspec", None)
-    return marker is None or made is None or made.params.get("flavour") in marker.args
+    if marker is None or made is None:
+        return True
+    flavour, scheme = made.params.get("flavour"), made.params.get("scheme")
+    return flavour in marker.args or f"{flavour}-{scheme}" in marker.args
 
 
 @pytest.fixture(scope="session", params=FLAVOURS)

@@ -1,6 +1,4 @@
-"""Who may ask, and for what: every route of the table, over real HTTP, on both WebUIs. No browser
-needed.
-"""
+"""Who may ask, and for what: every route of the table, over real HTTP. No browser needed."""
 
 from __future__ import annotations
 
@@ -22,6 +20,8 @@ from tests.hardening import web_attack
 from tests.hardening.harness import Run
 
 find_routes()
+# the guard is our own; who is logged in is asked of gradio
+pytestmark = pytest.mark.webuis("forge")
 SECRET = b"nobody outside may read this"
 
 # as they stand in the address: a browser or a proxy would tidy most of them up, an attacker would
@@ -172,6 +172,7 @@ def test_there_are_enough_attempts():
     assert len(set(ATTEMPTS)) >= 50
 
 
+@pytest.mark.webuis("a1111", "forge")
 def test_an_anonymous_visitor_gets_401_from_every_route(locked_host):
     with Line(locked_host) as asked:
         for entry in ROUTES:
@@ -189,6 +190,7 @@ def test_an_anonymous_visitor_gets_401_from_every_route(locked_host):
                 assert answer.json()["error"]["message"]
 
 
+@pytest.mark.webuis("a1111", "forge")
 def test_who_logged_in_may_ask(locked_host):
     form = b"username=me&password=open+sesame"
     login = locked_host.ask(

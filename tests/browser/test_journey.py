@@ -244,6 +244,7 @@ def test_the_strength_grid_is_one_picture(host, visitor, trained, tmp_path):
         assert image.width > 5 * 64
 
 
+@pytest.mark.webuis("a1111")
 def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_death_of_the_host(
     host, visit, trained
 ):

@@ -113,6 +113,7 @@ def visit_all(page):
         yield step
 
 
+@pytest.mark.webuis("a1111-dark", "forge-light")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, scheme):
     page = open_tab(visit(color_scheme=scheme), host, f"?__theme={scheme}")
@@ -140,6 +141,7 @@ def test_the_browsers_own_controls_follow_the_hosts_theme(host, visit, scheme, d
     assert box.evaluate("box => getComputedStyle(box).colorScheme") == drawn
 
 
+@pytest.mark.webuis("a1111")
 def test_a_dialog_stands_in_the_middle_of_the_window(host, visitor):
     page = open_tab(visitor, host)
     resize(page, 1280, 900)
@@ -161,6 +163,7 @@ def test_a_box_to_tick_shows_that_the_keyboard_is_on_it(host, visitor):
     assert box.evaluate("box => getComputedStyle(box).outlineStyle") == "solid"
 
 
+@pytest.mark.webuis("forge")
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
     words = {
@@ -209,6 +212,7 @@ def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     assert problems == {}
 
 
+@pytest.mark.webuis("forge")
 def test_nothing_is_asked_while_the_tab_cannot_be_seen(host, visitor, trained):
     page = open_tab(visitor, host)
     open_step(page, "train")
@@ -220,6 +224,7 @@ def test_nothing_is_asked_while_the_tab_cannot_be_seen(host, visitor, trained):
     assert [url for _, url in visitor.requests if "/lora-trainer/" in url][before:] == []
 
 
+@pytest.mark.webuis("a1111")
 def test_the_keyboard_moves_through_the_steps(host, visitor):
     page = open_tab(visitor, host)
     page.locator("#lora_trainer_step_images").click()

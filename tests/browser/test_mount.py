@@ -23,6 +23,7 @@ def test_the_extension_writes_no_error_to_the_hosts_console(host, visitor):
     assert "***" not in host.log()
 
 
+@pytest.mark.webuis("forge")
 def test_a_page_that_is_there_before_our_routes_starts_by_itself(host, visitor):
     page = visitor.page()
     page.route(

@@ -41,6 +41,7 @@ def start(flavour, tmp_path):
         host.kill()
 
 
+@pytest.mark.webuis("a1111")
 def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visitor):
     host = start("--lacking", "lora-trainer-lacks-this")
     page = open_tab(visitor, host)
@@ -72,7 +73,12 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
             "no_such_package",
             marks=pytest.mark.webuis("forge"),
         ),
-        ("lora_trainer/hosts/base.py", "\nthis is no Python\n", "invalid syntax"),
+        pytest.param(
+            "lora_trainer/hosts/base.py",
+            "\nthis is no Python\n",
+            "invalid syntax",
+            marks=pytest.mark.webuis("a1111"),
+        ),
     ],
 )
 def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(

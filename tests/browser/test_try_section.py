@@ -158,6 +158,7 @@ def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lo
     expect(prompt).to_have_value("ohwx, a fox in the snow <lora:tried_fox:0.55>")
 
 
+@pytest.mark.webuis("forge")
 def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_role("slider", name="Strength").fill("0.6")

@@ -718,7 +718,7 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
 # --- looks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.webuis("a1111", "forge")
+@pytest.mark.webuis("a1111-dark", "forge-light")
 @pytest.mark.parametrize(
     ("scheme", "widths"), [("dark", (1280, 390)), ("light", (1280, 1600))], ids=["dark", "light"]
 )

@@ -20,7 +20,7 @@ from lora_trainer.worker import job
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
-STEPS = 160
+STEPS = 90
 """Fewer than the demo's: enough for a LoRA to pass, and too many for one that learned from wrong
 captions.
 """
