@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
+    # the same engine without the rest of a browser: a sixth less processor time
+    "chromium-headless-shell",
     "chromium",
     "chromium-browser",
     "google-chrome",
@@ -87,10 +89,11 @@ def fetch(environ: Mapping[str, str]) -> None:
     if sys.platform == "linux" and shutil.which("apt-get") and os.geteuid() == 0:
         quiet = {**environ, "DEBIAN_FRONTEND": "noninteractive"}
         _run(["apt-get", "update", "-qq"], quiet)
-        _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], quiet)
-        # some systems have a package of that name which is only a pointer to another store
-        if _answers(find(environ)):
-            return
+        for package in ("chromium-headless-shell", "chromium"):
+            _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], quiet)
+            # some systems have none of that name, or only a pointer to another store
+            if _answers(find(environ)):
+                return
     _run(
         [
             sys.executable,
