@@ -432,6 +432,7 @@ export interface LiveView {
     offset: number;
     whole: boolean;
     points: ((number | null)[])[];
+    validations: ValidationView[];
     previews: PreviewView[];
     log: string[];
     handover: LeaseView;
@@ -951,6 +952,13 @@ export interface TryView {
 export interface Unchanged {
     unchanged: true;
     revision: string;
+}
+
+// Losses under fixed noise at a step: of images that are trained on, and of held-out ones.
+export interface ValidationView {
+    step: number;
+    training: number | null;
+    validation: number | null;
 }
 
 // Preferred words for each field, and for the start of captions.

@@ -1,6 +1,6 @@
 /*
- * The loss curve: [step, loss, smoothed loss] points -> an inline SVG and a sentence that says the
- * same.
+ * The loss curve: [step, loss, smoothed loss] points, and losses under fixed noise -> an inline
+ * SVG, its legend, and a sentence that says the same.
  *
  * The smoothed loss is the line; the raw losses are faint behind it, because from one step to the
  * next they are mostly noise. Called by the live view.
@@ -17,6 +17,11 @@ const HEIGHT = 220;
 const MARGIN = { top: 10, right: 26, bottom: 34, left: 52 };
 
 /** @typedef {LiveView["points"][number]} Point step, loss, smoothed loss */
+
+/** @typedef {LiveView["validations"][number]} Validation */
+
+/** The curves under fixed noise, by their key of Validation. */
+const FIXED = /** @type {const} */ (["validation", "training"]);
 
 /** @returns {value is number} whether it can be drawn */
 const isNumber = (/** @type {number | null | undefined} */ value) => Number.isFinite(value);
@@ -43,28 +48,57 @@ function ticks(minimum, maximum, count) {
 const numbers = (/** @type {Point[]} */ points, /** @type {number} */ at) =>
     points.map((point) => point[at]).filter((value) => isNumber(value));
 
-/** Lowest and highest value to show. A few spikes of the raw loss must not press the line flat. */
-function range(/** @type {Point[]} */ points) {
+/**
+ * The values of a curve under fixed noise, with their steps.
+ *
+ * @param {Validation[]} validations
+ * @param {typeof FIXED[number]} key
+ */
+const fixed = (validations, key) =>
+    validations.flatMap(({ step, [key]: value }) => (isNumber(value) ? [{ step, value }] : []));
+
+/**
+ * Lowest and highest value to show. A few spikes of the raw loss must not press the line flat.
+ *
+ * @param {Point[]} points
+ * @param {Validation[]} validations
+ */
+function range(points, validations) {
     const raw = numbers(points, 1).sort((a, b) => a - b);
-    const smoothed = numbers(points, 2);
-    const low = Math.min(raw[Math.floor(raw.length * 0.02)], ...smoothed);
-    const high = Math.max(raw[Math.ceil(raw.length * 0.98) - 1], ...smoothed);
+    const lines = [
+        ...numbers(points, 2),
+        ...FIXED.flatMap((key) => fixed(validations, key).map(({ value }) => value)),
+    ];
+    const usual = raw.length
+        ? [raw[Math.floor(raw.length * 0.02)], raw[Math.ceil(raw.length * 0.98) - 1]]
+        : [];
+    const low = Math.min(...usual, ...lines);
+    const high = Math.max(...usual, ...lines);
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     return [Math.max(0, low - room), high + room];
 }
 
-function summary(/** @type {Point[]} */ points) {
-    const known = points.flatMap(([step, loss, smoothed]) => {
-        const value = isNumber(smoothed) ? smoothed : loss;
-        return isNumber(step) && isNumber(value) ? [{ step, value }] : [];
-    });
-    if (!known.length) return t("No loss has been measured yet.");
+/** What a curve is called. */
+const names = () => ({
+    smoothed: t("Smoothed loss"),
+    validation: t("Held-out images, fixed noise"),
+    training: t("Training images, fixed noise"),
+});
+
+/**
+ * A curve in words.
+ *
+ * @param {string} name
+ * @param {{step: number, value: number}[]} known
+ */
+function inWords(name, known) {
     const [first, last] = [known[0], known[known.length - 1]];
     const lowest = known.reduce((best, point) => (point.value < best.value ? point : best));
     const say = (/** @type {{value: number}} */ { value }) => formatNumber(value, 4);
     return t(
-        "Smoothed loss: {first} at step {from}, {last} at step {to}; lowest {lowest} at step {at}.",
+        "{curve}: {first} at step {from}, {last} at step {to}; lowest {lowest} at step {at}.",
         {
+            curve: name,
             first: say(first),
             from: first.step,
             last: say(last),
@@ -74,6 +108,37 @@ function summary(/** @type {Point[]} */ points) {
         },
     );
 }
+
+/**
+ * @param {Point[]} points
+ * @param {Validation[]} validations
+ */
+function summary(points, validations) {
+    const known = points.flatMap(([step, loss, smoothed]) => {
+        const value = isNumber(smoothed) ? smoothed : loss;
+        return isNumber(step) && isNumber(value) ? [{ step, value }] : [];
+    });
+    if (!known.length) return t("No loss has been measured yet.");
+    const held = fixed(validations, "validation");
+    return [
+        inWords(names().smoothed, known),
+        ...(held.length ? [inWords(names().validation, held)] : []),
+    ].join(" ");
+}
+
+/** The names of the curves, each after a piece of its line; empty without fixed noise. */
+function legend(/** @type {Validation[]} */ validations) {
+    const curves = FIXED.filter((key) => fixed(validations, key).length);
+    const shown = curves.length ? /** @type {const} */ (["smoothed", ...curves]) : [];
+    return shown.map((key) => {
+        const piece = svg("line", { x1: 0, x2: 22, y1: 5, y2: 5, class: lineClass(key) });
+        const sample = svg("svg", { width: 22, height: 10, "aria-hidden": "true" }, piece);
+        return el("li", sample, names()[key]);
+    });
+}
+
+const lineClass = (/** @type {keyof ReturnType<typeof names>} */ key) =>
+    key === "smoothed" ? "lora-trainer-chart-line" : "lora-trainer-chart-" + key;
 
 /**
  * @param {number} x
@@ -124,11 +189,12 @@ function frame(/** @type {number} */ width) {
  * The lines of these points, with their grid.
  *
  * @param {Point[]} shown
+ * @param {Validation[]} validations
  * @param {number} width
  * @param {number} stepCount
  */
-function curves(shown, width, stepCount) {
-    const [low, high] = range(shown);
+function curves(shown, validations, width, stepCount) {
+    const [low, high] = range(shown, validations);
     const last = Math.max(stepCount, ...numbers(shown.slice(-1), 0), 1);
     const x = (/** @type {number} */ step) =>
         MARGIN.left + (step / last) * (width - MARGIN.left - MARGIN.right);
@@ -160,16 +226,31 @@ function curves(shown, width, stepCount) {
         ),
         svg("polyline", { class: "lora-trainer-chart-raw", points: path(1) }),
         svg("polyline", { class: "lora-trainer-chart-line", points: path(2) }),
+        FIXED.map((key) => {
+            const places = fixed(validations, key).map(({ step, value }) => [x(step), y(value)]);
+            return [
+                svg("polyline", {
+                    class: lineClass(key),
+                    points: places
+                        .map((place) => place.map((at) => at.toFixed(1)).join())
+                        .join(" "),
+                }),
+                places.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5, class: lineClass(key) })),
+            ];
+        }),
     ];
 }
 
-/** {element, set(points, stepCount)}; it redraws when its width changes. */
+/** {element, set(points, validations, stepCount)}; it redraws when its width changes. */
 export function lossChart() {
     const drawing = svg("svg", { class: "lora-trainer-chart", role: "img", height: HEIGHT });
     const words = widgets.help();
-    const element = el("figure.lora-trainer-chart-figure", drawing, words);
+    const curveNames = el("ul.lora-trainer-chart-legend");
+    const element = el("figure.lora-trainer-chart-figure", drawing, curveNames, words);
     /** @type {Point[]} */
     let points = [];
+    /** @type {Validation[]} */
+    let validations = [];
     let stepCount = 0,
         width = 0;
 
@@ -178,11 +259,13 @@ export function lossChart() {
         if (!width) return;
         drawing.setAttribute("width", String(width));
         drawing.setAttribute("viewBox", "0 0 " + width + " " + HEIGHT);
-        const text = summary(points);
+        const text = summary(points, validations);
         drawing.setAttribute("aria-label", text);
         words.textContent = text;
         const shown = points.filter((point) => isNumber(point[1]));
-        fill(drawing, shown.length ? curves(shown, width, stepCount) : frame(width));
+        fill(curveNames, legend(validations));
+        const isEmpty = !shown.length && !FIXED.some((one) => fixed(validations, one).length);
+        fill(drawing, isEmpty ? frame(width) : curves(shown, validations, width, stepCount));
     }
 
     new ResizeObserver(() => {
@@ -190,11 +273,16 @@ export function lossChart() {
     }).observe(element);
     return {
         element,
-        set(/** @type {Point[]} */ now, /** @type {number} */ count) {
-            const [a, b] = [now[now.length - 1], points[points.length - 1]];
-            if (now.length === points.length && count === stepCount && String(a) === String(b))
-                return;
-            [points, stepCount] = [now.slice(), count];
+        /**
+         * @param {Point[]} now
+         * @param {Validation[]} checks
+         * @param {number} count
+         */
+        set(now, checks, count) {
+            const mark = (/** @type {Point[]} */ found, /** @type {Validation[]} */ known) =>
+                JSON.stringify([found.length, found[found.length - 1], known]);
+            if (mark(now, checks) === mark(points, validations) && count === stepCount) return;
+            [points, validations, stepCount] = [now.slice(), checks, count];
             draw();
         },
     };

@@ -107,7 +107,7 @@ export function liveView(/** @type {Done} */ done) {
         redraw(notices, noticesKey(run), () => noticesOf(run, done));
         put(handed, handOverWords(now.handover, run));
         graphs.hidden = run.job !== "train";
-        chart.set(points, run.step_count);
+        chart.set(points, now.validations, run.step_count);
         previews.set(now.previews, noPreviews(run));
         if (log.element.open && now.log.length) log.set(now.log.join("\n"));
     }

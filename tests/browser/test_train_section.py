@@ -151,6 +151,15 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
         fact(live, "Images per second"),
     ) == ("30 / 100", "1 / 5", "0.17", "1.5")
     eventually(lambda: live.get_by_role("progressbar").get_attribute("aria-valuenow"), "30")
+    for step, loss in ((0, 0.3), (30, 0.18)):
+        run.say(events.Validated(step=step, training_loss=loss - 0.05, validation_loss=loss))
+    legend = live.locator(".lora-trainer-chart-legend li")
+    eventually(
+        legend.all_inner_texts,
+        ["Smoothed loss", "Held-out images, fixed noise", "Training images, fixed noise"],
+    )
+    assert live.locator("circle.lora-trainer-chart-validation").count() == 2
+    assert live.locator("polyline.lora-trainer-chart-training").get_attribute("points")
     assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute(
         "aria-label"
     )

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from lora_trainer.errors import Message
 from lora_trainer.jobs.history import HistoryEntry, Point
 from lora_trainer.jobs.queue import QueueState
-from lora_trainer.runs.events import Previewed, Warned, message_of
+from lora_trainer.runs.events import Previewed, Validated, Warned, message_of
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
 from lora_trainer.webui.common.form import Texts
@@ -103,6 +103,14 @@ class PreviewView(TypedDict):
     strength: float | None
     prompt: str
     url: str
+
+
+class ValidationView(TypedDict):
+    """Losses under fixed noise at a step: of images that are trained on, and of held-out ones."""
+
+    step: int
+    training: float | None
+    validation: float | None
 
 
 ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
@@ -421,6 +429,14 @@ def preview(entry: HistoryEntry, event: Previewed) -> PreviewView:
         "strength": finite(event.strength),
         "prompt": event.prompt,
         "url": address(entry.id, last_part(event.file), event.time),
+    }
+
+
+def validation(event: Validated) -> ValidationView:
+    return {
+        "step": event.step,
+        "training": finite(event.training_loss),
+        "validation": finite(event.validation_loss),
     }
 
 

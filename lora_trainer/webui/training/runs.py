@@ -37,7 +37,7 @@ from lora_trainer.webui.common import form
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.http.routing import Trashed
 from lora_trainer.webui.training import run_view
-from lora_trainer.webui.training.run_view import PreviewView, RunProgress, RunView
+from lora_trainer.webui.training.run_view import PreviewView, RunProgress, RunView, ValidationView
 
 log = logging.getLogger(__name__)
 MOST_POINTS = 600
@@ -64,6 +64,7 @@ class LiveView(TypedDict):
     offset: int
     whole: bool
     points: list[list[float | None]]
+    validations: list[ValidationView]
     previews: list[PreviewView]
     log: list[str]
     handover: LeaseView
@@ -227,6 +228,7 @@ class Runs:
             "offset": curve.offset,
             "whole": whole,
             "points": run_view.points(thinned(points, MOST_POINTS)),
+            "validations": [run_view.validation(event) for event in entry.state.validations],
             "previews": [run_view.preview(entry, event) for event in entry.state.previews],
             "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
             "handover": self._handed(language),
