@@ -116,6 +116,30 @@ def make_parser() -> argparse.ArgumentParser:
     summary = "caption a folder of images with a model; captions written by a person are kept"
     add("caption", caption, summary, options=add_caption)
 
+    sub = add("ask", ask, "ask a trained language model questions")
+    sub.add_argument("run_dir", **RUN)
+    sub.add_argument("question", nargs="+")
+    text = "strength of the LoRA; 0 is the base model (default: %(default)s)"
+    sub.add_argument("--strength", type=float, default=1.0, help=text)
+    sub.add_argument("--step", type=int, help="ask the LoRA of this saved step, not the newest")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
+
+    summary = "write question and answer pairs about documents, for a person to correct"
+    sub = add("pairs", pairs, summary)
+    text = "a document (.txt, .md), or a folder of them"
+    sub.add_argument("--input", required=True, type=given_path, metavar="DOCS", help=text)
+    text = "a new file of JSON lines"
+    sub.add_argument("--output", required=True, **FILE, help=text)
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument("--base-model", **DIR, help="the folder of a language model to ask")
+    text = "or an OpenAI-compatible server, such as http://localhost:8080/v1"
+    where.add_argument("--url", help=text)
+    sub.add_argument("--model", default="default", help="the model's name on the server")
+    text = "allow a server outside this machine, to which the documents are sent"
+    sub.add_argument("--remote", action="store_true", help=text)
+    text = "pairs for each passage of about half a page (default: %(default)s)"
+    sub.add_argument("--count", type=int, default=4, metavar="N", help=text)
+
     sub = add("tell", tell, "send a request to a running training")
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("request", choices=["stop", "save", "preview", "pause", "resume"])
@@ -305,6 +329,42 @@ def caption(asked: argparse.Namespace) -> int:
     return watch(folders.begin_captioning(job, captioning.to_yaml(settings)))
 
 
+def ask(asked: argparse.Namespace) -> int:
+    from lora_trainer.language import assistant
+    from lora_trainer.runs import folder as folders
+    from lora_trainer.settings import training
+
+    folder = folders.existing(asked.run_dir.absolute())
+    config = training.read(folder.config)
+    loaded = assistant.of_run(folder, config, asked.step, asked.max_tokens)
+    for question in asked.question:
+        print(loaded.ask(question, asked.strength), flush=True)
+    return 0
+
+
+def pairs(asked: argparse.Namespace) -> int:
+    from lora_trainer.console import counting
+    from lora_trainer.language import pairs as making
+
+    passages = making.read_passages(asked.input)
+    if asked.url is None:
+        from lora_trainer.language import assistant
+
+        put: making.Ask = assistant.of_base(asked.base_model, PAIRS_TOKENS * asked.count).ask
+    else:
+        put = making.open_server(asked.url, asked.model, remote=asked.remote).ask
+    with counting("Asking") as progress:
+        count, without = making.write_pairs(passages, put, asked.count, asked.output, progress)
+    print(f"Wrote {count} pairs to {asked.output}. Read and correct them before you train on them.")
+    if without:
+        print("No pairs were found in a reply about: " + ", ".join(without), file=sys.stderr)
+    return 0 if count else 1
+
+
+PAIRS_TOKENS = 120
+"""Tokens of a reply for each pair that is asked for."""
+
+
 def tell(asked: argparse.Namespace) -> int:
     from lora_trainer.runs import folder as folders
     from lora_trainer.runs.requests import send_request
@@ -464,6 +524,8 @@ def how_to_use(folder: Any) -> str:
     from lora_trainer.settings import training
 
     state, used = folder.read_state(), training.read(folder.config)
+    if state.data == "texts":
+        return f'Ask it: python -m lora_trainer ask "{folder.path}" "..."'
     name = Path(state.delivered or state.file).stem
     prompt = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
     if state.delivered:

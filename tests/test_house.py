@@ -78,7 +78,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "language": (
         TORCH_STACK,
-        BASICS | {"settings", "dataset", "lora", "adapters", "training"},
+        BASICS | {"settings", "runs", "dataset", "lora", "adapters", "training"},
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},

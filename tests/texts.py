@@ -22,7 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer"
 TABLES = PACKAGE / "webui" / "translations"
-NOT_IN_THE_TAB = ("demo", "diagnosis", "console", "__main__")
+NOT_IN_THE_TAB = (
+    "demo",
+    "diagnosis",
+    "console",
+    "__main__",
+    "language/assistant",
+    "language/pairs",
+)
 """Packages and modules whose sentences only a command line shows."""
 
 SAYING = {
@@ -98,7 +105,8 @@ def _assigned(node: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
 
 
 def _left_out(path: Path) -> bool:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py") in NOT_IN_THE_TAB
+    inside = path.relative_to(PACKAGE).with_suffix("")
+    return inside.parts[0] in NOT_IN_THE_TAB or inside.as_posix() in NOT_IN_THE_TAB
 
 
 def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_trainer.__main__ import main
 from lora_trainer.language import peft_file
 from lora_trainer.language.answer import answer
 from lora_trainer.language.detect import read_folder
@@ -16,6 +17,7 @@ from lora_trainer.language.tokens import load_tokenizer
 from lora_trainer.runs import events
 from lora_trainer.settings import training
 from lora_trainer.worker import job
+from tests import made
 from tests.language.made import FACTS, base, begin, write_pairs
 from tests.made import losses
 from tests.tasks.test_diffusion import train_until
@@ -28,7 +30,7 @@ def warnings(folder):
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path, kind):
+def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path, kind, capsys):
     (tmp_path / "loras").mkdir()
     folder = begin(
         tmp_path,
@@ -80,11 +82,25 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
             torch.testing.assert_close(untouched(ids).logits, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert (untouched(ids).logits - expected).abs().max() > 0.1
+    # and from the command line, at each strength
+    question = next(iter(FACTS))
+    for strength, expected_answer in ((1, FACTS[question]), (0, said[0.0, question])):
+        assert main(["ask", str(folder.path), question, "--strength", str(strength)]) == 0
+        assert capsys.readouterr().out == expected_answer + "\n"
     # a base without a chat template gets the one that was trained with
     saved = AutoTokenizer.from_pretrained(folder.merged / "station")
     chat = [{"role": "user", "content": next(iter(FACTS))}]
     assert saved.apply_chat_template(chat, add_generation_prompt=True) == ids[0].tolist()
     assert (lora / "tokenizer.json").exists() == (kind == "llama")
+
+
+def test_what_cannot_be_asked_is_said(tmp_path, capsys):
+    folder = begin(tmp_path)
+    assert main(["ask", str(folder.path), "Who?"]) == 1
+    assert capsys.readouterr().err == f"{folder.path} has no saved LoRA\nSaved steps: none.\n"
+    pictures = made.begin(tmp_path / "pictures")
+    assert main(["ask", str(pictures.path), "Who?"]) == 1
+    assert "is not the training of a language model" in capsys.readouterr().err
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
