@@ -94,7 +94,7 @@ async function mend(/** @type {{kind: string} | {ids: string[]}} */ wish) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("mend"), wish);
     await changes.took(answer, {
-        say: plural(answer.changed, "{count} image mended", "{count} images mended"),
+        say: plural(answer.changed, "{count} image fixed", "{count} images fixed"),
     });
     await datasets.refresh();
     lookAgain();
@@ -466,7 +466,7 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
         body: [
             widgets.help(
                 t(
-                    "The same picture twice counts twice in the training. The others go to this dataset's trash, and can be brought back.",
+                    "The same image twice counts twice in the training. The others go to this dataset's trash, and can be brought back.",
                 ),
             ),
             place,

@@ -97,7 +97,7 @@ export async function open() {
             wish.subject = value;
         }),
         t("Keep the subject in the cut"),
-        t("Otherwise the middle of the picture is kept."),
+        t("Otherwise the middle of the image is kept."),
     );
     const place = el("div", { "aria-live": "polite" });
     const form = el(

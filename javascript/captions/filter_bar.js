@@ -84,12 +84,12 @@ const orderChoice = (/** @type {PageQuery} */ query) =>
 
 const sizeChoice = () =>
     widgets.select({
-        label: t("Pictures"),
+        label: t("Images"),
         value: picturesAreLarge() ? "large" : "small",
         onchange: showPictures,
         options: [
-            { value: "small", label: t("Small pictures") },
-            { value: "large", label: t("Large pictures") },
+            { value: "small", label: t("Small images") },
+            { value: "large", label: t("Large images") },
         ],
     });
 

@@ -116,7 +116,7 @@ export class CaptionRow {
         this.box = widgets.lines(4, {
             value: typed ? typed.text : this.base,
             label: t("Caption of {name}", { name: first.name }),
-            placeholder: t("What is in the picture?"),
+            placeholder: t("What is in the image?"),
             oninput: () => this.heard(),
         });
         this.state = el("span.lora-trainer-caption-state", { role: "status" });

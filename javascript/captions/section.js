@@ -133,7 +133,7 @@ const head = (/** @type {string} */ name, /** @type {HTMLElement[]} */ [counts, 
             counts,
             widgets.help(
                 t(
-                    "Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
+                    "Say what is in each image, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
                 ),
             ),
         ),

@@ -28,7 +28,7 @@ function showKeys() {
         ["Esc", t("Take back what was typed since it was saved")],
         ["Alt+X", t("Select the image; Alt+Shift+X selects all from the one before")],
         ["Alt+R", t("Reviewed, or not")],
-        ["Shift+Enter", t("A new line: another caption of the same picture")],
+        ["Shift+Enter", t("A new line: another caption of the same image")],
         ["F2", t("The caption in fields")],
         ["Ctrl+Z, Ctrl+Y", t("Outside of a caption: undo the last change, and do it again")],
     ];

@@ -267,7 +267,7 @@ function departureList(vocabulary, mend) {
             ),
             count
                 ? widgets.button({
-                      label: t("Mend all"),
+                      label: t("Fix all"),
                       kind: "primary",
                       onclick: () => mend({ where: {} }),
                   })
@@ -286,7 +286,7 @@ function departureList(vocabulary, mend) {
                             shownDifference(departure.caption, departure.mended),
                         ),
                         widgets.button({
-                            label: t("Mend"),
+                            label: t("Fix"),
                             onclick: () => mend({ keys: [departure.key] }),
                         }),
                     ),

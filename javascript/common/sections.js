@@ -53,7 +53,7 @@ export function summarizeStep(id, text, state = "") {
 function invitation(/** @type {string} */ id) {
     switch (id) {
         case "images":
-            return t("Add your pictures");
+            return t("Add your images");
         case "captions":
             return t("Say what they show");
         case "train":

@@ -42,7 +42,7 @@ export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ in
                 widgets.button({ label: t("Next"), onclick: () => show(at + 1) }),
             ),
     );
-    const dialog = widgets.dialog({ title: t("Picture"), body, wide: true });
+    const dialog = widgets.dialog({ title: t("Image"), body, wide: true });
     dialog.element.addEventListener("keydown", (event) => {
         const way = wayOf(event, { ArrowLeft: -1, ArrowRight: 1 });
         if (!way || !several) return;
@@ -65,7 +65,7 @@ function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second)
         step: 1,
         value: 50,
         oninput: move,
-        "aria-label": t("How much of the left picture is shown"),
+        "aria-label": t("How much of the left image is shown"),
         "aria-valuetext": null,
     });
     move();
@@ -106,8 +106,8 @@ export function compare(/** @type {Picture[]} */ pictures) {
             "div.lora-trainer-viewer",
             el(
                 "div.lora-trainer-compare-choices",
-                choice(0, t("Left picture")),
-                choice(1, t("Right picture")),
+                choice(0, t("Left image")),
+                choice(1, t("Right image")),
             ),
             place,
         ),

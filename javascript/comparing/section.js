@@ -199,7 +199,7 @@ async function remove(/** @type {TryView} */ job) {
         showTries();
     };
     showTries();
-    widgets.toast(t("The pictures are in the trash."), {
+    widgets.toast(t("The images are in the trash."), {
         seconds: 15,
         action: { label: t("Undo"), onclick: back },
     });
@@ -233,7 +233,7 @@ function seedField() {
         minimum: -1,
         maximum: 4294967295,
         step: 1,
-        help: t("The same seed gives the same picture; -1 draws another one each time."),
+        help: t("The same seed gives the same image; -1 draws another one each time."),
     });
     const set = (/** @type {number} */ value) => {
         wish.seed = value;
@@ -244,7 +244,7 @@ function seedField() {
             widgets.button({ label: t("Random"), onclick: () => set(-1) }),
             widgets.button({
                 label: t("Last one"),
-                title: t("The seed of the pictures shown below"),
+                title: t("The seed of the images shown below"),
                 onclick: () => {
                     if (shown) set(shown.seed);
                 },
@@ -410,7 +410,7 @@ function askSteps(/** @type {LoraView} */ lora) {
         actions: [
             { label: t("Cancel") },
             {
-                label: t("Make the pictures"),
+                label: t("Generate the images"),
                 kind: "primary",
                 onclick: async () => {
                     const picked = boxes.filter((box) => box.checked).map((box) => box.value);
@@ -500,7 +500,7 @@ function pictures(/** @type {TryView} */ job) {
 
 /** The content below the title of a try. */
 function resultBody(/** @type {TryView} */ job) {
-    const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
+    const sheet = job.sheet ? { url: job.sheet, label: t("All in one image") } : null;
     const two = job.kind === "pair" && job.pictures.length === 2;
     return [
         job.error ? widgets.notice("error", job.error.message, job.error.hint) : null,
@@ -514,14 +514,14 @@ function resultBody(/** @type {TryView} */ job) {
                 : null,
             sheet
                 ? widgets.button({
-                      label: t("All in one picture"),
+                      label: t("All in one image"),
                       onclick: () => viewer.open([sheet], 0),
                   })
                 : null,
             isOver(job)
                 ? widgets.button({
                       label: t("Delete"),
-                      title: t("These pictures go to the trash."),
+                      title: t("These images go to the trash."),
                       onclick: () => remove(job),
                   })
                 : null,
@@ -533,16 +533,16 @@ function resultBody(/** @type {TryView} */ job) {
 
 const endWords = (/** @type {TryView} */ job) =>
     job.status === "done"
-        ? t("The pictures are ready.")
+        ? t("The images are ready.")
         : job.status === "cancelled"
           ? t("Cancelled.")
           : "";
 
 function resultCard() {
     const words = el("p.lora-trainer-spoken", { role: "status", "aria-live": "polite" });
-    const bar = widgets.progress(t("Progress of the pictures"));
+    const bar = widgets.progress(t("Progress of the images"));
     const lost = el("p.lora-trainer-hint.lora-trainer-live-connection", { role: "status" });
-    const title = el("h3", t("Pictures"));
+    const title = el("h3", t("Images"));
     const cancel = widgets.button({
         label: t("Cancel"),
         onclick: async () => {
@@ -555,7 +555,7 @@ function resultCard() {
     const busy = el("div.lora-trainer-try-busy", bar.element, cancel);
     const element = el(
         "section.lora-trainer-card.lora-trainer-try-result",
-        { "aria-label": t("Pictures") },
+        { "aria-label": t("Images") },
         el("div.lora-trainer-try-head", title, busy),
         words,
         place,
@@ -568,7 +568,7 @@ function resultCard() {
             const job = shown;
             busy.style.visibility = job && !isOver(job) ? "visible" : "hidden";
             if (!job) {
-                redraw(place, "none", () => widgets.help(t("The pictures appear here.")));
+                redraw(place, "none", () => widgets.help(t("The images appear here.")));
                 put(words, "");
                 return;
             }

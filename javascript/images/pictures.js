@@ -71,7 +71,7 @@ async function convert(/** @type {ImagePages} */ pages) {
     };
     const { changed, conflicts } = await api.post(datasets.path("convert"), {});
     if (changed)
-        widgets.toast(plural(changed, "{count} picture converted", "{count} pictures converted"), {
+        widgets.toast(plural(changed, "{count} image converted", "{count} images converted"), {
             severity: "done",
             seconds: 10,
             action: { label: t("Undo"), onclick: undo },
@@ -80,8 +80,8 @@ async function convert(/** @type {ImagePages} */ pages) {
         widgets.dialog({
             title: plural(
                 conflicts.length,
-                "{count} picture could not be converted",
-                "{count} pictures could not be converted",
+                "{count} image could not be converted",
+                "{count} images could not be converted",
             ),
             body: el(
                 "ul",

@@ -137,7 +137,7 @@ function drawCards() {
               )
             : widgets.help(
                   t(
-                      "There is none yet. Drop your images below: 10 to 100 pictures of one style, character or thing are enough.",
+                      "There is none yet. Drop your images below: 10 to 100 images of one style, character or thing are enough.",
                   ),
               ),
     );

@@ -98,16 +98,16 @@ const formatWords = (/** @type {State} */ state) => ({
     converted: Object.entries(state.converted).map(([form, count]) =>
         plural(
             count,
-            "{count} {form} picture was converted to JPEG or PNG.",
-            "{count} {form} pictures were converted to JPEG or PNG.",
+            "{count} {form} image was converted to JPEG or PNG.",
+            "{count} {form} images were converted to JPEG or PNG.",
             { form },
         ),
     ),
     waiting: Object.entries(state.waiting).map(([form, count]) =>
         plural(
             count,
-            "{count} {form} picture is kept as it is.",
-            "{count} {form} pictures are kept as they are.",
+            "{count} {form} image is kept as it is.",
+            "{count} {form} images are kept as they are.",
             { form },
         ),
     ),

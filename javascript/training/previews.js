@@ -33,7 +33,7 @@ export function noPreviews(/** @type {RunView} */ run) {
         return t("This run has made no previews.");
     return run.has_preview_prompts
         ? t("Previews appear here during the training.")
-        : t("No preview prompts are set. Preview now makes a picture at once.");
+        : t("No preview prompts are set. Preview now makes one image at once.");
 }
 
 const strengthOf = (/** @type {PreviewView} */ preview) =>

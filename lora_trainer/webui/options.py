@@ -32,7 +32,7 @@ LABELS: Texts = {
     RUNS_TO_KEEP: "Finished runs to keep",
     HF_MIRROR: "Mirror of huggingface.co",
     KEEP_TRAINING: "Keep training when the WebUI closes",
-    PAUSE_FOR_PICTURES: "Pause training while the WebUI makes a picture",
+    PAUSE_FOR_PICTURES: "Pause training while the WebUI generates an image",
     PRESET: "Preset at the start",
     HOST_NAMES: "Names of this WebUI",
 }

@@ -219,7 +219,7 @@ def test_try_it_shows_base_and_lora_side_by_side_and_keeps_the_strength_that_was
     section.get_by_label("Prompt", exact=True).fill("a disc")
     section.get_by_role("slider", name="Strength").fill("0.6")
     section.get_by_role("button", name="Generate", exact=True).click()
-    pictures = section.get_by_label("Pictures", exact=True)
+    pictures = section.get_by_label("Images", exact=True)
     pictures.locator("img").nth(1).wait_for()
     sources = [picture.get_attribute("src") for picture in pictures.locator("img").all()[:2]]
     base, with_lora = (host.ask("GET", source).body for source in sources)
@@ -235,7 +235,7 @@ def test_the_strength_grid_is_one_picture(host, visitor, trained, tmp_path):
     section = open_step(page, "try")
     section.get_by_label("Prompt", exact=True).fill("a disc")
     section.get_by_role("button", name="Strength grid", exact=True).click()
-    section.get_by_role("button", name="All in one picture").wait_for()
+    section.get_by_role("button", name="All in one image").wait_for()
     newest = host.get("tries")
     sheet = (newest["tries"] if isinstance(newest, dict) else newest)[0]["sheet"]
     path = tmp_path / "sheet"

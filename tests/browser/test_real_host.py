@@ -255,7 +255,7 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     assert pair["infotext"].startswith(f"{TRIGGER}, a disc <lora:{NAME}:1>")
     without, with_lora = (host.ask("GET", made["url"]).body for made in pair["pictures"])
     assert pixels(without) != pixels(with_lora)
-    section.get_by_label("Pictures", exact=True).locator("img").nth(1).wait_for()
+    section.get_by_label("Images", exact=True).locator("img").nth(1).wait_for()
 
     section.get_by_role("button", name="Strength grid", exact=True).click()
     grid = finished_try(host, "grid")
@@ -264,10 +264,10 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     assert shown[0] == pixels(without)
     assert shown[4] == pixels(with_lora)
     assert len(set(shown)) == 5
-    section.get_by_role("button", name="All in one picture", exact=True).wait_for()
+    section.get_by_role("button", name="All in one image", exact=True).wait_for()
 
     section.get_by_role("button", name="Saved steps × strengths", exact=True).click()
-    page.locator("dialog[open]").get_by_role("button", name="Make the pictures").click()
+    page.locator("dialog[open]").get_by_role("button", name="Generate the images").click()
     matrix = finished_try(host, "matrix")
     assert len(matrix["loras"]) == 2
     assert len({pixels(host.ask("GET", made["url"]).body) for made in matrix["pictures"]}) > 4

@@ -183,7 +183,7 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     worker("no prompts")
     other = worker("with a prompt", "sample_prompts: [a fox]\n")
     page, live = watch(visitor, host, "no prompts")
-    live.get_by_text("No preview prompts are set. Preview now makes a picture at once.").wait_for()
+    live.get_by_text("No preview prompts are set. Preview now makes one image at once.").wait_for()
     page.locator(".lora-trainer-runs li", has_text="with a prompt").get_by_role(
         "button", name="Show", exact=True
     ).click()

@@ -44,7 +44,7 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
     section.get_by_role("spinbutton", name="Seed").fill("7")
     section.get_by_role("button", name="Generate").click()
-    section.get_by_text("The pictures are ready.").wait_for(state="attached")
+    section.get_by_text("The images are ready.").wait_for(state="attached")
     eventually(
         lambda: section.locator("figcaption").all_inner_texts(),
         ["Without the LoRA", "Strength 0.8"],
@@ -86,8 +86,8 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         # and their pictures: a row for each step, a column for each strength
         section.get_by_label("Prompt", exact=True).fill("a fox")
         section.get_by_role("button", name="Saved steps × strengths").click()
-        section.page.get_by_role("dialog").get_by_role("button", name="Make the pictures").click()
-        section.get_by_role("button", name="All in one picture").wait_for()
+        section.page.get_by_role("dialog").get_by_role("button", name="Generate the images").click()
+        section.get_by_role("button", name="All in one image").wait_for()
         places = [
             figure.bounding_box()
             for figure in section.locator(".lora-trainer-try-matrix figure").all()
@@ -106,7 +106,7 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     _, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox")
     section.get_by_role("button", name="Strength grid", exact=True).click()
-    section.get_by_role("button", name="All in one picture").wait_for()
+    section.get_by_role("button", name="All in one image").wait_for()
     eventually(
         lambda: section.locator("figcaption").all_inner_texts(),
         ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"],
@@ -132,11 +132,11 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
         ".lora-trainer-try-history-item[title='a fox to delete'][aria-pressed=true]"
     )
     item.wait_for()
-    section.get_by_role("button", name="All in one picture").wait_for()
+    section.get_by_role("button", name="All in one image").wait_for()
     job = next(job for job in host.get("tries") if job["prompt"] == "a fox to delete")
     expect(item).to_have_count(1)
     section.get_by_role("button", name="Delete", exact=True).click()
-    section.get_by_text("The pictures appear here.").wait_for()
+    section.get_by_text("The images appear here.").wait_for()
     expect(item).to_have_count(0)
     assert not (host.trainer_folder / "tries" / job["id"]).exists() and job["id"] not in [
         other["id"] for other in host.get("tries")

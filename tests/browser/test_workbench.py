@@ -355,7 +355,7 @@ def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
 def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
-    section.get_by_label("Pictures", exact=True).select_option("large")
+    section.get_by_label("Images", exact=True).select_option("large")
     focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label')")  # noqa: E731
     box = section.get_by_label("Caption of img00.png")
     box.fill("a fox")
@@ -377,7 +377,7 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
     resize(page, 700)
-    section.get_by_label("Pictures", exact=True).select_option("large")
+    section.get_by_label("Images", exact=True).select_option("large")
     last = section.locator(".lora-trainer-caption-row").last
     last.scroll_into_view_if_needed()
     bar = section.locator(".lora-trainer-bench-selection")
@@ -403,7 +403,7 @@ def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
     small = section.locator(".lora-trainer-caption-picture img").first.bounding_box()["width"]
-    section.get_by_label("Pictures", exact=True).select_option("large")
+    section.get_by_label("Images", exact=True).select_option("large")
     image = section.locator(".lora-trainer-caption-picture img").first
     assert "/picture/" in image.get_attribute("src")
     assert image.bounding_box()["width"] > 2 * small
@@ -532,7 +532,7 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
     words.get_by_label("Subject", exact=True).fill("gray wolf")
     words.get_by_role("button", name="Save and look").click()
     words.get_by_text("2 captions depart from it").wait_for()
-    words.get_by_role("button", name="Mend", exact=True).first.click()
+    words.get_by_role("button", name="Fix", exact=True).first.click()
     words.get_by_text("1 caption departs from it").wait_for()
     assert dataset.captions()[2:] == ["gray wolf, snow, night", "grey wolf, forest, night"]
     eventually(
@@ -615,7 +615,7 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(
     crop.hover()
     section.locator(".lora-trainer-bench-outline").wait_for()
     crop.click()
-    page.get_by_text("1 image mended").wait_for()
+    page.get_by_text("1 image fixed").wait_for()
     with Image.open(dataset.folder / "img01.png") as image:
         assert image.size == (640, 400)
     section.get_by_role("button", name="Undo: ").click()

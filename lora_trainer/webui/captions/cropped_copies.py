@@ -75,7 +75,7 @@ class Copies:
         if not low <= size <= high:
             hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
             raise DatasetError(
-                "{size} is no size for pictures", hint=hint, size=size, low=low, high=high
+                "{size} is not a valid image size", hint=hint, size=size, low=low, high=high
             )
         if not names:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")

@@ -174,7 +174,7 @@ def _save(picture: Image.Image, target: Path) -> None:
     Image.init()
     form = Image.registered_extensions().get(target.suffix.lower(), "")
     if form not in Image.SAVE:
-        hint = "Crop it in a picture editor, or save it as PNG first."
+        hint = "Crop it in an image editor, or save it as PNG first."
         raise DatasetError(
             "{name} cannot be written in its own format",
             hint=hint,

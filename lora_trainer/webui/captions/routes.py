@@ -518,7 +518,7 @@ def start_check(app: App, request: Request) -> CheckView:
     if not 64 <= resolution <= 4096:
         hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
         raise DatasetError(
-            "{size} is no size for pictures", hint=hint, size=resolution, low=64, high=4096
+            "{size} is not a valid image size", hint=hint, size=resolution, low=64, high=4096
         )
     limit = token_counts.limit_of(request.value("tokens", int, 75))
     bench.checker.start(
@@ -561,7 +561,7 @@ def mend(app: App, request: Request) -> OutcomeView:
         ]
     if not told:
         raise DatasetError(
-            "there is nothing left to mend here", hint="It may have been mended in another window."
+            "there is nothing left to fix here", hint="It may have been fixed in another window."
         )
     return serialization.outcome_json(bench, bench.mend(told), request.language)
 

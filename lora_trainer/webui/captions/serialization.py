@@ -57,7 +57,7 @@ KIND_LABELS: Texts = {
     "small-image": "Too small",
     "cropped-image": "Cropped a lot",
     "blurred-image": "Blurred",
-    "near-duplicate": "Nearly the same picture",
+    "near-duplicate": "Nearly the same image",
     "wide-border": "Wide border",
     "extreme-aspect": "Very long or tall",
     "lettering": "Watermark or lettering",

@@ -559,8 +559,7 @@ class Workbench:
         if not self.converter.is_ready:
             hint = "Press Set up at the top of the tab. When it is done, press Convert again."
             raise DatasetError(
-                "pictures are converted with the packages for training, which are not"
-                " installed yet",
+                "images are converted with the packages for training, which are not installed yet",
                 hint=hint,
             )
         with self.store.scratch() as folder:
@@ -574,7 +573,7 @@ class Workbench:
     def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
         count = sum(isinstance(copy, Path) for _, copy in made)
         title = Message(
-            "Converted: 1 picture" if count == 1 else "Converted: {count} pictures",
+            "Converted: 1 image" if count == 1 else "Converted: {count} images",
             {"count": count},
         )
         edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []

@@ -113,14 +113,14 @@ class ComparisonRequest:
             self._require("strength", strength, 0, STRONGEST)
         if self.width % 8 or self.height % 8:
             raise ComparisonError(
-                "{width} x {height} is not a size of pictures",
+                "{width} x {height} is not a valid image size",
                 hint="Use multiples of 8.",
                 width=self.width,
                 height=self.height,
             )
         if not self.prompt.strip():
             raise ComparisonError(
-                "the prompt is empty", hint="Describe the picture to make, as in txt2img."
+                "the prompt is empty", hint="Describe the image to generate, as in txt2img."
             )
         if len(self.prompt) > LONGEST_PROMPT or len(self.negative) > LONGEST_PROMPT:
             raise ComparisonError(
@@ -135,7 +135,7 @@ class ComparisonRequest:
             or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES
         ):
             raise ComparisonError(
-                "that would be more than {most} pictures",
+                "that would be more than {most} images",
                 hint="Choose fewer strengths or fewer saved steps.",
                 most=MOST_PICTURES,
             )
@@ -195,13 +195,12 @@ class Comparison:
             return Message("Waiting for its turn.")
         if self.status == "making" and not self.step_count and self.pictures:
             return Message(
-                "Picture {number} of {total}: waiting for the WebUI.",
+                "Image {number} of {total}: waiting for the WebUI.",
                 {"number": len(self.pictures) + 1, "total": self.total},
             )
         if self.status == "making" and not self.step_count:
             return Message(
-                "Waiting for the WebUI: another picture is being made, or the training has to pause"
-                " first."
+                "Waiting for the WebUI: another image is being generated, or the training has to pause first."
             )
         if self.status == "making":
             values = {
@@ -210,7 +209,7 @@ class Comparison:
                 "step": self.step,
                 "steps": self.step_count,
             }
-            return Message("Picture {number} of {total}: step {step} of {steps}.", values)
+            return Message("Image {number} of {total}: step {step} of {steps}.", values)
         if self.status == "cancelled":
             return Message("Cancelled.")
         return Message("")

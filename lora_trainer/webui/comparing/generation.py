@@ -123,7 +123,7 @@ class ComparisonJobs:
     def _known(self, comparison_id: str) -> Comparison:
         if comparison_id not in self._jobs:
             raise NotFound(
-                "these pictures are no longer there",
+                "these images are no longer there",
                 hint="Only the newest {kept} tries are kept.",
                 kept=KEPT,
             )
@@ -148,7 +148,7 @@ class ComparisonJobs:
             job = self._known(comparison_id)
             if not job.over:
                 raise ComparisonError(
-                    "these pictures are still being made", hint="Cancel them first."
+                    "these images are still being generated", hint="Cancel them first."
                 )
             folder = self._data.folder("tries") / job.id
             # a folder that was removed by hand is not an error
@@ -169,12 +169,12 @@ class ComparisonJobs:
             )
             if found is None or comparison_id in self._jobs:
                 raise NotFound(
-                    "these pictures are no longer there",
+                    "these images are no longer there",
                     hint="They may have been restored already. Reload the page.",
                 )
             job = _read(trash.restore(found, self._data.folder("tries")))
             if job is None:
-                raise NotFound("these pictures are no longer there", hint="Reload the page.")
+                raise NotFound("these images are no longer there", hint="Reload the page.")
             self._jobs[job.id] = job
             return job
 
@@ -182,7 +182,7 @@ class ComparisonJobs:
         """One of its images. Raises NotFound for other names."""
         job = self.find(comparison_id)
         if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
-            raise NotFound("there is no picture {name}", name=name[:40])
+            raise NotFound("there is no image {name}", name=name[:40])
         return self._data.child("tries", job.id) / name
 
     # --- the thread -------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class ComparisonJobs:
         if others and all(image.tobytes() == base.tobytes() for image in others):
             job.note(
                 Message(
-                    "{name} changed nothing: the pictures with it are the same as without it.",
+                    "{name} changed nothing: the images with it are the same as without it.",
                     {"name": lora.name},
                 )
             )
@@ -448,7 +448,7 @@ def _read(folder: Path) -> Comparison | None:
     if not job.over:
         job.status = "failed"
         job.error = ComparisonError(
-            "the WebUI was closed before the pictures were made", hint="Start them again."
+            "the WebUI was closed before the images were generated", hint="Start them again."
         )
     return job
 
@@ -457,7 +457,7 @@ def _broken(folder: Path, error: Exception) -> Comparison:
     reason = f"{type(error).__name__}: {error}"[:300]
     problem = ComparisonError(
         "what was tried here cannot be read any more: {reason}",
-        hint="Delete it. Its pictures go to the trash.",
+        hint="Delete it. Its images go to the trash.",
         reason=reason,
     )
     job = Comparison(
@@ -525,7 +525,7 @@ def _does_not_fit(lora: Lora) -> ComparisonError:
 def _unexpected(error: Exception) -> ComparisonError:
     reason = f"{type(error).__name__}: {error}"
     return ComparisonError(
-        "the pictures could not be made: {reason}",
+        "the images could not be generated: {reason}",
         hint="The WebUI's console may say more.",
         reason=reason,
     )

@@ -114,7 +114,7 @@ class Trash:
                 self._is_inside, (removed.name, *removed.masks, *(file for file, _ in removed.rows))
             )
         ):
-            hint, name = "Take the picture out of {folder} by hand.", removed.folder.name
+            hint, name = "Remove the image from {folder} by hand.", removed.folder.name
             raise DatasetError(
                 "{name} cannot be brought back: what is told of it leads out of the folder",
                 hint=hint,

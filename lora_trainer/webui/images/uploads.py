@@ -79,10 +79,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
 """Encodings of names in a zip without the UTF-8 flag."""
-_CAPTION_KINDS = (
-    "Captions are read from .txt, .caption, .tags, .cap and .json beside the pictures, and from"
-    " .csv, .tsv, .jsonl and .json for many."
-)
+_CAPTION_KINDS = "Captions are read from .txt, .caption, .tags, .cap and .json beside the images, and from .csv, .tsv, .jsonl and .json for many."
 _ADD_IMAGE = "Add the image first, or give both the same name."
 
 
@@ -269,7 +266,7 @@ def accept(
     suffix = _suffix(name)
     try:
         if is_class:
-            hint = "If it is a picture of the subject, upload it from a folder by another name."
+            hint = "If it is an image of the subject, upload it from a folder by another name."
             raise DatasetError(
                 "{path} is left out: it is among class images (regularisation images)",
                 hint=hint,
@@ -769,7 +766,7 @@ def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
     if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(
         CAPTION_SUFFIXES
     ):
-        raise DatasetError("{path} is neither a picture nor a caption", path=name)
+        raise DatasetError("{path} is neither an image nor a caption", path=name)
 
 
 def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) -> None:
@@ -777,7 +774,7 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
     if total > max(SMALL_ENOUGH, EXPANSION * archive.stat().st_size):
         hint = "Pack it again; if it came from the web, do not trust it."
         raise DatasetError(
-            "{path} would unpack to {size} MB, far more than pictures do",
+            "{path} would unpack to {size} MB, far more than images do",
             hint=hint,
             path=archive,
             size=total // 2**20,

@@ -170,7 +170,7 @@ class Loras:
         if picture is None or not picture.is_file():
             picture = self.find(lora_id)[0].picture
         if picture is None:
-            raise NotFound("this LoRA has no picture")
+            raise NotFound("this LoRA has no image")
         return picture
 
     def insertable(self) -> tuple[list[Lora], dict[str, float]]:

@@ -73,7 +73,7 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
     except ValueError as error:
         raise LoraFileError(
             "{file} is not valid JSON, so the strength was not written",
-            hint="Mend or delete it: {reason}.",
+            hint="Fix or delete it: {reason}.",
             file=path.name,
             reason=error,
         ) from error

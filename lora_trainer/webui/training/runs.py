@@ -430,7 +430,7 @@ class Runs:
         path = _card(entry) if name == run_view.DELIVERED else _preview(entry, name)
         if path is None:
             raise NotFound(
-                "there is no picture {name}", hint="It may have been deleted.", name=name[:80]
+                "there is no image {name}", hint="It may have been deleted.", name=name[:80]
             )
         return path
 

@@ -238,7 +238,7 @@ def test_what_goes_wrong_in_the_host_is_a_sentence_and_leaves_nothing_behind(
     host.fails = RuntimeError("a bug")
     assert (
         told(ask(jobs, "fox"))["error"]["message"]
-        == "the pictures could not be made: RuntimeError: a bug"
+        == "the images could not be generated: RuntimeError: a bug"
     )
     host.fails = None
     assert ask(jobs, "fox").status == "done"
@@ -282,7 +282,7 @@ def test_a_lora_that_changes_nothing_is_told(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.blind = True
     assert told(ask(jobs, "ink"))["notes"] == [
-        "ink changed nothing: the pictures with it are the same as without it."
+        "ink changed nothing: the images with it are the same as without it."
     ]
 
 
@@ -339,7 +339,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
     while not host.wishes:
         time.sleep(0.005)
     assert (
-        told(first)["sentence"] == "Picture 1 of 5: step 1 of 20."
+        told(first)["sentence"] == "Image 1 of 5: step 1 of 20."
         and told(second)["sentence"] == "Waiting for its turn."
     )
     jobs.cancel(second.id)
@@ -375,7 +375,7 @@ def test_pictures_outlive_a_restart_and_what_was_under_way_is_told(host, data, j
     )
     again = make(host, data)
     assert told(again.find(done.id)) == told(done)
-    assert str(again.find(cut.id).error) == "the WebUI was closed before the pictures were made"
+    assert str(again.find(cut.id).error) == "the WebUI was closed before the images were generated"
     host.gate.set()
     over(cut)
 
@@ -431,7 +431,7 @@ def test_a_request_has_the_usual_values():
         ({"steps": "20"}, "steps is not a number"),
         ({"steps": True}, "steps is not a number"),
         ({"width": 4096}, "width is 4096"),
-        ({"width": 500}, "500 x 512 is not a size of pictures"),
+        ({"width": 500}, "500 x 512 is not a valid image size"),
         ({"cfg": float("nan")}, "cfg is nan"),
         ({"seed": 2**40}, "seed is 1099511627776"),
         ({"strengths": 0.5}, "strengths is not a list"),
@@ -439,7 +439,7 @@ def test_a_request_has_the_usual_values():
         ({"strengths": ["a"]}, "strength is not a number"),
         (
             {"kind": "matrix", "loras": ["a"] * 30, "strengths": [0.1, 0.2, 0.3]},
-            "that would be more than 64 pictures",
+            "that would be more than 64 images",
         ),
         ({"kind": "matrix", "loras": "abc"}, "loras is not a list"),
     ],
@@ -497,7 +497,7 @@ def test_what_is_still_being_made_is_not_deleted(jobs, host, folder):
             height=64,
         )
     )
-    with pytest.raises(ComparisonError, match="still being made"):
+    with pytest.raises(ComparisonError, match="still being generated"):
         jobs.delete(job.id)
     host.gate.set()
     over(job)

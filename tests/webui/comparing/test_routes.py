@@ -14,6 +14,7 @@ from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.comparing import routes
 from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.http import routing
+from lora_trainer.webui.loras import routes as lora_routes
 from lora_trainer.webui.loras.library import Loras
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
@@ -47,7 +48,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def client(host, data):
-    assert routes
+    assert routes and lora_routes
     loras = Loras(host, History(data.folder("runs")))
     app = SimpleNamespace(
         host=host, loras=loras, comparisons=ComparisonJobs(host, data, loras, lambda path: None)

@@ -268,7 +268,7 @@ def test_converting_a_folder_is_undone_and_done_again(folder):
     bench = Workbench(folder, converter=FakeConverter())
     outcome = bench.convert()
     assert (str(outcome.title), outcome.changed, outcome.conflicts) == (
-        "Converted: 2 pictures",
+        "Converted: 2 images",
         2,
         (),
     )

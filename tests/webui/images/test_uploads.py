@@ -377,7 +377,7 @@ def test_links_locked_members_and_other_files_are_named_and_left_out(store):
         "inner.zip is an archive in an archive",
         "link.png is a link, not a file",
         "locked.png is locked with a password",
-        "notes.docx is neither a picture nor a caption",
+        "notes.docx is neither an image nor a caption",
     ]
 
 
@@ -394,7 +394,7 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(store, monkeypatch):
     monkeypatch.setattr(uploads, "SMALL_ENOUGH", 2**20)
     bomb = archive({f"{number}.png": b"\0" * 2**20 for number in range(8)})
     assert reasons(send(store, "bomb.zip", bomb)) == [
-        "bomb.zip would unpack to 8 MB, far more than pictures do"
+        "bomb.zip would unpack to 8 MB, far more than images do"
     ]
 
 

@@ -356,7 +356,7 @@ def test_a_page_of_cards_looks_through_the_folders_once(loras, folder, monkeypat
 def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
     write_lora(folder / "ink.safetensors")
     lora = only(loras)
-    with pytest.raises(NotFound, match="no picture"):
+    with pytest.raises(NotFound, match="no image"):
         loras.picture(lora.id)
     Image.new("RGB", (8, 8)).save(folder / "ink.png")
     assert loras.picture(lora.id) == folder / "ink.png"
