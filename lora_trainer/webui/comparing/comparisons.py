@@ -200,7 +200,8 @@ class Comparison:
             )
         if self.status == "making" and not self.step_count:
             return Message(
-                "Waiting for the WebUI: another image is being generated, or the training has to pause first."
+                "Waiting for the WebUI: another image is being generated, or the training has"
+                " to pause first."
             )
         if self.status == "making":
             values = {

@@ -23,7 +23,8 @@ from lora_trainer.webui.settings.setup import SetupView
 from lora_trainer.webui.settings.user_presets import OwnPresetList, PresetBody, SavedPreset
 
 PRACTICE_NOTE = Message(
-    "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying out this tab, not for images."
+    "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for"
+    " trying out this tab, not for images."
 )
 
 
