@@ -43,7 +43,7 @@ from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http.routing import Request
 from lora_trainer.webui.images import routes as dataset_routes
-from lora_trainer.webui.settings.preflight import RunWish
+from lora_trainer.webui.settings.preflight import PlanRequest
 from tests.made import tiny_checkpoint
 from tests.webui.drafts import app as make_app
 
@@ -117,7 +117,9 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
         )
 
     def foresee() -> None:
-        wish = RunWish(dataset="many", settings={"lora_rank": 8 + next(news), "trigger_word": "q"})
+        wish = PlanRequest(
+            dataset="many", settings={"lora_rank": 8 + next(news), "trigger_word": "q"}
+        )
         json.dumps(app.preflight.check(wish).to_json(""))
 
     revision = ""

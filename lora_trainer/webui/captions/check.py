@@ -366,14 +366,14 @@ class Checker:
                 or unchanged.issuperset({each.finding.path, *each.finding.related})
             )
         items = [item for item in view.items if item.source in ("metadata", "text", None)]
-        of_captions = [some for _, some in self._told_of_captions(items, settings).values()]
+        of_captions = [some for _, some in self._caption_findings(items, settings).values()]
         of_captions.append(tuple(map(IdentifiedFinding, findings_of_all(items))))
         for path, some in _by_path(chain.from_iterable(of_captions)).items():
             told[path] = (*told.get(path, ()), *some)
         of_all = told.pop(None, ())
         return Findings(of_images=cast(Mapping[Path, Any], told), of_all=of_all, view=view)
 
-    def _told_of_captions(
+    def _caption_findings(
         self, items: Iterable[Item], settings: CheckSettings
     ) -> Mapping[Path, tuple[Item, tuple[IdentifiedFinding, ...]]]:
         """The findings of each caption; unchanged items keep theirs."""

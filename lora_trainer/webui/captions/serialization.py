@@ -303,7 +303,7 @@ def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> Item
         "captions": len(variants(item.caption)) if item.caption else 0,
         "reviewed": known.reviewed(item),
         "author": known.author(item),
-        "findings": [told_json(root, item, told, language) for told in known.told(item)],
+        "findings": [check_finding_json(root, item, told, language) for told in known.told(item)],
     }
 
 
@@ -341,7 +341,9 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
     ]
 
 
-def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) -> FindingView:
+def check_finding_json(
+    root: Path, item: Item, told: IdentifiedFinding, language: str
+) -> FindingView:
     """A finding of the check."""
     finding = told.finding
     return {

@@ -242,7 +242,7 @@ class Workbench:
     def save(self, key: str, caption: str, was: str) -> Outcome:
         """Save a caption typed by a person, which also marks it as reviewed. Raises NotFound."""
         with self.store.lock:
-            view = self.store.glance(key)
+            view = self.store.view_of(key)
             title = Message("Caption of {name}", {"name": view.item(key).name})
             outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)], view)
             if not outcome.conflicts:

@@ -159,51 +159,51 @@ def _advanced_group(identity: str, group: type[Settings], language: str) -> Form
 
 def _field(key: str, language: str) -> FormField:
     group = _GROUP_OF[key]
-    told = about(schema.field_named(group, key))
-    words = [told.label, key, key.replace("_", " "), *told.other_names, told.terms]
+    details = about(schema.field_named(group, key))
+    words = [details.label, key, key.replace("_", " "), *details.other_names, details.terms]
     return {**shown(group, key, language), "terms": " ".join(dict.fromkeys(words))}
 
 
 def shown(group: type[Settings], key: str, language: str) -> SettingView:
     """One setting of a group, for drawing."""
     item = schema.field_named(group, key)
-    told = about(item)
+    details = about(item)
     kind, optional = schema.kind_of(group, item)
     return {
         "key": key,
-        "label": texts.translate(told.label, language),
+        "label": texts.translate(details.label, language),
         "help": " ".join(
             [
                 _help(schema.documentation_of(group)[key], language),
-                *_helps_of_choices(told, language),
+                *_helps_of_choices(details, language),
             ]
         ),
         "type": type_of(group, key),
         "choices": [
-            {"value": choice, "label": _choice(str(choice), _labels(told), language)}
+            {"value": choice, "label": _choice(str(choice), _labels(details), language)}
             for choice in schema.choices_of(group, item)
         ],
-        "minimum": told.at_least,
-        "maximum": told.at_most,
-        "above": told.above,
-        "step": told.step or (1 if kind is int else None),
+        "minimum": details.at_least,
+        "maximum": details.at_most,
+        "above": details.above,
+        "step": details.step or (1 if kind is int else None),
         "default": list(item.default) if isinstance(item.default, tuple) else item.default,
         "optional": optional,
-        "advanced": told.audience != "everyone",
-        "unit": texts.translate(told.unit, language) if told.unit else "",
+        "advanced": details.audience != "everyone",
+        "unit": texts.translate(details.unit, language) if details.unit else "",
     }
 
 
-def _labels(told: About) -> Mapping[str, str]:
+def _labels(details: About) -> Mapping[str, str]:
     """Choice -> its label."""
-    if told.among is None:
-        return told.choices
-    return {name: ProperName(choice.title) for name, choice in told.among().items()}
+    if details.among is None:
+        return details.choices
+    return {name: ProperName(choice.title) for name, choice in details.among().items()}
 
 
-def _helps_of_choices(told: About, language: str) -> Iterator[str]:
+def _helps_of_choices(details: About, language: str) -> Iterator[str]:
     """Help texts of the choices."""
-    for choice in (told.among() if told.among is not None else {}).values():
+    for choice in (details.among() if details.among is not None else {}).values():
         if choice.sentence:
             yield f"{choice.title}: {texts.translate(choice.sentence, language)}"
 

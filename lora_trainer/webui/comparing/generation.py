@@ -105,7 +105,7 @@ class ComparisonJobs:
             )
             self._data.new("tries", job.id).mkdir()
             self._jobs[job.id] = job
-            self._forget_old()
+            self._delete_old()
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._work, name="lora-trainer-tries", daemon=True
@@ -258,9 +258,11 @@ class ComparisonJobs:
             scheduler=job.wanted.scheduler,
         )
         job.step = job.step_count = 0
-        made = self._host.generate(wish, progress=_telling(job), stop_asked=job.stop.is_set)
+        made = self._host.generate(
+            wish, progress=_progress_callback(job), stop_asked=job.stop.is_set
+        )
         if strength:
-            self._judge(job, lora, name, made)
+            self._check_messages(job, lora, name, made)
         job.infotext = made.infotext.replace(name, lora.name)
         file = f"{len(job.pictures):02d}.png"
         picture = ComparisonImage(
@@ -274,7 +276,7 @@ class ComparisonJobs:
         self._write(job)
         return made.image
 
-    def _judge(self, job: Comparison, lora: Lora, name: str, made: GeneratedImage) -> None:
+    def _check_messages(self, job: Comparison, lora: Lora, name: str, made: GeneratedImage) -> None:
         """The host's messages about the LoRA. Raises ComparisonError if the image was made without
         it.
         """
@@ -413,9 +415,9 @@ class ComparisonJobs:
             job = _read(folder) if os.path.lexists(folder / "try.json") else None
             if job is not None:
                 self._jobs[job.id] = job
-        self._forget_old()
+        self._delete_old()
 
-    def _forget_old(self) -> None:
+    def _delete_old(self) -> None:
         over = sorted(
             (job for job in self._jobs.values() if job.over),
             key=lambda job: (job.started, job.id),
@@ -478,7 +480,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _telling(job: Comparison) -> Progress:
+def _progress_callback(job: Comparison) -> Progress:
     def tell(step: int, step_count: int) -> None:
         job.step, job.step_count = step, step_count
 

@@ -47,7 +47,7 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.common.safe_names import natural_order
-from lora_trainer.webui.datasets.image_trash import Leaving, Removed, Trash
+from lora_trainer.webui.datasets.image_trash import Removal, Removed, Trash
 
 SCRATCH = "making"
 """In the dataset's .lora_trainer folder."""
@@ -158,7 +158,7 @@ class CaptionStore:
     def view(self) -> View:
         """The current state. Raises DatasetError if the folder is missing."""
         with self.lock:
-            return self._shown(self._looked())
+            return self._shown(self._read_index())
 
     def latest(self) -> View:
         """The last view, updated with what was written here. Raises DatasetError if there was none
@@ -167,7 +167,7 @@ class CaptionStore:
         with self.lock:
             return self._view or self.view()
 
-    def glance(self, key: str) -> View:
+    def view_of(self, key: str) -> View:
         """The current state of one image; captions changed by other programs may be missed for
         others. Raises DatasetError if the folder is missing.
         """
@@ -186,9 +186,9 @@ class CaptionStore:
         Raises DatasetError if the folder is missing.
         """
         with self.lock:
-            return self._looked()
+            return self._read_index()
 
-    def _looked(self) -> Reading:
+    def _read_index(self) -> Reading:
         if not self.path.is_dir():
             hint = "It may have been moved, or lie on a disk that is not connected."
             raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
@@ -335,8 +335,8 @@ class CaptionStore:
             masks: dict[Path, list[Path]] = {}
             for mask, image in find_masks(view.listing.images, view.captions.by_image).items():
                 masks.setdefault(image, []).append(mask)
-            leaving = [
-                Leaving(
+            removals = [
+                Removal(
                     key=item.key,
                     name=item.name,
                     path=item.path,
@@ -352,8 +352,8 @@ class CaptionStore:
                 for item in items
             ]
             try:
-                self._trash.take_out(
-                    leaving, lambda: edits.remove_rows(view.captions, images), self._has_rows
+                self._trash.remove(
+                    removals, lambda: edits.remove_rows(view.captions, images), self._has_rows
                 )
             finally:
                 self._settled = self._trash.is_settled()
@@ -384,7 +384,7 @@ class CaptionStore:
                         name=newest[key].name,
                     )
             for key in dict.fromkeys(keys):
-                self._trash.bring_back(newest[key], self._has_rows)
+                self._trash.restore(newest[key], self._has_rows)
 
     def _has_rows(self, image: Path) -> bool:
         return bool(self.view().captions.rows.get(image))

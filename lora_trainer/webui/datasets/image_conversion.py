@@ -82,15 +82,15 @@ class Converter:
                 creationflags=environment.NO_WINDOW,
             )
         except subprocess.TimeoutExpired as error:
-            return _told(error.stdout or b"", pictures)[0], _TOO_LONG, False
+            return _parse_results(error.stdout or b"", pictures)[0], _TOO_LONG, False
         except OSError as error:
             return [], error.strerror or str(error), False
-        told, begun = _told(done.stdout, pictures)
+        told, begun = _parse_results(done.stdout, pictures)
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         return told, words[-1] if words else f"exit status {done.returncode}", begun
 
 
-def _told(
+def _parse_results(
     output: bytes, pictures: Sequence[tuple[Path, Path]]
 ) -> tuple[list[Path | DatasetError], bool]:
     """The lines of output as results, and whether it had started. Other output of libraries is

@@ -1,10 +1,10 @@
 """The trash of a dataset: each removed image has a folder with everything needed to restore it.
 
     trash = Trash(root, follow_links=False)
-    trash.take_out([Leaving])          removes rows from tables, then moves masks, captions and,
+    trash.remove([Removal])          removes rows from tables, then moves masks, captions and,
                                        last, the image
     trash.listing() -> [Removed]       complete entries, newest first
-    trash.bring_back(removed, there)   moves everything back; existing files are kept
+    trash.restore(removed, there)   moves everything back; existing files are kept
     trash.settle(there)                rolls back what a crash or a full disk has interrupted
 
     <dataset>/.lora_trainer/removed/<key>/    removed.json: the original paths; and the files
@@ -41,7 +41,7 @@ HasRows = Callable[[Path], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Removal:
     """An image to remove, with all files that belong to it."""
 
     key: str
@@ -82,22 +82,22 @@ class Trash:
         self._follow_links = follow_links
         self._folder = root / caption_provenance.FOLDER / FOLDER
 
-    def take_out(
-        self, leaving: Sequence[Leaving], remove_rows: Callable[[], object], has_rows: HasRows
+    def remove(
+        self, removals: Sequence[Removal], remove_rows: Callable[[], object], has_rows: HasRows
     ) -> None:
         """Raises DatasetError if a file cannot be moved or written; the removal is then rolled
         back.
         """
         try:
-            folders = [self._prepare(image) for image in leaving]
+            folders = [self._prepare(image) for image in removals]
             remove_rows()
-            for image, folder in zip(leaving, folders, strict=True):
+            for image, folder in zip(removals, folders, strict=True):
                 _move(image, folder)
         except BaseException as error:
             self.settle(has_rows)
             if isinstance(error, OSError):
                 raise _cannot_move(
-                    leaving[0].name if len(leaving) == 1 else self._root.name, error
+                    removals[0].name if len(removals) == 1 else self._root.name, error
                 ) from error
             raise
 
@@ -107,7 +107,7 @@ class Trash:
             (entry for entry in self._all() if entry.image.is_file()), key=lambda entry: -entry.time
         )
 
-    def bring_back(self, removed: Removed, has_rows: HasRows) -> None:
+    def restore(self, removed: Removed, has_rows: HasRows) -> None:
         """Move everything in a trash folder back. Raises DatasetError."""
         if not all(
             map(
@@ -153,7 +153,7 @@ class Trash:
         """
         for entry in self._unfinished():
             with contextlib.suppress(LoraTrainerError, OSError):
-                self.bring_back(entry, has_rows)
+                self.restore(entry, has_rows)
         for folder in self._unbegun():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -189,7 +189,7 @@ class Trash:
             if (entry := _read(folder, self._root)) is not None
         ]
 
-    def _prepare(self, image: Leaving) -> Path:
+    def _prepare(self, image: Removal) -> Path:
         """Create a folder with a note of everything needed to restore the image, before anything is
         moved.
         """
@@ -211,7 +211,7 @@ class Trash:
         return folder
 
 
-def _move(image: Leaving, folder: Path) -> None:
+def _move(image: Removal, folder: Path) -> None:
     for number, mask in enumerate(image.masks):
         shutil.move(mask, folder / _kept_mask(number, mask.name))
     for text in image.texts:

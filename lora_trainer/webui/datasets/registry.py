@@ -277,7 +277,7 @@ class Datasets:
         """Deleted datasets in the trash, newest first."""
         return trash.contents(self._data.folder("trash"), "dataset")
 
-    def bring_back(self, trashed: str) -> DatasetInfo:
+    def restore(self, trashed: str) -> DatasetInfo:
         """Restore a deleted dataset with its name. Raises NotFound, or RunError if it cannot be
         moved.
         """

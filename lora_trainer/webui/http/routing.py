@@ -235,7 +235,7 @@ def _endpoint(entry: RouteEntry, host_app: Any, app: Any) -> Callable[[Starlette
                     LoraTrainerError("log in to the WebUI first", hint="Reload the page."),
                     language,
                 )
-            _refuse_strangers(host_app, raw, app)
+            _refuse_cross_site(host_app, raw, app)
             request = Request(
                 path=dict(raw.path_params),
                 query=dict(raw.query_params),
@@ -248,7 +248,7 @@ def _endpoint(entry: RouteEntry, host_app: Any, app: Any) -> Callable[[Starlette
                 answer = await entry.handler(app, request)
             else:
                 answer = await run_in_threadpool(entry.handler, app, request)
-            return _told(answer, await _redactions(app, answer))
+            return _to_response(answer, await _redactions(app, answer))
         except ClientDisconnect:
             return Response(status_code=400)
         except LoraTrainerError as error:
@@ -260,7 +260,7 @@ def _endpoint(entry: RouteEntry, host_app: Any, app: Any) -> Callable[[Starlette
     return endpoint
 
 
-def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
+def _refuse_cross_site(host_app: Any, raw: StarletteRequest, app: Any) -> None:
     """Raises Forbidden for cross-site requests. With a login, a foreign Host is allowed: a page
     under another name has no cookie.
     """
@@ -268,8 +268,8 @@ def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
         raise Forbidden("another web page sent this request", hint="Open the WebUI's own page.")
     if (
         not _asks_for_login(host_app)
-        and (name := visitors.stranger(raw, ()))
-        and (name := visitors.stranger(raw, app.host.names()))
+        and (name := visitors.foreign_name(raw, ()))
+        and (name := visitors.foreign_name(raw, app.host.names()))
     ):
         raise Forbidden(
             "{name} is not known as a name of this WebUI",
@@ -279,7 +279,7 @@ def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
             ),
             name=name,
         )
-    if visitors.comes_from_elsewhere(raw):
+    if visitors.is_remote_client(raw):
         app.host.expect_visitors()
 
 
@@ -389,7 +389,7 @@ def _status(error: LoraTrainerError) -> int:
     return {NotFound: 404, Conflict: 409, Forbidden: 403}.get(type(error), 400)
 
 
-def _told(answer: Any, redactions: Mapping[PurePath, str]) -> Response:
+def _to_response(answer: Any, redactions: Mapping[PurePath, str]) -> Response:
     """A handler's result as a response, with folders redacted unless it is a file."""
     if not isinstance(answer, Response):
         return _json(redact(answer, redactions))

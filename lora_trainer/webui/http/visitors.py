@@ -47,7 +47,7 @@ def is_cross_site(request: Request) -> bool:
     return site in ("cross-site", "same-site") and not followed
 
 
-def stranger(request: Request, names: Collection[str]) -> str:
+def foreign_name(request: Request, names: Collection[str]) -> str:
     """The foreign name in the Host or Origin header; empty if there is none."""
     if request.headers.get("sec-fetch-site") in ("same-origin", "none"):
         return ""
@@ -67,7 +67,7 @@ def stranger(request: Request, names: Collection[str]) -> str:
     )
 
 
-def comes_from_elsewhere(request: Request) -> bool:
+def is_remote_client(request: Request) -> bool:
     """Whether headers show that the client is another machine. Their absence proves nothing: a
     tunnel may send none.
     """

@@ -186,8 +186,8 @@ def deleted(app: App, request: Request) -> list[DeletedDataset]:
 
 
 @route("POST", "/deleted-datasets/{id}/restore")
-def bring_back(app: App, request: Request) -> Card:
-    return app.datasets.card(app.datasets.bring_back(request.path["id"]), request.language)
+def restore_dataset(app: App, request: Request) -> Card:
+    return app.datasets.card(app.datasets.restore(request.path["id"]), request.language)
 
 
 @route("POST", "/datasets/{id}/folder")

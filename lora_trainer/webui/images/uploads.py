@@ -79,7 +79,10 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
 """Encodings of names in a zip without the UTF-8 flag."""
-_CAPTION_KINDS = "Captions are read from .txt, .caption, .tags, .cap and .json beside the images, and from .csv, .tsv, .jsonl and .json for many."
+_CAPTION_KINDS = (
+    "Captions are read from .txt, .caption, .tags, .cap and .json beside the images, and from .csv,"
+    " .tsv, .jsonl and .json for many."
+)
 _ADD_IMAGE = "Add the image first, or give both the same name."
 
 

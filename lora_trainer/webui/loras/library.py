@@ -265,7 +265,7 @@ class Loras:
         copies = self._saved_weights(entries)
         found = []
         for path in paths:
-            with _alone(path):
+            with _logging_errors(path):
                 header = self._header(path)
                 origin = runs.get(files.place(path)) or copies.get(header.weights)
                 if header.ours or origin:
@@ -280,7 +280,7 @@ class Loras:
         """
         found: dict[str, tuple[HistoryEntry, int]] = {}
         for entry in entries:
-            with _alone(entry.folder.path):
+            with _logging_errors(entry.folder.path):
                 paths = ((_file_of(entry, one.file), one.step) for one in entry.state.saved)
                 found |= {
                     weights: (entry, step)
@@ -337,7 +337,7 @@ class Loras:
     # --- saved steps ------------------------------------------------------------------------------
 
     def _saved_of(self, entry: HistoryEntry, there: Container[str]) -> list[Lora]:
-        with _alone(entry.folder.path):
+        with _logging_errors(entry.folder.path):
             return list(self._saved(entry, there))
         return []
 
@@ -390,7 +390,7 @@ def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _logging_errors(path: Path) -> Iterator[None]:
     """Log any exception: one broken file must not break the list."""
     try:
         yield

@@ -141,7 +141,7 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = _read(file)
-        self._looking: threading.Thread | None = None
+        self._reader: threading.Thread | None = None
 
     def choices(self) -> list[CheckpointChoice]:
         """In the host's order, then the embedded checkpoint."""
@@ -230,7 +230,7 @@ class Checkpoints:
                 }
             )
         if unseen:
-            self._look_in_a_thread(unseen)
+            self._read_in_thread(unseen)
         return answer
 
     def loaded(self, language: str) -> LoadedView | None:
@@ -250,7 +250,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait for the thread. For tests."""
-        thread = self._looking
+        thread = self._reader
         if thread is not None:
             thread.join()
 
@@ -284,19 +284,19 @@ class Checkpoints:
             self._write()
         return facts
 
-    def _look_in_a_thread(self, paths: list[Path]) -> None:
+    def _read_in_thread(self, paths: list[Path]) -> None:
         with self._lock:
-            if self._looking is not None and self._looking.is_alive():
+            if self._reader is not None and self._reader.is_alive():
                 return
-            self._looking = threading.Thread(
-                target=self._look_at_all,
+            self._reader = threading.Thread(
+                target=self._read_all,
                 args=(paths,),
                 name="lora-trainer-checkpoints",
                 daemon=True,
             )
-            self._looking.start()
+            self._reader.start()
 
-    def _look_at_all(self, paths: list[Path]) -> None:
+    def _read_all(self, paths: list[Path]) -> None:
         for path in paths:
             try:
                 self._look(path, _mark(path), write=False)

@@ -96,7 +96,7 @@ class RunBody(PlanBody):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunWish:
+class PlanRequest:
     """The browser's draft."""
 
     dataset: str = ""
@@ -111,7 +111,7 @@ class RunWish:
     """Config keys -> values of form fields."""
 
     @classmethod
-    def of(cls, body: Any) -> RunWish:
+    def of(cls, body: Any) -> PlanRequest:
         """From a request's JSON; values of a wrong type are ignored."""
         values = body if isinstance(body, dict) else {}
         texts_given = {
@@ -240,7 +240,7 @@ class PreflightReport:
 class _Selection:
     """A wish with its dataset and checkpoint."""
 
-    wish: RunWish
+    wish: PlanRequest
     dataset: DatasetInfo
     choice: CheckpointChoice
     facts: CheckpointFacts
@@ -264,7 +264,7 @@ class Preflight:
     throughput: Throughput
     loras: Loras
 
-    def run_config(self, wish: RunWish) -> RunConfig:
+    def run_config(self, wish: PlanRequest) -> RunConfig:
         """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
         DatasetError, CheckpointError.
         """
@@ -272,7 +272,7 @@ class Preflight:
         draft.facts.require()
         return settings.from_mapping(self._values(draft), source="the settings")
 
-    def check(self, wish: RunWish, pending: Iterable[str] = ()) -> PreflightReport:
+    def check(self, wish: PlanRequest, pending: Iterable[str] = ()) -> PreflightReport:
         """The plan for this wish, with all problems. `pending`: LoRA names of the runs queued
         before it.
         """
@@ -288,16 +288,16 @@ class Preflight:
         except NotFound as error:
             problems.append(_problem_of("init_lora", error))
             values = self._values(replace(draft, wish=replace(wish, init_lora="")))
-        asked = _begun(_settings(values, problems), draft.facts, problems)
+        asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
         problems += _licence_problems(draft)
         found = self._scan(wish.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
         estimate = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
-        return self._foretold(draft, found, estimate, pending, problems)
+        return self._plan(draft, found, estimate, pending, problems)
 
-    def _select(self, wish: RunWish) -> _Selection:
+    def _select(self, wish: PlanRequest) -> _Selection:
         """Raises DatasetError, CheckpointError."""
         dataset = self._dataset(wish.dataset)
         choice = self.checkpoints.find(wish.checkpoint)
@@ -334,7 +334,7 @@ class Preflight:
             "lora_dir": self.host.paths().lora_dir,
         }
 
-    def _without_a_choice(self, wish: RunWish) -> list[Problem]:
+    def _without_a_choice(self, wish: PlanRequest) -> list[Problem]:
         """The problems if images or checkpoint are not chosen: that, and those of everything
         else.
         """
@@ -389,7 +389,7 @@ class Preflight:
         problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
         return found
 
-    def _foretold(
+    def _plan(
         self,
         draft: _Selection,
         found: CachedScan,
@@ -490,7 +490,7 @@ def _setting_problem(error: ConfigError) -> Problem:
     )
 
 
-def _begun(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) -> RunConfig:
+def _with_init_lora(asked: RunConfig, facts: CheckpointFacts, problems: list[Problem]) -> RunConfig:
     """The settings with rank and alpha of init_lora, if they are auto."""
     if asked.lora.init_lora is None:
         return asked

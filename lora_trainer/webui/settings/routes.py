@@ -18,7 +18,7 @@ from lora_trainer.webui.settings.checkpoints import (
     LoadedView,
     said,
 )
-from lora_trainer.webui.settings.preflight import PlanBody, PlanView, RunWish
+from lora_trainer.webui.settings.preflight import PlanBody, PlanRequest, PlanView
 from lora_trainer.webui.settings.setup import SetupView
 from lora_trainer.webui.settings.user_presets import OwnPresetList, PresetBody, SavedPreset
 
@@ -45,8 +45,8 @@ class CheckpointList(TypedDict):
 
 
 @route("POST", "/plan", body=PlanBody)
-def foresee(app: App, request: Request) -> PlanView:
-    report = app.preflight.check(RunWish.of(request.body), app.runs.pending_names())
+def plan(app: App, request: Request) -> PlanView:
+    report = app.preflight.check(PlanRequest.of(request.body), app.runs.pending_names())
     return report.to_json(request.language)
 
 

@@ -70,7 +70,7 @@ class Throughput:
     def _newest(self, kind: RunKind) -> ThroughputRecord | None:
         """The newest run of this kind, of any batch size if none has the same."""
         with self._lock:
-            records = [record for record in self._records() if _alike(record.kind, kind)]
+            records = [record for record in self._records() if _same_speed(record.kind, kind)]
         same = [record for record in records if record.kind.batch_size == kind.batch_size]
         return max(same or records, key=lambda record: record.changed, default=None)
 
@@ -110,7 +110,7 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
     )
 
 
-def _alike(one: RunKind, other: RunKind) -> bool:
+def _same_speed(one: RunKind, other: RunKind) -> bool:
     return (
         one.family,
         one.resolution,
@@ -139,7 +139,7 @@ def _record(folder: RunFolder, size: int, changed: float) -> ThroughputRecord | 
         settings = training.read(folder.config)
     except ConfigError:
         return None
-    family, before = _beginning(folder)
+    family, before = _first_step(folder)
     resolution = settings.dataset.resolution
     if not family or resolution is None:
         return None
@@ -153,14 +153,14 @@ def _record(folder: RunFolder, size: int, changed: float) -> ThroughputRecord | 
     )
 
 
-def _beginning(folder: RunFolder) -> tuple[str, float]:
+def _first_step(folder: RunFolder) -> tuple[str, float]:
     """The family in the run's first `planned` event, and the seconds until its first step."""
     family, started = "", 0.0
     with folder.events.open("rb") as stream:
         for line in stream:
             event = events.from_line(line.decode("utf-8", errors="replace"))
             if isinstance(event, events.Started):
-                started = started or event.time - _waking(folder, event.time)
+                started = started or event.time - _startup_seconds(folder, event.time)
             elif isinstance(event, events.Planned):
                 family = event.family
             elif isinstance(event, events.Progress) and event.loss is not None:
@@ -168,7 +168,7 @@ def _beginning(folder: RunFolder) -> tuple[str, float]:
     return family, 0.0
 
 
-def _waking(folder: RunFolder, first_word: float) -> float:
+def _startup_seconds(folder: RunFolder, first_word: float) -> float:
     """Seconds from the start of the process to the first event; 0 if another process has worked
     there since.
     """

@@ -7,7 +7,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from lora_trainer.webui.app import App
 from lora_trainer.webui.common import file_manager
 from lora_trainer.webui.http.routing import Forbidden, Nothing, Request, Trashed, route
-from lora_trainer.webui.settings.preflight import RunBody, RunWish
+from lora_trainer.webui.settings.preflight import PlanRequest, RunBody
 from lora_trainer.webui.training import draft_from_run
 from lora_trainer.webui.training.draft_from_run import RunDraft
 from lora_trainer.webui.training.run_view import RunView
@@ -21,7 +21,7 @@ def create(app: App, request: Request) -> RunView:
         # a repeated click gets its run, whatever has changed meanwhile
         return app.runs.one(run_id, request.language)
     return app.runs.create(
-        app.preflight.run_config(RunWish.of(request.body)),
+        app.preflight.run_config(PlanRequest.of(request.body)),
         token,
         request.value("when", str, "now"),
         request.language,

@@ -231,7 +231,7 @@ class Runs:
             "validations": [run_view.validation(event) for event in entry.state.validations],
             "previews": [run_view.preview(entry, event) for event in entry.state.previews],
             "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
-            "handover": self._handed(language),
+            "handover": self._handover(language),
         }
 
     def pulse(self, language: str) -> Pulse:
@@ -241,7 +241,7 @@ class Runs:
         return {
             "active": [_progress(run) for run in active],
             "queued": len(line.waiting),
-            "handover": self._handed(language),
+            "handover": self._handover(language),
             "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
         }
 
@@ -306,7 +306,7 @@ class Runs:
             waits_for_host=waits,
         )
 
-    def _handed(self, language: str) -> LeaseView:
+    def _handover(self, language: str) -> LeaseView:
         return self.gpu_lease.status().to_mapping(lambda message: texts.say(message, language))
 
     # --- asking -----------------------------------------------------------------------------------

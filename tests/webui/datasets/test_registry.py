@@ -371,12 +371,12 @@ def test_a_deleted_dataset_comes_back_with_its_name_and_what_is_in_it(datasets, 
     trashed = datasets.delete(identity)
     # somebody made another one meanwhile
     datasets.create("Rotfuchs: rot")
-    back = datasets.bring_back(trashed)
+    back = datasets.restore(trashed)
     assert (back.name, back.id, datasets.deleted()) == ("Rotfuchs: rot", f"{identity}-2", [])
     assert sorted(path.relative_to(back.path).as_posix() for path in back.path.rglob("*")) == before
     for wrong in (trashed, "../datasets", "", "x" * 300):
         with pytest.raises(NotFound):
-            datasets.bring_back(wrong)
+            datasets.restore(wrong)
 
 
 def test_a_folder_that_is_gone_says_so_on_its_card_and_the_others_are_there(datasets, tmp_path):
@@ -400,7 +400,7 @@ def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):
     trashed = datasets.delete(identity)
     assert datasets.all() == [] and len(list((tmp_path / "data" / "trash").iterdir())) == 1
     monkeypatch.undo()
-    assert datasets.bring_back(trashed).id == identity
+    assert datasets.restore(trashed).id == identity
 
 
 @pytest.mark.parametrize("place", ["name", "mask", "row"])

@@ -39,7 +39,7 @@ def request(method="GET", client=("127.0.0.1", 5000), server=("127.0.0.1", 7860)
     ],
 )
 def test_this_machine_and_addresses_in_digits_are_nobody_elses_name(host):
-    assert visitors.stranger(request(host=host), ()) == ""
+    assert visitors.foreign_name(request(host=host), ()) == ""
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_this_machine_and_addresses_in_digits_are_nobody_elses_name(host):
     ],
 )
 def test_a_name_that_somebody_else_may_have_pointed_here_is_strange(host, told):
-    assert visitors.stranger(request(host=host), {"mypc", "mypc.local"}) == told
+    assert visitors.foreign_name(request(host=host), {"mypc", "mypc.local"}) == told
 
 
 def test_the_names_of_this_webui_are_known():
@@ -71,29 +71,37 @@ def test_the_names_of_this_webui_are_known():
         ("art.example", False),
         ("evilart.example", False),
     ]:
-        assert (visitors.stranger(request(host=host), names) == "") is known, host
-    assert visitors.stranger(request(host="anything.example"), {"*"}) == ""
+        assert (visitors.foreign_name(request(host=host), names) == "") is known, host
+    assert visitors.foreign_name(request(host="anything.example"), {"*"}) == ""
 
 
 def test_a_page_whose_name_was_proven_by_a_certificate_needs_no_naming():
     assert (
-        visitors.stranger(request(host="pod-7860.proxy.example", sec_fetch_site="same-origin"), ())
+        visitors.foreign_name(
+            request(host="pod-7860.proxy.example", sec_fetch_site="same-origin"), ()
+        )
         == ""
     )
     assert (
-        visitors.stranger(request(host="pod-7860.proxy.example", sec_fetch_site="cross-site"), ())
+        visitors.foreign_name(
+            request(host="pod-7860.proxy.example", sec_fetch_site="cross-site"), ()
+        )
         == "pod-7860.proxy.example"
     )
 
 
 def test_the_page_that_sends_is_looked_at_too():
-    assert visitors.stranger(request("POST", origin="http://127.0.0.1:7860"), ()) == ""
-    assert visitors.stranger(request("POST", origin="http://evil.example"), ()) == "evil.example"
+    assert visitors.foreign_name(request("POST", origin="http://127.0.0.1:7860"), ()) == ""
+    assert (
+        visitors.foreign_name(request("POST", origin="http://evil.example"), ()) == "evil.example"
+    )
     for odd in ("null", "file://", "http://[", ""):
-        assert visitors.stranger(request("POST", origin=odd), ()) != "", odd
+        assert visitors.foreign_name(request("POST", origin=odd), ()) != "", odd
     # a proxy put its own address in place of the name, and says so
     assert (
-        visitors.stranger(request("POST", origin="http://box.lan", x_forwarded_host="box.lan"), ())
+        visitors.foreign_name(
+            request("POST", origin="http://box.lan", x_forwarded_host="box.lan"), ()
+        )
         == ""
     )
 
@@ -140,4 +148,4 @@ def test_what_other_sites_pages_send_is_told_by_the_browser():
     ],
 )
 def test_signs_of_another_machine_are_seen(facts, elsewhere):
-    assert visitors.comes_from_elsewhere(request(**facts)) is elsewhere
+    assert visitors.is_remote_client(request(**facts)) is elsewhere

@@ -24,7 +24,7 @@ from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.settings import preflight as planning
 from lora_trainer.webui.settings import run_estimate
 from lora_trainer.webui.settings.checkpoints import Checkpoints
-from lora_trainer.webui.settings.preflight import RunWish
+from lora_trainer.webui.settings.preflight import PlanRequest
 from lora_trainer.worker import job
 from tests.checkpoint.write import write_checkpoint
 from tests.made import draw_images, tiny_checkpoint
@@ -43,7 +43,7 @@ def app(tmp_path):
 
 
 def wish(name="", checkpoint="loaded", dataset="discs", **settings):
-    return RunWish(dataset=dataset, checkpoint=checkpoint, name=name, settings=settings)
+    return PlanRequest(dataset=dataset, checkpoint=checkpoint, name=name, settings=settings)
 
 
 def told(made, severity="error"):
@@ -600,7 +600,7 @@ def test_a_missing_lora_folder_is_told(app):
     ],
 )
 def test_nothing_a_browser_sends_makes_it_raise(app, body):
-    assert app.preflight.check(RunWish.of(body)).ok is False
+    assert app.preflight.check(PlanRequest.of(body)).ok is False
 
 
 def test_sd2_that_does_not_say_its_resolution_leaves_it_open(app, tmp_path):

@@ -10,7 +10,7 @@ from lora_trainer.errors import RunError
 from lora_trainer.jobs.history import History
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.preflight import RunWish
+from lora_trainer.webui.settings.preflight import PlanRequest
 from lora_trainer.webui.training.draft_from_run import draft_of
 from tests.jobs.logs import FINISHED, append
 from tests.made import draw_images, tiny_checkpoint
@@ -32,7 +32,7 @@ def app(tmp_path):
     history = History(made.data.folder("runs"))
     made.entry = history.entry
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
-    run = made.preflight.run_config(RunWish(dataset="discs", name="ink", settings=asked))
+    run = made.preflight.run_config(PlanRequest(dataset="discs", name="ink", settings=asked))
     done = training.settle(run, 64, 40).replace(
         prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no"
     )
@@ -78,7 +78,7 @@ def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
 
 def test_the_draft_can_be_planned_and_started_as_it_is(app):
     draft = draft_again(app)
-    wish = RunWish(
+    wish = PlanRequest(
         dataset=draft["dataset"],
         checkpoint=draft["checkpoint"],
         name=draft["name"],
