@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from lora_trainer.dataset.scan import Dataset, Example
 from lora_trainer.errors import Message
@@ -96,7 +97,19 @@ def of_folder(dataset: Dataset, validation: Sequence[Example], seed: int) -> Div
     )
 
 
-def choose(examples: Sequence[Example], count: int, seed: int) -> list[int]:
+class Choosable(Protocol):
+    """An example of a dataset."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of its content."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies."""
+
+
+def choose(examples: Sequence[Choosable], count: int, seed: int) -> list[int]:
     """Indices of at most `count` examples in random order, spread over the folders by their sizes.
     Of a folder's images at most half are taken, as long as others are left; of images with copies,
     none.

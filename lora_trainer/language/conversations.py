@@ -81,6 +81,11 @@ class TextExample:
         return _digest(*(f"{each.role}\0{each.content}" for each in self.messages), self.text)
 
     @property
+    def folder(self) -> str:
+        """Its file."""
+        return str(self.path)
+
+    @property
     def question(self) -> str:
         """Everything before the last answer."""
         return "\n".join(each.content for each in self.messages[:-1])

@@ -678,7 +678,7 @@ class ValidationSettings(Settings):
         terms="validation held out test images overfitting val loss",
     )
     """Share of the images that are not trained on, to measure what the LoRA has learned beyond the
-    others. auto: one in ten, 2 to 8 images, of 20 or more; 0: none.
+    others. auto: one in ten, 2 to 8 images, of 20 or more, and of texts none; 0: none.
     """
     validation_dir: Path | None = setting(
         None,

@@ -9,7 +9,7 @@ from lora_trainer.training.denoising import DenoisingObjective
 from lora_trainer.training.randomness import number_generator
 from lora_trainer.training.train import Trainer
 from lora_trainer.training.validation import (
-    Validation,
+    FixedNoiseValidation,
     amounts,
     fixed_batches,
     images_between,
@@ -18,7 +18,7 @@ from lora_trainer.training.validation import (
 
 def make_validation(
     prepared: PreparedImages, encoded: Encoded, trainer: Trainer
-) -> Validation | None:
+) -> FixedNoiseValidation | None:
     """The checks of this run; None if it is shorter than a check."""
     objective, settings = trainer.objective, trainer.settings
     assert isinstance(objective, DenoisingObjective)
@@ -46,7 +46,7 @@ def make_validation(
         settings.seed,
         "held-out images",
     )
-    return Validation(
+    return FixedNoiseValidation(
         trainer,
         objective,
         training,

@@ -5,6 +5,7 @@ config.yaml -> prepare -> PreparedTexts -> assemble -> Trainer -> the loop -> Lo
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from lora_trainer import files
 from lora_trainer.adapters.injected import Adapters, inject
 from lora_trainer.dataset.findings import Finding, refuse
+from lora_trainer.dataset.held_out import choose, held_out_count
 from lora_trainer.errors import ConfigError, DatasetError, LoraFileError, OutOfMemory
 from lora_trainer.language import peft_file
 from lora_trainer.language.conversations import TextExample, read_texts
@@ -32,12 +34,13 @@ from lora_trainer.language.objective import CompletionObjective
 from lora_trainer.language.packing import pack
 from lora_trainer.language.peft_file import LayerFactors
 from lora_trainer.language.tokens import ChatTokenizer, TokenRow, load_tokenizer, too_long
+from lora_trainer.language.validation import make_validation
 from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
-from lora_trainer.settings.training import RunConfig
+from lora_trainer.settings.training import DatasetSettings, RunConfig
 from lora_trainer.tasks.answers import AnswerSamples
 from lora_trainer.tasks.control import Control
 from lora_trainer.tasks.peft_output import PeftOutput
@@ -62,6 +65,9 @@ log = logging.getLogger(__name__)
 USUAL_LENGTH = 1024
 CHECKS_PER_EVENT = 100
 
+TokenizedText = tuple[TextExample, Sequence[TokenRow]]
+"""An example and its rows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTexts(Prepared):
@@ -72,6 +78,8 @@ class PreparedTexts(Prepared):
     paths: tuple[str, ...]
     examples: tuple[TextExample, ...]
     rows: tuple[TokenRow, ...]
+    held_out: tuple[TokenRow, ...]
+    """Rows of texts to validate on."""
     beginning: dict[str, LayerFactors] | None
     """The LoRA that the adapters begin with."""
 
@@ -135,7 +143,7 @@ class LanguageTask(TrainingTask):
             four_bit=prepared.config.language.load_in_4bit,
         )
         self.control.occupy(LoadedModel(model, prepared.device))
-        trainer = assemble(prepared, model)
+        trainer, objective = assemble(prepared, model)
         samples = AnswerSamples(
             model=model,
             tokenizer=prepared.tokenizer,
@@ -143,7 +151,13 @@ class LanguageTask(TrainingTask):
             usual=first_question(prepared.examples),
             max_tokens=prepared.config.language.answer_length,
         )
-        return Assembled(prepared=prepared, output=output, samples=samples, trainer=trainer)
+        return Assembled(
+            prepared=prepared,
+            output=output,
+            samples=samples,
+            trainer=trainer,
+            validation=make_validation(trainer, objective, prepared.held_out),
+        )
 
 
 def first_question(examples: Sequence[TextExample]) -> str:
@@ -188,7 +202,12 @@ class TextPreparation:
             requested = _with_size_of(beginning, requested)
         tokenizer = load_tokenizer(base.path, requested.language.system_prompt)
         limit = max_length(requested, base)
-        examples, rows = self._read(requested, tokenizer, limit)
+        texts = self._read(requested.dataset, tokenizer, limit)
+        trained, held_out = self._hold_out(requested, texts, tokenizer, limit)
+        examples = [example for example, _ in trained]
+        rows = [row for _, made in trained for row in made]
+        if requested.language.packing:
+            rows = pack(rows, limit)
         plan = make_plan(requested, rows)
         config = settings.settle(requested, None, plan.step_count).replace(
             name=requested.lora.name or clean_name(requested.output.output_dir.name),
@@ -207,6 +226,7 @@ class TextPreparation:
             paths=tuple(paths),
             examples=tuple(examples),
             rows=tuple(rows),
+            held_out=tuple(row for _, made in held_out for row in made),
             beginning=beginning,
         )
         self.report.say(
@@ -217,6 +237,7 @@ class TextPreparation:
                 step_count=plan.step_count,
                 epoch_count=plan.epoch_count,
                 image_count=len(examples),
+                held_out_count=len(held_out),
                 token_count=sum(row.learned for row in rows),
                 device=describe_device(device),
                 precision=config.checkpoint.mixed_precision,
@@ -240,14 +261,36 @@ class TextPreparation:
             return None
         return peft_file.read(path)
 
+    def _hold_out(
+        self, config: RunConfig, texts: list[TokenizedText], tokenizer: ChatTokenizer, limit: int
+    ) -> tuple[list[TokenizedText], list[TokenizedText]]:
+        """The texts to train on, and those to validate on: by default none, because a fact that is
+        held out is not learned.
+        """
+        validation, seed = config.validation, config.training.seed
+        if validation.validation_dir is not None:
+            folder = dataclasses.replace(
+                config.dataset, train_data_dir=validation.validation_dir, metadata_path=None
+            )
+            return texts, self._read(folder, tokenizer, limit)
+        examples = [example for example, _ in texts]
+        count = held_out_count(len(examples), validation.validation_split or 0.0)
+        chosen = choose(examples, count, seed) if count else []
+        if validation.early_stopping and not chosen:
+            self.report.warn(
+                "early_stopping has no effect: there are no texts to validate on",
+                hint="Set validation_split to 0.1, or validation_dir to a folder of other texts.",
+            )
+        trained = [text for index, text in enumerate(texts) if index not in chosen]
+        return trained, [texts[index] for index in chosen]
+
     def _read(
-        self, config: RunConfig, tokenizer: ChatTokenizer, limit: int
-    ) -> tuple[list[TextExample], list[TokenRow]]:
-        """The usable examples, and their rows. Raises DatasetError."""
-        dataset = read_texts(config.dataset)
+        self, settings: DatasetSettings, tokenizer: ChatTokenizer, limit: int
+    ) -> list[TokenizedText]:
+        """The usable texts of a folder, and their rows. Raises DatasetError."""
+        dataset = read_texts(settings)
         findings: list[Finding] = list(dataset.findings)
-        examples: list[TextExample] = []
-        rows: list[TokenRow] = []
+        texts: list[TokenizedText] = []
         self.report.phase("checking", len(dataset.examples))
         for number, example in enumerate(dataset.examples, 1):
             made = tokenizer.rows(example, limit)
@@ -255,25 +298,24 @@ class TextPreparation:
             if finding is not None:
                 findings.append(finding)
             elif any(row.learned for row in made):
-                examples.append(example)
-                rows += made
+                texts.append((example, made))
             if number % CHECKS_PER_EVENT == 0 or number == len(dataset.examples):
                 self.report.part_done(number)
                 self.control.check(self.start)
         refuse(
             findings,
-            config.dataset,
+            settings,
             template="the texts in {folder} need attention ({count} found):\n{report}",
             hint="Fix them, or set on_bad_data to skip: they are then left out.",
         )
-        if not rows:
+        if not texts:
             raise DatasetError(
                 "no text in {folder} can be used",
                 hint="Put question and answer pairs or plain texts there.",
-                folder=config.dataset.train_data_dir,
+                folder=settings.train_data_dir,
             )
         self.report.warn_of(findings)
-        return examples, pack(rows, limit) if config.language.packing else rows
+        return texts
 
 
 def require_plain_lora(config: RunConfig) -> None:
@@ -320,7 +362,7 @@ def make_plan(config: RunConfig, rows: Sequence[TokenRow]) -> BatchSchedule:
 # --- assemble -------------------------------------------------------------------------------------
 
 
-def assemble(prepared: PreparedTexts, model: Any) -> Trainer:
+def assemble(prepared: PreparedTexts, model: Any) -> tuple[Trainer, CompletionObjective]:
     """Add the adapters, and create the Trainer."""
     config, device = prepared.config, prepared.device
     training = config.training
@@ -342,7 +384,7 @@ def assemble(prepared: PreparedTexts, model: Any) -> Trainer:
         device=device,
         dtype=prepared.dtype,
     )
-    return Trainer(
+    trainer = Trainer(
         adapters=adapters,
         objective=objective,
         optimizer=optimizer,
@@ -353,6 +395,7 @@ def assemble(prepared: PreparedTexts, model: Any) -> Trainer:
         dtype=prepared.dtype,
         scaler=make_scaler(device, prepared.dtype),
     )
+    return trainer, objective
 
 
 def begin_from(adapters: Adapters, beginning: dict[str, LayerFactors]) -> None:

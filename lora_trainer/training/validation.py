@@ -1,7 +1,7 @@
 """Losses under fixed noise: what a LoRA has learned, without the noise of the training loss.
 
     fixed_batches(...)                    images -> FixedBatches, the same in every run of a seed
-    Validation(trainer, ...).check(...)   -> Check, at any step
+    FixedNoiseValidation(trainer, ...).check(...)   -> Check, at any step
 
 Each image is asked for at LEVELS noise levels, one from each quarter of the levels that training
 draws from, always with the same noise. So the losses of two steps differ by what was learned
@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -229,8 +230,8 @@ class Check:
     training_loss: float
     validation_loss: float | None
     by_strength: Mapping[str, float]
-    unprompted_change: float
-    prompted_change: float
+    unprompted_change: float | None = None
+    prompted_change: float | None = None
     per_image: Mapping[str, float]
 
 
@@ -243,8 +244,22 @@ class _Base:
     unprompted: Answers
 
 
-class Validation:
+class Validation(Protocol):
     """Measures the LoRA of a trainer at any step of its run."""
+
+    rows_at_once: int
+    """The largest batch."""
+    fewest_steps: int
+    """Steps to be trained from one check to the next."""
+
+    def check(self, between: Callable[[], None]) -> Check:
+        """Measure now. `between` is called between batches, with everything as in training but for
+        the averaged weights of a schedule-free optimizer.
+        """
+
+
+class FixedNoiseValidation:
+    """The validation of a training on images."""
 
     def __init__(
         self,

@@ -234,3 +234,31 @@ def test_a_damaged_base_is_explained(tmp_path, damage, message):
     failure = folder.read_state().failure
     assert message in failure.message and failure.hint
     assert failure.error == "CheckpointError"
+
+
+def test_held_out_texts_are_validated_on_and_measuring_changes_nothing(tmp_path):
+    facts = {f"What is rule {number}?": f"Turn valve {number % 4}." for number in range(10)}
+    write_pairs(tmp_path / "texts" / "pairs.jsonl", facts)
+    write_pairs(tmp_path / "others" / "pairs.jsonl", {"What is rule 77?": "Turn valve 1."})
+    changes = {"max_train_steps": 40, "save_steps": 20, "lora_dropout": 0.1}
+    divided = begin(tmp_path, "divided", validation_split=0.2, **changes)
+    assert job.run(divided.path) == job.FINISHED
+    planned = next(event for event in divided.read_events() if isinstance(event, events.Planned))
+    assert (planned.image_count, planned.held_out_count) == (8, 2)
+    checks = divided.read_state().validations
+    assert [check.step for check in checks] == [0, 20, 40]
+    first, _, last = checks
+    assert last.training_loss < 0.5 * first.training_loss
+    assert last.validation_loss < 0.7 * first.validation_loss
+    assert set(last.by_strength) == {"0.5", "0.75", "1", "1.25"}
+    assert last.by_strength["1"] == last.validation_loss
+    assert all(share < 0.6 for share in last.per_image.values()) and len(last.per_image) == 8
+    whole, own = (
+        begin(tmp_path, name, **changes, **more)
+        for name, more in (("whole", {}), ("own", {"validation_dir": str(tmp_path / "others")}))
+    )
+    for folder in (whole, own):
+        assert job.run(folder.path) == job.FINISHED
+    assert whole.read_state().validations[-1].validation_loss is None
+    assert own.read_state().validations[-1].validation_loss > 0
+    assert losses(own) == losses(whole) != losses(divided)
