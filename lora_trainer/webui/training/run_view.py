@@ -134,6 +134,7 @@ PHASES: Texts = {
     "saving": "Saving",
     "validating": "Validating",
     "exporting": "Writing the LoRA file",
+    "merging": "Merging the LoRA into the base model",
     "delivering": "Putting it into the LoRA folder",
 }
 
