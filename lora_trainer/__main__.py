@@ -148,6 +148,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("--json", **AS_JSON)
 
+    summary = "judge a run and write its report.html: best step, strength, curves, pictures"
+    sub = add("report", write_report, summary)
+    sub.add_argument("run_dir", **RUN)
+
     sub = add("init", init, "write a commented YAML file to start from")
     sub.add_argument("file", type=Path)
 
@@ -395,6 +399,36 @@ def status(asked: argparse.Namespace) -> int:
     return 0
 
 
+def write_report(asked: argparse.Namespace) -> int:
+    from lora_trainer import report, verdict
+    from lora_trainer.dataset.scan import scan
+    from lora_trainer.runs import folder as folders
+    from lora_trainer.settings import training
+
+    folder = folders.existing(asked.run_dir.absolute())
+    if folder.job != "train":
+        raise RunError(
+            "{path} is the folder of a caption job",
+            hint="Give the output_dir of a training.",
+            path=folder.path,
+        )
+    judged = verdict.judge(folder)
+    if judged is not None:
+        verdict.write(folder, judged)
+        print(judged.text())
+        for finding in judged.findings:
+            print(f"- {finding.sentence} {finding.advice}")
+    else:
+        print("Nothing was saved, so there is nothing to judge.")
+    try:
+        examples = scan(training.read(folder.config).dataset).examples
+    except DatasetError as error:
+        print(f"Without the images: {error}", file=sys.stderr)
+        examples = ()
+    print(report.write(folder, examples, judged))
+    return 0
+
+
 def init(asked: argparse.Namespace) -> int:
     from lora_trainer.settings import training
 
@@ -527,7 +561,10 @@ def how_to_use(folder: Any) -> str:
     if state.data == "texts":
         return f'Ask it: python -m lora_trainer ask "{folder.path}" "..."'
     name = Path(state.delivered or state.file).stem
-    prompt = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
+    stated = used.output.preferred_weight
+    measured = state.measured_strength(state.step) or training.DEFAULT_STRENGTH
+    tag = f"<lora:{name}:{measured if stated is None else stated:g}>"
+    prompt = f"{used.dataset.trigger_word} {tag}".strip()
     if state.delivered:
         return f"In a prompt: {prompt}"
     return f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {prompt}"

@@ -40,6 +40,7 @@ PHASES = {
     "validating": "Validating",
     "exporting": "Writing the LoRA file",
     "merging": "Merging the LoRA into the base model",
+    "concluding": "Judging the run",
     "delivering": "Putting it into the LoRA folder",
 }
 
@@ -155,6 +156,8 @@ class Console:
                 self._say(f"Preview at strength {event.strength:g}: {event.file}")
             case events.Answered():
                 self._say(f"{event.prompt}\n  at strength {event.strength:g}: {event.answer}")
+            case events.Judged():
+                self._say(f"Verdict: {event.message}")
             case events.Warned():
                 self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():

@@ -99,6 +99,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "language",
             "training",
             "environment",
+            "verdict",
+            "report",
         },
     ),
     "worker": (
@@ -106,6 +108,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         BASICS | {"runs", "dataset", "training", "tasks", "environment"},
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
+    "verdict": (set(), BASICS | {"runs", "settings", "training.optimizers"}),
+    "report": ({"PIL"}, BASICS | {"settings", "runs", "dataset", "verdict"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
@@ -145,6 +149,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "adapters.size",
             "demo.EMBEDDED",
             "training.optimizers",
+            "verdict",
         }
         | LIGHT_CHECKPOINT
         | LIGHT_CAPTIONING,

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lora_trainer import __main__ as command_line
@@ -79,7 +80,9 @@ def test_the_first_seeds_yaml_runs_unchanged(tmp_path, capsys, monkeypatch):
     output = asked.output.output_dir
     assert_trained(output, 8, 64)
     assert "Finished" in done.stdout and "Training" in done.stderr and "\r" not in done.stderr
-    assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
+    with safe_open(output / f"{output.name}.safetensors", "pt") as file:
+        strength = file.metadata()["lora_trainer.strength"]
+    assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:{strength}>")
     _, described, _ = run(
         capsys, "inspect", output / f"{output.name}.safetensors", "--base", base, "--json"
     )

@@ -30,6 +30,16 @@ export interface AddedImage {
     height: number;
 }
 
+// One thing that was wrong. `changes`: settings for the next run; `section`: where a person
+// mends it, if no setting does.
+export interface AdviceView {
+    name: string;
+    sentence: string;
+    advice: string;
+    changes: Record<string, unknown>;
+    section: string;
+}
+
 // A plan that was shown, or an action on some images.
 export interface BulkBody {
     plan?: string;
@@ -436,6 +446,8 @@ export interface LiveView {
     previews: PreviewView[];
     log: string[];
     handover: LeaseView;
+    verdict: VerdictView | null;
+    report: string | null;
 }
 
 // The checkpoint, VAE and clip skip that the host uses.
@@ -959,6 +971,15 @@ export interface ValidationView {
     step: number;
     training: number | null;
     validation: number | null;
+}
+
+// How a run was judged.
+export interface VerdictView {
+    best_step: number;
+    strength: number | null;
+    sentence: string;
+    details: string;
+    findings: AdviceView[];
 }
 
 // Preferred words for each field, and for the start of captions.

@@ -154,26 +154,6 @@ const textEntry = (field, id, hear) =>
 /** @type {Maker} */
 const paragraphEntry = (field, id, hear) => plain(widgets.lines(3, { id, oninput: hear }));
 
-/** @type {Maker} */
-const weightEntry = (field, id, hear) => {
-    const slider = widgets.slider({
-        label: field.label,
-        value: Number(field.default),
-        minimum: 0,
-        maximum: 1.5,
-        step: 0.05,
-        onchange: hear,
-    });
-    slider.number.id = id;
-    return {
-        element: slider.element,
-        input: slider.number,
-        show(value) {
-            if (document.activeElement !== slider.number) slider.set(Number(value));
-        },
-    };
-};
-
 /** @type {Partial<Record<SettingView["type"], Maker>>} */
 const ENTRIES = {
     flag: flagEntry,
@@ -193,8 +173,7 @@ const ENTRIES = {
  * @param {Hear} hear
  */
 export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
-    const make =
-        ENTRIES[field.type] ?? (field.key === "preferred_weight" ? weightEntry : numberEntry);
+    const make = ENTRIES[field.type] ?? numberEntry;
     return make(field, id, hear);
 }
 

@@ -18,6 +18,7 @@ import { lossChart } from "./chart.js";
 import { handOverWords, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
 import * as runActions from "./runs.js";
+import { verdictBox } from "./verdict.js";
 
 /** @import { LiveView, RunProgress, RunView } from "../common/answers" */
 
@@ -70,6 +71,7 @@ export function liveView(/** @type {Done} */ done) {
     const bar = widgets.progress(t("Progress of the training"));
     const facts = factsTable();
     const notices = el("div.lora-trainer-live-notices");
+    const verdict = verdictBox(done);
     const handed = el("p.lora-trainer-help.lora-trainer-live-handover");
     const chart = lossChart();
     const previews = previewGrid();
@@ -85,6 +87,7 @@ export function liveView(/** @type {Done} */ done) {
         lost,
         spoken,
         notices,
+        verdict.element,
         handed,
         graphs,
         log.element,
@@ -105,6 +108,7 @@ export function liveView(/** @type {Done} */ done) {
         setBar(bar, run);
         facts.set(run);
         redraw(notices, noticesKey(run), () => noticesOf(run, done));
+        verdict.set(now);
         put(handed, handOverWords(now.handover, run));
         graphs.hidden = run.job !== "train";
         chart.set(points, now.validations, run.step_count);

@@ -258,6 +258,17 @@ export async function grow(/** @type {LoraView} */ lora) {
     use({ ...draft, settings, init_lora: lora.id }, lora.name);
 }
 
+/**
+ * The settings of a run with what its verdict changes become the draft.
+ */
+export async function applyToNext(
+    /** @type {RunView} */ run,
+    /** @type {Record<string, unknown>} */ changes,
+) {
+    const draft = await api.get(route(run, "draft"));
+    use({ ...draft, settings: { ...draft.settings, ...changes } }, run.name);
+}
+
 export async function copyReport(/** @type {RunView} */ run) {
     const { version, host } = home();
     const log = await api.get(route(run, "log"));
@@ -310,6 +321,16 @@ export async function newestOf(/** @type {RunView} */ run) {
         loras.sort((a, b) => (b.step ?? 0) - (a.step ?? 0))[0] ||
         null
     );
+}
+
+/**
+ * The LoRA of one step of a run, delivered or not; null when its file is gone.
+ */
+export async function savedStep(/** @type {RunView} */ run, /** @type {number} */ step) {
+    const loras = (await api.get("loras")).filter(
+        (lora) => lora.run === run.id && lora.step === step,
+    );
+    return loras.find((lora) => lora.delivered) ?? loras.at(0) ?? null;
 }
 
 /**

@@ -63,7 +63,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConceptVerdict:
     """Results at all strengths, and whether the LoRA passes."""
 
     concept: str
@@ -105,7 +105,7 @@ def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[LoraTag]) -> 
 
 def judge(
     parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = STRENGTHS
-) -> Verdict:
+) -> ConceptVerdict:
     """Generate and evaluate images at each strength."""
     scenes = judged_scenes(concept)
     prompts = [prompt for _, prompt in scenes]
@@ -131,7 +131,7 @@ def judge(
                 strength, means, presence, survival(concept, made, [scene for scene, _ in scenes])
             )
         )
-    return Verdict(concept, tuple(judgements), unchanged)
+    return ConceptVerdict(concept, tuple(judgements), unchanged)
 
 
 def survival(concept: str, made: Sequence[Image.Image], scenes: Sequence[Scene]) -> float:
@@ -257,7 +257,7 @@ def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8)
     )
 
 
-def table(verdict: Verdict) -> str:
+def table(verdict: ConceptVerdict) -> str:
     """One concept as a Markdown table."""
     names = list(verdict.judgements[0].measures)
     lines = [

@@ -38,6 +38,7 @@ from lora_trainer.lora.layouts import (
     form_of,
     layers_in,
 )
+from lora_trainer.lora.metadata import STRENGTH, VERDICT
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
 from lora_trainer.lora.tensors import read_number, read_tensor
@@ -96,6 +97,10 @@ class Description:
     resolutions: tuple[str, ...]
     title: str | None
     credits: Credits
+    verdict: str | None
+    """What its trainer judged: which step is best."""
+    strength: str | None
+    """The strength to use it at, if stated."""
     unmatched: tuple[str, ...] | None
     """Layers that the base does not have. None: no base was given."""
     misshapen: tuple[str, ...] | None
@@ -166,6 +171,8 @@ class Description:
             ),
             ("trigger", self.trigger),
             ("trained", _trained(self.step, self.epoch)),
+            ("verdict", self.verdict),
+            ("strength", self.strength),
             ("base model", self.base_model),
             ("images", self.image_count),
             ("resolution", ", ".join(self.resolutions)),
@@ -270,6 +277,8 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
         resolutions=_resolutions(values),
         title=values.get("modelspec.title") or _known(values.get("ss_output_name")),
         credits=Credits.of(values),
+        verdict=values.get(VERDICT) or None,
+        strength=values.get(STRENGTH) or None,
         unmatched=unmatched,
         misshapen=misshapen,
         hosts=(),

@@ -226,6 +226,19 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
     return {f"modelspec.{key}": value for key, value in values.items() if value}
 
 
+VERDICT, STRENGTH = "lora_trainer.verdict", "lora_trainer.strength"
+"""What was judged at the end of the run, and the strength to use."""
+
+
+def verdict_keys(sentence: str, strength: float) -> dict[str, str]:
+    """Metadata of a judged LoRA. `modelspec.usage_hint` is what other programs show of it."""
+    return {
+        VERDICT: sentence,
+        STRENGTH: f"{strength:g}",
+        "modelspec.usage_hint": f"Strength {strength:g}",
+    }
+
+
 def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
     """Count of each comma-separated tag, in lower case, as in kohya's trainer."""
     counts: dict[str, int] = {}

@@ -15,6 +15,7 @@
       checkpoints/      NAME-step00000100.safetensors: usable LoRA files
       state/            what an exact resume needs
       previews/  logs/  images; TensorBoard
+      verdict.json      best step and strength, findings (verdict/); report.html shows it to people
       NAME.safetensors  the LoRA file
       adapter/NAME/     of a language model: the LoRA in PEFT's format; so are its saved steps in
                         checkpoints/

@@ -12,6 +12,7 @@
     PicturesMeasured   previews were compared with the training images and their prompts
     Warned     a warning; training continues
     Paused / Resumed
+    Judged     the run was judged: its best step and strength (verdict.json has the whole verdict)
     Finished   all steps are done; `file` is the LoRA file, `delivered` its copy for the WebUI
     Stopped    stopped by request; the progress is saved
     Failed     stopped by an error: message and hint
@@ -198,7 +199,7 @@ class Warned(Event):
             hint=str(hint),
             template=message.template,
             hint_template=hint.template,
-            values=_plain({**hint.values, **message.values}),
+            values=plain_values({**hint.values, **message.values}),
         )
 
 
@@ -210,6 +211,18 @@ class Paused(Event):
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Event):
     step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Event):
+    step: int = 0
+    """The best step."""
+    strength: float | None = None
+    """Its best strength, if several were compared."""
+    strengths: Mapping[str, Any] = field(default_factory=dict)
+    """Step -> its best strength."""
+    message: str = ""
+    """The verdict's sentences, in English."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +257,7 @@ class Failed(Event):
             hint=str(error.hint),
             template=error.message.template,
             hint_template=error.hint.template,
-            values=_plain(error.message.values),
+            values=plain_values(error.message.values),
         )
 
 
@@ -350,14 +363,14 @@ def _ends_with_newline(path: Path) -> bool:
         return stream.read(1) == b"\n"
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain_value(value) for key, value in values.items()}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Message):
         # a message inside a message is translated too
-        return {"template": value.template, "values": _plain(value.values)}
+        return {"template": value.template, "values": plain_values(value.values)}
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

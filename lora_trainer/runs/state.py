@@ -50,7 +50,13 @@ class RunState:
     warnings: tuple[events.Warned, ...] = ()
     file: str = ""
     delivered: str = ""
+    judged: events.Judged | None = None
     failure: events.Failed | None = None
+
+    def measured_strength(self, step: int) -> float | None:
+        """The strength that was judged to be best for a saved step."""
+        found = self.judged.strengths.get(str(step)) if self.judged else None
+        return float(found) if isinstance(found, (int, float)) else None
 
     @property
     def ended(self) -> bool:
@@ -116,6 +122,8 @@ def _after(state: RunState, event: Event) -> RunState:
             return replace(state, validations=(*earlier, event))
         case events.Warned():
             return replace(state, warnings=(*state.warnings, event))
+        case events.Judged():
+            return replace(state, judged=event)
         case events.Paused():
             return replace(state, status="paused", seconds_left=None)
         case events.Resumed():

@@ -44,6 +44,8 @@ RESERVED_ON_WINDOWS = {
 }
 DEFAULT_RANK = 8
 """The rank for `lora_rank: auto` without init_lora."""
+DEFAULT_STRENGTH = 0.7
+"""The recommended strength for `preferred_weight: auto` where none was measured."""
 MAX_CACHE_IN_MEMORY = 2 * 2**30
 """Largest cache in bytes that cache_latents: auto keeps in memory."""
 MAX_NAME_BYTES = 150
@@ -856,8 +858,8 @@ class OutputSettings(Settings):
     """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but
     output_dir.
     """
-    preferred_weight: float = setting(
-        0.7,
+    preferred_weight: float | None = setting(
+        None,
         label="Recommended strength",
         bounds=(0.0, 2.0),
         step=0.05,
@@ -865,7 +867,9 @@ class OutputSettings(Settings):
         order=8,
         terms="preferred weight lora strength multiplier",
     )
-    """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>."""
+    """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>. auto: the
+    strength that was measured to be best, else 0.7.
+    """
 
     def contradictions(self) -> Iterator[ConfigError]:
         if self.lora_dir is not None and self.lora_dir in (

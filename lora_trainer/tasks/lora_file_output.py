@@ -85,7 +85,14 @@ class LoraFileOutput(LoraOutput):
             files.replace_file(kept, lambda partial: copy_with_metadata(finished, partial, changes))
             self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
 
-    def deliver(self, target: Path, card: Path | None) -> Path | None:
+    @property
+    def images(self) -> Sequence[Example]:
+        return self.examples
+
+    def add_metadata(self, target: Path, values: Mapping[str, str]) -> None:
+        files.replace_file(target, lambda partial: copy_with_metadata(target, partial, values))
+
+    def deliver(self, target: Path, card: Path | None, strength: float) -> Path | None:
         output = self.config.output
         if output.lora_dir is None:
             return None
@@ -96,7 +103,7 @@ class LoraFileOutput(LoraOutput):
                 output.lora_dir,
                 self.config.lora.name,
                 trigger=self.config.dataset.trigger_word,
-                preferred_weight=output.preferred_weight,
+                preferred_weight=strength,
                 family=self.parts.family,
                 preview=card,
                 negative_text=self.config.samples.sample_negative_prompt,

@@ -7,10 +7,11 @@ for a language model (peft_output.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import TrainingError
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -57,10 +58,19 @@ class LoraOutput(ABC):
         """When a finished run is continued to `step_count`, keep its final LoRA as a saved step."""
 
     @abstractmethod
-    def deliver(self, target: Path, card: Path | None) -> Path | None:
-        """Copy the LoRA into lora_dir, with `card` as its preview. Returns the copy; None if not
-        configured, or if it failed.
+    def deliver(self, target: Path, card: Path | None, strength: float) -> Path | None:
+        """Copy the LoRA into lora_dir, with `card` as its preview and `strength` as its preferred
+        weight. Returns the copy; None if not configured, or if it failed.
         """
+
+    @property
+    def images(self) -> Sequence[Example]:
+        """The training images, for the report; none if it is not trained on images."""
+        return ()
+
+    @abstractmethod
+    def add_metadata(self, target: Path, values: Mapping[str, str]) -> None:
+        """Add to the metadata of a written LoRA. Raises OSError."""
 
     def save(self, trainer: Trainer) -> Path:
         """Write a LoRA and its resume point. Returns the LoRA."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_trainer import files
 from lora_trainer.errors import CheckpointError, LoraFileError
 from lora_trainer.language import peft_file
 from lora_trainer.language.detect import LanguageModelFolder
 from lora_trainer.language.tokens import ChatTokenizer
+from lora_trainer.lora.file import copy_with_metadata, find_in_folder
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import free_name
 from lora_trainer.tasks.lora_output import LoraOutput
@@ -60,7 +62,11 @@ class PeftOutput(LoraOutput):
             shutil.copytree(self.final_file, kept)
             self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
 
-    def deliver(self, target: Path, card: Path | None) -> Path | None:
+    def add_metadata(self, target: Path, values: Mapping[str, str]) -> None:
+        weights = find_in_folder(target)
+        files.replace_file(weights, lambda partial: copy_with_metadata(weights, partial, values))
+
+    def deliver(self, target: Path, card: Path | None, strength: float) -> Path | None:
         if self.config.language.merge_lora:
             self._merge(target)
         folder, name = self.config.output.lora_dir, self.config.lora.name

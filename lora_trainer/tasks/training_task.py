@@ -18,9 +18,10 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import schema
 from lora_trainer.settings import training as settings
 from lora_trainer.tasks.base import Task
+from lora_trainer.tasks.conclusion import Conclusion
 from lora_trainer.tasks.control import Control, Requests
 from lora_trainer.tasks.hooks import hooks_of
-from lora_trainer.tasks.hooks.previewing import Previewing
+from lora_trainer.tasks.hooks.previewing import Previewing, card_of
 from lora_trainer.tasks.provenance import Provenance, differences
 from lora_trainer.tasks.report import Report
 from lora_trainer.tasks.training_run import (
@@ -115,6 +116,9 @@ class TrainingTask(Task):
     def _stop(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
         loop.request("save")
         saved = run.output.saved_file(run.trainer.step)
+        conclusion = Conclusion(run)
+        conclusion.judge()
+        conclusion.write_report()
         self.report.say(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
         return "stopped"
 
@@ -128,7 +132,13 @@ class TrainingTask(Task):
         # the file first: the previews may fail
         target = run.output.save_final(run.trainer)
         loop.saved(target)
-        delivered = run.output.deliver(target, Previewing(run).make_final())
+        conclusion = Conclusion(run)
+        made = Previewing(run).make_final(conclusion.strength)
+        conclusion.judge()
+        conclusion.note_in(target)
+        strength = conclusion.strength
+        delivered = run.output.deliver(target, card_of(self.folder, made, strength), strength)
+        conclusion.write_report()
         # a finished run is rarely resumed, and its cache may be larger than everything else
         shutil.rmtree(self.folder.cache, ignore_errors=True)
         self.report.say(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED, report, world
-from lora_trainer.demo.report import Verdict, judge, judge_two, train_concept
+from lora_trainer.demo.report import ConceptVerdict, judge, judge_two, train_concept
 from lora_trainer.worker import job
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
@@ -131,7 +131,7 @@ def test_a_verdict_names_each_failing():
             report.Judgement(index / 2, {}, presence, survival)
             for index, presence in enumerate(presences)
         )
-        return Verdict("ink", judgements, unchanged).failures
+        return ConceptVerdict("ink", judgements, unchanged).failures
 
     assert of([0.0, 0.4, 0.9]) == []
     assert of([0.0, 0.1, 0.2]) == ["only 0.20 of the concept shows at strength 1"]

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from lora_trainer import verdict
 from lora_trainer.jobs import resume
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
@@ -76,7 +77,6 @@ def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family, monke
     assert [event.step for event in checks(folder)] == [0, 3, 6]
     assert checks(folder)[0].prompted_change == 0 < checks(folder)[-1].prompted_change
     sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
-    assert (sidecar["activation text"], sidecar["preferred weight"]) == ("zrb", 0.7)
     assert sidecar["sd version"] == {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}[family]
     weights = load_file(folder.path / "ink.safetensors")
     assert any(
@@ -92,6 +92,14 @@ def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family, monke
         metadata["ss_steps"],
         metadata["modelspec.trigger_phrase"],
     ) == ("ink", "6", "zrb")
+    assert (sidecar["activation text"], sidecar["preferred weight"]) == (
+        "zrb",
+        float(metadata["lora_trainer.strength"]),
+    )
+    judged = verdict.read(folder)
+    assert (state.judged.step, state.judged.message) == (judged.best_step, judged.text())
+    assert metadata["lora_trainer.verdict"] == str(judged.sentences[0])
+    assert "zrb, a red disc on green" in (folder.path / "report.html").read_text(encoding="utf-8")
     assert list(folder.logs.iterdir())
 
 
@@ -421,7 +429,12 @@ def test_a_run_that_learned_nothing_is_not_called_finished(tmp_path):
 def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path, monkeypatch):
     (tmp_path / "Lora").mkdir()
     folder = begin(tmp_path, lora_dir=str(tmp_path / "Lora"), sample_steps=1)
-    monkeypatch.setattr(Previewing, "make_final", lambda self: shutil.rmtree(tmp_path / "Lora"))
+
+    def make_final(self, strength):
+        shutil.rmtree(tmp_path / "Lora")
+        return []
+
+    monkeypatch.setattr(Previewing, "make_final", make_final)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert (

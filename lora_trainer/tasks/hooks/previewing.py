@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.training.device import free_memory, is_out_of_memory
 from lora_trainer.training.loop import Abandoned, Loop
@@ -72,17 +74,19 @@ class Previewing(TrainingHook):
         report.phase("training", trainer.plan.step_count)
         return made
 
-    def make_final(self) -> Path | None:
-        """Make the final samples. Returns the preview nearest to the recommended strength, for the
-        LoRA's card.
-        """
+    def make_final(self, strength: float) -> list[events.Event]:
+        """Make the final samples. Without prompts, only one at `strength`, for the LoRA's card."""
         output, samples = self.run.prepared.config.output, self.run.prepared.config.samples
         if not samples.sample_prompts and output.lora_dir is None:
-            return None
-        made = self.make(None if samples.sample_prompts else (output.preferred_weight,))
-        best = min(
-            (event for event in made if isinstance(event, events.Previewed) and event.strength),
-            key=lambda event: abs(event.strength - output.preferred_weight),
-            default=None,
-        )
-        return self.run.folder.path / best.file if best else None
+            return []
+        return self.make(None if samples.sample_prompts else (strength,))
+
+
+def card_of(folder: RunFolder, made: Sequence[events.Event], strength: float) -> Path | None:
+    """The preview for the LoRA's card: the one nearest to the recommended strength."""
+    best = min(
+        (event for event in made if isinstance(event, events.Previewed) and event.strength),
+        key=lambda event: abs(event.strength - strength),
+        default=None,
+    )
+    return folder.path / best.file if best else None

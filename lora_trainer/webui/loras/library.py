@@ -21,10 +21,10 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.header import read_header
@@ -34,6 +34,7 @@ from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import History, HistoryEntry
 from lora_trainer.lora.credits import KEYS, Credits
 from lora_trainer.lora.deliver import deliver
+from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import sidecar
 
@@ -44,7 +45,6 @@ GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 MATRIX = (0.4, 0.7, 1.0)
 NEXT_TO = 0.1
 """Strengths closer than this give nearly equal images."""
-USUAL_WEIGHT = 0.7
 TRIES = "lora-trainer-tries"
 """Below the LoRA folder: temporary copies of saved steps for Try it."""
 LONGEST_TEXT = 1000
@@ -300,7 +300,7 @@ class Loras:
             run=origin[0].id if origin else None,
             step=origin[1] if origin else None,
             trigger=sidecar.trigger(values) or header.trigger,
-            preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
+            preferred_weight=sidecar.weight(values) or DEFAULT_STRENGTH,
             family=header.family,
             credits=header.credits,
             picture=next(
@@ -346,7 +346,6 @@ class Loras:
         are `there`.
         """
         state = entry.state
-        weight = _weight_of(entry.settings)
         was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
         for saved in reversed(state.saved):
             path = _file_of(entry, saved.file)
@@ -355,6 +354,7 @@ class Loras:
             header = self._header(path)
             if header.weights and header.weights in there:
                 continue
+            weight = _weight_of(entry, saved.step)
             previews = [
                 preview
                 for preview in state.previews
@@ -462,8 +462,10 @@ def _read(path: Path) -> _Header:
     )
 
 
-def _weight_of(settings: Mapping[str, Any]) -> float:
-    return sidecar.number(settings.get("preferred_weight")) or USUAL_WEIGHT
+def _weight_of(entry: HistoryEntry, step: int) -> float:
+    """What a run's settings say, else what was measured at the step."""
+    stated = sidecar.number(entry.settings.get("preferred_weight"))
+    return stated or entry.state.measured_strength(step) or DEFAULT_STRENGTH
 
 
 def _file_of(entry: HistoryEntry, name: str) -> Path | None:

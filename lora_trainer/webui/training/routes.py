@@ -13,6 +13,8 @@ from lora_trainer.webui.training.draft_from_run import RunDraft
 from lora_trainer.webui.training.run_view import RunView
 from lora_trainer.webui.training.runs import LiveView, Pulse, RunList, TrashLoad
 
+REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+
 
 @route("POST", "/runs", body=RunBody)
 def create(app: App, request: Request) -> RunView:
@@ -91,6 +93,21 @@ def picture(app: App, request: Request) -> Response:
     return FileResponse(
         app.runs.picture(request.path["id"], request.path["name"]),
         headers={"Cache-Control": "private, max-age=604800"},
+    )
+
+
+@route("GET", "/runs/{id}/report")
+def report(app: App, request: Request) -> Response:
+    # other people's names and captions stand in it: nothing of it runs, loads or acts as this page
+    return FileResponse(
+        app.runs.report(request.path["id"]),
+        media_type="text/html; charset=utf-8",
+        headers={
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": REPORT_POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        },
     )
 
 

@@ -19,7 +19,10 @@ from lora_trainer.jobs.queue import QueueState
 from lora_trainer.runs.events import Previewed, Validated, Warned, message_of
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
-from lora_trainer.webui.common.form import Texts
+from lora_trainer.settings.training import DEFAULT_STRENGTH
+from lora_trainer.verdict import Verdict
+from lora_trainer.webui import texts
+from lora_trainer.webui.common.form import KEYS, Texts
 from lora_trainer.webui.common.units import duration
 from lora_trainer.webui.texts import Sentence
 
@@ -113,6 +116,28 @@ class ValidationView(TypedDict):
     validation: float | None
 
 
+class AdviceView(TypedDict):
+    """One thing that was wrong. `changes`: settings for the next run; `section`: where a person
+    mends it, if no setting does.
+    """
+
+    name: str
+    sentence: str
+    advice: str
+    changes: dict[str, Any]
+    section: str
+
+
+class VerdictView(TypedDict):
+    """How a run was judged."""
+
+    best_step: int
+    strength: float | None
+    sentence: str
+    details: str
+    findings: list[AdviceView]
+
+
 ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
 DELIVERED = "delivered"
 """Name in URLs of the delivered LoRA's card image, which is outside the run's folder."""
@@ -135,6 +160,7 @@ PHASES: Texts = {
     "validating": "Validating",
     "exporting": "Writing the LoRA file",
     "merging": "Merging the LoRA into the base model",
+    "concluding": "Judging the run",
     "delivering": "Putting it into the LoRA folder",
 }
 
@@ -441,6 +467,27 @@ def validation(event: Validated) -> ValidationView:
     }
 
 
+def verdict(found: Verdict, language: str) -> VerdictView:
+    """How a run was judged: the sentence, the figures behind it, and what was wrong."""
+    first, *others = found.sentences or (Message(""),)
+    return {
+        "best_step": found.best_step,
+        "strength": found.strength,
+        "sentence": texts.say(first, language),
+        "details": texts.say_all(others, language),
+        "findings": [
+            {
+                "name": one.name,
+                "sentence": texts.say(one.sentence, language),
+                "advice": texts.say(one.advice, language),
+                "changes": {key: value for key, value in one.changes.items() if key in KEYS},
+                "section": one.section,
+            }
+            for one in found.findings
+        ],
+    }
+
+
 def points(found: list[Point]) -> list[list[float | None]]:
     """The loss curve as JSON: [step, loss, smoothed loss]."""
     return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]
@@ -464,6 +511,11 @@ def address(run_id: str, picture: str, version: float) -> str:
     return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
 
 
+def report_address(entry: HistoryEntry) -> str:
+    """Where a run's report is, relative to the page."""
+    return f"lora-trainer/runs/{quote(entry.id, safe='')}/report"
+
+
 def title_of(entry: HistoryEntry, name: str) -> str:
     """A title that distinguishes runs of the same LoRA name: "fox", "fox-2", "fox (run7)"."""
     if entry.id == name or re.fullmatch(re.escape(name) + r"-\d+", entry.id):
@@ -477,7 +529,9 @@ def name_of(entry: HistoryEntry) -> str:
 
 def strength_of(entry: HistoryEntry) -> str:
     strength = finite(entry.settings.get("preferred_weight"))
-    return f"{0.7 if strength is None else strength:g}"
+    if strength is None:
+        strength = entry.state.measured_strength(entry.state.step)
+    return f"{DEFAULT_STRENGTH if strength is None else strength:g}"
 
 
 def last_part(path: str) -> str:

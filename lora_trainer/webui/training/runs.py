@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast, get_args
 
-from lora_trainer import files
+from lora_trainer import files, verdict
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.hosts.gpu_lease import GpuLease, LeaseView
 from lora_trainer.jobs import resume, trash
@@ -37,7 +37,13 @@ from lora_trainer.webui.common import form
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.http.routing import Trashed
 from lora_trainer.webui.training import run_view
-from lora_trainer.webui.training.run_view import PreviewView, RunProgress, RunView, ValidationView
+from lora_trainer.webui.training.run_view import (
+    PreviewView,
+    RunProgress,
+    RunView,
+    ValidationView,
+    VerdictView,
+)
 
 log = logging.getLogger(__name__)
 MOST_POINTS = 600
@@ -68,6 +74,9 @@ class LiveView(TypedDict):
     previews: list[PreviewView]
     log: list[str]
     handover: LeaseView
+    verdict: VerdictView | None
+    report: str | None
+    """The address of its report, if there is one."""
 
 
 class Pulse(TypedDict):
@@ -232,6 +241,8 @@ class Runs:
             "previews": [run_view.preview(entry, event) for event in entry.state.previews],
             "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
             "handover": self._handover(language),
+            "verdict": _verdict(entry, language),
+            "report": run_view.report_address(entry) if _report(entry) else None,
         }
 
     def pulse(self, language: str) -> Pulse:
@@ -434,6 +445,15 @@ class Runs:
             )
         return path
 
+    def report(self, run_id: str) -> Path:
+        """The run's report.html. Raises NotFound."""
+        path = _report(self._entry(run_id))
+        if path is None:
+            raise NotFound(
+                "this run has no report", hint="It is written when a training ends or is stopped."
+            )
+        return path
+
     def log(self, run_id: str) -> str:
         """The end of the worker's log."""
         return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
@@ -499,6 +519,19 @@ def _preview(entry: HistoryEntry, name: str) -> Path | None:
         return None
     # symlinks out of the run's folder are refused
     return path if path.resolve().parent == entry.folder.previews.resolve() else None
+
+
+def _report(entry: HistoryEntry) -> Path | None:
+    path = entry.folder.path / "report.html"
+    return path if path.is_file() and not path.is_symlink() else None
+
+
+def _verdict(entry: HistoryEntry, language: str) -> VerdictView | None:
+    """How a run that rests was judged: at work again, it is not what was judged."""
+    if entry.alive or entry.job != "train":
+        return None
+    found = verdict.read(entry.folder)
+    return None if found is None else run_view.verdict(found, language)
 
 
 def _text(path: Path) -> str:

@@ -48,7 +48,8 @@ def test_a_preset_is_accepted_by_the_settings_on_every_family(preset, family):
         {**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"}
     )
     training.require_warmup_fits(run.training, run.training.max_train_steps or 0)
-    assert run.output.preferred_weight >= 0.5
+    # measured, unless somebody says otherwise
+    assert run.output.preferred_weight is None
 
 
 def test_family_values_lie_over_the_common_ones():

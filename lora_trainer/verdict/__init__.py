@@ -1,0 +1,25 @@
+"""Judges a run from what it measured: the best step and strength, and advice for the next run.
+
+    judge(folder)                 -> Verdict | None   from events.jsonl and config.yaml
+    conclude(measurements)        -> Verdict | None   the same from Measurements
+    write(folder, verdict), read(folder)              verdict.json in the run folder
+
+measurements.py reads the events, choice.py chooses step and strength, conditions.py holds the table
+of what can be wrong, thresholds.py every number that decides. Without torch; called by the worker
+at the end of a run, by `python -m lora_trainer report`, and read by the tab.
+"""
+
+from lora_trainer.verdict.conditions import VerdictFinding
+from lora_trainer.verdict.judge import Verdict, conclude, judge, read, write
+from lora_trainer.verdict.measurements import MeasuredStep, Measurements
+
+__all__ = [
+    "MeasuredStep",
+    "Measurements",
+    "Verdict",
+    "VerdictFinding",
+    "conclude",
+    "judge",
+    "read",
+    "write",
+]

@@ -1,0 +1,302 @@
+"""The verdict of a run: best step, strength, sentences, findings, and the table behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.errors import Message
+from lora_trainer.runs import events
+from lora_trainer.runs.events import message_of, plain_values
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings.training import DEFAULT_STRENGTH
+from lora_trainer.verdict.choice import Choice, choose, gain_shares
+from lora_trainer.verdict.conditions import VerdictFinding, find, listed, share_of_last_quarter
+from lora_trainer.verdict.measurements import MeasuredStep, Measurements, finite, read_measurements
+from lora_trainer.verdict.thresholds import THRESHOLDS, Thresholds
+
+FILE = "verdict.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is said of a run at its end."""
+
+    step: int
+    """Steps done when it was judged."""
+    step_count: int
+    best_step: int
+    strength: float | None = None
+    """The best strength of the best step; None if strengths were not compared."""
+    strengths: Mapping[int, float] = field(default_factory=dict)
+    """Step -> its best strength."""
+    basis: str = "nothing"
+    """What the steps were compared by: held_out, trained, pictures or nothing."""
+    sentences: tuple[Message, ...] = ()
+    findings: tuple[VerdictFinding, ...] = ()
+    table: tuple[Mapping[str, Any], ...] = ()
+    """What was measured at each step; see `row`."""
+
+    def strength_of(self, step: int) -> float:
+        """The strength to recommend for a step."""
+        return self.strengths.get(step, DEFAULT_STRENGTH)
+
+    def text(self) -> str:
+        """The sentences, in English."""
+        return " ".join(str(sentence) for sentence in self.sentences)
+
+
+def judge(folder: Path | RunFolder, thresholds: Thresholds = THRESHOLDS) -> Verdict | None:
+    """Judge a run by its events and settings. None before its first save. Raises ConfigError if the
+    settings cannot be read.
+    """
+    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    return conclude(read_measurements(run), thresholds)
+
+
+def conclude(measurements: Measurements, thresholds: Thresholds = THRESHOLDS) -> Verdict | None:
+    """Judge a run by its measurements."""
+    choice = choose(measurements, thresholds)
+    if choice is None:
+        return None
+    return Verdict(
+        step=measurements.step,
+        step_count=measurements.step_count,
+        best_step=choice.step,
+        strength=choice.strength,
+        strengths=choice.strengths,
+        basis=choice.basis,
+        sentences=tuple(sentences_of(measurements, choice, thresholds)),
+        findings=find(measurements, choice, thresholds),
+        table=tuple(row(one, choice) for one in measurements.steps),
+    )
+
+
+def row(one: MeasuredStep, choice: Choice) -> dict[str, Any]:
+    """One step of the table: the measurements that are there."""
+    values: dict[str, Any] = {
+        "step": one.step,
+        "training_loss": one.training_loss,
+        "validation_loss": one.validation_loss,
+        "unprompted_change": one.unprompted_change,
+        "prompted_change": one.prompted_change,
+        "likeness": one.likeness,
+        "obedience": one.obedience,
+        "variety": one.variety,
+        "quality": choice.quality.get(one.step),
+        "strength": choice.strengths.get(one.step),
+    }
+    known = {key: value for key, value in values.items() if value is not None}
+    if one.by_strength:
+        known["by_strength"] = {f"{key:g}": loss for key, loss in one.by_strength.items()}
+    if one.copied:
+        known["copied"] = list(one.copied)
+    return known
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def sentences_of(
+    measurements: Measurements, choice: Choice, thresholds: Thresholds
+) -> Iterator[Message]:
+    """What is best, by which figures, and what happens after it."""
+    yield _best(measurements, choice)
+    if choice.basis == "nothing":
+        return
+    if gain := _gain(measurements, choice):
+        yield gain
+    one = measurements.at(choice.step)
+    if likeness := _likeness(one):
+        yield likeness
+    if copied := _copied(measurements, choice, thresholds):
+        yield copied
+    if after := _after(measurements, choice, thresholds):
+        yield after
+
+
+def _best(measurements: Measurements, choice: Choice) -> Message:
+    values = {"step": choice.step, "total": measurements.step_count}
+    if choice.basis == "nothing":
+        return Message(
+            "Nothing was measured at the saves of this run, so that its last one is taken: step"
+            " {step:,} of {total:,}.",
+            values,
+        )
+    if not choice.improves:
+        return Message(
+            "No saved step is better than the checkpoint alone; the least bad is step {step:,} of"
+            " {total:,}.",
+            values,
+        )
+    if choice.strength is None:
+        return Message("Step {step:,} of {total:,} is best.", values)
+    return Message(
+        "Step {step:,} of {total:,} at strength {strength:g} is best.",
+        {**values, "strength": choice.strength},
+    )
+
+
+def _gain(measurements: Measurements, choice: Choice) -> Message | None:
+    held_out = gain_shares(measurements.held_out).get(choice.step)
+    trained = gain_shares(measurements.training).get(choice.step)
+    if held_out is not None and held_out > 0:
+        return Message(
+            "On images that it has not seen, its loss is {share:.0f} % below the checkpoint's.",
+            {"share": 100 * held_out},
+        )
+    if held_out is None and trained is not None and trained > 0:
+        return Message(
+            "On the trained images its loss is {share:.0f} % below the checkpoint's; no images were"
+            " held out to compare.",
+            {"share": 100 * trained},
+        )
+    return None
+
+
+def _likeness(one: MeasuredStep) -> Message | None:
+    if one.likeness is None:
+        return None
+    if not one.has_base:
+        return Message(
+            "The likeness of its previews to the training images is {likeness:.2f}.",
+            {"likeness": one.likeness},
+        )
+    base = one.pictures[0.0].obedience
+    if one.obedience is None or not base or base <= 0:
+        return Message(
+            "Its previews are closer to the training images than the checkpoint's, by"
+            " {likeness:.2f}.",
+            {"likeness": one.likeness},
+        )
+    return Message(
+        "Its previews are closer to the training images than the checkpoint's, by {likeness:.2f},"
+        " and follow their prompts {share:.0f} % as well.",
+        {"likeness": one.likeness, "share": 100 * one.obedience / base},
+    )
+
+
+def _copied(measurements: Measurements, choice: Choice, thresholds: Thresholds) -> Message | None:
+    pictured = [one for one in measurements.steps if one.has_pictures and one.step]
+    first = next((one for one in pictured if one.copied), None)
+    if first is None:
+        return Message("Nothing is copied.") if pictured else None
+    images = listed(
+        tuple(dict.fromkeys(name for one in pictured for name in one.copied)),
+        thresholds.most_copied,
+    )
+    before = [one.step for one in pictured if one.step < first.step]
+    if not before:
+        return Message("It copies {images}.", {"images": images})
+    return Message(
+        "After step {step:,} it copies {images}.", {"step": before[-1], "images": images}
+    )
+
+
+def _after(measurements: Measurements, choice: Choice, thresholds: Thresholds) -> Message | None:
+    """Whether going on is worth while, or was worse."""
+    curve = measurements.curve
+    last = curve[-1][0] if curve else 0
+    quality = choice.quality
+    if choice.step < last and quality.get(last, 1.0) < quality.get(choice.step, 0.0) - (
+        thresholds.step_tolerance
+    ):
+        return Message("The steps after it are worse.")
+    share = share_of_last_quarter(curve)
+    if choice.step == last and share is not None and share > thresholds.still_falling:
+        return Message("It was still getting better at the end.")
+    return None
+
+
+# --- verdict.json ---------------------------------------------------------------------------------
+
+
+def write(folder: RunFolder, verdict: Verdict) -> None:
+    """Write verdict.json."""
+    text = json.dumps(to_mapping(verdict), ensure_ascii=True, indent=1)
+    files.write_text(folder.path / FILE, text + "\n")
+
+
+def read(folder: RunFolder) -> Verdict | None:
+    """The verdict in verdict.json; None if there is none that can be read."""
+    return files.read_json(folder.path / FILE, from_mapping, None, names=True)
+
+
+def to_mapping(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON; `text` is for people only."""
+    return {
+        "text": verdict.text(),
+        "step": verdict.step,
+        "step_count": verdict.step_count,
+        "best_step": verdict.best_step,
+        "strength": verdict.strength,
+        "strengths": {str(step): strength for step, strength in verdict.strengths.items()},
+        "basis": verdict.basis,
+        "sentences": [message_to_mapping(sentence) for sentence in verdict.sentences],
+        "findings": [
+            {
+                "name": one.name,
+                "sentence": message_to_mapping(one.sentence),
+                "advice": message_to_mapping(one.advice),
+                "changes": dict(one.changes),
+                "section": one.section,
+            }
+            for one in verdict.findings
+        ],
+        "table": [dict(one) for one in verdict.table],
+    }
+
+
+def from_mapping(values: Any) -> Verdict:
+    """The verdict in parsed JSON of any origin. Raises one of files.UNREADABLE."""
+    strengths = {
+        int(step): strength
+        for step, told in values["strengths"].items()
+        if (strength := finite(told)) is not None
+    }
+    return Verdict(
+        step=int(values["step"]),
+        step_count=int(values["step_count"]),
+        best_step=int(values["best_step"]),
+        strength=finite(values.get("strength")),
+        strengths=strengths,
+        basis=str(values["basis"]),
+        sentences=tuple(_message_from(one) for one in values["sentences"]),
+        findings=tuple(_finding_from(one) for one in values["findings"]),
+        table=tuple(dict(one) for one in values["table"]),
+    )
+
+
+def message_to_mapping(message: Message) -> dict[str, Any]:
+    return {"template": message.template, "values": plain_values(message.values)}
+
+
+def _message_from(values: Any) -> Message:
+    """A message whose values fit its template. Raises one of files.UNREADABLE."""
+    message = message_of(str(values["template"]), values["values"])
+    str(message)
+    return message
+
+
+def _finding_from(values: Any) -> VerdictFinding:
+    return VerdictFinding(
+        name=str(values["name"]),
+        sentence=_message_from(values["sentence"]),
+        advice=_message_from(values["advice"]),
+        changes=dict(values["changes"]),
+        section=str(values["section"]),
+    )
+
+
+def judged(verdict: Verdict) -> events.Judged:
+    """The event of a verdict."""
+    return events.Judged(
+        step=verdict.best_step,
+        strength=verdict.strength,
+        strengths={str(step): strength for step, strength in verdict.strengths.items()},
+        message=verdict.text(),
+    )

@@ -1,0 +1,94 @@
+"""Every number that decides in a verdict, with its reason.
+
+All of them compare a run with itself: shares of its own gain, or of its checkpoint's loss on the
+same images and noise. Absolute losses depend on images, checkpoint, resolution and weighting, and
+say nothing by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """gain: the fall of the loss below the checkpoint's own, on the same images and noise."""
+
+    least_gain: float = 0.005
+    """Share of the checkpoint's loss. A smaller gain is no gain: nothing was learned that shows."""
+    step_tolerance: float = 0.02
+    """Of the best quality. A step within it is as good, and the earliest of them changes the
+    checkpoint least.
+    """
+    training_tolerance: float = 0.05
+    """The same where only the trained images were measured. Their loss falls for as long as it is
+    trained, so that the last few percent are no reason to prefer a later step.
+    """
+    strength_tolerance: float = 0.1
+    """Of the gain at the best strength. The gain is nearly a parabola of the strength: three
+    quarters of the best strength give nine tenths of the gain, and leave the prompt more say.
+    """
+    non_finite: float = 0.02
+    """Share of the steps without a finite loss. Loss scaling (fp16) skips a few at its start."""
+    rises_above_base: float = 0.02
+    """Share of the checkpoint's loss. With the images and the noise fixed, trained images never
+    come out worse than without the LoRA unless the steps were too large.
+    """
+    swings: float = 0.5
+    """Sum of all rises of the trained images' loss from save to save, as a share of its whole fall.
+    The noise is fixed, so that a sound run has next to none.
+    """
+    swing_saves: int = 4
+    """Saves needed to tell swings from a single bump."""
+    step_loss_rise: float = 0.1
+    """Rise of the mean loss of the steps from the first to the last fifth of a run in which nothing
+    was measured at the saves; by more than four standard errors too.
+    """
+    still_falling: float = 0.15
+    """Share of the gain that came in the last quarter of the steps. It is 0.25 for a straight line,
+    and 0.06 for an exponential approach of which three time constants were trained.
+    """
+    plateau_gain: float = 0.9
+    """Share of the gain at which a curve counts as flat from there on."""
+    early: float = 0.15
+    """Share of the steps. A plateau reached before is early."""
+    gap: float = 0.25
+    """Gain of the trained images without that of the held-out ones, as a share of the former. Below
+    it the LoRA has learned what the images have in common.
+    """
+    overfit_rise: float = 0.25
+    """Rise of the held-out images' loss above its lowest, as a share of its gain until then."""
+    overfit_floor: float = 0.01
+    """Share of the checkpoint's loss; the gain counts as at least this, so that a rise without any
+    gain before is measured against it.
+    """
+    stubborn: float = 0.5
+    """An image is learned less than the others when it has kept this share of what the median image
+    has lost. Images differ in how much there is to learn; one whose caption says something else
+    keeps nearly all.
+    """
+    stubborn_deviations: float = 3.0
+    """It is also this many standard deviations (by the median absolute deviation) above the
+    median.
+    """
+    stubborn_images: int = 4
+    """Images needed to tell one from the others."""
+    drift: float = 1.0
+    """Sum of all falls of the previews' likeness from save to save, as a share of its rise."""
+    low_likeness: float = 0.02
+    """Cosine of image embeddings, gained over the checkpoint. Two pictures of one prompt with
+    different seeds differ by more.
+    """
+    learned: float = 0.03
+    """Share of the checkpoint's loss that was gained by a run that did learn something."""
+    few_ranks: int = 4
+    """Ranks up to this are short of capacity for detail."""
+    spoiled: float = 0.5
+    """Change of the predictions without a caption, as a share of their size. Beyond it the LoRA
+    paints over the checkpoint, with or without its trigger.
+    """
+    most_copied: int = 4
+    """Images named in a sentence."""
+
+
+THRESHOLDS = Thresholds()
