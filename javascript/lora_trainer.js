@@ -105,12 +105,12 @@
         } catch {
             return { error: NO_ANSWER, again: true };
         }
-        const told = await answer.json().catch(() => ({}));
-        if (answer.ok && told.start) return { modules: told };
+        const body = await answer.json().catch(() => ({}));
+        if (answer.ok && body.start) return { modules: body };
         // without our routes, an app has no session id
         if (answer.status === 404 && answer.headers.get("x-lora-trainer-session"))
             return { error: NO_MODULES };
-        return { error: told.error || OTHER_ANSWER, again: answer.status === 404 };
+        return { error: body.error || OTHER_ANSWER, again: answer.status === 404 };
     }
 
     async function load() {

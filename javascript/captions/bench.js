@@ -82,7 +82,7 @@ const PICTURES_KEY = "lora-trainer-captions-pictures";
  * @typedef {{selection: [], answer: [PageAnswer], revision: [], edits: [EditEnds]}} News
  */
 
-/** @type {{[W in keyof News]: Set<(...told: News[W]) => unknown>}} */
+/** @type {{[W in keyof News]: Set<(...details: News[W]) => unknown>}} */
 const listeners = {
     selection: new Set(),
     answer: new Set(),
@@ -93,10 +93,10 @@ const listeners = {
 /**
  * @template {keyof News} W
  * @param {W} what
- * @param {News[W]} told
+ * @param {News[W]} details
  */
-export function tell(what, ...told) {
-    for (const listener of [...listeners[what]]) listener(...told);
+export function tell(what, ...details) {
+    for (const listener of [...listeners[what]]) listener(...details);
 }
 
 /**
@@ -104,7 +104,7 @@ export function tell(what, ...told) {
  *
  * @template {keyof News} W
  * @param {W} what
- * @param {(...told: News[W]) => unknown} listener
+ * @param {(...details: News[W]) => unknown} listener
  */
 export const listen = (what, listener) => listeners[what].add(listener);
 

@@ -315,7 +315,7 @@ function whichOptions(wish, targets, missing) {
  * The options of a captioner.
  *
  * @param {CaptionerView} chosen
- * @param {Settings} values are told
+ * @param {Settings} values receives changes
  */
 function captionerFields(chosen, values) {
     const row = (/** @type {SettingView} */ field) => {

@@ -326,7 +326,7 @@ export function line(/** @type {FindingView} */ finding, /** @type {ItemView} */
 
 /**
  * @param {string} id of the finding
- * @param {MendView} told
+ * @param {MendView} fix
  * @param {ItemView} item
  */
 function mendLink(id, { label, box }, item) {

@@ -18,12 +18,12 @@ const ROUTES = "lora-trainer/";
 export class Problem extends Error {
     /**
      * @param {string} message
-     * @param {object} [told]
-     * @param {string} [told.hint]
-     * @param {number} [told.status] of the answer; 0 where there was none
-     * @param {any} [told.current] what somebody else has made of it meanwhile
-     * @param {string} [told.kind] the error's class on the server
-     * @param {Sentence[]} [told.problems] each of several
+     * @param {object} [details]
+     * @param {string} [details.hint]
+     * @param {number} [details.status] of the answer; 0 where there was none
+     * @param {any} [details.current] what somebody else has made of it meanwhile
+     * @param {string} [details.kind] the error's class on the server
+     * @param {Sentence[]} [details.problems] each of several
      */
     constructor(message, { hint = "", status = 0, current = null, kind = "", problems = [] } = {}) {
         super(message);

@@ -6,7 +6,7 @@
  * same.
  *
  *     draft                  the selected dataset's: {preset, changes, checkpoint, name, captioner}
- *     drafts.enter(id, told) another dataset was selected; `told`: {values, revision, changed} of
+ *     drafts.enter(id, view) another dataset was selected; `view`: {values, revision, changed} of
  *     its card
  *     drafts.note()          the user has changed it: it is sent shortly after
  *     drafts.look()          check for changes by another browser
@@ -35,11 +35,11 @@ const CHOSEN_KEY = "lora-trainer-dataset",
     CAPTIONER_KEY = "lora-trainer-captioner";
 
 /**
- * What is known of one dataset's draft. `base`: what the server has, as far as is known; `told`:
+ * What is known of one dataset's draft. `base`: what the server has, as far as known; `error`:
  * why it could not be kept.
  *
  * @typedef {{id: string, values: Draft, base: Draft, revision: string, changed: number,
- *     dirty: boolean, saving: boolean, timer: number, told: string}} Entry
+ *     dirty: boolean, saving: boolean, timer: number, error: string}} Entry
  */
 
 const DELAY = 500,
@@ -78,10 +78,10 @@ export const same = (/** @type {unknown} */ one, /** @type {unknown} */ other) =
 /** A draft with these values, and defaults for the others. */
 function whole(/** @type {DraftValues | Draft | null} */ values) {
     const made = blank();
-    const told = Object.entries(values ?? {}).filter(
+    const given = Object.entries(values ?? {}).filter(
         ([part, value]) => part in made && value !== undefined && value !== null,
     );
-    return Object.assign(made, structuredClone(Object.fromEntries(told)));
+    return Object.assign(made, structuredClone(Object.fromEntries(given)));
 }
 
 /**
@@ -112,22 +112,22 @@ export function merged(base, mine, theirs) {
 
 // --- entering ----------------------------------------------------------------------------------
 
-function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ told) {
+function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ view) {
     const known = entries.get(id);
     // a card may be older than what was sent since
-    if (known && (!told || known.dirty || known.saving || told.changed <= known.changed))
+    if (known && (!view || known.dirty || known.saving || view.changed <= known.changed))
         return known;
-    const values = whole(id ? (told?.values ?? null) : kept.get(NEXT_KEY));
+    const values = whole(id ? (view?.values ?? null) : kept.get(NEXT_KEY));
     const entry = {
         id,
         values,
         base: structuredClone(values),
-        revision: told?.revision ?? "",
-        changed: told?.changed ?? 0,
+        revision: view?.revision ?? "",
+        changed: view?.changed ?? 0,
         dirty: false,
         saving: false,
         timer: 0,
-        told: "",
+        error: "",
     };
     entries.set(id, entry);
     if (id && !entry.revision) adopt(entry);
@@ -156,12 +156,12 @@ function use(/** @type {Entry} */ entry, /** @type {Draft} */ values) {
 
 /**
  * @param {string} id
- * @param {DraftView} [told]
+ * @param {DraftView} [view]
  */
-export function enter(id, told) {
+export function enter(id, view) {
     const before = kept.get(BEFORE_KEY);
     if (before?.checkpoint) kept.set(CHECKPOINT_KEY, before.checkpoint);
-    const entry = entryOf(id, told);
+    const entry = entryOf(id, view);
     if (before) {
         kept.set(BEFORE_KEY, null);
         kept.set(CAPTIONER_KEY, { captioner: kept.get(CAPTIONER_KEY)?.captioner });
@@ -231,7 +231,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
  */
 function took(entry, answer, values) {
     const { revision, changed } = answer;
-    Object.assign(entry, { base: values, revision, changed, told: "" });
+    Object.assign(entry, { base: values, revision, changed, error: "" });
     entry.dirty = !same(entry.values, values);
     const card = datasets.cards().find((one) => one.id === entry.id);
     if (card) card.draft = answer;
@@ -249,8 +249,8 @@ function mix(/** @type {Entry} */ entry, /** @type {DraftView} */ answer) {
 
 /** Reported once per reason; the page keeps working with the unsaved draft. */
 function complain(/** @type {Entry} */ entry, /** @type {Problem} */ problem) {
-    if (entry.told === problem.message) return;
-    entry.told = problem.message;
+    if (entry.error === problem.message) return;
+    entry.error = problem.message;
     widgets.toastProblem(problem);
 }
 

@@ -27,9 +27,9 @@ import {
  *     show: (value: unknown) => void}} Entry
  */
 
-/** @typedef {(value: unknown) => void} Hear what is called when the visitor changes it */
+/** @typedef {(value: unknown) => void} OnChange what is called when the visitor changes it */
 
-/** @typedef {(field: SettingView, id: string, hear: Hear) => Entry} Maker */
+/** @typedef {(field: SettingView, id: string, onchange: OnChange) => Entry} Maker */
 
 /** Steps and epochs are alternatives, shown as one field. */
 export const LENGTH = ["max_train_steps", "epochs"];
@@ -81,8 +81,8 @@ const parts = (/** @type {string} */ text, /** @type {RegExp} */ between) =>
         .filter(Boolean);
 
 /** @type {Maker} */
-const flagEntry = (field, id, hear) => {
-    const input = widgets.checkbox(false, hear);
+const flagEntry = (field, id, onchange) => {
+    const input = widgets.checkbox(false, onchange);
     input.id = id;
     return {
         element: input,
@@ -95,7 +95,7 @@ const flagEntry = (field, id, hear) => {
 };
 
 /** @type {Maker} */
-const autoFlagEntry = (field, id, hear) =>
+const autoFlagEntry = (field, id, onchange) =>
     plain(
         widgets.select({
             id,
@@ -104,55 +104,59 @@ const autoFlagEntry = (field, id, hear) =>
                 { value: "yes", label: t("yes") },
                 { value: "no", label: t("no") },
             ],
-            onchange: (word) => hear(word === "auto" ? null : word === "yes"),
+            onchange: (word) => onchange(word === "auto" ? null : word === "yes"),
         }),
         (value) => (value === null ? "auto" : value ? "yes" : "no"),
     );
 
 /** @type {Maker} */
-const choiceEntry = ({ choices }, id, hear) =>
+const choiceEntry = ({ choices }, id, onchange) =>
     plain(
         widgets.select({
             id,
             options: choices.map(({ value, label }) => ({ value: String(value), label })),
-            onchange: (word) => hear(choices.find(({ value }) => String(value) === word)?.value),
+            onchange: (word) =>
+                onchange(choices.find(({ value }) => String(value) === word)?.value),
         }),
         String,
     );
 
 /** @type {Maker} */
-const linesEntry = (field, id, hear) =>
-    plain(widgets.lines(3, { id, oninput: (text) => hear(parts(text, /\n/)) }), joined("\n"));
+const linesEntry = (field, id, onchange) =>
+    plain(widgets.lines(3, { id, oninput: (text) => onchange(parts(text, /\n/)) }), joined("\n"));
 
 /** @type {Maker} */
-const listEntry = (field, id, hear) =>
-    plain(widgets.text({ id, oninput: (text) => hear(parts(text, /[,\uff0c]/)) }), joined(", "));
-
-/** @type {Maker} */
-const numberListEntry = (field, id, hear) =>
-    listEntry(field, id, (words) =>
-        hear(Array.isArray(words) ? words.map((word) => number(word, false)) : []),
+const listEntry = (field, id, onchange) =>
+    plain(
+        widgets.text({ id, oninput: (text) => onchange(parts(text, /[,\uff0c]/)) }),
+        joined(", "),
     );
 
 /** @type {Maker} */
-const numberEntry = (field, id, hear) => {
+const numberListEntry = (field, id, onchange) =>
+    listEntry(field, id, (words) =>
+        onchange(Array.isArray(words) ? words.map((word) => number(word, false)) : []),
+    );
+
+/** @type {Maker} */
+const numberEntry = (field, id, onchange) => {
     const { optional } = field;
     const input = widgets.text({
         id,
         placeholder: optional ? t("auto") : "",
-        oninput: (text) => hear(number(text, optional)),
+        oninput: (text) => onchange(number(text, optional)),
     });
     input.inputMode = field.type.endsWith("integer") ? "numeric" : "decimal";
-    input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
+    input.addEventListener("keydown", (event) => nudge(event, field, input, onchange));
     return plain(input);
 };
 
 /** @type {Maker} */
-const textEntry = (field, id, hear) =>
-    plain(widgets.text({ id, placeholder: EXAMPLES[field.key], oninput: hear }));
+const textEntry = (field, id, onchange) =>
+    plain(widgets.text({ id, placeholder: EXAMPLES[field.key], oninput: onchange }));
 
 /** @type {Maker} */
-const paragraphEntry = (field, id, hear) => plain(widgets.lines(3, { id, oninput: hear }));
+const paragraphEntry = (field, id, onchange) => plain(widgets.lines(3, { id, oninput: onchange }));
 
 /** @type {Partial<Record<SettingView["type"], Maker>>} */
 const ENTRIES = {
@@ -167,14 +171,14 @@ const ENTRIES = {
 };
 
 /**
- * The entry of a field; `hear(value)` is called when the user changes it.
+ * The entry of a field; `onchange(value)` is called when the user changes it.
  *
  * @param {SettingView} field
- * @param {Hear} hear
+ * @param {OnChange} onchange
  */
-export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
+export function settingEntry(field, onchange, id = "lora_trainer_field_" + field.key) {
     const make = ENTRIES[field.type] ?? numberEntry;
-    return make(field, id, hear);
+    return make(field, id, onchange);
 }
 
 /**
@@ -183,9 +187,9 @@ export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key
  * @param {KeyboardEvent} event
  * @param {SettingView} field
  * @param {HTMLInputElement} input
- * @param {Hear} hear
+ * @param {OnChange} onchange
  */
-function nudge(event, field, input, hear) {
+function nudge(event, field, input, onchange) {
     const way = wayOf(event, { ArrowUp: 1, ArrowDown: -1 });
     const now = Number(input.value);
     if (!way || !field.step || input.value.trim() === "" || !Number.isFinite(now)) return;
@@ -193,7 +197,7 @@ function nudge(event, field, input, hear) {
     const raised = Number((now + way * field.step).toPrecision(12));
     const next = Math.min(field.maximum ?? raised, Math.max(field.minimum ?? raised, raised));
     input.value = written(next);
-    hear(next);
+    onchange(next);
 }
 
 export function shownValue(/** @type {SettingView} */ field, /** @type {unknown} */ value) {

@@ -48,7 +48,7 @@ export function presetCard(choose) {
     /** @type {{id: string, title: string}[] | null} */
     let drawn = null;
     /** @type {Said[]} */
-    let told = [];
+    let reported = [];
 
     function drawButtons(/** @type {PresetView[]} */ presets) {
         drawn = names(presets);
@@ -65,8 +65,8 @@ export function presetCard(choose) {
     function drawTroubles() {
         const { own_presets, problems } = home();
         const found = own_presets?.problems ?? [problems.own_presets];
-        if (same(found, told)) return;
-        told = found;
+        if (same(found, reported)) return;
+        reported = found;
         fill(
             troubles,
             found.map((problem) => widgets.notice("warning", problem.message, problem.hint)),

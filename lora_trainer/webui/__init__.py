@@ -8,8 +8,7 @@
     texts.py        translations
     http/           request guard and routing
     common/, datasets/, loras/                              shared by several features
-    images/, captions/, settings/, training/, comparing/    the tab's sections, each with a
-    routes.py
+    images/, captions/, settings/, training/, comparing/    sections, each with its routes.py
     tab/            what the page loads first, and its JavaScript
 
 gradio draws one mount point; everything else is drawn in the browser by javascript/ from JSON

@@ -2,8 +2,7 @@
 
     offers(...)                  every captioner with its settings, its download, and whether its
                                  weights are on this disk
-    begin(runs, bench, ...)      creates a caption run and queues it; the scheduler starts the
-    worker
+    begin(runs, bench, ...)      creates and queues a caption run; the scheduler starts the worker
 
 Images that were captioned with the same settings are skipped, so repeating a stopped run continues
 it. Captions by a person are only replaced on request. Loads no model and downloads nothing. Called

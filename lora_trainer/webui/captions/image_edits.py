@@ -1,13 +1,9 @@
 """Crops or converts an image in place, reversibly.
 
-    crop_in_place(root, image, mend, ...) -> {name: Swap}    moves the original into `folder`, and
-                                                             puts the crop in its place; with its
-                                                             mask
-    converted_in_place(root, original, copy, kept)           replaces the original by the copy,
-    which
-                                                             has another suffix
-    swap_back(root, name, swap) -> (name, Swap)              exchanges the kept and the current
-    image
+    crop_in_place(root, image, mend, ...) -> {name: Swap}    replaces an image and its mask by crops,
+                                                             and moves the originals into `folder`
+    converted_in_place(root, original, copy, kept)           replaces an image by its converted copy
+    swap_back(root, name, swap) -> (name, Swap)              exchanges the kept and current image
 
 Uses dataset.crop. Called by workbench.py.
 """

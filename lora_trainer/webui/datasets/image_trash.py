@@ -1,11 +1,11 @@
 """The trash of a dataset: each removed image has a folder with everything needed to restore it.
 
     trash = Trash(root, follow_links=False)
-    trash.remove([Removal])          removes rows from tables, then moves masks, captions and,
-                                       last, the image
-    trash.listing() -> [Removed]       complete entries, newest first
-    trash.restore(removed, there)   moves everything back; existing files are kept
-    trash.settle(there)                rolls back what a crash or a full disk has interrupted
+    trash.remove([Removal])          removes rows from tables, then moves masks, captions and, last,
+                                     the image
+    trash.listing() -> [Removed]     complete entries, newest first
+    trash.restore(removed, there)    moves everything back; existing files are kept
+    trash.settle(there)              rolls back what a crash or a full disk has interrupted
 
     <dataset>/.lora_trainer/removed/<key>/    removed.json: the original paths; and the files
 

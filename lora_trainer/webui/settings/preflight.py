@@ -1,11 +1,10 @@
 """Turns the tab's draft into a run's settings, and computes the run's plan.
 
-    preflight.run_config(wish) -> RunConfig       for POST /runs: complete except for its folder and
-                                                  the `auto`s that the worker resolves; raises
+    preflight.run_config(wish) -> RunConfig    for POST /runs: complete except for its folder and the
+                                               `auto`s that the worker resolves
     preflight.check(wish, pending) -> PreflightReport    for POST /plan: checkpoint, images, steps,
-                                                  time, disk space, file name, and all problems with
-                                                  the field of each; does not raise for invalid
-                                                  input
+                                               time, disk space, file name, and all problems with
+                                               their fields; does not raise for invalid input
 
 The numbers are from run_estimate.py; images and captions are scanned as in the worker
 (scan_cache.py). Fast enough for each keystroke: only headers of checkpoints are read, and images
