@@ -28,7 +28,7 @@ LINE_SECONDS = 60.0
 LINES_A_PHASE = 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PHASES = {
-    "checking": "Checking images and captions",
+    "checking": "Checking the dataset",
     "encoding": "Encoding images",
     "loading": "Loading the model",
     "training": "Training",

@@ -131,7 +131,7 @@ def test_each_phase_is_told_once(tmp_path, capsys):
         ],
     )
     shown = capsys.readouterr()
-    assert shown.err.splitlines() == ["Checking images and captions: 2 of 2"]
+    assert shown.err.splitlines() == ["Checking the dataset: 2 of 2"]
     assert shown.out.splitlines() == [
         f"Starting in {tmp_path / '水墨 run'}",
         "ink: SD1, 1 image in 2 buckets at 512 px, 20 steps in 1 epoch, on CPU, mixed_precision no",

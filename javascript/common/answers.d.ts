@@ -40,6 +40,14 @@ export interface AdviceView {
     section: string;
 }
 
+// A language model's answer to a preview prompt.
+export interface AnswerView {
+    step: number;
+    strength: number | null;
+    prompt: string;
+    answer: string;
+}
+
 // A plan that was shown, or an action on some images.
 export interface BulkBody {
     plan?: string;
@@ -444,6 +452,7 @@ export interface LiveView {
     points: ((number | null)[])[];
     validations: ValidationView[];
     previews: PreviewView[];
+    answers: AnswerView[];
     log: string[];
     handover: LeaseView;
     verdict: VerdictView | null;
@@ -676,6 +685,7 @@ export interface RunProgress {
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
     position: number | null;
     family: string | null;
+    data: "images" | "texts";
     checkpoint: string;
     dataset: string;
     has_preview_prompts: boolean;
@@ -696,6 +706,7 @@ export interface RunProgress {
     picture: string | null;
     delivered: string | null;
     lora: string | null;
+    file: string | null;
     failure: Sentence | null;
     can: Abilities;
     sentence: string;
@@ -709,6 +720,7 @@ export interface RunView {
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
     position: number | null;
     family: string | null;
+    data: "images" | "texts";
     checkpoint: string;
     dataset: string;
     has_preview_prompts: boolean;
@@ -729,6 +741,7 @@ export interface RunView {
     picture: string | null;
     delivered: string | null;
     lora: string | null;
+    file: string | null;
     failure: Sentence | null;
     can: Abilities;
     sentence: string;

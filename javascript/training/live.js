@@ -14,6 +14,7 @@ import { el, put, redraw } from "../common/elements.js";
 import { formatBytes, formatDuration, formatNumber, t } from "../common/language.js";
 import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
+import { answerList } from "./answers.js";
 import { lossChart } from "./chart.js";
 import { handOverWords, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
@@ -75,8 +76,14 @@ export function liveView(/** @type {Done} */ done) {
     const handed = el("p.lora-trainer-help.lora-trainer-live-handover");
     const chart = lossChart();
     const previews = previewGrid();
+    const answers = answerList();
     const log = logBox(done);
-    const graphs = el("div.lora-trainer-live-graphs", chart.element, previews.element);
+    const graphs = el(
+        "div.lora-trainer-live-graphs",
+        chart.element,
+        previews.element,
+        answers.element,
+    );
     const element = el(
         "section.lora-trainer-card.lora-trainer-live",
         { "aria-label": t("Training"), hidden: true },
@@ -112,7 +119,10 @@ export function liveView(/** @type {Done} */ done) {
         put(handed, handOverWords(now.handover, run));
         graphs.hidden = run.job !== "train";
         chart.set(points, now.validations, run.step_count);
+        previews.element.hidden = run.data === "texts";
+        answers.element.hidden = run.data !== "texts";
         previews.set(now.previews, noPreviews(run));
+        answers.set(now.answers);
         if (log.element.open && now.log.length) log.set(now.log.join("\n"));
     }
 
@@ -161,17 +171,18 @@ function setBar(bar, /** @type {RunView} */ run) {
 
 /** A table of fixed cells, so that a number that comes or goes moves nothing. */
 function factsTable() {
-    const cell = (/** @type {string} */ label) => {
+    const cell = (/** @type {string | HTMLElement} */ label) => {
         const value = el("dd", NONE);
-        rows.push(el("div", el("dt", label), value));
+        rows.push(el("div", label instanceof HTMLElement ? label : el("dt", label), value));
         return value;
     };
+    const speedWords = el("dt", t("Images per second"));
     /** @type {HTMLElement[]} */
     const rows = [];
     const step = cell(t("Step")),
         epoch = cell(t("Epoch")),
         loss = cell(t("Loss")),
-        speed = cell(t("Images per second")),
+        speed = cell(speedWords),
         left = cell(t("Time left")),
         memory = cell(t("Peak memory"));
     const of = (/** @type {number} */ done, /** @type {number} */ all) =>
@@ -183,6 +194,7 @@ function factsTable() {
     return {
         element: el("dl.lora-trainer-facts", rows),
         set(/** @type {RunView} */ run) {
+            put(speedWords, run.data === "texts" ? t("Texts per second") : t("Images per second"));
             put(step, of(run.step, run.step_count));
             put(epoch, of(run.epoch, run.epoch_count));
             put(

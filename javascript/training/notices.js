@@ -72,6 +72,10 @@ function warnings(/** @type {RunView} */ run) {
 
 function endNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
     const place = el("div.lora-trainer-live-end");
+    if (run.data === "texts") {
+        fill(place, textsNotice(run, done));
+        return place;
+    }
     const saved = widgets.button({
         label: t("Saved steps"),
         onclick: () => runActions.showSaved(run, done),
@@ -120,6 +124,20 @@ function endNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
             ),
     );
     return place;
+}
+
+/** The LoRA of a language model is for other programs than this WebUI. */
+function textsNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
+    if (!run.file) return widgets.row(goOnButton(run, done));
+    return widgets.notice(
+        "done",
+        t("The language model's LoRA is ready."),
+        t(
+            "It is {file} in the run's folder, in PEFT's format: for transformers, vLLM and text-generation-webui.",
+            { file: run.file },
+        ),
+        goOnButton(run, done),
+    );
 }
 
 /**

@@ -205,7 +205,8 @@ async function emptyTrash(/** @type {Done} */ done) {
  */
 export async function showSettings(/** @type {RunView} */ run) {
     const text = await api.get(route(run, "config"));
-    const draft = run.job === "train" ? await api.get(route(run, "draft")).catch(() => null) : null;
+    const hasForm = run.job === "train" && run.data === "images";
+    const draft = hasForm ? await api.get(route(run, "draft")).catch(() => null) : null;
     const file = [
         el("pre.lora-trainer-pre", { tabindex: "0" }, text),
         widgets.button({ label: t("Copy"), onclick: () => widgets.copyText(text) }),

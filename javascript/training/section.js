@@ -274,7 +274,7 @@ function stage() {
 }
 
 function isOfNow(/** @type {RunView} */ run) {
-    if (run.job !== "train" || !(run.step > 0)) return false;
+    if (run.job !== "train" || run.data === "texts" || !(run.step > 0)) return false;
     if (!store.get("dataset")) return true;
     const card = datasets.chosen();
     if (!card) return false;
@@ -547,7 +547,8 @@ function facts(/** @type {RunView} */ run) {
               total: formatNumber(run.step_count),
           })
         : "";
-    const kind = run.job === "caption" ? t("Captions") : "";
+    const ofTexts = run.data === "texts" ? t("Language model") : "";
+    const kind = run.job === "caption" ? t("Captions") : ofTexts;
     return dotted(
         kind,
         runActions.statusWords(run),
@@ -569,7 +570,7 @@ function runRow(/** @type {RunView} */ run) {
     const more = el(
         "div.lora-trainer-row.lora-trainer-run-more",
         widgets.button({ label: t("Settings"), onclick: () => runActions.showSettings(run) }),
-        run.job === "train"
+        run.job === "train" && run.data === "images"
             ? widgets.button({
                   label: t("Saved steps"),
                   onclick: () => runActions.showSaved(run, changed),
@@ -606,7 +607,7 @@ function runRow(/** @type {RunView} */ run) {
                 }),
                 "show",
             ),
-            run.job === "train" && run.step > 0
+            run.job === "train" && run.data === "images" && run.step > 0
                 ? key(widgets.button({ label: t("Try it"), onclick: tryIt }), "try")
                 : null,
             run.can.continue || run.can.further

@@ -231,7 +231,8 @@ class Loras:
         return [
             entry
             for entry in self._history.listing()
-            if entry.job == "train" and entry.problem is None
+            # those of language models are no LoRA files
+            if entry.job == "train" and entry.problem is None and entry.state.data == "images"
         ]
 
     # --- delivered ones ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from lora_trainer.errors import Message
 from lora_trainer.jobs.history import HistoryEntry, Point
 from lora_trainer.jobs.queue import QueueState
-from lora_trainer.runs.events import Previewed, Validated, Warned, message_of
+from lora_trainer.runs.events import Answered, Previewed, Validated, Warned, message_of
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
 from lora_trainer.settings.training import DEFAULT_STRENGTH
@@ -68,6 +68,7 @@ class RunProgress(TypedDict):
     status: Status
     position: int | None
     family: str | None
+    data: Literal["images", "texts"]
     checkpoint: str
     dataset: str
     has_preview_prompts: bool
@@ -88,6 +89,9 @@ class RunProgress(TypedDict):
     picture: str | None
     delivered: str | None
     lora: str | None
+    """Name of the delivered LoRA file; None without one, and for a language model."""
+    file: str | None
+    """Path of the last LoRA in the run's folder."""
     failure: Sentence | None
     can: Abilities
     sentence: str
@@ -106,6 +110,15 @@ class PreviewView(TypedDict):
     strength: float | None
     prompt: str
     url: str
+
+
+class AnswerView(TypedDict):
+    """A language model's answer to a preview prompt."""
+
+    step: int
+    strength: float | None
+    prompt: str
+    answer: str
 
 
 class ValidationView(TypedDict):
@@ -148,7 +161,7 @@ STEPPING = ("training", "captioning")
 """Phases whose progress is counted in steps."""
 
 PHASES: Texts = {
-    "checking": "Checking images and captions",
+    "checking": "Checking the dataset",
     "encoding": "Encoding images",
     "loading": "Loading the model",
     "training": "Training",
@@ -251,6 +264,7 @@ def run(
         "status": status,
         "position": position,
         "family": state.family or None,
+        "data": data_of(state),
         "checkpoint": last_part(str(entry.settings.get("base_model") or "")),
         "dataset": last_part(str(entry.settings.get("train_data_dir") or "")),
         # without prompts, previews are made only at the end or on request
@@ -271,7 +285,8 @@ def run(
         "changed": state.changed or entry.made or None,
         "picture": picture_address(entry),
         "delivered": last_part(state.delivered) or None,
-        "lora": last_part(state.delivered).rpartition(".")[0] or None,
+        "lora": lora_name(state) or None,
+        "file": shown.file or None,
         "failure": failure(entry, say) if status in ("failed", "lost") else None,
         "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
         "can": abilities(entry, status),
@@ -321,12 +336,12 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say
                 ),
                 {"count": state.step},
             )
-        case "finished" if state.delivered:
+        case "finished" if lora_name(state):
             return Message(
                 "Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>",
                 {
                     "step": state.step,
-                    "lora": last_part(state.delivered).rpartition(".")[0],
+                    "lora": lora_name(state),
                     "strength": strength_of(entry),
                 },
             )
@@ -459,6 +474,15 @@ def preview(entry: HistoryEntry, event: Previewed) -> PreviewView:
     }
 
 
+def answer(event: Answered) -> AnswerView:
+    return {
+        "step": event.step,
+        "strength": finite(event.strength),
+        "prompt": event.prompt,
+        "answer": event.answer,
+    }
+
+
 def validation(event: Validated) -> ValidationView:
     return {
         "step": event.step,
@@ -494,11 +518,11 @@ def points(found: list[Point]) -> list[list[float | None]]:
 
 
 def picture_address(entry: HistoryEntry) -> str | None:
-    """The newest preview, else the card's image."""
+    """The newest preview, else the card's image. None for a language model."""
     if entry.state.previews:
         newest = entry.state.previews[-1]
         return address(entry.id, last_part(newest.file), newest.time)
-    if entry.state.delivered:
+    if lora_name(entry.state):
         return address(entry.id, DELIVERED, entry.state.changed)
     return None
 
@@ -525,6 +549,18 @@ def title_of(entry: HistoryEntry, name: str) -> str:
 
 def name_of(entry: HistoryEntry) -> str:
     return str(entry.settings.get("name") or "") or entry.id
+
+
+def data_of(state: RunState) -> Literal["images", "texts"]:
+    """What the run is trained on."""
+    return "texts" if state.data == "texts" else "images"
+
+
+def lora_name(state: RunState) -> str:
+    """Name of the delivered LoRA in a prompt; empty without one, and for a language model, whose
+    LoRA is a folder.
+    """
+    return "" if state.data == "texts" else last_part(state.delivered).rpartition(".")[0]
 
 
 def strength_of(entry: HistoryEntry) -> str:

@@ -38,6 +38,7 @@ from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_pro
 from lora_trainer.webui.http.routing import Trashed
 from lora_trainer.webui.training import run_view
 from lora_trainer.webui.training.run_view import (
+    AnswerView,
     PreviewView,
     RunProgress,
     RunView,
@@ -72,6 +73,7 @@ class LiveView(TypedDict):
     points: list[list[float | None]]
     validations: list[ValidationView]
     previews: list[PreviewView]
+    answers: list[AnswerView]
     log: list[str]
     handover: LeaseView
     verdict: VerdictView | None
@@ -239,6 +241,7 @@ class Runs:
             "points": run_view.points(thinned(points, MOST_POINTS)),
             "validations": [run_view.validation(event) for event in entry.state.validations],
             "previews": [run_view.preview(entry, event) for event in entry.state.previews],
+            "answers": [run_view.answer(event) for event in entry.state.answers],
             "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
             "handover": self._handover(language),
             "verdict": _verdict(entry, language),

@@ -418,3 +418,28 @@ def test_a_warning_names_no_folder_of_this_machine():
             run_view.warning(event, str)["message"]
             == "Lora had a LoRA called ink, so this one is called ink-2"
         )
+
+
+def test_a_language_models_run_has_answers_and_no_picture():
+    history = (
+        events.Started(),
+        events.Planned(name="station", family="qwen2", data="texts", step_count=10, image_count=3),
+        events.Phase(phase="training", total=10),
+        events.Answered(step=5, prompt="Who?", strength=1.0, answer="Ann."),
+        events.Progress(step=10, loss=0.5),
+        events.Saved(step=10, file="adapter/station"),
+        events.Finished(step=10, file="adapter/station", delivered="/text/loras/station"),
+    )
+    found = entry(*history)
+    run = shown(found)
+    assert (run["data"], run["family"], run["picture"], run["lora"]) == (
+        "texts",
+        "qwen2",
+        None,
+        None,
+    )
+    assert (run["file"], run["delivered"]) == ("adapter/station", "station")
+    assert run["sentence"] == "Finished after 10 steps."
+    assert [run_view.answer(event) for event in found.state.answers] == [
+        {"step": 5, "strength": 1.0, "prompt": "Who?", "answer": "Ann."}
+    ]
