@@ -111,7 +111,7 @@ def judge(
     prompts = [prompt for _, prompt in scenes]
     drawn = [drawing.image for drawing in world.draw_concept(concept, 24, SEED)]
     base = pictures(parts, prompts, [])
-    at_zero, at_one = _means(concept, base), _means(concept, drawn)
+    at_zero, at_one = measured_means(concept, base), measured_means(concept, drawn)
     judgements = []
     unchanged = True
     for strength in strengths:
@@ -121,14 +121,13 @@ def judge(
                 picture.tobytes() == before.tobytes()
                 for picture, before in zip(made, base, strict=True)
             )
-        means = _means(concept, made)
-        presence = fmean(
-            min(1.2, max(-0.2, (means[name] - at_zero[name]) / (at_one[name] - at_zero[name])))
-            for name in means
-        )
+        means = measured_means(concept, made)
         judgements.append(
             Judgement(
-                strength, means, presence, survival(concept, made, [scene for scene, _ in scenes])
+                strength,
+                means,
+                presence(means, at_zero, at_one),
+                survival(concept, made, [scene for scene, _ in scenes]),
             )
         )
     return ConceptVerdict(concept, tuple(judgements), unchanged)
@@ -145,7 +144,18 @@ def survival(concept: str, made: Sequence[Image.Image], scenes: Sequence[Scene])
     return fmean(fmean(found[name] for name in names) for found in kept)
 
 
-def _means(concept: str, images: Sequence[Image.Image]) -> dict[str, float]:
+def presence(
+    means: Mapping[str, float], at_zero: Mapping[str, float], at_one: Mapping[str, float]
+) -> float:
+    """0 if the measures are as in `at_zero`, 1 if as in `at_one`; their mean."""
+    return fmean(
+        min(1.2, max(-0.2, (means[name] - at_zero[name]) / (at_one[name] - at_zero[name])))
+        for name in means
+    )
+
+
+def measured_means(concept: str, images: Sequence[Image.Image]) -> dict[str, float]:
+    """The concept's measures, averaged over images."""
     return {
         name: fmean(measured(image) for image in images)
         for name, measured in MEASURES[concept].items()

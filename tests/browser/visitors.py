@@ -32,6 +32,8 @@ HARMLESS = (
     "iframe-resizer",
     "favicon",
     "preloaded using link preload",
+    # gradio's own page, whose WebUI was killed
+    "Connection errored out",
     # the browser notes every answer that is a sentence for the visitor
     "the server responded with a status of 400",
     "the server responded with a status of 409",
