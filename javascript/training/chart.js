@@ -1,9 +1,9 @@
 /*
- * The loss curve: [step, loss, smoothed loss] points, and losses under fixed noise -> an inline
- * SVG, its legend, and a sentence that says the same.
+ * The loss curve: [step, loss, smoothed loss] points, and losses under fixed noise -> an inline SVG
+ * with a legend and a text alternative.
  *
- * The smoothed loss is the line; the raw losses are faint behind it, because from one step to the
- * next they are mostly noise. Called by the live view.
+ * The smoothed loss is a line; raw losses are faint behind it, because they are mostly noise. Used
+ * by the live view.
  */
 import { el, fill, svg } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
@@ -13,21 +13,21 @@ import * as widgets from "../common/widgets.js";
 
 const HEIGHT = 220;
 
-/** To the right: half of the last step's number, such as 100,000, which stands around its place. */
+/** Right margin: half the width of the last step's label, such as 100,000, which is centred. */
 const MARGIN = { top: 10, right: 26, bottom: 34, left: 52 };
 
 /** @typedef {LiveView["points"][number]} Point step, loss, smoothed loss */
 
 /** @typedef {LiveView["validations"][number]} Validation */
 
-/** The curves under fixed noise, by their key of Validation. */
+/** Curves under fixed noise, by their key in Validation. */
 const FIXED = /** @type {const} */ (["validation", "training"]);
 
 /** @returns {value is number} whether it can be drawn */
 const isNumber = (/** @type {number | null | undefined} */ value) => Number.isFinite(value);
 
 /**
- * Round steps between two numbers, about `count` of them.
+ * About `count` round tick values between two numbers.
  *
  * @param {number} minimum
  * @param {number} maximum
@@ -44,7 +44,7 @@ function ticks(minimum, maximum, count) {
     return found;
 }
 
-/** What is a number at a place of the points. */
+/** The finite values at an index of the points. */
 const numbers = (/** @type {Point[]} */ points, /** @type {number} */ at) =>
     points.map((point) => point[at]).filter((value) => isNumber(value));
 
@@ -58,7 +58,7 @@ const fixed = (validations, key) =>
     validations.flatMap(({ step, [key]: value }) => (isNumber(value) ? [{ step, value }] : []));
 
 /**
- * Lowest and highest value to show. A few spikes of the raw loss must not press the line flat.
+ * The range of values to show. A few spikes of the raw loss must not compress the line.
  *
  * @param {Point[]} points
  * @param {Validation[]} validations
@@ -78,7 +78,7 @@ function range(points, validations) {
     return [Math.max(0, low - room), high + room];
 }
 
-/** What a curve is called. */
+/** A curve's name. */
 const names = () => ({
     smoothed: t("Smoothed loss"),
     validation: t("Held-out images, fixed noise"),
@@ -86,7 +86,7 @@ const names = () => ({
 });
 
 /**
- * A curve in words.
+ * A curve as text.
  *
  * @param {string} name
  * @param {{step: number, value: number}[]} known
@@ -126,7 +126,7 @@ function summary(points, validations) {
     ].join(" ");
 }
 
-/** The names of the curves, each after a piece of its line; empty without fixed noise. */
+/** The legend; empty without fixed noise. */
 function legend(/** @type {Validation[]} */ validations) {
     const curves = FIXED.filter((key) => fixed(validations, key).length);
     const shown = curves.length ? /** @type {const} */ (["smoothed", ...curves]) : [];
@@ -160,7 +160,7 @@ const grid = (from, to, y, text) => [
     label(from - 6, y + 4, text, "end"),
 ];
 
-/** The axes and their words. */
+/** The axes and their labels. */
 function frame(/** @type {number} */ width) {
     return [
         svg("line", {
@@ -186,7 +186,7 @@ function frame(/** @type {number} */ width) {
 }
 
 /**
- * The lines of these points, with their grid.
+ * The lines of these points, with grid lines.
  *
  * @param {Point[]} shown
  * @param {Validation[]} validations
@@ -241,7 +241,7 @@ function curves(shown, validations, width, stepCount) {
     ];
 }
 
-/** {element, set(points, validations, stepCount)}; it redraws when its width changes. */
+/** {element, set(points, validations, stepCount)}; redrawn when its width changes. */
 export function lossChart() {
     const drawing = svg("svg", { class: "lora-trainer-chart", role: "img", height: HEIGHT });
     const words = widgets.help();

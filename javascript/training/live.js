@@ -1,14 +1,12 @@
 /*
- * The live view of one run: what the route "live" tells, drawn; numbers change in place and nothing
- * jumps.
+ * The live view of a run, from the route "live"; updated in place, without layout shifts.
  *
  *     const view = liveView(done)   view.element;  view.set(live, points);  view.connection(problem
  *                                   or null)
- *     runButtons(done)              what can be asked of a run at work: {all: [buttons], set(run)},
- *                                   for the bar at the window's edge
+ *     runButtons(done)              the requests to an active run: {all: [buttons], set(run)}, for
+ *                                   the bar
  *
- * done(run?) is called when a button has changed something. Called by the section "train", which
- * asks the server.
+ * done(run?) is called after a change by a button. Used by the section "train".
  */
 import { el, put, redraw } from "../common/elements.js";
 import { formatBytes, formatDuration, formatNumber, t } from "../common/language.js";
@@ -27,10 +25,10 @@ import { verdictBox } from "./verdict.js";
 
 /** @typedef {typeof ASKS[number]} Ask */
 
-/** What can be asked of a run at work, each with its button. */
+/** The requests that an active run accepts, with their buttons. */
 const ASKS = /** @type {const} */ (["pause", "resume", "stop", "save", "preview"]);
 
-/** What stands for a number that is not known. */
+/** Placeholder for an unknown number. */
 const NONE = "\u2013";
 
 function logBox(/** @type {() => void} */ done) {
@@ -47,9 +45,7 @@ function logBox(/** @type {() => void} */ done) {
     return { element, set: (/** @type {string} */ text) => putLog(log, text) };
 }
 
-/**
- * What the notices of a run are drawn from.
- */
+/** A key of the data that a run's notices are drawn from. */
 const noticesKey = (/** @type {RunView} */ run) =>
     JSON.stringify([
         run.id,
@@ -149,7 +145,7 @@ function putLog(/** @type {HTMLElement} */ log, /** @type {string} */ text) {
 
 /** @param {ReturnType<typeof widgets.progress>} bar */
 function setBar(bar, /** @type {RunView} */ run) {
-    // a save or a preview in between does not move the bar away from the steps
+    // a save or a preview does not reset the progress bar of the steps
     if (run.step_count && (run.step > 0 || !(runActions.isActive(run) || run.status === "queued")))
         bar.set(
             run.step,
@@ -169,7 +165,7 @@ function setBar(bar, /** @type {RunView} */ run) {
     else bar.set(0, runActions.isActive(run) ? 0 : 1, runActions.statusWords(run));
 }
 
-/** A table of fixed cells, so that a number that comes or goes moves nothing. */
+/** A table of fixed cells, to avoid layout shifts. */
 function factsTable() {
     const cell = (/** @type {string | HTMLElement} */ label) => {
         const value = el("dd", NONE);
@@ -241,7 +237,7 @@ export function runButtons(/** @type {Done} */ done) {
                 if (button.title !== reason) button.title = reason;
             }
             made.save.hidden = made.preview.hidden = run.job !== "train";
-            // Pause became Resume under the finger: the focus goes along
+            // Pause was replaced by Resume: keep the focus
             if (focused && document.activeElement === document.body)
                 (run.can.resume ? made.resume : made.pause).focus();
         },

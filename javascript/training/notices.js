@@ -1,5 +1,5 @@
 /*
- * What is said of a run besides its numbers: failure, warnings, the finished LoRA.
+ * Notices about a run: failure, warnings, the finished LoRA.
  */
 import { el, fill } from "../common/elements.js";
 import * as host from "../common/host.js";
@@ -141,8 +141,7 @@ function textsNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
 }
 
 /**
- * A run that was stopped has a file of what it learned, and a picture of it where one was made:
- * what can be done with it, there and then.
+ * The notice of a stopped run with a saved LoRA: its preview, and what can be done with it.
  *
  * @param {LoraView} lora
  * @param {Done} done

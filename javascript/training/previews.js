@@ -1,5 +1,5 @@
 /*
- * The pictures that a run has made on the way.
+ * The previews of a run.
  */
 import { el, redraw } from "../common/elements.js";
 import { t } from "../common/language.js";
@@ -25,9 +25,7 @@ function pictureOf(/** @type {PreviewView} */ preview) {
     };
 }
 
-/**
- * What stands where there is none.
- */
+/** The text shown without previews. */
 export function noPreviews(/** @type {RunView} */ run) {
     if (!runActions.isActive(run) && run.status !== "queued")
         return t("This run has made no previews.");
@@ -41,7 +39,7 @@ const strengthOf = (/** @type {PreviewView} */ preview) =>
         ? ""
         : t("Strength {strength}", { strength: loraTags.format(preview.strength) });
 
-/** Newest step first; a step's pictures stand together. */
+/** Newest step first, grouped by step. */
 export function previewGrid() {
     const place = el("div.lora-trainer-previews");
     const compare = widgets.button({

@@ -1,9 +1,8 @@
 /*
- * What can be done with a run besides watching it: words for its status, and the dialogs of its
- * buttons.
+ * Actions on runs: status texts, and the dialogs of the buttons.
  *
- * A run comes as the routes show it (webui/training/run_view.py). What was done is told through `done()`, so
- * that the section reads the runs again.
+ * Runs are as in webui/training/run_view.py. `done()` is called after a change, so that the section
+ * reloads the runs.
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -18,14 +17,14 @@ import { settingWords, useDraft } from "../settings/values.js";
 
 /** @import { Ask } from "./live.js" */
 
-/** @typedef {(run?: RunView) => unknown} Done hears of a run that is another one now */
+/** @typedef {(run?: RunView) => unknown} Done called after a change, with the changed run */
 
 /** @typedef {RunView | RunProgress} Run */
 
 const ACTIVE = ["starting", "running", "pausing", "paused", "stopping"];
 
 /**
- * Where a route of a run is.
+ * The route of a run.
  *
  * @template {string} T
  * @param {Run} run
@@ -61,9 +60,7 @@ export function statusWords(/** @type {Run} */ run) {
     }
 }
 
-/**
- * Why a button cannot be pressed now; empty when it can.
- */
+/** Why a button is disabled; empty if it is not. */
 export function reason(/** @type {Run} */ run, /** @type {Ask} */ what) {
     if (run.can[what]) return "";
     if (!isActive(run)) return t("This run is not at work now.");
@@ -75,11 +72,11 @@ export function reason(/** @type {Run} */ run, /** @type {Ask} */ what) {
 
 export const isLocal = () => !home().host.remote;
 
-/** What going on with a run is called. */
+/** The label of the button that continues a run. */
 export const goOnWords = (/** @type {Run} */ run) =>
     run.can.further ? t("Train further") : t("Continue");
 
-// --- asking ------------------------------------------------------------------------------------
+// --- requests ----------------------------------------------------------------------------------
 
 /**
  * @param {Run} run
@@ -100,7 +97,8 @@ export async function stop(/** @type {Run} */ run, /** @type {Done} */ done) {
 }
 
 /**
- * A failed or stopped run goes on from where it was; a finished one needs a new number of steps.
+ * A failed or stopped run continues from its resume point; a finished one needs a new number of
+ * steps.
  */
 export async function goOn(/** @type {Run} */ run, /** @type {Done} */ done) {
     if (!run.can.further) {
@@ -153,10 +151,7 @@ export async function remove(/** @type {Run} */ run, /** @type {Done} */ done) {
     });
 }
 
-/**
- * What was deleted can be deleted for good, by whoever sits at this machine. Hidden while nothing
- * is there.
- */
+/** The row to empty the trash, for local users. Hidden while the trash is empty. */
 export function trashRow(/** @type {Done} */ done) {
     const words = widgets.small();
     const button = widgets.button({ label: t("Empty the trash"), onclick: () => emptyTrash(done) });
@@ -198,11 +193,9 @@ async function emptyTrash(/** @type {Done} */ done) {
     else widgets.toast(t("The trash is empty."), { severity: "done" });
 }
 
-// --- looking -----------------------------------------------------------------------------------
+// --- views -------------------------------------------------------------------------------------
 
-/**
- * What a run was trained with, in the form's words, and as the file that the command line takes.
- */
+/** The settings of a run, with the form's labels, and as a YAML file for the command line. */
 export async function showSettings(/** @type {RunView} */ run) {
     const text = await api.get(route(run, "config"));
     const hasForm = run.job === "train" && run.data === "images";
@@ -240,7 +233,7 @@ export async function showSettings(/** @type {RunView} */ run) {
     });
 }
 
-/** Settings become the draft of the next run. `name`: what they are of. */
+/** Use settings as the draft of the next run. `name`: the run that they are from. */
 function use(/** @type {RunDraft} */ draft, /** @type {string} */ name) {
     useDraft(draft);
     openSection("settings");
@@ -250,7 +243,7 @@ function use(/** @type {RunDraft} */ draft, /** @type {string} */ name) {
     );
 }
 
-/** The settings that train a LoRA further at twice its rank become the draft. */
+/** Use the settings that train a LoRA further at twice its rank as the draft. */
 export async function grow(/** @type {LoraView} */ lora) {
     const draft = await api.get(
         /** @type {const} */ (`runs/${encodeURIComponent(lora.run ?? "")}/draft`),
@@ -259,9 +252,7 @@ export async function grow(/** @type {LoraView} */ lora) {
     use({ ...draft, settings, init_lora: lora.id }, lora.name);
 }
 
-/**
- * The settings of a run with what its verdict changes become the draft.
- */
+/** Use the settings of a run, with the changes that its verdict advises, as the draft. */
 export async function applyToNext(
     /** @type {RunView} */ run,
     /** @type {Record<string, unknown>} */ changes,
@@ -291,17 +282,13 @@ export async function copyReport(/** @type {RunView} */ run) {
     await widgets.copyText(lines.join("\n"));
 }
 
-/**
- * Try a LoRA: the section "try" takes it from the store.
- */
+/** Try a LoRA: the section "try" reads it from the store. */
 export function tryLora(/** @type {LoraView} */ lora) {
     store.set("try", lora.id);
     openSection("try");
 }
 
-/**
- * The delivered LoRA of a run; null when there is none (any more).
- */
+/** The delivered LoRA of a run, or null. */
 export async function loraOf(/** @type {RunView} */ run) {
     const loras = await api.get("loras");
     return (
@@ -311,10 +298,7 @@ export async function loraOf(/** @type {RunView} */ run) {
     );
 }
 
-/**
- * What a run has learned most: the LoRA it has delivered, else the last step that was saved; null
- * when there is nothing.
- */
+/** The latest LoRA of a run: the delivered one, else the last saved step; null without any. */
 export async function newestOf(/** @type {RunView} */ run) {
     const loras = (await api.get("loras")).filter((lora) => lora.run === run.id);
     return (
@@ -324,9 +308,7 @@ export async function newestOf(/** @type {RunView} */ run) {
     );
 }
 
-/**
- * The LoRA of one step of a run, delivered or not; null when its file is gone.
- */
+/** The LoRA of a step of a run, delivered or not; null if its file is missing. */
 export async function savedStep(/** @type {RunView} */ run, /** @type {number} */ step) {
     const loras = (await api.get("loras")).filter(
         (lora) => lora.run === run.id && lora.step === step,
@@ -334,9 +316,7 @@ export async function savedStep(/** @type {RunView} */ run, /** @type {number} *
     return loras.find((lora) => lora.delivered) ?? loras.at(0) ?? null;
 }
 
-/**
- * Put a saved step into the LoRA folder.
- */
+/** Copy a saved step into the LoRA folder. */
 /**
  * @param {LoraView} lora
  * @param {() => unknown} [done]
@@ -351,9 +331,7 @@ export async function deliver(lora, done) {
     return delivered;
 }
 
-/**
- * What a run has saved: each can be tried, or put into the LoRA folder.
- */
+/** A dialog of a run's saved steps, to try or deliver them. */
 export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done) {
     const place = el("div");
     const draw = async () => {
@@ -405,7 +383,7 @@ export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done
     });
 }
 
-/** A small picture, or its empty place. */
+/** A thumbnail, or a placeholder. */
 export const picture = (/** @type {string | null} */ address) =>
     address
         ? el("img.lora-trainer-run-picture", {
@@ -417,7 +395,7 @@ export const picture = (/** @type {string | null} */ address) =>
           })
         : el("span.lora-trainer-run-picture");
 
-/** Whoever shows LoRAs reads them again. */
+/** Notify the sections that show LoRAs. */
 export function announceDelivery() {
     store.set("delivered", (store.get("delivered") ?? 0) + 1);
     host.redrawCards();

@@ -1,10 +1,10 @@
 /*
- * The section "train": Start and Queue, the live view of one run, the queue in its order, and every
- * run there is.
+ * The section "train": Start and Queue, the live view of a run, the queue, and the list of all
+ * runs.
  *
- * The server holds the truth: one small question ("pulse") tells whether anything has changed, and
- * only then more is asked. It is asked every second while a run is at work or about to be, and not
- * at all when nothing goes on or the tab cannot be seen.
+ * The state is the server's: a small request ("pulse") tells whether anything has changed, and only
+ * then more is loaded. It is polled every second while a run is active or queued, and not at all
+ * when the tab is hidden or nothing is active.
  */
 import { api, expected, randomToken } from "../common/api.js";
 import { el, fill, find, findAll, put, redraw, uniqueId } from "../common/elements.js";
@@ -36,7 +36,7 @@ import * as runActions from "./runs.js";
 const SECONDS_ACTIVE = 1,
     SECONDS_LOST = 3;
 
-/** What the form is drawn from. */
+/** Store keys that the form depends on. */
 const FOLLOWED = /** @type {const} */ ([
     "plan",
     "dataset",
@@ -121,9 +121,9 @@ async function look() {
     drawn.now?.update();
     summarize();
     const { active, queued } = known.pulse;
-    // the list was read while the last word of a worker was still on its way: it is read again
+    // the list was read before a worker's last event: read it again
     if (!active.length && isBusy()) known.revision = null;
-    // a run from a command line is in the list a moment before the server has taken it on
+    // a run started on the command line is listed a moment before the server adopts it
     return active.length || queued || isBusy() ? SECONDS_ACTIVE : null;
 }
 
@@ -140,16 +140,13 @@ async function readRuns() {
     );
     if (known.delivered !== null && delivered !== known.delivered) runActions.announceDelivery();
     known.delivered = delivered;
-    // how quick this machine is may be known now, and which name is free
+    // the measured speed and free names may have changed
     replan();
     drawn.now?.lists();
     await drawn.now?.trash();
 }
 
-/**
- * The list of runs is read when it is another one; how far those at work are comes with every
- * pulse.
- */
+/** The list is only reloaded after a change; progress of active runs is part of every pulse. */
 function takeActive() {
     for (const now of known.pulse.active) {
         const run = byId(now.id);
@@ -158,7 +155,7 @@ function takeActive() {
     if (known.pulse.active.length) drawn.now?.lists();
 }
 
-/** The run to show: the chosen one, else what is at work, else the newest. */
+/** The run to show: the selected one, else an active one, else the newest. */
 const shownRun = () =>
     byId(known.chosen) ??
     byId(known.pulse.active[0]?.id ?? "") ??
@@ -192,17 +189,17 @@ async function readLive(/** @type {Page} */ page) {
     known.offset = live.offset;
     known.points = thinned(live.whole ? live.points : known.points.concat(live.points));
     view.set(live, known.points);
-    // the lists say the same as the view, also where the run's turn has come since they were read
+    // keep the lists consistent with the live view
     const listed = byId(live.run.id);
     if (listed && listed.status !== live.run.status) {
         Object.assign(listed, live.run);
         page.lists();
     }
-    // what has ended changes no more; asking again waits for a new revision
+    // an ended run does not change until the next revision
     known.settled = runActions.isActive(live.run) ? "" : mark;
 }
 
-/** Every second point, as often as needed; the newest stays. */
+/** Drops every second point until few enough remain; the newest is kept. */
 function thinned(/** @type {LiveView["points"]} */ points) {
     while (points.length > MOST_POINTS)
         points = points.filter((_, at) => (points.length - 1 - at) % 2 === 0);
@@ -235,10 +232,7 @@ const draft = () => ({
     settings: settings(),
 });
 
-/**
- * Why Start cannot be pressed, and where that is mended (nowhere: section is empty); null when it
- * can.
- */
+/** Why Start is disabled, and the section that fixes it (or ""); null if it is enabled. */
 function obstacle() {
     const { setup } = home();
     const plan = currentPlan();
@@ -257,8 +251,8 @@ function obstacle() {
 }
 
 /**
- * What the next sensible thing is: "watch" while a run is at work or about to be; "use" when the
- * last one has ended and nothing that it was made from has been changed since.
+ * The next step: "watch" while a run is active or queued; "use" if the last one has ended and its
+ * inputs have not changed since; else "start".
  *
  * @returns {{what: "watch" | "use", run: RunView} | {what: "start"}}
  */
@@ -282,7 +276,7 @@ function isOfNow(/** @type {RunView} */ run) {
     return run.dataset === folder && (run.changed ?? 0) >= Math.max(drafts.changed(), card.changed);
 }
 
-/** Why a training cannot begin, with everything that is wrong where that is several things. */
+/** Why a training cannot start, as a list if there are several problems. */
 function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
     const others = problem.problems.map((one) => el("li", sentences(one.message, one.hint)));
     const notice = widgets.problem(problem);
@@ -292,8 +286,8 @@ function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ probl
 }
 
 /**
- * What can be done with what a run has learned: {draw(run)} puts it into the bar `next`. It is
- * known a moment later, when it is known where its file is: then `redraw()` is called.
+ * The buttons for an ended run: {draw(run)} puts them into the bar `next`. Its LoRA is loaded
+ * asynchronously; then `redraw()` is called.
  *
  * @param {ReturnType<typeof widgets.actions>} next
  * @param {() => void} redraw
@@ -350,8 +344,8 @@ function afterwards(next, redraw) {
 }
 
 /**
- * The form in words, with its buttons: {element, trouble, draw({what}) -> the obstacle,
- * buttons(found)}. `begin(when)` is called by them.
+ * A summary of the draft, with its buttons: {element, trouble, draw({what}) -> the obstacle,
+ * buttons(found)}. `begin(when)` is called by the buttons.
  */
 function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     const words = el("p");
@@ -381,13 +375,13 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     /** @type {boolean | null} */
     let folded = null;
 
-    /** The buttons of the form, in the bar or in the form. */
+    /** The form's buttons, for the bar or the form. */
     function buttons(/** @type {ReturnType<typeof obstacle>} */ found) {
         put(mend, found?.label ?? "");
         return [found?.section ? mend : null, start, queue];
     }
 
-    /** Before a training the form comes first, during one it is out of the way. */
+    /** The form is first before a training, and below the live view during one. */
     function fold(/** @type {boolean} */ away) {
         if (folded === away) return;
         folded = away;
@@ -423,8 +417,8 @@ const startWords = () =>
     currentPlan()?.sentence || t("Trains a LoRA from your images with the settings you chose.");
 
 /**
- * The form: open before a training, one line below the run while one is at work and when one has
- * ended; and the bar with the next thing to do.
+ * The form: open before a training, collapsed while a run is active or has ended; and the bar with
+ * the next step.
  */
 function startCard() {
     const next = widgets.actions();
@@ -434,7 +428,8 @@ function startCard() {
     let token = "";
 
     async function begin(/** @type {"now" | "queue"} */ when) {
-        // a click that got no answer may have arrived: the same token cannot begin a second run
+        // the request may have arrived without an answer: the same token does not create a second
+        // run
         token ||= randomToken();
         try {
             const run = await api.post("runs", { ...draft(), token, when });
@@ -449,7 +444,7 @@ function startCard() {
     }
 
     function begun(/** @type {RunView} */ run) {
-        // what is at work stays in view; the list below shows the one that waits
+        // an active run stays in view; the list below shows the queued one
         if (known.pulse.active.length) {
             changed();
             widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
@@ -457,7 +452,7 @@ function startCard() {
             });
             return;
         }
-        // at once, so that a second click cannot begin it again
+        // immediately, so that a second click does not start another run
         if (!byId(run.id)) known.runs = [run, ...known.runs];
         changed(run);
         draw();
@@ -483,8 +478,8 @@ function startCard() {
 // --- lists -------------------------------------------------------------------------------------
 
 /**
- * A button that keeps the focus when its list is drawn again, and says for whom it is: many are
- * called "Show".
+ * A button that keeps the focus when its list is redrawn, and is labelled with the run's name:
+ * there are several "Show".
  *
  * @param {HTMLElement} button
  * @param {string} key
@@ -629,9 +624,7 @@ function runRow(/** @type {RunView} */ run) {
     );
 }
 
-/**
- * What a row is drawn from, but for its words: of a run at work those change every second.
- */
+/** The data that a row is drawn from, except texts, which change every second in an active run. */
 function shape(/** @type {RunView} */ run) {
     const { delete: remove, continue: goOn, further } = run.can;
     return runActions.isActive(run)
@@ -651,8 +644,8 @@ function shape(/** @type {RunView} */ run) {
 }
 
 /**
- * A list that is drawn again only when it is another one, and keeps the focus and what is unfolded.
- * `words(run)`: what its row says.
+ * A list that is redrawn only after a change, preserving focus and expanded rows. `words(run)`: the
+ * text of a row.
  *
  * @param {string} title
  * @param {string} empty what is said of an empty one
@@ -682,7 +675,7 @@ function list(title, empty, words) {
                 details.open = unfolded.has(details.dataset.key);
             const again = findAll(rows, "[data-key]").find((one) => one.dataset.key === focused);
             if (!focused || !again) return;
-            // one that cannot be pressed now gives the focus to its neighbour
+            // a disabled button passes the focus to its neighbour
             const row = again.parentElement ?? rows;
             (again.matches(":disabled") ? find(row, "button:not(:disabled)") : again)?.focus();
         },
@@ -691,7 +684,7 @@ function list(title, empty, words) {
 
 // --- the section -------------------------------------------------------------------------------
 
-/** Another run is at work than the one that is shown: say so, for as long as it is. */
+/** A notice while another run than the shown one is active. */
 function showOther(/** @type {HTMLElement} */ place) {
     const shown = shownRun();
     const active = known.runs.find((run) => runActions.isActive(run) && run.id !== shown?.id);
@@ -736,7 +729,7 @@ function draw(/** @type {HTMLElement} */ container) {
     return {
         view,
         start: start.draw,
-        /** What is shown follows from what is so now, whichever question told it. */
+        /** Update everything from the current state. */
         update() {
             start.draw();
             showOther(other);
@@ -785,7 +778,7 @@ onFirstStart(() => {
         choose(id);
         wake();
     });
-    // another browser or a command line may have started something meanwhile
+    // another browser or the command line may have started something
     window.addEventListener("focus", wake);
     document.addEventListener("visibilitychange", wake);
     if (typeof onUiTabChange === "function") onUiTabChange(wake);

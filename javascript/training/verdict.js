@@ -1,6 +1,6 @@
 /*
- * How a run was judged: the sentence, what was wrong, and what can be done about each there and
- * then. Called by the live view.
+ * The verdict of a run: the sentence, findings, and buttons that apply their advice. Used by the
+ * live view.
  */
 import { el, redraw } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
@@ -15,7 +15,7 @@ import * as runActions from "./runs.js";
 
 /** @typedef {VerdictView["findings"][number]} Finding */
 
-/** {element, set(live)}; empty where a run was not judged and has no report. */
+/** {element, set(live)}; empty without a verdict and a report. */
 export function verdictBox(/** @type {Done} */ done) {
     const element = el("div.lora-trainer-live-verdict");
     return {
@@ -52,8 +52,7 @@ function judgement(run, verdict, report, done) {
 }
 
 /**
- * A button that puts the best step into the LoRA folder, once it is known that its file is there
- * and is not in the folder yet.
+ * A button that delivers the best step, shown when its file exists and is not delivered yet.
  *
  * @param {RunView} run
  * @param {VerdictView} verdict
