@@ -702,6 +702,20 @@ class ValidationSettings(Settings):
         affects_result=False,
     )
     """Training ends after this many saves in a row without a lower validation loss. 0: never."""
+    sample_encoder: Literal["auto", "no", "download"] = setting(
+        "auto",
+        label="Image encoder of previews",
+        choices={
+            "auto": "CLIP, if it is on this machine",
+            "no": "none",
+            "download": "CLIP, downloaded if necessary",
+        },
+        terms="clip score similarity likeness aesthetic",
+        affects_result=False,
+    )
+    """Measures how much previews resemble the images, and how well they follow their prompts. CLIP
+    ViT-L/14 is a download of 1.7 GB (MIT licence).
+    """
 
     def contradictions(self) -> Iterator[ConfigError]:
         if self.validation_dir is not None and self.validation_split:

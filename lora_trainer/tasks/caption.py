@@ -41,6 +41,7 @@ from lora_trainer.settings import captioning
 from lora_trainer.settings.captioning import CaptionSettings, fingerprint
 from lora_trainer.tasks.base import Task
 from lora_trainer.tasks.control import Control, Requests
+from lora_trainer.tasks.fetching import Fetching
 from lora_trainer.tasks.report import Report
 from lora_trainer.training.device import (
     choose_device,
@@ -714,23 +715,6 @@ class CaptionReporting(Hook[Captioning]):
                 memory=peak_memory(work.selection.device),
             )
         )
-
-
-class Fetching:
-    """Reports a model's download, in megabytes."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def fetching(self, model: str, total: int) -> None:
-        log.info("fetching %s", model)
-        self._report.phase("downloading", max(1, round(total / 1e6)) if total else 0)
-
-    def fetched(self, done: int) -> None:
-        self._report.part_done(round(done / 1e6))
-
-    def stop_asked(self) -> bool:
-        return self._report.stop_asked()
 
 
 class CaptionPace:

@@ -20,6 +20,7 @@ import torch
 from lora_trainer import files
 from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import add_adapters, target_layers
+from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
@@ -29,7 +30,7 @@ from lora_trainer.dataset.findings import refuse
 from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
-from lora_trainer.errors import OutOfMemory
+from lora_trainer.errors import CaptionerError, OutOfMemory
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
@@ -37,10 +38,12 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import DatasetSettings, RunConfig
 from lora_trainer.tasks.control import Control
+from lora_trainer.tasks.fetching import Fetching
 from lora_trainer.tasks.fixed_noise import make_validation
 from lora_trainer.tasks.images import Encoded, LoadedParts, PreparedImages
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.tasks.lora_metadata import Hashes
+from lora_trainer.tasks.picture_measures import PictureMeasures
 from lora_trainer.tasks.previews import Previews
 from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
@@ -55,6 +58,7 @@ from lora_trainer.training.device import (
     describe_device,
     free_memory,
 )
+from lora_trainer.training.loop import StopRequested
 from lora_trainer.training.optimizers import make_optimizer, require_optimizer
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.rates import make_rate_schedule
@@ -87,7 +91,12 @@ class DiffusionTask(TrainingTask):
         return Assembled(
             prepared=prepared,
             output=output,
-            samples=Previews(prepared=prepared, captions=encoded.captions, folder=self.folder),
+            samples=Previews(
+                prepared=prepared,
+                captions=encoded.captions,
+                folder=self.folder,
+                measures=PictureMeasures(prepared),
+            ),
             trainer=trainer,
             validation=make_validation(prepared, encoded, trainer),
         )
@@ -166,6 +175,7 @@ class Preparation:
         prepared = dataclasses.replace(
             self._plan_and_resolve(requested, checkpoint, parts, divided, device),
             continuation=continuation,
+            encoder=self._encoder(requested),
         )
         checkpoint.require_usable(prepared.dtype)
         for note in checkpoint.notes:
@@ -206,6 +216,21 @@ class Preparation:
         if path is None or self.start.state:
             return None
         return match(open_changes(path), checkpoint.outline(), config.lora)
+
+    def _encoder(self, config: RunConfig) -> Path | None:
+        """The encoder that measures previews, if there will be any and it is on this machine or to
+        be downloaded. Without it, previews are measured by their pixels.
+        """
+        wanted = config.validation.sample_encoder
+        if wanted == "no" or not (config.samples.sample_prompts or config.output.lora_dir):
+            return None
+        try:
+            return image_text.find(Fetching(self.report), download=wanted == "download")
+        except source.DownloadStopped:
+            raise StopRequested from None
+        except CaptionerError as error:
+            self.report.warn(error.message, hint=error.hint)
+            return None
 
     def _scan(self, config: RunConfig, parts: Parts) -> Dataset:
         dataset = self._scan_folder(config.dataset, config, parts)

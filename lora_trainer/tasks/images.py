@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class PreparedImages(Prepared):
     held_out_buckets: Mapping[Bucket, list[int]]
     continuation: Continuation | None = None
     """The LoRA that the adapters begin with."""
+    encoder: Path | None = None
+    """The image-text encoder that measures previews."""
 
     @property
     def examples(self) -> tuple[Example, ...]:

@@ -1,4 +1,4 @@
-"""Preview images as the samples of a training."""
+"""Preview images as the samples of a training, and their measurement."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.tasks.images import PreparedImages
+from lora_trainer.tasks.picture_measures import PictureMeasures
 from lora_trainer.tasks.training_run import Samples
 from lora_trainer.training import batches, preview
 from lora_trainer.training.train import Trainer
@@ -25,6 +26,7 @@ class Previews(Samples):
     prepared: PreparedImages
     captions: batches.CaptionEncoder
     folder: RunFolder
+    measures: PictureMeasures
 
     memory_hint = Message("A smaller sample_size needs less.")
 
@@ -34,7 +36,7 @@ class Previews(Samples):
 
     def make(
         self, trainer: Trainer, settings: SampleSettings, stop_asked: Callable[[], bool]
-    ) -> Generator[events.Previewed, None, None]:
+    ) -> Generator[events.Event, None, None]:
         side = settings.sample_size or 512
         with self.prepared.vae():
             pictures = preview.make_pictures(
@@ -48,8 +50,11 @@ class Previews(Samples):
                 model_name=self.prepared.checkpoint.title,
                 stop_asked=stop_asked,
             )
+            made: list[preview.PreviewImage] = []
             for number, picture in enumerate(pictures):
+                made.append(picture)
                 yield self._write(trainer.step, number, picture)
+        yield from self.measures.measure(trainer.step, made, stop_asked)
 
     def _write(self, step: int, number: int, picture: preview.PreviewImage) -> events.Previewed:
         folder = self.folder

@@ -195,7 +195,10 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
         lambda run, _: type(make_sampler(run.samples.sample_sampler, NoiseSchedule())).__name__
     ),
 }
-ELSEWHERE = {"gradient_checkpointing": "tests/tasks/test_diffusion.py"}
+ELSEWHERE = {
+    "gradient_checkpointing": "tests/tasks/test_diffusion.py",
+    "sample_encoder": "tests/tasks/test_picture_measures.py",
+}
 """What only a whole run shows."""
 
 

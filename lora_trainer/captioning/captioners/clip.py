@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lora_trainer.captioning import image_text
 from lora_trainer.captioning.captioner import (
     CaptionerInfo,
     CaptionerOutput,
@@ -20,7 +21,6 @@ from lora_trainer.captioning.captioner import (
     TagSettings,
     inference,
 )
-from lora_trainer.captioning.weights import explained
 from lora_trainer.errors import CaptionerError
 from lora_trainer.settings.schema import setting
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from lora_trainer.captioning.image_text import ImageTextEncoder
     from lora_trainer.captioning.source import Listener
     from lora_trainer.dataset.embeddings import Row
 
 DEFAULT_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 TEMPLATES = ("{}", "a picture of {}")
 """Each word's embedding is the mean over these prompts (section 3.1.4 of the paper)."""
-WORDS_AT_ONCE = 64
 USUAL_THRESHOLD = 0.2
 USUAL_TOP_K = 2
 
@@ -77,18 +77,13 @@ class Clip:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        encoder: ImageTextEncoder,
         groups: Sequence[Group],
         *,
-        device: torch.device,
-        dtype: torch.dtype,
         threshold: float,
         top_k: int,
     ) -> None:
-        self._model = model.to(device=device, dtype=dtype).eval()
-        self._processor = processor
-        self._device, self._dtype = device, dtype
+        self._encoder, self._model = encoder, encoder.model
         self._groups = tuple(groups)
         self._threshold, self._top_k = threshold, top_k
         self._words = self._encode_all()
@@ -99,7 +94,7 @@ class Clip:
 
         from lora_trainer.captioning.encoder import rows
 
-        features = self._features(images)
+        features = self._encoder.images(images)
         logits = self._model.logit_scale.float().exp() * features @ self._words.T
         scores = torch.cat(
             [
@@ -117,18 +112,7 @@ class Clip:
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
         from lora_trainer.captioning.encoder import rows
 
-        return rows(self._features(images))
-
-    def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(images, width), normalized, in the space shared with texts."""
-        import torch
-
-        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(
-            self._device, self._dtype
-        )
-        return torch.nn.functional.normalize(
-            self._model.get_image_features(pixel_values=pixels).float(), dim=-1
-        )
+        return rows(self._encoder.images(images))
 
     def _tags(self, scores: Sequence[float]) -> tuple[Tag, ...]:
         found: list[Tag] = []
@@ -143,7 +127,6 @@ class Clip:
             start += len(group.words)
         return tuple(found)
 
-    @inference
     def _encode_all(self) -> torch.Tensor:
         import torch
 
@@ -154,21 +137,8 @@ class Clip:
         import torch
 
         texts = [template.format(word) for word in words for template in TEMPLATES]
-        features = []
-        for start in range(0, len(texts), WORDS_AT_ONCE):
-            tokens = self._processor(
-                text=texts[start : start + WORDS_AT_ONCE],
-                return_tensors="pt",
-                padding=True,
-                truncation=True,
-            ).to(self._device)
-            inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-            features.append(
-                torch.nn.functional.normalize(
-                    self._model.get_text_features(**inputs).float(), dim=-1
-                )
-            )
-        means = torch.cat(features).reshape(len(words), len(TEMPLATES), -1).mean(dim=1)
+        features = self._encoder.texts(texts)
+        means = features.reshape(len(words), len(TEMPLATES), -1).mean(dim=1)
         return torch.nn.functional.normalize(means, dim=-1)
 
 
@@ -176,19 +146,10 @@ def load(
     folder: Path, own: ClipSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Clip:
     """Load a folder from the hub. Raises CaptionerError."""
-    from transformers import CLIPModel, CLIPProcessor
-
     groups = groups_of(own)
-
-    with explained(folder, "CLIP"):
-        processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-        model = CLIPModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return Clip(
-        model,
-        processor,
+        image_text.load(folder, device=device, dtype=dtype),
         groups,
-        device=device,
-        dtype=dtype,
         threshold=USUAL_THRESHOLD if own.threshold is None else own.threshold,
         top_k=own.top_k or USUAL_TOP_K,
     )
@@ -238,10 +199,10 @@ CAPTIONERS = (
         name="clip",
         title="CLIP with a vocabulary",
         sentence="Picks what fits from a list of words, so that all captions use the same ones.",
-        model="openai/clip-vit-large-patch14",
-        download_bytes=1_710_000_000,
+        model=image_text.MODEL,
+        download_bytes=image_text.DOWNLOAD_BYTES,
         memory_bytes=1_500_000_000,
-        licence="MIT",
+        licence=image_text.LICENCE,
         batch_size=16,
         load=load,
         settings=ClipSettings,

@@ -47,7 +47,8 @@ class Previewing(TrainingHook):
         settings = self.run.prepared.config.samples
         if strengths is not None:
             settings = dataclasses.replace(settings, sample_strengths=strengths)
-        report.phase("previewing", len(samples.prompts) * len(settings.sample_strengths))
+        total = len(samples.prompts) * len(settings.sample_strengths)
+        report.phase("previewing", total)
         made: list[events.Event] = []
         try:
             with (
@@ -58,7 +59,7 @@ class Previewing(TrainingHook):
                 for event in found:
                     report.say(event)
                     made.append(event)
-                    report.part_done(len(made))
+                    report.part_done(min(len(made), total))
                     self.run.control.pause_if_asked(trainer)
         except Abandoned:
             log.info("previews abandoned: stop requested")
