@@ -323,9 +323,7 @@ def detail_lost(case: Case) -> Evidence | None:
 
 
 def plateau(case: Case) -> int | None:
-    """The step from which on the curve stays within a tenth of its best gain; None if nothing was
-    gained.
-    """
+    """The step from which on the curve stays near its best gain; None if nothing was gained."""
     gains = gain_shares(case.measurements.curve)
     best = max(gains.values(), default=0.0)
     if best <= case.thresholds.least_gain or len(gains) < 3:

@@ -54,7 +54,7 @@ def judge(folder: Path | RunFolder, thresholds: Thresholds = THRESHOLDS) -> Verd
     """Judge a run by its events and settings. None before its first save. Raises ConfigError if the
     settings cannot be read.
     """
-    run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    run = RunFolder(folder) if isinstance(folder, Path) else folder
     return conclude(read_measurements(run), thresholds)
 
 

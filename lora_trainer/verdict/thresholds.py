@@ -48,8 +48,10 @@ class Thresholds:
     """Share of the gain that came in the last quarter of the steps. It is 0.25 for a straight line,
     and 0.06 for an exponential approach of which three time constants were trained.
     """
-    plateau_gain: float = 0.9
-    """Share of the gain at which a curve counts as flat from there on."""
+    plateau_gain: float = 0.97
+    """Share of the gain at which a curve counts as flat from there on. Sound runs gain nine tenths
+    in the first tenth of their steps: large shapes come first, and what is left is the detail.
+    """
     early: float = 0.15
     """Share of the steps. A plateau reached before is early."""
     gap: float = 0.25

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lora_trainer import files
-from lora_trainer.errors import OutOfMemory
+from lora_trainer import files, verdict
+from lora_trainer.errors import Message, OutOfMemory
 from lora_trainer.jobs.queue import Queue
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -295,6 +295,25 @@ def test_while_a_run_is_at_work_its_buttons_take_the_place_of_start(host, visito
     )
 
 
+def judge(folder: RunFolder) -> None:
+    """What a worker leaves of its verdict."""
+    one = verdict.VerdictFinding(
+        name="detail_lost",
+        sentence=Message("From step {step:,} on it is lost.", {"step": 5}),
+        advice=Message("Use rank {rank}.", {"rank": 16}),
+        changes={"lora_rank": 16},
+    )
+    best = Message(
+        "Step {step:,} of {total:,} at strength {strength:g} is best.",
+        {"step": 10, "total": 100, "strength": 0.75},
+    )
+    verdict.write(
+        folder,
+        verdict.Verdict(step=10, step_count=100, best_step=10, sentences=(best,), findings=(one,)),
+    )
+    (folder.path / "report.html").write_text("<p>What was judged</p>", encoding="utf-8")
+
+
 def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_and_then(
     host, visitor, worker
 ):
@@ -305,6 +324,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
     write_lora(path, content=10, hashed=True)
     run.say(events.Saved(step=10, file=run.folder.relative(path)))
     page, live = watch(visitor, host, "stopped early")
+    judge(run.folder)
     run.end(events.Stopped(step=10, file=run.folder.relative(path)))
     section = page.locator("#lora_trainer_section_train")
     bar = section.locator(".lora-trainer-actions")
@@ -332,11 +352,23 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         > 0
     )
     page.keyboard.press("Escape")
+    judged = live.get_by_role("region", name="Verdict")
+    expect(judged.get_by_text("Step 10 of 100 at strength 0.75 is best.")).to_be_visible()
+    expect(judged.get_by_role("button", name="Put step 10 into the LoRA folder")).to_be_visible()
+    with page.expect_popup() as opened:
+        judged.get_by_role("link", name="Open the report").click()
+    expect(opened.value.get_by_text("What was judged")).to_be_visible()
+    opened.value.close()
     try:
         bar.get_by_role("button", name="Put into the LoRA folder").click()
         live.get_by_text("Your LoRA is ready: stopped_early-step").wait_for()
         bar.get_by_role("button", name="Put into the LoRA folder").wait_for(state="detached")
         eventually(lambda: bar.get_by_role("button").all_inner_texts(), ["Try it", "Continue"])
+        expect(judged.get_by_role("button", name="Put step 10")).to_have_count(0)
+        judged.get_by_role("button", name="Apply to the next run").click()
+        page.get_by_text("These are the settings of stopped early.").wait_for()
+        expect(page.get_by_label("Rank", exact=True)).to_have_value("16")
+        open_step(page, "train")
         assert len(list(host.lora_folder.glob("stopped_early*.safetensors"))) == 1
         bar.get_by_role("button", name="Try it").click()
         page.locator(

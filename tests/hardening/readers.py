@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_trainer import environment, families
+from lora_trainer import environment, families, report, verdict
 from lora_trainer.captioning.captioners import clip, wd
 from lora_trainer.checkpoint.detect import detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
@@ -63,6 +63,7 @@ from lora_trainer.webui.settings import checkpoints, image_cache, throughput
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.user_presets import UserPresets
+from lora_trainer.webui.training import run_view
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
@@ -231,6 +232,42 @@ def _full_config(run: RunFolder) -> None:
     run.config.write_text(training.to_yaml(training.from_mapping(values)), encoding="utf-8")
 
 
+def _validated(run: RunFolder) -> None:
+    """A run that was measured at its saves, so that it can be judged."""
+    _full_config(run)
+    writer = events.EventWriter(run.events)
+    for step in (0, 100, 200):
+        losses = {"0.5": 0.12 - step / 9000, "1": 0.12 - step / 8000}
+        writer.write(
+            events.Validated(
+                step=step,
+                training_loss=losses["1"],
+                validation_loss=losses["1"],
+                by_strength=losses,
+                per_image={f"{number}.png": 0.9 for number in range(5)},
+            )
+        )
+        writer.write(
+            events.PicturesMeasured(
+                step=step, likeness=0.1, copied=["0.png"], by_strength={"1": {"likeness": 0.1}}
+            )
+        )
+    writer.close()
+
+
+def _judged(run: RunFolder) -> None:
+    _validated(run)
+    found = verdict.judge(run)
+    assert found is not None and found.findings
+    verdict.write(run, found)
+
+
+def _tell_verdict(run: RunFolder) -> None:
+    found = verdict.read(run)
+    if found is not None:
+        json.dumps(run_view.verdict(found, "zh_CN"))
+
+
 def _look_at_runs(folder: Path, path: Path) -> None:
     """As the tab lists them, and as the worker and the command line read this one."""
     history = History(folder / "runs")
@@ -252,6 +289,9 @@ def _look_at_runs(folder: Path, path: Path) -> None:
         run.read_state,
         lambda: training.read(run.config),
         lambda: is_orphan(run),
+        lambda: verdict.judge(run),
+        lambda: report.write(run, (), verdict.read(run)),
+        lambda: _tell_verdict(run),
         lambda: list(throughput.Throughput(folder / "runs")._records()),
         lambda: Loras(PaintingHost(folder), history).listing(),
     )
@@ -881,7 +921,14 @@ READERS: tuple[Reader, ...] = (
         ),
         form="text",
     ),
-    Reader(name="events.jsonl", make=_run_file(lambda run: run.events), read=_look_at_runs),
+    Reader(
+        name="events.jsonl", make=_run_file(lambda run: run.events, _validated), read=_look_at_runs
+    ),
+    Reader(
+        name="verdict.json",
+        make=_run_file(lambda run: run.path / "verdict.json", _judged),
+        read=_look_at_runs,
+    ),
     Reader(
         name="worker.json",
         make=_run_file(

@@ -214,7 +214,7 @@ def test_a_low_rank_that_holds_no_more_is_told_to_double():
     assert list(one) == ["detail_lost"]
     assert one["detail_lost"].changes == {"lora_rank": 8, "lora_alpha": None}
     assert str(one["detail_lost"].sentence) == (
-        "From step 800 on the loss stands still at 91 % of the checkpoint's, and not for"
+        "From step 1,200 on the loss stands still at 91 % of the checkpoint's, and not for"
         " overfitting: rank 4 holds no more detail."
     )
 

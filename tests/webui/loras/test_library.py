@@ -292,6 +292,18 @@ def test_a_saved_step_shows_the_preview_nearest_to_its_strength(loras, runs):
     assert only(loras).picture == run.previews / "0.7.png"
 
 
+def test_a_saved_step_has_its_measured_strength_where_the_settings_leave_it_at_auto(loras, runs):
+    run = write_run(runs, "fox", (100, 200, 300))
+    run.config.write_text("train_data_dir: images\nname: fox\npreferred_weight: auto\n")
+    writer = events.EventWriter(run.events)
+    writer.write(events.Judged(step=100, strength=0.5, strengths={"100": 0.5, "200": 1, "300": {}}))
+    writer.close()
+    found = {lora.step: lora.preferred_weight for lora in loras.listing()}
+    assert found == {100: 0.5, 200: 1.0, 300: 0.7}
+    run.config.write_text("train_data_dir: images\nname: fox\npreferred_weight: 0.9\n")
+    assert {lora.preferred_weight for lora in loras.listing()} == {0.9}
+
+
 def test_a_saved_step_is_delivered_once_however_often_it_is_clicked(loras, folder, runs, host):
     write_run(runs, "fox", (100, 200), trigger="foxy")
     step = next(lora for lora in loras.listing() if lora.step == 100)

@@ -6,7 +6,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from lora_trainer.errors import DatasetError
+from lora_trainer import verdict
+from lora_trainer.errors import DatasetError, Message
 from lora_trainer.runs import events
 from lora_trainer.runs.requests import take_requests
 from lora_trainer.webui.common import file_manager
@@ -122,7 +123,7 @@ def test_a_bad_wish_gets_a_sentence(desk, body):
         "x" * 400,
     ],
 )
-@pytest.mark.parametrize("part", ["/log", "/config", "/live", "/picture/a.png"])
+@pytest.mark.parametrize("part", ["/log", "/config", "/live", "/report", "/picture/a.png"])
 def test_no_address_leads_out_of_the_runs_folder(desk, path, part):
     write_run(desk.folder("ink").path, *FINISHED)
     assert browser(desk).get(f"/lora-trainer/runs/{path}{part}").status_code == 404
@@ -144,6 +145,56 @@ def test_pictures_are_kept_by_browsers_and_changing_ones_have_other_addresses(de
     )
     assert "max-age" in answer.headers["cache-control"]
     assert client.get("/lora-trainer/runs/ink/picture/..%2F..%2Fconfig.yaml").status_code == 404
+
+
+def test_a_verdict_is_told_in_the_visitors_language_and_its_report_runs_nothing(desk):
+    folder = write_run(desk.folder("ink").path, *FINISHED)
+    client = browser(desk)
+    live = client.get("/lora-trainer/runs/ink/live").json()
+    assert (live["verdict"], live["report"]) == (None, None)
+    assert client.get("/lora-trainer/runs/ink/report").status_code == 404
+
+    best = Message("Step {step:,} of {total:,} is best.", {"step": 1200, "total": 2000})
+    images = Message("{names} and {last}", {"names": "a", "last": "b"})
+    copied = Message("After step {step:,} it copies {images}.", {"step": 1400, "images": images})
+    found = verdict.VerdictFinding(
+        name="copies",
+        sentence=Message("From step {step:,} on, previews copy {images}.", copied.values),
+        advice=Message("Use rank {rank}.", {"rank": 16}),
+        changes={"max_train_steps": 1400, "output_dir": "/etc"},
+        section="images",
+    )
+    made = verdict.Verdict(
+        step=2000, step_count=2000, best_step=1200, sentences=(best, copied), findings=(found,)
+    )
+    verdict.write(folder, made)
+    (folder.path / "report.html").write_text("<p>水</p>", encoding="utf-8")
+    headers = {"X-LoRA-Trainer-Language": "zh_CN"}
+    live = client.get("/lora-trainer/runs/ink/live", headers=headers).json()
+    assert live["verdict"] == {
+        "best_step": 1200,
+        "strength": None,
+        "sentence": "第 1,200 步最好，共 2,000 步。",
+        "details": "第 1,400 步之后，它照抄了 a 和 b。",
+        "findings": [
+            {
+                "name": "copies",
+                "sentence": "从第 1,400 步起，预览照抄 a 和 b。",
+                "advice": "请使用 rank 16。",
+                # what the form does not set is not set by a verdict
+                "changes": {"max_train_steps": 1400},
+                "section": "images",
+            }
+        ],
+    }
+    answer = client.get("/" + live["report"])
+    assert (answer.status_code, answer.text) == (200, "<p>水</p>")
+    assert answer.headers["content-security-policy"] == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+    )
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    (folder.path / "verdict.json").write_text('{"step": "x"}', encoding="utf-8")
+    assert client.get("/lora-trainer/runs/ink/live").json()["verdict"] is None
 
 
 def test_a_folder_is_opened_for_the_person_at_this_machine_only(desk, monkeypatch):
