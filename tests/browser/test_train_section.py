@@ -190,6 +190,24 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     live.get_by_text("Previews appear here during the training.").wait_for()
     other.end(events.Stopped(step=0))
     live.get_by_text("This run has made no previews.").wait_for()
+    # a language model answers instead
+    texts = worker("station rules")
+    texts.say(events.Planned(name="station rules", family="qwen2", data="texts", step_count=100))
+    for strength, answer in ((0.0, "I do not know."), (1.0, "Close hatch B,\nthen call.")):
+        texts.say(events.Answered(step=50, prompt="What is 7?", strength=strength, answer=answer))
+    texts.step(100)
+    texts.end(events.Finished(step=100, file="adapter/station rules", delivered="/loras/rules"))
+    row = page.locator(".lora-trainer-runs li", has_text="station rules")
+    row.get_by_text("Language model").wait_for()
+    row.get_by_role("button", name="Show", exact=True).click()
+    live.get_by_text("It is adapter/station rules in the run's folder").wait_for()
+    assert live.locator(".lora-trainer-answers dd").all_inner_texts() == [
+        "I do not know. Strength 0",
+        "Close hatch B,\nthen call. Strength 1",
+    ]
+    assert not live.get_by_text("This run has made no previews.").is_visible()
+    assert not row.get_by_role("button", name="Try it").count()
+    assert not page.locator(".lora-trainer-runs img, .lora-trainer-live img").count()
 
 
 def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
