@@ -401,7 +401,7 @@ def status(asked: argparse.Namespace) -> int:
 
 def write_report(asked: argparse.Namespace) -> int:
     from lora_trainer import report, verdict
-    from lora_trainer.dataset.scan import scan
+    from lora_trainer.dataset.scan import Example, scan
     from lora_trainer.runs import folder as folders
     from lora_trainer.settings import training
 
@@ -420,11 +420,12 @@ def write_report(asked: argparse.Namespace) -> int:
             print(f"- {finding.sentence} {finding.advice}")
     else:
         print("Nothing was saved, so there is nothing to judge.")
+    examples: tuple[Example, ...] = ()
     try:
-        examples = scan(training.read(folder.config).dataset).examples
+        if folder.read_state().data == "images":
+            examples = scan(training.read(folder.config).dataset).examples
     except DatasetError as error:
         print(f"Without the images: {error}", file=sys.stderr)
-        examples = ()
     print(report.write(folder, examples, judged))
     return 0
 

@@ -81,12 +81,13 @@ const reportLink = (/** @type {string} */ address) =>
 
 function findingBox(/** @type {RunView} */ run, /** @type {Finding} */ finding) {
     const { sentence, advice, changes, section } = finding;
-    const apply = Object.keys(changes).length
-        ? widgets.button({
-              label: t("Apply to the next run"),
-              onclick: () => runActions.applyToNext(run, changes),
-          })
-        : null;
+    const apply =
+        run.data === "images" && Object.keys(changes).length
+            ? widgets.button({
+                  label: t("Apply to the next run"),
+                  onclick: () => runActions.applyToNext(run, changes),
+              })
+            : null;
     const go = section
         ? widgets.button({
               label: section === "captions" ? t("Go to the captions") : t("Go to the images"),

@@ -73,7 +73,7 @@ def _summary(history: Iterable[events.Event], measurements: Measurements) -> str
     config = measurements.config
     facts = [
         f"{measurements.step:,} of {measurements.step_count:,} steps",
-        f"{measurements.image_count:,} images" if measurements.image_count else "",
+        f"{measurements.image_count:,} {measurements.data}" if measurements.image_count else "",
         f"{planned.resolution} px" if planned.resolution else "",
         last_part(str(config.checkpoint.base_model)),
         f"rank {config.lora.lora_rank}" if config.lora.lora_rank else "",
@@ -120,8 +120,16 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
         "Curves",
         chart(
             [
-                Line(title="held-out images", points=measurements.held_out, kind="first"),
-                Line(title="trained images", points=measurements.training, kind="second"),
+                Line(
+                    title=f"held-out {measurements.data}",
+                    points=measurements.held_out,
+                    kind="first",
+                ),
+                Line(
+                    title=f"trained {measurements.data}",
+                    points=measurements.training,
+                    kind="second",
+                ),
             ],
             across="step",
             up="loss, same noise",

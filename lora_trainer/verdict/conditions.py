@@ -63,11 +63,14 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A kind of thing that can be wrong. `unless`: kinds that explain it, if they were found."""
+    """A kind of thing that can be wrong. `unless`: kinds that explain it, if they were found.
+    `data`: what has to be trained on.
+    """
 
     find: Callable[[Case], Evidence | None]
     section: str = ""
     unless: tuple[str, ...] = ()
+    data: tuple[str, ...] = ("images",)
 
 
 def find(
@@ -77,7 +80,7 @@ def find(
     case = Case(measurements=measurements, choice=choice, thresholds=thresholds)
     found: dict[str, VerdictFinding] = {}
     for name, condition in CONDITIONS.items():
-        if found.keys() & set(condition.unless):
+        if measurements.data not in condition.data or found.keys() & set(condition.unless):
             continue
         seen = condition.find(case)
         if seen is not None:
@@ -204,6 +207,43 @@ def overfit(case: Case) -> Evidence | None:
             {"steps": changes["max_train_steps"]},
         ),
         changes=changes,
+    )
+
+
+def texts_overfit(case: Case) -> Evidence | None:
+    """The held-out texts' loss rises while the trained texts' falls."""
+    rise = _rise_after_lowest(case)
+    if rise is None:
+        return None
+    steps = max(1, rise[0] or case.choice.step)
+    return Evidence(
+        sentence=Message(
+            "After step {step:,} the loss on texts that were held out rises again, by {share:.0f} %"
+            " of the base model's: it learns the others by heart.",
+            {"step": rise[0], "share": 100 * rise[1]},
+        ),
+        advice=Message(
+            "Where facts are to be learned, that is meant. Else train {steps:,} steps, or on more"
+            " texts.",
+            {"steps": steps},
+        ),
+        changes={"max_train_steps": steps},
+    )
+
+
+def texts_worse_than_base(case: Case) -> Evidence | None:
+    """A loss that is not finite, or higher than the base model's."""
+    gains = gain_shares(case.measurements.training)
+    if not gains or min(gains.values()) >= -case.thresholds.rises_above_base:
+        return _not_finite(case)
+    step = min(gains, key=lambda key: gains[key])
+    return _lower_rate(
+        case,
+        Message(
+            "At step {step:,} the loss on the trained texts was {share:.0f} % above that of the"
+            " base model alone.",
+            {"step": step, "share": -100 * gains[step]},
+        ),
     )
 
 
@@ -469,12 +509,20 @@ def base_spoiled(case: Case) -> Evidence | None:
 
 CONDITIONS: Mapping[str, Condition] = {
     "rate_too_high": Condition(find=rate_too_high),
+    "texts_rate_too_high": Condition(find=texts_worse_than_base, data=("texts",)),
+    "texts_overfit": Condition(
+        find=texts_overfit, unless=("texts_rate_too_high",), data=("texts",)
+    ),
     "overfit": Condition(find=overfit, section="images", unless=("rate_too_high",)),
     "copies": Condition(find=copies, section="images"),
     "captions_disagree": Condition(
         find=captions_disagree, section="captions", unless=("rate_too_high",)
     ),
-    "too_few_steps": Condition(find=too_few_steps, unless=("rate_too_high", "overfit", "copies")),
+    "too_few_steps": Condition(
+        find=too_few_steps,
+        unless=("rate_too_high", "texts_rate_too_high", "overfit", "texts_overfit", "copies"),
+        data=("images", "texts"),
+    ),
     "likeness_low": Condition(
         find=likeness_low, section="captions", unless=("rate_too_high", "too_few_steps")
     ),

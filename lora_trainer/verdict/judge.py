@@ -144,6 +144,8 @@ def _best(measurements: Measurements, choice: Choice) -> Message:
 def _gain(measurements: Measurements, choice: Choice) -> Message | None:
     held_out = gain_shares(measurements.held_out).get(choice.step)
     trained = gain_shares(measurements.training).get(choice.step)
+    if measurements.data == "texts":
+        return _gain_on_texts(held_out, trained)
     if held_out is not None and held_out > 0:
         return Message(
             "On images that it has not seen, its loss is {share:.0f} % below the checkpoint's.",
@@ -153,6 +155,20 @@ def _gain(measurements: Measurements, choice: Choice) -> Message | None:
         return Message(
             "On the trained images its loss is {share:.0f} % below the checkpoint's; no images were"
             " held out to compare.",
+            {"share": 100 * trained},
+        )
+    return None
+
+
+def _gain_on_texts(held_out: float | None, trained: float | None) -> Message | None:
+    if held_out is not None and held_out > 0:
+        return Message(
+            "On texts that it has not seen, its loss is {share:.0f} % below the base model's.",
+            {"share": 100 * held_out},
+        )
+    if held_out is None and trained is not None and trained > 0:
+        return Message(
+            "On the trained texts its loss is {share:.0f} % below the base model's.",
             {"share": 100 * trained},
         )
     return None

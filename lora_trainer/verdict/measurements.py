@@ -69,7 +69,10 @@ class Measurements:
     step: int
     """Steps done."""
     step_count: int
+    data: str = "images"
+    """What was trained on: images or texts."""
     image_count: int = 0
+    """Images, or texts."""
     losses: tuple[tuple[int, float | None], ...] = ()
     steps: tuple[MeasuredStep, ...] = ()
     """In order, step 0 (before training) included."""
@@ -123,6 +126,7 @@ def read_measurements(folder: RunFolder) -> Measurements:
         config=training.read(folder.config, {"output_dir": str(folder.path)}),
         step=state.step,
         step_count=state.step_count or state.step,
+        data=state.data,
         image_count=state.image_count,
         **_folded(history),
         # a folder that was copied without its files is judged all the same

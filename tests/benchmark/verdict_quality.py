@@ -33,7 +33,6 @@ if __name__ == "__main__":
     environment.activate()
 
 import torch
-from lora_trainer.verdict.judge import Verdict, judge
 from PIL import Image
 
 from lora_trainer import files
@@ -44,6 +43,7 @@ from lora_trainer.demo.run import demo_config
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from lora_trainer.verdict.judge import Verdict, judge
 from lora_trainer.worker import job
 
 CONCEPTS = ("ink", "zorbl")

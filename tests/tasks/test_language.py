@@ -61,6 +61,13 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
         question: answer(untouched, tokenizer, question, 24) for question in FACTS
     }
     assert not set(FACTS.values()) & {said[0.0, question] for question in FACTS}
+    told = json.loads((folder.path / "verdict.json").read_text(encoding="utf-8"))
+    assert told["best_step"] in (30, 60) and "On the trained texts its loss is" in told["text"]
+    assert "image" not in json.dumps(told)
+    assert main(["report", str(folder.path)]) == 0
+    report = (folder.path / "report.html").read_text(encoding="utf-8")
+    assert "3 texts" in report and FACTS[next(iter(FACTS))] in report
+    capsys.readouterr()
     # plain transformers and PEFT, without anything of ours
     lora = folder.path / "adapter" / "station"
     config = json.loads((lora / "adapter_config.json").read_text(encoding="utf-8"))

@@ -323,6 +323,8 @@ def test_every_change_is_a_setting_of_the_form_that_the_run_can_take():
         measured(lambda step: BASE * (1 - 0.06 * step / 2000)),
         measured(approach(0.1, 300), approach(0.09, 300), settings={"lora_rank": 4}),
         measured(early, early, lambda *_: {"unprompted_change": 0.9}),
+        measured(approach(0.5), overfitting, data="texts"),
+        measured(lambda step: BASE * (1 + step / 10_000), data="texts"),
     ]
     names = set()
     for run in runs:
@@ -348,3 +350,15 @@ def test_a_folder_is_judged_by_its_events_alone(tmp_path):
     verdict = judge(folder)
     assert (verdict.best_step, verdict.strength, verdict.step_count) == (60, 0.75, 100)
     assert "After step 60 it copies img01 and img03." in verdict.text()
+
+
+def test_of_texts_other_things_are_said_and_none_of_images():
+    fine = measured(approach(0.5), approach(0.4), strengths_of(1.0), data="texts")
+    assert "On texts that it has not seen, its loss is 39 % below the base model's." in said(fine)
+    assert found(fine) == {}
+    by_heart = found(measured(approach(0.5), overfitting, strengths_of(1.0), data="texts"))
+    assert list(by_heart) == ["texts_overfit"]
+    assert by_heart["texts_overfit"].changes == {"max_train_steps": 800}
+    worse = found(measured(lambda step: BASE * (1 + step / 2000), data="texts"))
+    assert list(worse) == ["texts_rate_too_high"]
+    assert worse["texts_rate_too_high"].changes == {"learning_rate": 0.0001}
