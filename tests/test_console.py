@@ -1,5 +1,6 @@
 """What a run looks like on a terminal and in a file: a worker's events in, text out."""
 
+import dataclasses
 import io
 import signal
 import sys
@@ -78,6 +79,22 @@ def test_previews_and_saves_do_not_move_the_training_on(tmp_path, capsys):
         "Training: 10 of 20",
         "Training: 11 of 20",
     ]
+
+
+def test_a_check_is_told_with_its_losses_and_its_cost(tmp_path, capsys):
+    watch(
+        tmp_path,
+        [
+            dataclasses.replace(PLANNED, image_count=20, held_out_count=2),
+            events.Phase(phase="validating"),
+            events.Validated(step=4, training_loss=0.05, validation_loss=0.0625, seconds=1.25),
+            events.Validated(step=8, training_loss=0.04, seconds=0.5),
+        ],
+    )
+    shown = capsys.readouterr().out
+    assert "20 images (2 more held out) in 2 buckets" in shown
+    assert "Step 4: loss 0.0500 on training images, 0.0625 on held-out images (1.2 s)" in shown
+    assert "Step 8: loss 0.0400 on training images (0.5 s)" in shown
 
 
 def test_a_file_gets_a_line_for_each_twentieth_and_no_carriage_return(monkeypatch, capsys):

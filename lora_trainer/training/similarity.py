@@ -17,9 +17,9 @@ from PIL import Image
 
 SIDE = 32
 COPIED = 0.95
-"""Correlation from which a picture is a copy. Measured with the embedded checkpoint: a LoRA that was
-overfitted on three images reaches 0.91 to 0.97 with their own captions, and at most 0.72 with other
-prompts.
+"""Correlation from which a picture is a copy. Measured with the embedded checkpoint: a LoRA that
+was overfitted on three images reaches 0.91 to 0.97 with their own captions, and at most 0.72 with
+other prompts.
 """
 MARGIN = 0.002
 ROWS_AT_ONCE = 512

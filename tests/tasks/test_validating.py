@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from lora_trainer.lora.file import read_header
 from lora_trainer.runs import events
-from lora_trainer.training.validation import Validation
+from lora_trainer.training.validation import FixedNoiseValidation
 from lora_trainer.worker import job
 from tests.made import begin, checks, draw_images, losses, measure_after_few_images
 from tests.tasks.test_diffusion import train_until
@@ -50,6 +50,8 @@ def test_what_is_held_out_is_measured_at_each_save_and_not_trained_on(tmp_path):
     assert set(last.per_image) <= {f"img{number:02d}.png" for number in range(6)}
     assert len(last.per_image) == 2
     assert folder.read_state().validations == tuple(found)
+    curves = b"".join(path.read_bytes() for path in folder.logs.iterdir())
+    assert b"loss/validation" in curves and b"loss/training_fixed" in curves
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_folder_of_ones_own_is_validated_on_and_nothing_is_held_out(tmp_path):
 
 
 def test_without_memory_for_a_check_training_goes_on(tmp_path, monkeypatch):
-    real, rows = Validation._predict, []
+    real, rows = FixedNoiseValidation._predict, []
 
     def predict(self, batch, strength):
         rows.append(len(batch))
@@ -133,7 +135,7 @@ def test_without_memory_for_a_check_training_goes_on(tmp_path, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate")
         return real(self, batch, strength)
 
-    monkeypatch.setattr(Validation, "_predict", predict)
+    monkeypatch.setattr(FixedNoiseValidation, "_predict", predict)
     folder = begin(tmp_path, **SIX)
     assert job.run(folder.path) == job.FINISHED
     assert warnings(folder) == ["there was no memory to validate step 0; the training continues"]
