@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lora_trainer.report.elements import Markup, tag
 
-WIDTH, HEIGHT = 720, 260
+WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 12, 40
 MOST_POINTS = 1000
 

@@ -116,8 +116,7 @@ def _changed(changes: Mapping[str, Any]) -> Markup | None:
 
 def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | None:
     best = verdict.best_step if verdict else None
-    return _section(
-        "Curves",
+    charts = [
         chart(
             [
                 Line(
@@ -171,7 +170,9 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
             mark=best,
         ),
         chart(_step_lines(measurements), across="step", up="loss of each step"),
-    )
+    ]
+    shown = [one for one in charts if one is not None]
+    return _section("Curves", tag("div", shown, class_="charts")) if shown else None
 
 
 def _strength_lines(measurements: Measurements, best: int | None) -> list[Line]:
@@ -280,7 +281,7 @@ def _grid(
 
 def _picture(path: Path | None, side: int, alt: str) -> Markup | None:
     uri = data_uri(path, side) if path is not None else None
-    return tag("img", src=uri, alt=alt, loading="lazy") if uri else None
+    return tag("img", src=uri, alt=alt) if uri else None
 
 
 def _images(examples: Sequence[Example]) -> Markup | None:

@@ -19,7 +19,9 @@ h3 { font-size: 15px; margin: 20px 0 8px; font-weight: 600; } p { margin: 6px 0;
   border-left: 4px solid var(--second); padding: 8px 14px; margin: 10px 0; }
 code { font: 13px/1.4 ui-monospace, "Cascadia Mono", Menlo, monospace; background: var(--card);
   border-radius: 4px; padding: 1px 5px; white-space: pre-wrap; }
-.chart { margin: 0 0 20px; } .chart svg { width: 100%; max-width: 860px; height: auto;
+.charts { display: grid; gap: 20px 28px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+.chart { margin: 0; } .chart svg { width: 100%; max-width: 860px; height: auto;
   display: block; }
 .chart text { fill: var(--quiet); font-size: 12px; } .middle { text-anchor: middle; }
   .end { text-anchor: end; }

@@ -119,8 +119,8 @@ def _qualities(
 
 
 def _shares_of_best(curve: Series, steps: set[int], thresholds: Thresholds) -> dict[int, float]:
-    """Step -> its gain divided by the best; where nothing was gained, the least loss is 1 and the
-    others are below by their distance.
+    """Step -> its gain divided by the best, at least 0; where nothing was gained, the least loss is
+    1 and the others are below by their distance.
     """
     losses = {step: loss for step, loss in curve if step in steps}
     if not losses:
@@ -128,7 +128,8 @@ def _shares_of_best(curve: Series, steps: set[int], thresholds: Thresholds) -> d
     base = dict(curve).get(0) or max(losses.values())
     best = base - min(losses.values())
     unit = max(best, thresholds.least_gain * base) or 1.0
-    return {step: 1 - (loss - min(losses.values())) / unit for step, loss in losses.items()}
+    lowest = min(losses.values())
+    return {step: max(0.0, 1 - (loss - lowest) / unit) for step, loss in losses.items()}
 
 
 def picture_shares(scores: Mapping[Key, PictureScores]) -> dict[Key, float]:

@@ -109,9 +109,9 @@ def _rate_signs(case: Case) -> Iterator[Evidence | None]:
     yield _step_loss_rises(case)
 
 
-def _lower_rate(case: Case, sentence: Message) -> Evidence:
+def _lower_rate(case: Case, sentence: Message, divisor: int = 3) -> Evidence:
     rate = case.measurements.learning_rate
-    lower = round_to(rate / 3, 2)
+    lower = round_to(rate / divisor, 2)
     advice = Message(
         "The learning rate of {rate:g} is too high for this run. Try {lower:g}.",
         {"rate": rate, "lower": lower},
@@ -140,6 +140,7 @@ def _worse_than_base(case: Case) -> Evidence | None:
             " checkpoint alone, under the same noise.",
             {"step": step, "share": -100 * gains[step]},
         ),
+        divisor=10 if -gains[step] > case.thresholds.diverged else 3,
     )
 
 
@@ -187,10 +188,12 @@ def _step_loss_rises(case: Case) -> Evidence | None:
 
 
 def overfit(case: Case) -> Evidence | None:
-    """The held-out images' loss rises while the trained images' falls: the gap grows."""
+    """The held-out images' loss rises while the trained images' falls: the gap grows. Without
+    held-out images, each was trained far too often.
+    """
     rise = _rise_after_lowest(case)
     if rise is None:
-        return None
+        return _seen_too_often(case)
     step, share = rise
     changes: dict[str, Any] = {"max_train_steps": max(1, step or case.choice.step)}
     if case.measurements.config.lora.lora_dropout == 0:
@@ -207,6 +210,29 @@ def overfit(case: Case) -> Evidence | None:
             {"steps": changes["max_train_steps"]},
         ),
         changes=changes,
+    )
+
+
+def _seen_too_often(case: Case) -> Evidence | None:
+    measurements, limits = case.measurements, case.thresholds
+    settings, count = measurements.config.training, measurements.image_count
+    if measurements.held_out or not count:
+        return None
+    at_once = settings.batch_size * settings.gradient_accumulation_steps
+    views = measurements.step * at_once / count
+    if views < limits.views:
+        return None
+    steps = max(1, int(round_to(limits.sound_views * count / at_once, 2)))
+    return Evidence(
+        sentence=Message(
+            "Each of the {count} images was trained {views:,.0f} times, and none was held out to"
+            " tell: it has learned them by heart.",
+            {"count": count, "views": views},
+        ),
+        advice=Message(
+            "Train {steps:,} steps, with more and more different images.", {"steps": steps}
+        ),
+        changes={"max_train_steps": steps},
     )
 
 

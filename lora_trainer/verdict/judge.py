@@ -217,11 +217,12 @@ def _after(measurements: Measurements, choice: Choice, thresholds: Thresholds) -
     """Whether going on is worth while, or was worse."""
     curve = measurements.curve
     last = curve[-1][0] if curve else 0
-    quality = choice.quality
-    if choice.step < last and quality.get(last, 1.0) < quality.get(choice.step, 0.0) - (
-        thresholds.step_tolerance
-    ):
-        return Message("The steps after it are worse.")
+    best = choice.quality.get(choice.step, 0.0)
+    lost = 1 - choice.quality.get(last, best) / best if best > 0 else 0.0
+    if choice.step < last and lost > thresholds.step_tolerance:
+        return Message(
+            "By the last step, {share:.0f} % of this is lost again.", {"share": 100 * lost}
+        )
     share = share_of_last_quarter(curve)
     if choice.step == last and share is not None and share > thresholds.still_falling:
         return Message("It was still getting better at the end.")

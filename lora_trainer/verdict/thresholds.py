@@ -34,6 +34,8 @@ class Thresholds:
     """Share of the checkpoint's loss. With the images and the noise fixed, trained images never
     come out worse than without the LoRA unless the steps were too large.
     """
+    diverged: float = 1.0
+    """The same rise beyond which the rate is wrong by an order of magnitude."""
     swings: float = 0.5
     """Sum of all rises of the trained images' loss from save to save, as a share of its whole fall.
     The noise is fixed, so that a sound run has next to none.
@@ -64,6 +66,12 @@ class Thresholds:
     """Share of the checkpoint's loss; the gain counts as at least this, so that a rise without any
     gain before is measured against it.
     """
+    views: int = 250
+    """Times that each image was trained, without any held out to tell, from which on it counts as
+    learned by heart. Presets train each of 20 images about 90 times.
+    """
+    sound_views: int = 100
+    """Times that are advised instead."""
     stubborn: float = 0.5
     """An image is learned less than the others when it has kept this share of what the median image
     has lost. Images differ in how much there is to learn; one whose caption says something else

@@ -75,7 +75,7 @@ def test_overfitting_is_best_before_the_loss_rises_again():
     run = measured(approach(0.5), overfitting, strengths_of(0.8))
     verdict = conclude(run)
     assert (verdict.best_step, verdict.strength) == (800, 0.75)
-    assert said(run)[-1] == "The steps after it are worse."
+    assert said(run)[-1] == "By the last step, 50 % of this is lost again."
     assert [one.name for one in verdict.findings] == ["overfit"]
     one = verdict.findings[0]
     assert str(one.sentence) == (
@@ -87,6 +87,20 @@ def test_overfitting_is_best_before_the_loss_rises_again():
     # whoever has dropout already is not told to change it
     again = measured(approach(0.5), overfitting, settings={"lora_dropout": 0.2})
     assert found(again)["overfit"].changes == {"max_train_steps": 800}
+
+
+def test_a_few_images_that_were_trained_hundreds_of_times_are_learned_by_heart():
+    settings = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    few = measured(approach(0.08), None, settings=settings, image_count=3)
+    one = found(few)["overfit"]
+    assert str(one.sentence) == (
+        "Each of the 3 images was trained 2,667 times, and none was held out to tell: it has"
+        " learned them by heart."
+    )
+    assert one.changes == {"max_train_steps": 75}
+    assert found(measured(approach(0.08), None, image_count=19)) == {}
+    # held-out images tell better
+    assert found(measured(approach(0.08), approach(0.07), settings=settings, image_count=3)) == {}
 
 
 def test_copied_images_are_named_and_the_step_before_is_best():
@@ -124,6 +138,12 @@ def test_a_rate_that_is_too_high_is_known_by_the_loss_under_the_same_noise(train
     assert str(one["rate_too_high"].advice) == (
         "The learning rate of 0.0003 is too high for this run. Try 0.0001."
     )
+
+
+def test_a_rate_at_which_training_diverges_is_lowered_by_an_order_of_magnitude():
+    one = found(measured(lambda step: 1.0 if step else BASE))["rate_too_high"]
+    assert one.changes == {"learning_rate": 3e-5}
+    assert conclude(measured(lambda step: 1.0 if step else BASE)).table[1]["quality"] == 1.0
 
 
 def test_a_rate_that_is_too_high_is_known_by_losses_that_are_not_finite():
