@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_trainer import environment
 from lora_trainer.__main__ import main
 from lora_trainer.language import peft_file
 from lora_trainer.language.answer import answer
@@ -15,6 +17,7 @@ from lora_trainer.language.detect import read_folder
 from lora_trainer.language.model import load_model
 from lora_trainer.language.tokens import load_tokenizer
 from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
 from lora_trainer.worker import job
 from tests import made
@@ -269,3 +272,26 @@ def test_held_out_texts_are_validated_on_and_measuring_changes_nothing(tmp_path)
     assert whole.read_state().validations[-1].validation_loss is None
     assert own.read_state().validations[-1].validation_loss > 0
     assert losses(own) == losses(whole) != losses(divided)
+
+
+def test_readmes_example_is_a_training_of_a_language_model(tmp_path):
+    readme = (environment.ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## A language model")[2].partition("\n## ")[0]
+    values = yaml.safe_load(section.partition("```yaml\n")[2].partition("```")[0])
+    pairs = write_pairs(tmp_path / "station" / "pairs.jsonl")
+    (tmp_path / "station" / "rules.md").write_text("# Not these\n", encoding="utf-8")
+    example = training.from_mapping(values)
+    assert (example.lora.lora_alpha, example.lora.target_modules) == (16.0, ("q_proj", "v_proj"))
+    values |= {
+        "train_data_dir": str(pairs.parent),
+        "metadata_path": str(pairs),
+        "base_model": str(base("qwen2")),
+        "output_dir": str(tmp_path / "run"),
+        "answer_length": 4,
+    }
+    asked = training.from_mapping(values)
+    folder = folders.begin(asked.output.output_dir, training.to_yaml(asked))
+    assert job.run(folder.path) == job.FINISHED
+    state = folder.read_state()
+    assert (state.image_count, state.step_count, state.warnings) == (3, 10, ())
+    assert [answer.strength for answer in state.answers if answer.step == 10] == [0.0, 1.0]
