@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lora_trainer.runs import events
 from lora_trainer.settings import training
 from lora_trainer.worker import job
-from tests.made import begin, losses
+from tests.made import begin, checks, losses, measure_after_few_images
 from tests.tasks.test_stop_and_resume import at_step
 
 
@@ -42,7 +42,8 @@ def test_a_run_grows_an_earlier_lora_and_goes_on_without_it(tmp_path, monkeypatc
         assert opened.metadata()["ss_network_dim"] == "4"
 
 
-def test_without_a_rank_it_is_the_files(tmp_path):
+def test_without_a_rank_it_is_the_files(tmp_path, monkeypatch):
+    measure_after_few_images(monkeypatch, 8.0)
     run = begin(
         tmp_path, init_lora=str(earlier(tmp_path)), lora_rank=None, learning_rate=0.0, epochs=1
     )
@@ -50,6 +51,10 @@ def test_without_a_rank_it_is_the_files(tmp_path):
     assert job.run(run.path) == job.FINISHED
     after = load_file(run.path / "run.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
+    # it is measured with what it begins with, against the base
+    first, last = checks(run)
+    assert first.prompted_change == last.prompted_change > 0
+    assert first.per_image == last.per_image and set(first.per_image.values()) != {1.0}
 
 
 def test_what_is_lost_is_warned_of(tmp_path):
