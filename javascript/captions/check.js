@@ -169,7 +169,7 @@ function summary(/** @type {CheckView} */ known) {
         widgets.small(
             dotted(
                 known.checked ? formatDate(known.checked) : "",
-                known.stale ? t("being looked at again") : "",
+                known.stale ? t("being checked again") : "",
             ),
         ),
     ];
@@ -466,7 +466,7 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
         body: [
             widgets.help(
                 t(
-                    "The same image twice counts twice in the training. The others go to this dataset's trash, and can be brought back.",
+                    "The same image twice counts twice in the training. The others are moved to this dataset's trash, and can be restored.",
                 ),
             ),
             place,

@@ -104,7 +104,7 @@ export async function open() {
         "div.lora-trainer-bench-form",
         widgets.help(
             t(
-                "Training crops by itself. This is for seeing and choosing the cuts; the originals stay as they are, and the captions go along.",
+                "Training crops automatically. Use this to see and choose the crops; the originals are kept, and captions are copied.",
             ),
         ),
         widgets.labelled(t("In"), targets.element),

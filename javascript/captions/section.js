@@ -133,7 +133,7 @@ const head = (/** @type {string} */ name, /** @type {HTMLElement[]} */ [counts, 
             counts,
             widgets.help(
                 t(
-                    "Say what is in each image, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
+                    "Describe each image, including what should be able to change: clothes, place, light. A caption is saved when you leave its box; Ctrl+Enter marks it as reviewed and goes to the next, Escape undoes your typing.",
                 ),
             ),
         ),

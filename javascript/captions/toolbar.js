@@ -23,7 +23,7 @@ function showKeys() {
     const keys = [
         ["Tab", t("To the next caption; Shift+Tab goes back. What was typed is saved.")],
         ["Page Down, Page Up", t("The same, over the end of the page as well")],
-        ["Ctrl+Enter", t("Mark the caption as reviewed, and go on to the next")],
+        ["Ctrl+Enter", t("Mark the caption as reviewed, and go to the next")],
         ["\u2193 \u2191 Enter", t("Choose and take one of the tags that are offered")],
         ["Esc", t("Take back what was typed since it was saved")],
         ["Alt+X", t("Select the image; Alt+Shift+X selects all from the one before")],

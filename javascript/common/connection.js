@@ -73,7 +73,7 @@ const lostWarning = () =>
         el(
             "p",
             t(
-                "The WebUI does not answer. A training goes on by itself: it needs neither the WebUI nor this page.",
+                "The WebUI does not answer. A running training continues: it needs neither the WebUI nor this page.",
             ),
         ),
         el("p.lora-trainer-hint", t("Trying again until it is back. What you have typed is kept.")),
@@ -85,7 +85,7 @@ const staleWarning = () =>
         el(
             "p",
             t(
-                "The WebUI was started again. Reload this page: its other tabs belong to the WebUI before, and do not work any more.",
+                "The WebUI was restarted. Reload this page: its other tabs belong to the previous WebUI, and no longer work.",
             ),
         ),
         widgets.row(

@@ -655,7 +655,7 @@ function drawNone(/** @type {HTMLElement} */ place, /** @type {Actions} */ next)
         widgets.notice(
             "info",
             t("There is no LoRA to try yet."),
-            t("Train one first; saved steps can be tried while the training goes on."),
+            t("Train one first; saved steps can be tried during the training."),
         ),
     );
     next.say("");
@@ -714,7 +714,7 @@ function form(place, next, redraw) {
         }),
         credits(lora),
         widgets.labelled(t("Prompt"), prompt, {
-            help: t("The tag and the trigger are added by themselves."),
+            help: t("Tag and trigger word are added automatically."),
         }),
         widgets.labelled(t("Negative prompt"), negative),
         seedField(),

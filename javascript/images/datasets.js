@@ -84,7 +84,7 @@ function withLost(/** @type {KnownCard[]} */ cards) {
     const before = chosen();
     if (!before || cards.some((card) => card.id === before.id)) return cards;
     const problem = {
-        message: t("This dataset is not there any more."),
+        message: t("This dataset no longer exists."),
         hint: t("It may have been deleted in another window."),
     };
     return [

@@ -46,7 +46,7 @@ export function initLoraCard() {
     const problem = el("div.lora-trainer-settings-problem");
     const element = widgets.labelled(t("Start from a LoRA"), select, {
         help: t(
-            "Training goes on from what this LoRA does. With a higher rank nothing of it is lost, and there is room for more detail.",
+            "Training starts from this LoRA's weights. A higher rank loses nothing, and has room for more detail.",
         ),
         problem,
     });

@@ -154,8 +154,8 @@ export function planCard(goTo) {
                     "li.lora-trainer-help",
                     plural(
                         plan.unchecked,
-                        "{count} image is still being looked at ...",
-                        "{count} images are still being looked at ...",
+                        "{count} image is still being checked ...",
+                        "{count} images are still being checked ...",
                     ),
                 ),
             );

@@ -151,7 +151,7 @@ function keptNotice(lora, done, more) {
     const notice = widgets.notice(
         "info",
         t("What was learned is kept."),
-        t("Try it, put it into the LoRA folder, or go on training."),
+        t("Try it, put it into the LoRA folder, or continue training."),
         widgets.button({ label: t("Try it"), onclick: () => runActions.tryLora(lora) }),
         widgets.button({
             label: t("Put into the LoRA folder"),
@@ -182,7 +182,7 @@ function readyNotice(/** @type {LoraView} */ lora, /** @type {Child[]} */ more) 
     const notice = widgets.notice(
         "done",
         t("Your LoRA is ready: {name}", { name: lora.name }),
-        t("It lies in the WebUI's LoRA folder as {file}. In a prompt:", { file: lora.file }),
+        t("It is in the WebUI's LoRA folder as {file}. In a prompt:", { file: lora.file }),
         widgets.button({ label: t("Copy"), onclick: () => widgets.copyText(words) }),
         widgets.button({ label: t("Try it"), onclick: () => runActions.tryLora(lora) }),
         widgets.button({ label: t("Send to txt2img"), onclick: send }),

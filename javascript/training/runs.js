@@ -113,7 +113,7 @@ export async function goOn(/** @type {Run} */ run, /** @type {Done} */ done) {
         title: t("Train {name} further", { name: run.name }),
         body: widgets.labelled(t("Train to step"), steps, {
             help: t(
-                "It has {count} steps now. The training goes on from there, and a new LoRA file is made.",
+                "It has {count} steps now. Training continues from there, and a new LoRA file is written.",
                 { count: run.step_count },
             ),
         }),
@@ -180,7 +180,7 @@ async function emptyTrash(/** @type {Done} */ done) {
         label: t("Delete for good"),
         message: sentences(
             trashWords(load),
-            t("They cannot be taken back afterwards. LoRAs in the LoRA folder stay."),
+            t("This cannot be undone. LoRAs in the LoRA folder are kept."),
         ),
     });
     if (!sure) return;

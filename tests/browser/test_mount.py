@@ -107,7 +107,7 @@ def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
 
         updated.kill()
         updated.start()
-        expect(page.locator(ROOT).get_by_text("The WebUI was started again.")).to_be_visible()
+        expect(page.locator(ROOT).get_by_text("The WebUI was restarted.")).to_be_visible()
         visitor.requests.clear()
         open_tab(visitor, updated)
         (now,) = versions(visitor)

@@ -618,7 +618,7 @@ def test_a_page_of_a_webui_that_was_started_again_says_that_it_has_to_be_reloade
 
     page.route("**/lora-trainer/pulse", renamed)
     said = page.locator(f"{ROOT} .lora-trainer-connection")
-    said.get_by_text("The WebUI was started again. Reload this page").wait_for()
+    said.get_by_text("The WebUI was restarted. Reload this page").wait_for()
     # our own tab goes on working
     expect(
         page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role(

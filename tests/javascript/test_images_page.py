@@ -234,8 +234,8 @@ def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(
     )
     assert images_step(page) == ("The folder is gone", "problem")
     notice = page.locator(".lora-trainer-images .lora-trainer-notice-error")
-    assert notice.inner_text().startswith(f"The folder {folder} is not there any more")
-    assert "is not there any more" in page.get_by_role("radio", name="fox pictures").inner_text()
+    assert notice.inner_text().startswith(f"The folder {folder} no longer exists")
+    assert "no longer exists" in page.get_by_role("radio", name="fox pictures").inner_text()
     # a page that is opened now says the same
     other = tab.open()
     other.evaluate("id => loraTrainer.datasets.choose(id)", identity)
@@ -256,9 +256,7 @@ def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_it
         "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
     )
     assert page.evaluate("loraTrainer.store.get('dataset')") == "fox"
-    assert (
-        "This dataset is not there any more." in page.get_by_role("radio", name="fox").inner_text()
-    )
+    assert "This dataset no longer exists." in page.get_by_role("radio", name="fox").inner_text()
     page.locator(".lora-trainer-images").get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("radio", name="fox").wait_for(state="detached")
     assert images_step(page) == ("other: 1 image", "")
@@ -274,7 +272,7 @@ def test_the_plan_notices_a_folder_that_went_while_another_step_is_open(tab, tmp
     page.route("**/items?*", lambda route: route.abort())
     page.evaluate(
         "loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message:"
-        " 'the folder is not there any more'}]})"
+        " 'the folder no longer exists'}]})"
     )
     page.wait_for_function(
         "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"

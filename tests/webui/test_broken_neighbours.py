@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 
 from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.comparing import routes
 from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http import routing
-from lora_trainer.webui.loras import routes
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.user_presets import UserPresets
@@ -244,7 +244,7 @@ def test_tries(tmp_path, breaking):
     assert shown["good"]["prompt"] == "a fox" and shown["good"]["status"] == "done"
     assert {"bad", "odd0", "odd1", "odd2", "odd3"} <= set(
         shown
-    ) and "cannot be read any more" in shown["bad"]["error"]["message"]
+    ) and "comparison cannot be read" in shown["bad"]["error"]["message"]
 
 
 def test_a_run_that_finished_is_shown_beside_one_whose_record_is_torn(tmp_path):

@@ -110,7 +110,7 @@ class Copies:
     def find(self, identity: str) -> Copy:
         """Raises NotFound."""
         if identity not in self._known:
-            raise NotFound("these copies are not being made any more", hint="Reload the page.")
+            raise NotFound("this cropping job no longer exists", hint="Reload the page.")
         return self._known[identity]
 
     def _run(self, copy: Copy, identity: str, make: Any) -> None:

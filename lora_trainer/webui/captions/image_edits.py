@@ -1,9 +1,9 @@
 """Crops or converts an image in place, reversibly.
 
-    crop_in_place(root, image, mend, ...) -> {name: Swap}    replaces an image and its mask by crops,
-                                                             and moves the originals into `folder`
-    converted_in_place(root, original, copy, kept)           replaces an image by its converted copy
-    swap_back(root, name, swap) -> (name, Swap)              exchanges the kept and current image
+    crop_in_place(root, image, mend, ...) -> {name: Swap}   replaces an image and its mask by crops,
+                                                            and moves the originals into `folder`
+    converted_in_place(root, original, copy, kept)          replaces an image by its converted copy
+    swap_back(root, name, swap) -> (name, Swap)             exchanges the kept and current image
 
 Uses dataset.crop. Called by workbench.py.
 """
@@ -104,7 +104,7 @@ def swap_back(root: Path, name: str, swap: Swap) -> tuple[str, Swap]:
     place, kept, target = root / name, root / swap.kept, root / (swap.was or name)
     if not kept.is_file():
         raise DatasetError(
-            "the original of {name} is not there any more",
+            "the original of {name} no longer exists",
             hint="Look into the trash of your system.",
             name=name,
         )
@@ -156,7 +156,7 @@ def _box(picture: Image.Image, mend: Mapping[str, Any], name: str, mask: Path | 
     if right <= left or bottom <= top:
         hint = "Its size is {width} x {height}."
         raise DatasetError(
-            "nothing of {path} lies inside the box",
+            "nothing of {path} is inside the box",
             hint=hint,
             path=name,
             width=picture.width,

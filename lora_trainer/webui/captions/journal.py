@@ -176,7 +176,7 @@ class Journal:
             return _edit(files.load_json(self._file(identity), names=True), identity)
         except files.UNREADABLE as error:
             raise DatasetError(
-                "this edit cannot be undone any more: what it was is no longer known",
+                "this edit can no longer be undone: its record is gone",
                 hint="Reload the page.",
             ) from error
 

@@ -62,7 +62,7 @@ from lora_trainer.webui.datasets.registry import Datasets
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 """In the dataset's .lora_trainer folder."""
 PLANS_KEPT = 10
-NOT_THERE = Message("this image is not there any more")
+NOT_THERE = Message("this image no longer exists")
 CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
 FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it is")
 

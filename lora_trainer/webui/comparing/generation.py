@@ -458,7 +458,7 @@ def _read(folder: Path) -> Comparison | None:
 def _broken(folder: Path, error: Exception) -> Comparison:
     reason = f"{type(error).__name__}: {error}"[:300]
     problem = ComparisonError(
-        "what was tried here cannot be read any more: {reason}",
+        "this comparison cannot be read: {reason}",
         hint="Delete it. Its images go to the trash.",
         reason=reason,
     )

@@ -109,7 +109,7 @@ class View:
         """The image of a key. Raises NotFound."""
         if key not in self.by_key:
             raise NotFound(
-                "this image is not there any more",
+                "this image no longer exists",
                 hint="It may have been removed in another window.",
             )
         return self.by_key[key]
@@ -191,7 +191,7 @@ class CaptionStore:
     def _read_index(self) -> Reading:
         if not self.path.is_dir():
             hint = "It may have been moved, or lie on a disk that is not connected."
-            raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+            raise DatasetError("the folder {path} no longer exists", hint=hint, path=self.path)
         self._settle()
         return self._index.look()
 
@@ -373,7 +373,7 @@ class CaptionStore:
             for key in dict.fromkeys(keys):
                 if key not in newest:
                     raise NotFound(
-                        "this image is not in the trash any more",
+                        "this image is no longer in the trash",
                         hint="It may have been restored in another window.",
                     )
                 if (self.path / newest[key].name).exists():

@@ -116,7 +116,7 @@ class Trash:
         ):
             hint, name = "Remove the image from {folder} by hand.", removed.folder.name
             raise DatasetError(
-                "{name} cannot be brought back: what is told of it leads out of the folder",
+                "{name} cannot be restored: its recorded path is outside the folder",
                 hint=hint,
                 name=name,
                 folder=FOLDER,

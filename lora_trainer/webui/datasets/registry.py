@@ -113,7 +113,7 @@ class Datasets:
         else:
             dataset = self._own(identity, registry)
         if dataset is None:
-            raise NotFound("this dataset is not there any more", hint="Reload the page.")
+            raise NotFound("this dataset no longer exists", hint="Reload the page.")
         return dataset
 
     def opened(self) -> list[Path]:
@@ -220,7 +220,7 @@ class Datasets:
         if not path.is_absolute() or not path.is_dir():
             raise DatasetError(
                 "there is no folder {path}",
-                hint="Give the whole path, as your file manager shows it.",
+                hint="Give the full path, as your file manager shows it.",
                 path=path,
             )
         own = self._data.folder("datasets").resolve()

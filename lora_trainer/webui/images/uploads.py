@@ -523,7 +523,7 @@ def _caption(data: bytes, name: str) -> str:
     caption = caption_in_file(decode(data, Path(name)).content, Path(name))
     if caption is None:
         raise DatasetError(
-            "{path} holds no caption",
+            "{path} contains no caption",
             hint='Its JSON has no "caption", "text" or "tags".',
             path=name,
         )
@@ -659,7 +659,7 @@ def _accept_archive(
     with archive:
         if len(archive.infolist()) > MOST_MEMBERS:
             raise DatasetError(
-                "{path} holds more than {limit} files",
+                "{path} contains more than {limit} files",
                 hint="Upload it in parts.",
                 path=incoming,
                 limit=MOST_MEMBERS,
@@ -749,7 +749,7 @@ def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
     if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":":
         raise DatasetError(
             "{path} points out of the archive",
-            hint="Pack it again, without whole paths.",
+            hint="Pack it again, without absolute paths.",
             path=name,
         )
     if stat.S_ISLNK(info.external_attr >> 16):

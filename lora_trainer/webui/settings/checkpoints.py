@@ -13,7 +13,6 @@ Called by preflight.py and the routes.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, LoadedCheckpoint
 from lora_trainer.webui import texts
+from lora_trainer.webui.common.fact_cache import FactCache
 
 LOADED = "loaded"
 """The id of the checkpoint that the host has loaded."""
@@ -137,10 +137,8 @@ class Checkpoints:
 
     def __init__(self, host: Host, file: Path) -> None:
         self._host = host
-        self._file = file
+        self._cache = FactCache(file, _is_sound)
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._kept: dict[str, dict[str, Any]] = _read(file)
         self._reader: threading.Thread | None = None
 
     def choices(self) -> list[CheckpointChoice]:
@@ -181,7 +179,7 @@ class Checkpoints:
         choice = next((choice for choice in self.choices() if choice.id == wanted), None)
         if choice is None:
             raise CheckpointError(
-                "the WebUI does not list this checkpoint any more",
+                "the WebUI no longer lists this checkpoint",
                 hint="Reload the list, and choose another.",
             )
         return (
@@ -272,16 +270,14 @@ class Checkpoints:
             return self.facts(path)
 
     def _known(self, path: Path, mark: list[int]) -> CheckpointFacts | None:
-        with self._lock:
-            entry = self._kept.get(str(path))
-        return _from_entry(entry) if entry is not None and entry.get("mark") == mark else None
+        entry = self._cache.get(path, mark)
+        return _from_entry(entry) if entry is not None else None
 
     def _look(self, path: Path, mark: list[int], *, write: bool = True) -> CheckpointFacts:
         facts = look(path)
-        with self._lock:
-            self._kept[str(path)] = {"mark": mark, **_to_entry(facts)}
+        self._cache.put(path, mark, _to_entry(facts))
         if write:
-            self._write()
+            self._cache.write()
         return facts
 
     def _read_in_thread(self, paths: list[Path]) -> None:
@@ -302,17 +298,7 @@ class Checkpoints:
                 self._look(path, _mark(path), write=False)
             except Exception:
                 log.exception("looking at %s", path)
-        self._write()
-
-    def _write(self) -> None:
-        # serialized, or an older state may overwrite a newer one
-        with self._writing:
-            with self._lock:
-                content = json.dumps(self._kept, ensure_ascii=True, indent=0)
-            try:
-                files.write_text(self._file, content)
-            except OSError as error:
-                log.warning("%s cannot be written: %s", self._file, error)
+        self._cache.write()
 
 
 def look(path: Path) -> CheckpointFacts:
@@ -407,13 +393,6 @@ def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
 
 def _known(licence: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(key for key in RESTRICTIONS if key in licence["restrictions"])
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    def told(kept: Any) -> dict[str, dict[str, Any]]:
-        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
-
-    return files.read_json(file, told, {}, names=True)
 
 
 def _is_sound(entry: Any) -> bool:

@@ -11,7 +11,6 @@ dataset.scan. Needs Pillow.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -22,11 +21,11 @@ from typing import Any
 from lora_trainer import files
 from lora_trainer.dataset.images import Examined, examine, image_size
 from lora_trainer.errors import DatasetError
+from lora_trainer.webui.common.fact_cache import FactCache
 
 THREADS = 2
 """Leaves CPU time for the host."""
 WRITE_EVERY = 200
-MOST_KEPT = 50_000
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -35,13 +34,11 @@ class ImageCache:
     """Thread-safe. `file`: the cache on disk; if it is lost, images are decoded again."""
 
     def __init__(self, file: Path, thorough: Callable[[Path], Examined] = examine) -> None:
-        self._file = file
         self._thorough = thorough
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._kept: dict[str, dict[str, Any]] = _read(file)
+        self._cache = FactCache(file, _is_sound)
         # unreadable images are tried again after a start: limits or Pillow may have changed
-        self._doubtful = {path for path, entry in self._kept.items() if "problem" in entry}
+        self._doubtful = self._cache.paths_with("problem")
         self._waiting: set[str] = set()
         self._unwritten = 0
         self.serial = 0
@@ -53,9 +50,8 @@ class ImageCache:
         only. Raises DatasetError.
         """
         mark = _mark(path)
-        with self._lock:
-            entry = self._kept.get(str(path))
-        if entry is not None and entry["mark"] == mark:
+        entry = self._cache.get(path, mark)
+        if entry is not None:
             if str(path) in self._doubtful:
                 self._doubtful.discard(str(path))
                 self._look_later(path, mark)
@@ -72,7 +68,7 @@ class ImageCache:
     def close(self) -> None:
         """Drop pending work and write the cache. For tests: hosts do not shut down cleanly."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._write()
+        self._cache.write()
 
     def wait(self) -> None:
         """Wait for all pending work."""
@@ -89,15 +85,9 @@ class ImageCache:
     def _look_thoroughly(self, path: Path, mark: list[int]) -> None:
         try:
             found = self._thorough(path)
-            entry = {
-                "mark": mark,
-                "width": found.width,
-                "height": found.height,
-                "digest": found.digest,
-            }
+            entry = {"width": found.width, "height": found.height, "digest": found.digest}
         except DatasetError as problem:
             entry = {
-                "mark": mark,
                 "problem": problem.message.template,
                 "hint": problem.hint.template,
                 "values": _plain(problem.message.values),
@@ -105,36 +95,17 @@ class ImageCache:
         except Exception:
             log.exception("looking at %s", path)
             entry = {}
+        if entry:
+            self._cache.put(path, mark, entry)
         with self._lock:
             self._waiting.discard(str(path))
-            if entry:
-                self._kept[str(path)] = entry
             self.serial += 1
             self._unwritten += 1
             due = self._unwritten >= WRITE_EVERY or not self._waiting
-        if due:
-            self._write()
-
-    def _write(self) -> None:
-        # serialized, or an older state may overwrite a newer one
-        with self._writing:
-            with self._lock:
-                # the newest are last
-                while len(self._kept) > MOST_KEPT:
-                    del self._kept[next(iter(self._kept))]
-                content = json.dumps(self._kept, ensure_ascii=True, separators=(",", ":"))
+            if due:
                 self._unwritten = 0
-            try:
-                files.write_text(self._file, content)
-            except OSError as error:
-                log.warning("%s cannot be written: %s", self._file, error)
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    def usable(kept: Any) -> dict[str, dict[str, Any]]:
-        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
-
-    return files.read_json(file, usable, {}, names=True)
+        if due:
+            self._cache.write()
 
 
 def _is_sound(entry: Any) -> bool:

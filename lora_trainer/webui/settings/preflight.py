@@ -1,7 +1,7 @@
 """Turns the tab's draft into a run's settings, and computes the run's plan.
 
-    preflight.run_config(wish) -> RunConfig    for POST /runs: complete except for its folder and the
-                                               `auto`s that the worker resolves
+    preflight.run_config(wish) -> RunConfig    for POST /runs: complete except for its folder and
+                                               the `auto`s that the worker resolves
     preflight.check(wish, pending) -> PreflightReport    for POST /plan: checkpoint, images, steps,
                                                time, disk space, file name, and all problems with
                                                their fields; does not raise for invalid input
@@ -310,9 +310,7 @@ class Preflight:
         dataset = self.datasets.find(identity)
         if not dataset.path.is_dir():
             hint = "It may have been moved, or lie on a disk that is not connected."
-            raise DatasetError(
-                "the folder {path} is not there any more", hint=hint, path=dataset.path
-            )
+            raise DatasetError("the folder {path} no longer exists", hint=hint, path=dataset.path)
         return dataset
 
     def _values(self, draft: _Selection) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Setup:
             return (
                 "installing",
                 Message("Setting up: the packages for training are being installed."),
-                Message("You may go on using the WebUI."),
+                Message("You can keep using the WebUI."),
             )
         if self._exit and not (overlay.state == "ready" and overlay.is_checked):
             message, hint = self._failure()

@@ -334,7 +334,7 @@ class Runs:
         status = run_view.status_of(entry, line, self._asked_of(entry))
         if status not in run_view.ACTIVE and not entry.alive:
             raise RunError(
-                "nothing is training there at the moment", hint="Press Continue to go on with it."
+                "nothing is training there at the moment", hint="Press Continue to resume it."
             )
         if what in ("save", "preview") and not dict(run_view.abilities(entry, status))[what]:
             raise RunError(

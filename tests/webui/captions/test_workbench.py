@@ -623,7 +623,7 @@ def test_several_mends_are_one_edit(tmp_path):
         ]
     )
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
-        "nothing of c.png lies inside the box"
+        "nothing of c.png is inside the box"
     ]
     assert captions(bench) == {"a.png": "lab, a fox", "c.png": "bear"}
     with Image.open(tmp_path / "a.png") as image:

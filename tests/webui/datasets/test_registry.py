@@ -83,7 +83,7 @@ def test_a_caption_saved_by_another_program_is_seen_at_the_next_look(tmp_path):
 
 def test_an_empty_folder_is_an_empty_dataset_and_a_missing_one_is_said(tmp_path):
     assert CaptionStore(tmp_path, follow_links=True).view().items == ()
-    with pytest.raises(DatasetError, match="not there any more"):
+    with pytest.raises(DatasetError, match="no longer exists"):
         CaptionStore(tmp_path / "gone", follow_links=True).view()
 
 
@@ -386,7 +386,7 @@ def test_a_folder_that_is_gone_says_so_on_its_card_and_the_others_are_there(data
     (tmp_path / "away").rename(tmp_path / "moved")
     cards = {card["name"]: card["problem"] for card in datasets.listing("en")}
     assert cards["here"] is None
-    assert "not there any more" in cards["away"]["message"]
+    assert "no longer exists" in cards["away"]["message"]
 
 
 def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):

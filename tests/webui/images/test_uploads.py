@@ -402,7 +402,7 @@ def test_a_zip_of_too_many_files_is_refused(store, monkeypatch):
     monkeypatch.setattr(uploads, "MOST_MEMBERS", 3)
     assert reasons(
         send(store, "set.zip", archive({f"{number}.png": b"" for number in range(4)}))
-    ) == ["set.zip holds more than 3 files"]
+    ) == ["set.zip contains more than 3 files"]
 
 
 def test_chinese_names_packed_on_windows_are_read(store):
@@ -491,7 +491,7 @@ def test_other_tools_files_are_taken(store, name, data, packed):
             "metadata.json holds no captions that are known by the names of pictures",
         ),
         ("metadata.json", b"[1, 2", "metadata.json is not valid JSON"),
-        ("a.json", b'{"width": 3}', "a.json holds no caption"),
+        ("a.json", b'{"width": 3}', "a.json contains no caption"),
         ("fox.prompt", b"a fox", "fox.prompt is a text, but not of a kind that is read here"),
         ("a.txt", b"x" * 130_000, "a.txt: the caption has 130000 characters, more than 20000"),
         ("more.jsonl", b"[" * 100_000, "more.jsonl, line 1: not valid JSON"),

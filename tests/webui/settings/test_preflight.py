@@ -166,7 +166,7 @@ def test_a_licence_that_restricts_is_told_before_the_start(app, tmp_path):
     made = app.preflight.check(wish())
     assert made.ok and told(made, "warning") == wanted
     # from the file in which it is kept, and anew when a companion states another one
-    kept = Checkpoints(app.host, app.preflight.checkpoints._file)
+    kept = Checkpoints(app.host, app.data.folder("runs").parent / "checkpoints.json")
     assert kept.facts(path) == app.preflight.checkpoints.facts(path)
     write_checkpoint(
         tiny_parts("sd1"), path, metadata={"modelspec.resolution": "64x64", "a": "change"}
@@ -494,10 +494,8 @@ def test_a_folder_that_is_gone_is_told_in_plain_words(app):
     for picture in app.datasets.folders["discs"].iterdir():
         picture.unlink()
     app.datasets.folders["discs"].rmdir()
-    assert told(app.preflight.check(wish())) == [
-        ("dataset", "the folder discs is not there any more")
-    ]
-    with pytest.raises(DatasetError, match="is not there any more"):
+    assert told(app.preflight.check(wish())) == [("dataset", "the folder discs no longer exists")]
+    with pytest.raises(DatasetError, match="no longer exists"):
         app.preflight.run_config(wish())
 
 

@@ -120,7 +120,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(client, app, tmp_path):
     )
     assert (
         post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).json()["problem"]
-        == "The WebUI does not list this checkpoint any more"
+        == "The WebUI no longer lists this checkpoint"
     )
 
 
