@@ -586,7 +586,7 @@ def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
     try:
         live.get_by_text("Connection lost, trying again ...").wait_for()
         said = page.locator(f"{ROOT} .lora-trainer-connection")
-        said.get_by_text("A training goes on by itself").wait_for()
+        said.get_by_text("A running training continues").wait_for()
         stop = page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role(
             "button", name="Stop"
         )

@@ -15,10 +15,11 @@ from starlette.testclient import TestClient
 
 from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.comparing import routes
+from lora_trainer.webui.comparing import routes as comparing_routes
 from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http import routing
+from lora_trainer.webui.loras import routes
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.user_presets import UserPresets
@@ -232,6 +233,7 @@ def test_tries(tmp_path, breaking):
             json.dumps({**good, "id": folder.name, **odd}), encoding="utf-8"
         )
     app = Starlette()
+    assert comparing_routes
     routing.mount(
         app,
         SimpleNamespace(
