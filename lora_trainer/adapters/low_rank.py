@@ -41,7 +41,7 @@ class LowRankAdapter(Adapter):
 
     def begin_from(self, change: WeightChange) -> tuple[float, float]:
         scale = self.size.alpha / self.size.rank
-        base = tuple(self.layer.base_layer.weight.shape)
+        base = _shape(self.layer.base_layer)
         down, up, kept, energy = fitted(change, base, self.size.rank, scale)
         rank = down.shape[0]
         with torch.no_grad():
@@ -146,6 +146,13 @@ def fitted(
         kept,
         energy * factor**2,
     )
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    """The shape of a layer's weight, also of a quantized one, whose tensor has another."""
+    if isinstance(layer, torch.nn.Linear):
+        return (layer.out_features, layer.in_features)
+    return tuple(layer.weight.shape)
 
 
 def _require_shape(shape: tuple[int, ...], base: tuple[int, ...]) -> None:

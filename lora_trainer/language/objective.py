@@ -28,12 +28,18 @@ class CompletionObjective:
     ) -> tuple[torch.Tensor, Sequence[str]]:
         """The mean cross entropy of the learned tokens of each row, (B,), and the rows' names."""
         rows = [self.rows[index] for index in indices]
-        batch = collate(rows, self.pad_id, self.dtype)
-        losses = completion_loss(self.logits(batch), batch.labels.to(self.device))
-        return losses, [row.name for row in rows]
+        return self.loss(rows), [row.name for row in rows]
 
-    def logits(self, batch: TokenBatch) -> torch.Tensor:
-        """(B, L, V)"""
+    def loss(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """The loss of each of these rows, (B,)."""
+        batch = collate(rows, self.pad_id, self.dtype)
+        return completion_loss(self._predict(batch), batch.labels.to(self.device))
+
+    def logits(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """The model's output for these rows, (B, L, V)."""
+        return self._predict(collate(rows, self.pad_id, self.dtype))
+
+    def _predict(self, batch: TokenBatch) -> torch.Tensor:
         logits: torch.Tensor = self.model(
             input_ids=batch.ids.to(self.device),
             attention_mask=batch.mask.to(self.device),

@@ -57,6 +57,17 @@ def _joined(rows: Sequence[TokenRow]) -> TokenRow:
     )
 
 
+def unpacked(row: TokenRow) -> list[TokenRow]:
+    """The examples of a row, each in one of its own."""
+    found: list[TokenRow] = []
+    start = 0
+    for length in row.lengths:
+        part = slice(start, start + length)
+        found.append(TokenRow.of(row.name, row.ids[part], row.labels[part]))
+        start += length
+    return found
+
+
 def collate(rows: Sequence[TokenRow], pad_id: int, dtype: torch.dtype) -> TokenBatch:
     """Rows -> a batch, padded at the end. dtype: the mask's, where a row holds several examples.
 

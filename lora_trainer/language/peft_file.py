@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -96,8 +97,11 @@ def _config(base: Path, targets: tuple[str, ...], rank: int, alpha: float, dropo
     return json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"
 
 
-def read(folder: Path) -> dict[str, LayerFactors]:
-    """The layers of a LoRA, by their paths in the model. Raises LoraFileError."""
+def read(path: Path) -> dict[str, LayerFactors]:
+    """The layers of a LoRA, by their paths in the model. path: its folder, or the weights in it.
+    Raises LoraFileError, also for what PEFT has besides plain LoRA.
+    """
+    folder = path.parent if path.is_file() else path
     settings: dict[str, Any] = files.read_json(folder / CONFIG, dict, {}, names=True)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:
@@ -116,21 +120,24 @@ def read(folder: Path) -> dict[str, LayerFactors]:
             error=error,
         ) from error
     paths = [name.removesuffix(A).removeprefix(PREFIX) for name in tensors if name.endswith(A)]
-    try:
-        factors = {
-            path: LayerFactors(
-                tensors[PREFIX + path + A].float(), tensors[PREFIX + path + B].float(), alpha / rank
-            )
-            for path in paths
-        }
-    except KeyError as error:
+    wanted = {PREFIX + path + end for path in paths for end in (A, B)}
+    strange = sorted(wanted ^ tensors.keys())
+    strange += [key for key in ("rank_pattern", "alpha_pattern", "use_dora") if settings.get(key)]
+    if strange:
         raise LoraFileError(
-            "{path} is not a whole LoRA: {name} is unexpected or missing",
-            hint="Export again; if it happens twice, please report it.",
+            "{path} is not a plain LoRA: {name} is unexpected or missing",
+            hint="Only LoRAs with one rank, and without DoRA or trained embeddings, are read.",
             path=folder,
-            name=error,
-        ) from error
-    return factors
+            name=strange[0],
+        )
+    # arXiv 2312.03732
+    scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
+    return {
+        path: LayerFactors(
+            tensors[PREFIX + path + A].float(), tensors[PREFIX + path + B].float(), scale
+        )
+        for path in paths
+    }
 
 
 def step_of(folder: Path) -> int | None:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lora_trainer.dataset.held_out import MOST_MEASURED
-from lora_trainer.language.objective import CompletionObjective, completion_loss
-from lora_trainer.language.packing import collate
+from lora_trainer.language.objective import CompletionObjective
 from lora_trainer.language.tokens import TokenRow
 from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import Trainer
@@ -67,14 +66,13 @@ class TextValidation:
         for start in range(0, len(rows), self.rows_at_once):
             between()
             piece = rows[start : start + self.rows_at_once]
-            batch = collate(piece, objective.pad_id, objective.dtype)
             with (
                 torch.inference_mode(),
                 evaluating([objective.model]),
                 trainer.precision(),
                 trainer.adapters.strength(strength),
             ):
-                losses = completion_loss(objective.logits(batch), batch.labels.to(objective.device))
+                losses = objective.loss(piece)
             found.update(zip((row.name for row in piece), losses.tolist(), strict=True))
         return found
 

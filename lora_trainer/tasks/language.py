@@ -31,7 +31,7 @@ from lora_trainer.language.model import (
     targets_of,
 )
 from lora_trainer.language.objective import CompletionObjective
-from lora_trainer.language.packing import pack
+from lora_trainer.language.packing import pack, unpacked
 from lora_trainer.language.peft_file import LayerFactors
 from lora_trainer.language.tokens import ChatTokenizer, TokenRow, load_tokenizer, too_long
 from lora_trainer.language.validation import make_validation
@@ -60,10 +60,15 @@ from lora_trainer.training.optimizers import make_optimizer, require_optimizer
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
+from lora_trainer.training.validation import evaluating
 
 log = logging.getLogger(__name__)
 USUAL_LENGTH = 1024
 CHECKS_PER_EVENT = 100
+PACKING_TOLERANCE = 0.1
+"""Largest relative difference of the logits of examples alone and packed: what bfloat16 rounds off
+stays below it, other examples do not.
+"""
 
 TokenizedText = tuple[TextExample, Sequence[TokenRow]]
 """An example and its rows."""
@@ -142,8 +147,12 @@ class LanguageTask(TrainingTask):
             prepared.device,
             four_bit=prepared.config.language.load_in_4bit,
         )
-        self.control.occupy(LoadedModel(model, prepared.device))
+        if not prepared.config.language.load_in_4bit:
+            # a quantized model cannot be moved with every version of bitsandbytes
+            self.control.occupy(LoadedModel(model, prepared.device))
         trainer, objective = assemble(prepared, model)
+        if prepared.config.language.packing:
+            require_exact_packing(objective, trainer)
         samples = AnswerSamples(
             model=model,
             tokenizer=prepared.tokenizer,
@@ -396,6 +405,23 @@ def assemble(prepared: PreparedTexts, model: Any) -> tuple[Trainer, CompletionOb
         scaler=make_scaler(device, prepared.dtype),
     )
     return trainer, objective
+
+
+def require_exact_packing(objective: CompletionObjective, trainer: Trainer) -> None:
+    """Raise ConfigError for a model whose packed examples see each other, because its attention
+    takes no mask of its own.
+    """
+    packed = next((row for row in objective.rows if len(row.lengths) > 1), None)
+    if packed is None:
+        return
+    with torch.inference_mode(), evaluating([objective.model]), trainer.precision():
+        together = objective.logits([packed])[0].float()
+        alone = torch.cat([objective.logits([row])[0].float() for row in unpacked(packed)])
+    if float((together - alone).norm()) > PACKING_TOLERANCE * float(alone.norm()):
+        raise ConfigError(
+            "packing is true, but this model's attention mixes the examples of a row",
+            hint="Set packing to false.",
+        )
 
 
 def begin_from(adapters: Adapters, beginning: dict[str, LayerFactors]) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_trainer import environment
 from lora_trainer.__main__ import main
-from lora_trainer.language import peft_file
+from lora_trainer.errors import LoraFileError
+from lora_trainer.language import packing, peft_file
 from lora_trainer.language.answer import answer
 from lora_trainer.language.detect import read_folder
 from lora_trainer.language.model import load_model
@@ -272,6 +273,37 @@ def test_held_out_texts_are_validated_on_and_measuring_changes_nothing(tmp_path)
     assert whole.read_state().validations[-1].validation_loss is None
     assert own.read_state().validations[-1].validation_loss > 0
     assert losses(own) == losses(whole) != losses(divided)
+
+
+def test_packing_is_refused_where_the_model_mixes_the_examples(tmp_path, monkeypatch):
+    real = packing._additive_mask
+
+    def causal_only(owners, dtype):
+        return real(torch.ones_like(owners), dtype)
+
+    monkeypatch.setattr(packing, "_additive_mask", causal_only)
+    folder = begin(tmp_path, packing=True)
+    assert job.run(folder.path) == job.FAILED
+    assert "mixes the examples of a row" in folder.read_state().failure.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"use_dora": True}, "use_dora"), ({"rank_pattern": {"q_proj": 4}}, "rank_pattern")],
+)
+def test_other_adapters_than_plain_loras_are_refused(tmp_path, changes, name):
+    folder = begin(tmp_path, max_train_steps=1)
+    job.run(folder.path)
+    config = folder.adapter / "run" / peft_file.CONFIG
+    plain = peft_file.read(folder.adapter / "run" / peft_file.WEIGHTS)
+    values = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**values, "use_rslora": True}), encoding="utf-8")
+    scale = next(iter(peft_file.read(config.parent).values())).scale
+    assert scale == pytest.approx(8**0.5)
+    assert next(iter(plain.values())).scale == 1.0
+    config.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+    with pytest.raises(LoraFileError, match=f"not a plain LoRA: {name} is unexpected"):
+        peft_file.read(config.parent)
 
 
 def test_readmes_example_is_a_training_of_a_language_model(tmp_path):
