@@ -26,7 +26,9 @@ from lora_trainer.tasks.hooks.previewing import Previewing
 from lora_trainer.tasks.hooks.reporting import Reporting
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.worker import job
+from tests.checkpoint.write import write_checkpoint
 from tests.made import begin, checks, losses, measure_after_few_images, tiny_checkpoint
+from tests.tiny import small_parts
 
 
 def train_until(folder, step, monkeypatch, request="stop"):
@@ -318,6 +320,27 @@ def test_on_bad_data_skip_goes_on_without_them_and_says_so(tmp_path):
 def test_wrong_layers_fail_with_the_right_names(tmp_path):
     failed = failure(begin(tmp_path, target_modules=["q_proj", "v_proj"]))
     assert failed.error == "ConfigError" and "to_q" in failed.hint
+
+
+def test_a_restricting_licence_is_warned_of_and_credits_reach_file_and_card(tmp_path):
+    base = write_checkpoint(
+        small_parts(),
+        tmp_path / "inkbase.safetensors",
+        metadata={"modelspec.resolution": "64x64", "modelspec.license": "cc-by-nc-4.0"},
+    )
+    (tmp_path / "Lora").mkdir()
+    credits = {"author": "Ann", "description": "Ink", "training_comment": "Own drawings"}
+    run = begin(
+        tmp_path, base_model=str(base), lora_dir=str(tmp_path / "Lora"), epochs=1, **credits
+    )
+    assert job.run(run.path) == job.FINISHED
+    warned = [one.message for one in run.read_events() if isinstance(one, events.Warned)]
+    assert warned == ["inkbase is not for commercial use (cc-by-nc-4.0)"]
+    with safe_open(run.path / "run.safetensors", "pt") as opened:
+        assert opened.metadata()["modelspec.author"] == "Ann"
+    card = json.loads((tmp_path / "Lora" / "run.json").read_text(encoding="utf-8"))
+    assert card["description"] == "Ink"
+    assert card["notes"] == "Author: Ann\nImages: Own drawings"
 
 
 def test_a_lora_dir_that_does_not_exist_fails_before_training(tmp_path):
