@@ -320,6 +320,7 @@ COLUMNS = {
     "likeness": "likeness",
     "obedience": "obedience",
     "variety": "variety",
+    "nearest": "nearest image",
     "strength": "best strength",
     "quality": "quality",
     "copied": "copied",

@@ -313,14 +313,14 @@ def copies(case: Case) -> Evidence | None:
 
 def too_few_steps(case: Case) -> Evidence | None:
     """The loss was still falling at the end."""
-    share = share_of_last_quarter(case.measurements.curve)
+    share = share_of_last_half(case.measurements.curve)
     if share is None or share <= case.thresholds.still_falling:
         return None
-    steps = round_to(case.steps_done * (2 if share >= 0.2 else 1.5), 2)
+    steps = round_to(case.steps_done * 2, 2)
     return Evidence(
         sentence=Message(
-            "The loss was still falling at the end: {share:.0f} % of the gain came in the last"
-            " quarter of the steps.",
+            "The loss was still falling at the end: the last half of the steps brought"
+            " {share:.0f} % of its whole fall.",
             {"share": 100 * share},
         ),
         advice=Message("Train longer: {steps:,} steps.", {"steps": int(steps)}),
@@ -328,16 +328,16 @@ def too_few_steps(case: Case) -> Evidence | None:
     )
 
 
-def share_of_last_quarter(curve: Series) -> float | None:
-    """Share of the whole gain that came in the last quarter of the steps. None for fewer than three
-    measured saves, and where nothing was gained.
+def share_of_last_half(curve: Series) -> float | None:
+    """Share of the whole gain that came in the last half of the steps: about what twice as many
+    would bring again. None for a single measured save, and where nothing was gained.
     """
-    if len(curve) < 4 or curve[0][0]:
+    if len(curve) < 3 or curve[0][0]:
         return None
     base, last = curve[0][1], curve[-1][1]
     if base - last <= 0:
         return None
-    return (interpolated(curve, 0.75 * curve[-1][0]) - last) / (base - last)
+    return (interpolated(curve, curve[-1][0] / 2) - last) / (base - last)
 
 
 def interpolated(curve: Series, step: float) -> float:

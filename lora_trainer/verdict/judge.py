@@ -15,7 +15,7 @@ from lora_trainer.runs.events import message_of, plain_values
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.verdict.choice import Choice, choose, gain_shares
-from lora_trainer.verdict.conditions import VerdictFinding, find, listed, share_of_last_quarter
+from lora_trainer.verdict.conditions import VerdictFinding, find, listed, share_of_last_half
 from lora_trainer.verdict.measurements import MeasuredStep, Measurements, finite, read_measurements
 from lora_trainer.verdict.thresholds import THRESHOLDS, Thresholds
 
@@ -87,6 +87,7 @@ def row(one: MeasuredStep, choice: Choice) -> dict[str, Any]:
         "likeness": one.likeness,
         "obedience": one.obedience,
         "variety": one.variety,
+        "nearest": max(one.nearest.values(), default=None),
         "quality": choice.quality.get(one.step),
         "strength": choice.strengths.get(one.step),
     }
@@ -223,7 +224,7 @@ def _after(measurements: Measurements, choice: Choice, thresholds: Thresholds) -
         return Message(
             "By the last step, {share:.0f} % of this is lost again.", {"share": 100 * lost}
         )
-    share = share_of_last_quarter(curve)
+    share = share_of_last_half(curve)
     if choice.step == last and share is not None and share > thresholds.still_falling:
         return Message("It was still getting better at the end.")
     return None

@@ -46,9 +46,10 @@ class Thresholds:
     """Rise of the mean loss of the steps from the first to the last fifth of a run in which nothing
     was measured at the saves; by more than four standard errors too.
     """
-    still_falling: float = 0.15
-    """Share of the gain that came in the last quarter of the steps. It is 0.25 for a straight line,
-    and 0.06 for an exponential approach of which three time constants were trained.
+    still_falling: float = 0.1
+    """Share of the gain that came in the last half of the steps. Losses fall by about as much with
+    each doubling of the steps; the share is 0.5 for a straight line, and 0.08 for an exponential
+    approach of which five time constants were trained.
     """
     plateau_gain: float = 0.97
     """Share of the gain at which a curve counts as flat from there on. Sound runs gain nine tenths

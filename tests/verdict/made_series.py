@@ -16,7 +16,7 @@ SAVES = tuple(range(0, 2001, 200))
 Curve = Callable[[int], float]
 
 
-def approach(share: float, constant: float = 500.0) -> Curve:
+def approach(share: float, constant: float = 400.0) -> Curve:
     """A loss that falls by `share` of the checkpoint's, exponentially."""
     return lambda step: BASE * (1 - share * (1 - math.exp(-step / constant)))
 
