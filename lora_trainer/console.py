@@ -110,7 +110,8 @@ class Console:
             case events.Planned() if event.data == "texts":
                 self._close_bar()
                 self._say(
-                    f"{event.name}: {event.family}, {_count(event.image_count, 'text')} with"
+                    f"{event.name}: {event.family}, {_count(event.image_count, 'text')}"
+                    f"{_held_out(event)} with"
                     f" {_count(event.token_count, 'token')} to learn,"
                     f" {_count(event.step_count, 'step')} in {_count(event.epoch_count, 'epoch')},"
                     f" on {event.device}, mixed_precision {event.precision}"
@@ -151,7 +152,7 @@ class Console:
             case events.Saved():
                 self._say(f"Saved step {event.step}: {event.file}")
             case events.Validated():
-                self._say(describe_check(event))
+                self._say(describe_check(event, self._state.data))
             case events.Previewed():
                 self._say(f"Preview at strength {event.strength:g}: {event.file}")
             case events.Answered():
@@ -357,11 +358,11 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
     return "\n".join(lines)
 
 
-def describe_check(event: events.Validated) -> str:
+def describe_check(event: events.Validated, data: str) -> str:
     """ "Step 100: loss 0.0512 on training images, 0.0634 on held-out images (1.2 s)"."""
     losses = [
-        f"{loss:.4f} on {images} images"
-        for loss, images in ((event.training_loss, "training"), (event.validation_loss, "held-out"))
+        f"{loss:.4f} on {which} {data}"
+        for loss, which in ((event.training_loss, "training"), (event.validation_loss, "held-out"))
         if loss is not None
     ]
     return f"Step {event.step}: loss {', '.join(losses)} ({event.seconds:.1f} s)"

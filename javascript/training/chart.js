@@ -78,11 +78,13 @@ function range(points, validations) {
     return [Math.max(0, low - room), high + room];
 }
 
+/** @typedef {LiveView["run"]["data"]} Data what is trained on */
+
 /** A curve's name. */
-const names = () => ({
+const names = (/** @type {Data} */ data) => ({
     smoothed: t("Smoothed loss"),
-    validation: t("Held-out images, fixed noise"),
-    training: t("Training images, fixed noise"),
+    validation: data === "texts" ? t("Held-out texts") : t("Held-out images, fixed noise"),
+    training: data === "texts" ? t("Training texts") : t("Training images, fixed noise"),
 });
 
 /**
@@ -112,8 +114,9 @@ function inWords(name, known) {
 /**
  * @param {Point[]} points
  * @param {Validation[]} validations
+ * @param {Data} data
  */
-function summary(points, validations) {
+function summary(points, validations, data) {
     const known = points.flatMap(([step, loss, smoothed]) => {
         const value = isNumber(smoothed) ? smoothed : loss;
         return isNumber(step) && isNumber(value) ? [{ step, value }] : [];
@@ -121,19 +124,19 @@ function summary(points, validations) {
     if (!known.length) return t("No loss has been measured yet.");
     const held = fixed(validations, "validation");
     return [
-        inWords(names().smoothed, known),
-        ...(held.length ? [inWords(names().validation, held)] : []),
+        inWords(names(data).smoothed, known),
+        ...(held.length ? [inWords(names(data).validation, held)] : []),
     ].join(" ");
 }
 
 /** The legend; empty without fixed noise. */
-function legend(/** @type {Validation[]} */ validations) {
+function legend(/** @type {Validation[]} */ validations, /** @type {Data} */ data) {
     const curves = FIXED.filter((key) => fixed(validations, key).length);
     const shown = curves.length ? /** @type {const} */ (["smoothed", ...curves]) : [];
     return shown.map((key) => {
         const piece = svg("line", { x1: 0, x2: 22, y1: 5, y2: 5, class: lineClass(key) });
         const sample = svg("svg", { width: 22, height: 10, "aria-hidden": "true" }, piece);
-        return el("li", sample, names()[key]);
+        return el("li", sample, names(data)[key]);
     });
 }
 
@@ -241,7 +244,7 @@ function curves(shown, validations, width, stepCount) {
     ];
 }
 
-/** {element, set(points, validations, stepCount)}; redrawn when its width changes. */
+/** {element, set(points, validations, stepCount, data)}; redrawn when its width changes. */
 export function lossChart() {
     const drawing = svg("svg", { class: "lora-trainer-chart", role: "img", height: HEIGHT });
     const words = widgets.help();
@@ -251,6 +254,8 @@ export function lossChart() {
     let points = [];
     /** @type {Validation[]} */
     let validations = [];
+    /** @type {Data} */
+    let data = "images";
     let stepCount = 0,
         width = 0;
 
@@ -259,11 +264,11 @@ export function lossChart() {
         if (!width) return;
         drawing.setAttribute("width", String(width));
         drawing.setAttribute("viewBox", "0 0 " + width + " " + HEIGHT);
-        const text = summary(points, validations);
+        const text = summary(points, validations, data);
         drawing.setAttribute("aria-label", text);
         words.textContent = text;
         const shown = points.filter((point) => isNumber(point[1]));
-        fill(curveNames, legend(validations));
+        fill(curveNames, legend(validations, data));
         const isEmpty = !shown.length && !FIXED.some((one) => fixed(validations, one).length);
         fill(drawing, isEmpty ? frame(width) : curves(shown, validations, width, stepCount));
     }
@@ -277,12 +282,14 @@ export function lossChart() {
          * @param {Point[]} now
          * @param {Validation[]} checks
          * @param {number} count
+         * @param {Data} of
          */
-        set(now, checks, count) {
+        set(now, checks, count, of) {
             const mark = (/** @type {Point[]} */ found, /** @type {Validation[]} */ known) =>
                 JSON.stringify([found.length, found[found.length - 1], known]);
-            if (mark(now, checks) === mark(points, validations) && count === stepCount) return;
-            [points, validations, stepCount] = [now.slice(), checks, count];
+            const isSame = count === stepCount && of === data;
+            if (isSame && mark(now, checks) === mark(points, validations)) return;
+            [points, validations, stepCount, data] = [now.slice(), checks, count, of];
             draw();
         },
     };

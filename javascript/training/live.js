@@ -114,7 +114,7 @@ export function liveView(/** @type {Done} */ done) {
         verdict.set(now);
         put(handed, handOverWords(now.handover, run));
         graphs.hidden = run.job !== "train";
-        chart.set(points, now.validations, run.step_count);
+        chart.set(points, now.validations, run.step_count, run.data);
         previews.element.hidden = run.data === "texts";
         answers.element.hidden = run.data !== "texts";
         previews.set(now.previews, noPreviews(run));
