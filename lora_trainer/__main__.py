@@ -104,6 +104,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", required=True, **FILE, help="the YAML file; `init` writes one")
     sub.add_argument("--set", **CHANGES, help="change a setting; may be given several times")
 
+    summary = "predict the memory of a training, and what to change if a card has too little"
+    sub = add("plan", plan, summary)
+    sub.add_argument("--config", required=True, **FILE, help="the YAML file, as for `train`")
+    text = "the memory of a card that is not here, such as 8GB (default: this machine's device)"
+    sub.add_argument("--card", metavar="SIZE", help=text)
+    sub.add_argument("--set", **CHANGES, help="change a setting; may be given several times")
+    sub.add_argument("--json", **AS_JSON)
+
     sub = add("resume", resume, "continue a stopped or interrupted run from its last resume point")
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("--set", **CHANGES, help="change a setting, such as max_train_steps=2000")
@@ -256,6 +264,15 @@ def train(asked: argparse.Namespace) -> int:
     requested = training.read(asked.config, parse_changes(asked.changes))
     with folders.begun(requested.output.output_dir, training.to_yaml(requested)) as folder:
         return watch(folder)
+
+
+def plan(asked: argparse.Namespace) -> int:
+    from lora_trainer.planner.command import ask
+    from lora_trainer.settings import training
+
+    answer = ask(training.read(asked.config, parse_changes(asked.changes)), asked.card)
+    print(answer.to_json() if asked.json else answer.to_text())
+    return 1 if answer.plan.fits is False else 0
 
 
 def resume(asked: argparse.Namespace) -> int:

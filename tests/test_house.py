@@ -103,6 +103,22 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "report",
         },
     ),
+    "planner": (
+        TORCH_STACK | {"psutil"},
+        BASICS
+        | {
+            "settings",
+            "runs",
+            "dataset",
+            "checkpoint",
+            "families",
+            "language.detect",
+            "lora.changes",
+            "adapters",
+            "training",
+            "tasks",
+        },
+    ),
     "worker": (
         {"PIL"},
         BASICS | {"runs", "dataset", "training", "tasks", "environment"},
@@ -147,6 +163,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "lora.deliver",
             "lora.file",
             "adapters.size",
+            "planner.formula",
+            "planner.plan",
+            "planner.throughput",
             "demo.EMBEDDED",
             "training.optimizers",
             "verdict",

@@ -14,6 +14,7 @@ configuration, its files' tensors, a mapping of names, and a function that build
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import Any, Literal
 
 import torch
 
-from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar
+from lora_trainer.checkpoint.detect import Detected, Sidecar, detect, read_sidecar
 from lora_trainer.checkpoint.folder import read_folder
-from lora_trainer.checkpoint.header import read_header
+from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import (
     Component,
@@ -53,6 +54,8 @@ class Checkpoint:
     asked_zero_terminal_snr: bool | None
     notes: list[Message] = field(default_factory=list)
     """Warnings about this checkpoint; `schedule` may add some."""
+    fill: Callable[..., Any] = fill
+    """Gives an empty model its weights: `tensors.fill`, or `tensors.empty_in` for none."""
     _empties: dict[int, Any] = field(default_factory=dict)
 
     @property
@@ -91,13 +94,13 @@ class Checkpoint:
         return self.family.schedule(self)
 
     def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-        unet = _load(self.unet, dtype, device)
+        unet = self._load(self.unet, dtype, device)
         self._note_unused(unet)
         return unet
 
     def load_vae(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
         """The VAE, in bfloat16 or float32: SDXL's overflows in float16."""
-        return _load(self.require_vae(), dtype, device)
+        return self._load(self.require_vae(), dtype, device)
 
     def require_vae(self) -> Component:
         """The VAE before loading. Raises CheckpointError if there is none."""
@@ -139,7 +142,7 @@ class Checkpoint:
         encoders without the norm (A1111's default), and the second one's `text_embeds` of the first
         75-token chunk as the pooled state.
         """
-        return tuple(_load(component, dtype, device) for component in self.text_encoders)
+        return tuple(self._load(component, dtype, device) for component in self.text_encoders)
 
     def tokenizers(self) -> tuple[Any, ...]:
         """One per text encoder."""
@@ -163,6 +166,17 @@ class Checkpoint:
             vae=self.load_vae(dtype, device),
             text_encoders=self.load_text_encoders(dtype, device),
             tokenizers=self.tokenizers(),
+        )
+
+    def _load(self, component: Component, dtype: torch.dtype, device: torch.device | str) -> Any:
+        model = _empty(component)
+        return self.fill(
+            model,
+            _places(component, model),
+            component.tensors,
+            part=component.part,
+            dtype=dtype,
+            device=torch.device(device),
         )
 
     def _empty(self, component: Component) -> Any:
@@ -212,9 +226,13 @@ def open_checkpoint(
 
 
 def _open_file(path: Path) -> Checkpoint:
-    header = read_header(path)
-    detected = detect(header, read_sidecar(path))
-    return _opened(path, detected, detected.family.components(header, detected))
+    return open_header(read_header(path), read_sidecar(path))
+
+
+def open_header(header: Header, sidecar: Sidecar | None = None) -> Checkpoint:
+    """The checkpoint with this header. Raises CheckpointError."""
+    detected = detect(header, sidecar)
+    return _opened(header.path, detected, detected.family.components(header, detected))
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -240,16 +258,3 @@ def _empty(component: Component) -> Any:
 
 def _places(component: Component, model: Any) -> dict[str, Stored]:
     return {name: component.place(name) for name in model.state_dict()}
-
-
-def _load(component: Component, dtype: torch.dtype, device: torch.device | str) -> Any:
-    model = _empty(component)
-    places = _places(component, model)
-    return fill(
-        model,
-        places,
-        component.tensors,
-        part=component.part,
-        dtype=dtype,
-        device=torch.device(device),
-    )

@@ -107,6 +107,19 @@ def fill(
     return model.requires_grad_(False).eval()
 
 
+def empty_in(
+    model: Any,
+    places: Mapping[str, Stored],
+    tensors: Mapping[str, TensorAt],
+    *,
+    part: Part,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
+    """The model in `dtype`, left on the meta device: in place of `fill`, to count its memory."""
+    return model.to(dtype).requires_grad_(False).eval()
+
+
 def require_usable(
     model: Any,
     places: Mapping[str, Stored],

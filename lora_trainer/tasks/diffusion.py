@@ -19,7 +19,7 @@ import torch
 
 from lora_trainer import files
 from lora_trainer.adapters.continued import Continuation, begin_from, match
-from lora_trainer.adapters.injected import add_adapters, target_layers
+from lora_trainer.adapters.injected import Adapters, add_adapters, target_layers
 from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
@@ -389,8 +389,7 @@ def _encode_captions(
     prepared: PreparedImages, store: batches.TensorStore, control: Control, start: Start
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
-    # float32 on the CPU; the model's dtype on a GPU, as the WebUI does, to save VRAM
-    dtype = torch.float32 if device.type == "cpu" else prepared.dtype
+    dtype = text_encoder_dtype(device, prepared.dtype)
     parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
     base = config.checkpoint
     captions = batches.CaptionEncoder(
@@ -408,6 +407,11 @@ def _encode_captions(
         parts.text_encoders = ()
         free_memory(device)
     return captions
+
+
+def text_encoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """float32 on the CPU; the model's dtype on a GPU, as in the WebUI, to save memory."""
+    return torch.float32 if device.type == "cpu" else dtype
 
 
 def _encode_images(
@@ -436,9 +440,14 @@ def _encode_images(
 
 def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
-    config, parts, device = prepared.config, prepared.parts, prepared.device
+    return make_trainer(prepared, encoded, load_with_adapters(prepared))
+
+
+def load_with_adapters(prepared: PreparedImages) -> Adapters:
+    """Load the UNet into `prepared.parts`, and add adapters to it and to the text encoders."""
+    config, parts = prepared.config, prepared.parts
     training = config.training
-    parts.unet = prepared.checkpoint.load_unet(prepared.dtype, device)
+    parts.unet = prepared.checkpoint.load_unet(prepared.dtype, prepared.device)
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     adapters = add_adapters(parts, config.lora, derived_seed(training.seed, "adapters"))
@@ -452,6 +461,13 @@ def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
             )
             encoder.train()
     log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
+    return adapters
+
+
+def make_trainer(prepared: PreparedImages, encoded: Encoded, adapters: Adapters) -> Trainer:
+    """Create the Trainer of loaded models with adapters."""
+    config, parts, device = prepared.config, prepared.parts, prepared.device
+    training = config.training
     optimizer = make_optimizer(adapters, training, device)
     noise_process = parts.family.noise_process(parts.schedule, device)
     objective = DenoisingObjective(

@@ -47,6 +47,8 @@ class OptimizerEntry:
     """Whether it averages weights instead of following a schedule, with `train()` and `eval()` as
     in https://github.com/facebookresearch/schedule_free.
     """
+    state_bytes: float = 8.0
+    """Bytes of its state for each weight; 8 are two float32 moments."""
     device: str = ""
     """The only device type that it supports; empty for any."""
 
@@ -122,6 +124,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             title="AdamW 8-bit",
             sentence="Saves a little memory; needs the bitsandbytes package and an NVIDIA card.",
             path="bitsandbytes.optim.adamw.AdamW8bit",
+            state_bytes=2.1,  # two bytes, and a float32 scale of each for every 256 weights
             device="cuda",
         ),
         # arXiv 2302.06675, section 5: learning rate 3 to 10 times lower than AdamW's, and weight
@@ -136,6 +139,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             path="pytorch_optimizer.optimizer.lion.Lion",
             learning_rate=3e-5,
             weight_decay=0.03,
+            state_bytes=4.0,
         ),
         # arXiv 2306.06101; the arguments are those recommended for diffusion models
         OptimizerEntry(
@@ -149,6 +153,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             options={"bias_correction": True, "safeguard_warmup": True},
             learning_rate=1.0,
             estimates_rate=True,
+            state_bytes=16.0,
         ),
         # arXiv 2405.15682
         OptimizerEntry(

@@ -160,6 +160,11 @@ class Trainer:
         self._parameters = [parameter for _, parameter in self.adapters.parameters()]
 
     @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All trainable parameters."""
+        return self._parameters
+
+    @property
     def epoch(self) -> int:
         """Epochs started, from 1."""
         return self.plan.epoch_of(max(0, self.step - 1)) + 1

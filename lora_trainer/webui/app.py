@@ -20,6 +20,7 @@ from lora_trainer.hosts import find
 from lora_trainer.hosts.base import Host
 from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.scheduler import SchedulerOptions
+from lora_trainer.planner.throughput import Throughput
 from lora_trainer.webui import texts
 from lora_trainer.webui.captions.cropped_copies import Copies
 from lora_trainer.webui.captions.workbench import Workbenches
@@ -34,7 +35,6 @@ from lora_trainer.webui.settings.preflight import Preflight
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.scan_cache import ScanCache
 from lora_trainer.webui.settings.setup import Setup
-from lora_trainer.webui.settings.throughput import Throughput
 from lora_trainer.webui.settings.user_presets import UserPresets
 from lora_trainer.webui.training.runs import Runs
 

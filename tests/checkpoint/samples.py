@@ -176,3 +176,22 @@ def safetensors_bytes(header: Any, data: bytes = b"") -> bytes:
     """A file with any header, true or not."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
+
+
+def full_file(folder: Path, family: str) -> Path:
+    """A full-size checkpoint file of zeros, which takes next to no disk space."""
+    header = header_of(full_shapes(family), metadata={"modelspec.prediction_type": "epsilon"})
+    tensors = {
+        name: {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [info.start, info.end],
+        }
+        for name, info in header.tensors.items()
+    }
+    path = folder / f"{family}.safetensors"
+    with path.open("wb") as file:
+        text = safetensors_bytes({"__metadata__": header.metadata, **tensors})
+        file.write(text)
+        file.truncate(len(text) + header.file_size - header.data_start)
+    return path

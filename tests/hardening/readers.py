@@ -43,6 +43,7 @@ from lora_trainer.jobs.queue import Queue
 from lora_trainer.lora.deliver import deliver
 from lora_trainer.lora.describe import describe
 from lora_trainer.lora.file import encode_header
+from lora_trainer.planner import throughput
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request, take_requests
@@ -59,7 +60,7 @@ from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.loras import sidecar
 from lora_trainer.webui.loras.library import Loras
-from lora_trainer.webui.settings import checkpoints, image_cache, throughput
+from lora_trainer.webui.settings import checkpoints, image_cache
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.user_presets import UserPresets

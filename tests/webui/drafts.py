@@ -11,6 +11,7 @@ from typing import Any
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.jobs.history import History
+from lora_trainer.planner.throughput import Throughput
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.loras.library import Loras
@@ -19,7 +20,6 @@ from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.preflight import Preflight
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.scan_cache import ScanCache
-from lora_trainer.webui.settings.throughput import Throughput
 from lora_trainer.webui.settings.user_presets import UserPresets
 
 

@@ -35,6 +35,7 @@ from lora_trainer.errors import (
 from lora_trainer.hosts.base import Host
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
+from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.optimizers import OPTIMIZERS
@@ -55,7 +56,6 @@ from lora_trainer.webui.settings.checkpoints import (
 from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.run_estimate import RunEstimate
 from lora_trainer.webui.settings.scan_cache import CachedScan, ScanCache
-from lora_trainer.webui.settings.throughput import Throughput
 
 NAMED_PER_KIND = 3
 """Findings per kind that are named; the others are counted."""

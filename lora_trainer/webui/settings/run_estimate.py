@@ -21,11 +21,11 @@ from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.deliver import clean_name, used_names
+from lora_trainer.planner import throughput
+from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
-from lora_trainer.webui.settings import throughput
 from lora_trainer.webui.settings.checkpoints import CheckpointFacts
-from lora_trainer.webui.settings.throughput import Throughput
 
 STATE_BYTES = 12
 """Bytes per LoRA weight in a resume point: float32 weights and AdamW's two moments. Two are kept.

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from lora_trainer.planner.throughput import Throughput, kind_of
 from lora_trainer.runs import events
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.throughput import Throughput, kind_of
 from tests.jobs.logs import append, write_run
 
 FIRST_WORD = 5000.0

@@ -1,7 +1,7 @@
 """Measures how fast this machine trains, from the events of earlier runs of the same kind.
 
 Only the beginning and the end of each run's events are read, and cached while the file does not
-grow. Called by run_estimate.py.
+grow. Called by the tab and by `plan`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Throughput:
         if known is None or not known.images_per_second:
             return None
         return known.before + images / known.images_per_second + known.after * (1 + preview_rounds)
+
+    def seconds_per_image(self, kind: RunKind) -> float | None:
+        """Seconds of training for each image, of the newest run of this kind; None without one."""
+        known = self._newest(kind)
+        return 1 / known.images_per_second if known and known.images_per_second else None
 
     def _newest(self, kind: RunKind) -> ThroughputRecord | None:
         """The newest run of this kind, of any batch size if none has the same."""

@@ -1,0 +1,269 @@
+"""Counts the memory of a training step without any weights: the trainer's own step, under torch's
+FakeTensorMode on the CPU, with every storage counted.
+
+    account(checkpoint, config, dtype) -> StepMemory
+
+Takes seconds: as long as it takes to dispatch the operations of one step. What a graphics card adds
+(its context, the allocator's rounding, workspaces of kernels) is not in it: planner.plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.checkpoint.tensors import empty_in
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.held_out import HeldOut
+from lora_trainer.dataset.scan import Dataset, Example
+from lora_trainer.families.base import Family, TextStates
+from lora_trainer.planner.autocast import as_on_a_card
+from lora_trainer.planner.storages import LiveStorages
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.tasks.diffusion import load_with_adapters, make_trainer, text_encoder_dtype
+from lora_trainer.tasks.images import Encoded, PreparedImages
+from lora_trainer.training import batches
+from lora_trainer.training.optimizers import OPTIMIZERS
+from lora_trainer.training.train import BatchSchedule, Trainer
+
+CPU = torch.device("cpu")
+STEP_COUNT = 2**20
+"""Long enough for any warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMemory:
+    """Bytes at the peak of a step, by what they are. Gradients: those that exist at the peak."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.adapters + self.gradients + self.optimizer + self.activations
+
+
+def account(
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    dtype: torch.dtype,
+    device: str = "cuda",
+    size: tuple[int, int] | None = None,
+) -> StepMemory:
+    """The memory of the second step, when the optimizer's state exists.
+
+    config: with `resolution` set, as everything that follows from the dataset. dtype: the frozen
+    model's. device: the type of the device whose autocast rules and text encoder dtype apply. size:
+    width and height of the batch in pixels (default: a square). Each image has a caption of
+    max_token_length tokens.
+    """
+    config = _countable(config)
+    side = config.dataset.resolution
+    assert side is not None, "the resolution is known"
+    prepared = _prepared(checkpoint, config, dtype, size or (side, side))
+    encoders = prepared.checkpoint.load_text_encoders(
+        text_encoder_dtype(torch.device(device), dtype)
+    )
+    if config.lora.train_text_encoder:
+        prepared.parts.text_encoders = encoders
+    adapters = load_with_adapters(prepared)
+    with _counting(device) as live:
+        for encoder in encoders:
+            _leave_meta(encoder)
+        captions = _captions(prepared, encoders)
+        # counted no longer, unless they are trained
+        del encoder, encoders
+        _leave_meta(prepared.parts.unet)
+        for model in (prepared.parts.unet, *prepared.parts.text_encoders):
+            live.mark("weights", [*model.parameters(), *model.buffers()])
+        images = _EmptyImages(prepared)
+        encoded = Encoded(captions=captions, images=images, held_out=images)
+        trainer = make_trainer(prepared, encoded, adapters)
+        live.mark("adapters", trainer.parameters)
+        _fill_optimizer(trainer, live)
+        for parameter in trainer.parameters:
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda one: live.mark("gradients", [one.grad])
+            )
+        live.restart()
+        trainer.advance()
+    found = {field.name: live.peak.get(field.name, 0) for field in dataclasses.fields(StepMemory)}
+    return StepMemory(**found)
+
+
+def decoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
+    """Bytes of the VAE in float32 while it decodes one preview of this width and height."""
+    family = checkpoint.family
+    shape = _latent_shape(family, size, family.latent_channels)
+    return _vae_peak(checkpoint, lambda vae: family.decode(vae, torch.zeros(shape)))
+
+
+def encoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
+    """Bytes of the VAE in float32 while it encodes one image of this width and height."""
+    width, height = size
+    return _vae_peak(
+        checkpoint,
+        lambda vae: checkpoint.family.encode_pictures(vae, torch.zeros(1, 3, height, width)),
+    )
+
+
+def _vae_peak(checkpoint: Checkpoint, use: Any) -> int:
+    vae = _weightless(checkpoint).load_vae(torch.float32)
+    with _counting("cpu") as live:
+        _leave_meta(vae)
+        use(vae)
+    return sum(live.peak.values())
+
+
+@contextlib.contextmanager
+def _counting(device: str) -> Iterator[LiveStorages]:
+    rules = as_on_a_card() if device != "cpu" else contextlib.nullcontext()
+    with FakeTensorMode(), LiveStorages() as live, rules:
+        yield live
+
+
+def _countable(config: RunConfig) -> RunConfig:
+    """The config with an optimizer that runs on the CPU; the state's size is the planner's."""
+    kept = OPTIMIZERS[config.training.optimizer].device in ("", "cpu")
+    return config if kept else config.replace(optimizer="adamw")
+
+
+def _weightless(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, whose models are loaded onto the meta device without reading weights."""
+    return dataclasses.replace(checkpoint, fill=empty_in)
+
+
+def _prepared(
+    checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, size: tuple[int, int]
+) -> PreparedImages:
+    """A dataset of one batch for each part of a step, in one bucket of this size."""
+    training = config.training
+    # a third batch meets what the second one meets
+    part_count = min(training.gradient_accumulation_steps, 2)
+    count = training.batch_size * part_count
+    bucket = Bucket(*size)
+    indices = {bucket: list(range(count))}
+    return PreparedImages(
+        config=config,
+        checkpoint=_weightless(checkpoint),
+        parts=Parts(
+            family=checkpoint.family,
+            schedule=checkpoint.schedule,
+            tokenizers=checkpoint.tokenizers(),
+        ),
+        dataset=Dataset(
+            examples=tuple(_example(number, bucket, config) for number in range(count)),
+            findings=(),
+        ),
+        buckets=indices,
+        held_out=HeldOut(),
+        held_out_buckets={},
+        plan=BatchSchedule(
+            buckets=indices,
+            repeats=[1] * count,
+            batch_size=training.batch_size,
+            accumulation=part_count,
+            seed=training.seed,
+            step_count=STEP_COUNT,
+        ),
+        device=CPU,
+        dtype=dtype,
+    )
+
+
+def _example(number: int, bucket: Bucket, config: RunConfig) -> Example:
+    name = f"{number}.png"
+    return Example(
+        path=Path(name),
+        name=name,
+        caption=" ".join(["word"] * config.checkpoint.max_token_length),
+        caption_source="text",
+        width=bucket.width,
+        height=bucket.height,
+        digest=str(number),
+        repeats=1,
+        folder="",
+    )
+
+
+class _EmptyImages(batches.EncodedImages):
+    """Encoded images of one size without content."""
+
+    def __init__(self, prepared: PreparedImages) -> None:
+        super().__init__(batches.TensorStore(None))
+        family = prepared.parts.family
+        (bucket,) = prepared.buckets
+        size = (bucket.width, bucket.height)
+        self._shape = _latent_shape(family, size, 2 * family.latent_channels)[1:]
+
+    def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(self._shape), torch.zeros(6)
+
+
+class _EmptyCaptions(batches.CaptionEncoder):
+    """Cached text states without content: `row` for every caption."""
+
+    def __init__(self, prepared: PreparedImages, row: TextStates) -> None:
+        store = batches.TensorStore(None)
+        super().__init__(prepared.parts, prepared.config.checkpoint, store, "", live=False)
+        self._row = row
+
+    def _kept(self, caption: str) -> TextStates:
+        return self._row
+
+
+def _captions(prepared: PreparedImages, encoders: tuple[Any, ...]) -> batches.CaptionEncoder:
+    """The source of text states: text encoders that are trained, or states that were cached, of the
+    shape that these encoders give.
+    """
+    parts = dataclasses.replace(prepared.parts, text_encoders=encoders)
+    live = batches.CaptionEncoder(
+        parts, prepared.config.checkpoint, batches.TensorStore(None), "", live=True
+    )
+    if prepared.parts.text_encoders:
+        return live
+    with torch.no_grad():
+        return _EmptyCaptions(prepared, live.states([prepared.dataset.examples[0].caption]))
+
+
+def _latent_shape(
+    family: Family, size: tuple[int, int], channels: int
+) -> tuple[int, int, int, int]:
+    width, height = (side // family.pixels_per_latent for side in size)
+    return 1, channels, height, width
+
+
+def _leave_meta(model: Any) -> None:
+    """Put a model's tensors from the meta device onto the CPU; under FakeTensorMode."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+            module.register_parameter(
+                name, torch.nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            )
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(
+                name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False
+            )
+
+
+def _fill_optimizer(trainer: Trainer, live: LiveStorages) -> None:
+    """Create the optimizer's state, as the first step does."""
+    for parameter in trainer.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    for state in trainer.optimizer.state.values():
+        live.mark("optimizer", [value for value in state.values() if torch.is_tensor(value)])

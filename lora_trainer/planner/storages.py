@@ -1,0 +1,98 @@
+"""Counts the memory of tensors while code runs: bytes of live storages, their peak, and what they
+are.
+
+    with FakeTensorMode(), LiveStorages() as live:
+        ...
+        live.mark("weights", model.parameters())
+    sum(live.peak.values())
+
+A storage is counted once, however many tensors view it, from the operation that returns it until it
+is freed. Under torch's FakeTensorMode nothing is allocated: a model of any size can be counted on
+any machine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+ACTIVATIONS = "activations"
+"""What is not marked as something else: saved for the backward pass, or temporary."""
+
+
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the storages of all tensors that operations return. Enter it inside of FakeTensorMode.
+
+    Numbers that are read from a fake tensor (`item`, `float`, `bool`) are 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kinds: dict[int, tuple[str, int, Any]] = {}
+        self._live: Counter[str] = Counter()
+        self._total = 0
+        self._peak = 0
+        self._at_peak: dict[str, int] = {}
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Bytes by kind when their sum was largest, since the last `restart`."""
+        return dict(self._at_peak)
+
+    @property
+    def now(self) -> dict[str, int]:
+        """Bytes by kind."""
+        return dict(self._live)
+
+    def restart(self) -> None:
+        """Measure the peak from here on."""
+        self._peak, self._at_peak = self._total, dict(self._live)
+
+    def mark(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
+        """Count the storages of these tensors as `kind`."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._add(storage)
+            known, size, reference = self._kinds[id(storage)]
+            self._live[known] -= size
+            self._live[kind] += size
+            self._kinds[id(storage)] = kind, size, reference
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return _one(args[0].dtype)
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key in self._kinds:
+            return
+        size = storage.nbytes()
+        self._kinds[key] = ACTIVATIONS, size, weakref.ref(storage, lambda _: self._remove(key))
+        self._live[ACTIVATIONS] += size
+        self._total += size
+        if self._total > self._peak:
+            self.restart()
+
+    def _remove(self, key: int) -> None:
+        kind, size, _ = self._kinds.pop(key)
+        self._live[kind] -= size
+        self._total -= size
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    if dtype == torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1

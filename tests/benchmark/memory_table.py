@@ -1,0 +1,175 @@
+"""Makes lora_trainer/planner/constants.json anew, and compares the closed formula with the
+accounting over a grid.
+
+    python -m tests.benchmark.memory_table                 the constants of all families: half an hour
+    python -m tests.benchmark.memory_table --families sd1  only these, the others are kept
+    python -m tests.benchmark.memory_table --grid          the comparison, as a table for BENCHMARKS.md
+
+A full-size checkpoint is a sparse file of zeros; no weight is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import environment
+
+environment.activate(environment.look_at_tests())
+environment.activate()
+
+import torch  # noqa: E402
+
+from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint  # noqa: E402
+from lora_trainer.planner import accounting, formula  # noqa: E402
+from lora_trainer.settings import training as settings  # noqa: E402
+from lora_trainer.settings.training import RunConfig  # noqa: E402
+from tests.checkpoint.samples import FAMILIES, full_file  # noqa: E402
+
+KINDS = {"full": torch.float32, "half": torch.bfloat16}
+"""Precision in the table -> the frozen model's dtype. float16 is as large as bfloat16."""
+LORA_TYPE = "lora"
+SMALL, LARGE = 640, 1280
+"""Sides of the two sizes: large enough that activations, not gradients, make the peak."""
+LOW, HIGH = 8, 64
+GRID: dict[str, tuple[Any, ...]] = {
+    "resolution": (512, 768, 1024),
+    "batch_size": (1, 4),
+    "lora_rank": (8, 32, 128),
+}
+
+
+def config_of(**changes: Any) -> RunConfig:
+    """A run's settings with these values; 512 pixels unless stated."""
+    values = {"train_data_dir": ".", "base_model": ".", "output_dir": "run", "resolution": 512}
+    asked = settings.from_mapping({**values, **changes})
+    return settings.settle(asked, asked.dataset.resolution, 1000)
+
+
+def measure(checkpoint: Checkpoint, kind: str, **changes: Any) -> accounting.StepMemory:
+    """A step as on a card."""
+    return accounting.account(checkpoint, config_of(**changes), KINDS[kind])
+
+
+def constants_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The table's entry for this architecture."""
+    shapes = checkpoint.family.layer_shapes(checkpoint.path, checkpoint.detected)
+    outline = checkpoint.outline()
+    small, large = (512, 512), (1024, 1024)
+    encoding = [accounting.encoding_peak(checkpoint, size) for size in (small, large)]
+    decoding = [accounting.decoding_peak(checkpoint, size) for size in (small, large)]
+    pixels = prod(large) - prod(small)
+    return {
+        "family": checkpoint.family.id,
+        "lora_type": LORA_TYPE,
+        "matrix_weights": sum(prod(shape) for _, shape in shapes["unet"]),
+        "unet_weights": _weights(outline.unet),
+        "text_encoder_weights": sum(_weights(one) for one in outline.text_encoders),
+        "encoding": _line(encoding, prod(small), pixels),
+        "decoding": _line(decoding, prod(small), pixels),
+        "steps": [
+            step_of(checkpoint, kind, checkpointing)
+            for kind, checkpointing in product(KINDS, (False, True))
+        ],
+    }
+
+
+def _weights(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _line(peaks: list[int], first: int, pixels: int) -> dict[str, float]:
+    slope = (peaks[1] - peaks[0]) / pixels
+    return {"fixed": round(peaks[0] - slope * first), "per_pixel": round(slope, 1)}
+
+
+def step_of(checkpoint: Checkpoint, kind: str, checkpointing: bool) -> dict[str, Any]:
+    """Five steps, solved for the constants of `formula.Step`."""
+
+    def step(resolution: int, **changes: Any) -> tuple[float, float]:
+        found = measure(
+            checkpoint, kind, resolution=resolution, gradient_checkpointing=checkpointing, **changes
+        )
+        print(checkpoint.family.id, kind, checkpointing, resolution, changes, found, flush=True)
+        return found.activations + found.gradients, found.adapters / 4
+
+    low, weights = step(SMALL, lora_rank=LOW)
+    high, _ = step(LARGE, lora_rank=LOW)
+    two, _ = step(LARGE, lora_rank=LOW, batch_size=2)
+    ranked, more_weights = step(LARGE, lora_rank=HIGH)
+    text, text_weights = step(SMALL, lora_rank=LOW, train_text_encoder=True)
+    per_weight = max(0.0, (high - (two - high)) / weights)
+    slope = (high - low) / (LARGE**2 - SMALL**2)
+    per_rank = (ranked - high - per_weight * (more_weights - weights)) / (LARGE**2 * (HIGH - LOW))
+    return {
+        "precision": kind,
+        "checkpointing": checkpointing,
+        "per_weight": round(per_weight, 3),
+        "per_image": round(low - per_weight * weights - slope * SMALL**2),
+        "per_pixel": round(slope - LOW * per_rank, 2),
+        "per_pixel_and_rank": round(per_rank, 4),
+        "per_text": round(max(0.0, text - low - per_weight * (text_weights - weights))),
+    }
+
+
+def make(families: list[str], folder: Path) -> None:
+    kept = json.loads(formula.TABLE.read_text())
+    for family in families:
+        entry = constants_of(open_checkpoint(full_file(folder, family)))
+        kept = [one for one in kept if one["family"] != family] + [entry]
+        kept.sort(key=lambda one: one["family"])
+        formula.TABLE.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def compare(families: list[str], folder: Path) -> None:
+    """Print accounting and formula in GiB, and their difference, for the grid."""
+    print("| | accounting | formula | difference |\n| --- | --- | --- | --- |")
+    worst = 0.0
+    for family in families:
+        checkpoint = open_checkpoint(full_file(folder, family))
+        shapes = checkpoint.family.layer_shapes(checkpoint.path, checkpoint.detected)
+        for kind, checkpointing, changes in _grid():
+            asked = {**changes, "gradient_checkpointing": checkpointing}
+            counted = measure(checkpoint, kind, **asked).peak
+            found = formula.predict(checkpoint.family, shapes, config_of(**asked), kind)
+            assert found is not None
+            share = found.peak / counted - 1
+            worst = max(worst, abs(share))
+            name = (
+                f"{checkpoint.family.name} {changes['resolution']} px, batch"
+                f" {changes['batch_size']}, rank {changes['lora_rank']}, {kind}"
+                f"{', checkpointing' if checkpointing else ''}"
+            )
+            print(
+                f"| {name} | {counted / 2**30:.2f} | {found.peak / 2**30:.2f} | {share:+.1%} |",
+                flush=True,
+            )
+    print(f"\nLargest difference: {worst:.1%}")
+
+
+def _grid() -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """Every kind with and without checkpointing, at three corners of the grid."""
+    corners = ((512, 1, 8), (768, 4, 32), (1024, 1, 128))
+    for kind, checkpointing, values in product(KINDS, (False, True), corners):
+        yield kind, checkpointing, dict(zip(GRID, values, strict=True))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--grid", action="store_true")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        (compare if asked.grid else make)(asked.families, Path(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""The accounting counts what a real step really uses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.checkpoint.tensors import fill
+from lora_trainer.planner import accounting
+from lora_trainer.planner.storages import ACTIVATIONS, LiveStorages
+from lora_trainer.settings import training
+from lora_trainer.tasks.diffusion import load_with_adapters, make_trainer
+from lora_trainer.tasks.images import Encoded
+from lora_trainer.training import optimizers
+from tests.checkpoint.samples import full_file
+from tests.made import small_checkpoint
+
+GIB = 2**30
+
+
+def config_of(**changes):
+    values = {"train_data_dir": ".", "base_model": ".", "output_dir": "run", "resolution": 64}
+    asked = training.from_mapping({**values, **changes})
+    return training.settle(asked, asked.dataset.resolution, 100)
+
+
+def test_a_storage_is_counted_once_and_until_it_is_freed():
+    with LiveStorages() as live:
+        kept = torch.zeros(256)
+        view = kept.view(16, 16).t()
+        assert live.now == {ACTIVATIONS: 1024}
+        live.mark("weights", [view])
+        temporary = torch.ones(1000)
+        del temporary
+        assert live.now == {ACTIVATIONS: 0, "weights": 1024}
+        assert live.peak == {ACTIVATIONS: 4000, "weights": 1024}
+        live.restart()
+        assert sum(live.peak.values()) == 1024
+
+
+def real_step(config, dtype):
+    """The same for tensors with memory: loaded weights, a step that is computed."""
+    checkpoint = open_checkpoint(small_checkpoint())
+    side = config.dataset.resolution
+    prepared = accounting._prepared(checkpoint, config, dtype, (side, side))
+    prepared = dataclasses.replace(
+        prepared, checkpoint=dataclasses.replace(checkpoint, fill=fill), device=torch.device("cpu")
+    )
+    encoders = prepared.checkpoint.load_text_encoders(torch.float32)
+    if config.lora.train_text_encoder:
+        prepared.parts.text_encoders = encoders
+    adapters = load_with_adapters(prepared)
+    with LiveStorages() as live:
+        captions = accounting._captions(prepared, encoders)
+        del encoders
+        for model in (prepared.parts.unet, *prepared.parts.text_encoders):
+            live.mark("weights", [*model.parameters(), *model.buffers()])
+        images = accounting._EmptyImages(prepared)
+        trainer = make_trainer(
+            prepared, Encoded(captions=captions, images=images, held_out=images), adapters
+        )
+        live.mark("adapters", trainer.parameters)
+        accounting._fill_optimizer(trainer, live)
+        live.restart()
+        trainer.advance()
+    return sum(live.peak.values())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes"),
+    [
+        (torch.float32, {"gradient_checkpointing": True, "lora_type": "locon"}),
+        (
+            torch.float32,
+            {"train_text_encoder": True, "gradient_accumulation_steps": 2, "batch_size": 2},
+        ),
+        (torch.bfloat16, {"optimizer": "prodigy"}),
+    ],
+)
+def test_a_step_without_memory_is_counted_as_a_real_one(dtype, changes):
+    config = config_of(**changes)
+    counted = accounting.account(open_checkpoint(small_checkpoint()), config, dtype, "cpu")
+    assert counted.peak == pytest.approx(real_step(config, dtype), rel=0.01)
+
+
+def test_sd15_at_512_pixels_takes_what_was_measured(tmp_path):
+    # SD1.5 in full size, batch 1, rank 8, bf16 on the CPU
+    checkpoint = open_checkpoint(full_file(tmp_path, "sd1"))
+    counted = accounting.account(checkpoint, config_of(resolution=512), torch.bfloat16, "cpu")
+    assert counted.weights / GIB == pytest.approx(1.60, abs=0.01)
+    assert counted.optimizer == pytest.approx(2 * counted.adapters, rel=0.01)
+    assert (counted.peak - counted.optimizer) / GIB == pytest.approx(2.65, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "prodigy", "adamw_schedule_free"])
+def test_an_optimizers_state_is_as_large_as_its_entry_says(name):
+    weights = torch.nn.Parameter(torch.ones(100, 100))
+    entry = optimizers.OPTIMIZERS[name]
+    optimizer = entry.load(torch.device("cpu"))([weights], lr=1e-3, **entry.options)
+    weights.grad = torch.ones_like(weights)
+    optimizer.step()
+    tensors = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    ]
+    size = sum(value.numel() * value.element_size() for value in tensors)
+    assert size / weights.numel() == pytest.approx(entry.state_bytes, rel=0.01)

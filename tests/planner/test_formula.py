@@ -1,0 +1,73 @@
+"""The closed formula is near the accounting, and imports without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from lora_trainer import environment, families
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.planner import accounting, formula
+from tests.checkpoint.samples import full_file
+from tests.made import small_checkpoint
+from tests.planner.test_accounting import config_of
+
+
+def layers_of(path):
+    checkpoint = open_checkpoint(path)
+    return checkpoint.family.layer_shapes(path, checkpoint.detected)
+
+
+def test_the_formula_is_near_the_accounting(tmp_path):
+    # none of these numbers is one that the constants were fitted to
+    path = full_file(tmp_path, "sd1")
+    checkpoint = open_checkpoint(path)
+    config = config_of(
+        resolution=448,
+        batch_size=3,
+        lora_rank=24,
+        gradient_checkpointing=True,
+        gradient_accumulation_steps=2,
+    )
+    counted = accounting.account(checkpoint, config, torch.bfloat16)
+    found = formula.predict(checkpoint.family, layers_of(path), config, "half")
+    assert found.peak == pytest.approx(counted.peak, rel=0.05)
+    assert found.adapters == counted.adapters
+    assert found.weights == pytest.approx(counted.weights, rel=0.001)
+
+
+@pytest.mark.parametrize("family", [entry["family"] for entry in formula._table()])
+def test_published_architectures_are_known(family, tmp_path):
+    layers, known = layers_of(full_file(tmp_path, family)), families.get(family)
+    half = formula.predict(known, layers, config_of(resolution=512), "half")
+    assert half is not None and half.weights > 1.6e9
+    saving = config_of(resolution=512, gradient_checkpointing=True)
+    assert formula.predict(known, layers, saving, "half").peak < 0.9 * half.peak
+    assert formula.predict(known, layers, config_of(resolution=512), "full").peak > half.peak
+    more = formula.predict(known, layers, config_of(resolution=512, batch_size=2), "half")
+    assert more.activations == pytest.approx(2 * half.activations, rel=0.1)
+
+
+def test_other_architectures_are_not_guessed():
+    known = families.get("sd1")
+    assert formula.predict(known, layers_of(small_checkpoint()), config_of(), "half") is None
+
+
+def test_the_formula_is_asked_without_torch_and_at_each_keystroke(tmp_path):
+    code = (
+        "import sys, lora_trainer.planner.plan, lora_trainer.planner.throughput;"
+        " found = {'torch', 'diffusers', 'numpy'} & set(sys.modules);"
+        " sys.exit(str(found) if found else 0)"
+    )
+    environ = {"PYTHONPATH": ":".join([str(environment.ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    layers, config = layers_of(full_file(tmp_path, "sd1")), config_of(resolution=512)
+    start = time.process_time()
+    for _ in range(20):
+        formula.predict(families.get("sd1"), layers, config, "half")
+    assert (time.process_time() - start) / 20 < 0.05

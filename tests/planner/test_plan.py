@@ -1,0 +1,185 @@
+"""What a plan says of a card, and what it advises."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from lora_trainer import __main__ as command_line
+from lora_trainer.planner import plan as planning
+from lora_trainer.planner.formula import StepBytes
+from lora_trainer.planner.plan import cheaper, make_plan
+from lora_trainer.runs import events
+from lora_trainer.settings import training
+from tests.checkpoint.samples import full_file
+from tests.jobs.logs import append, write_run
+from tests.made import small_checkpoint
+from tests.planner.test_accounting import config_of
+
+GB = 10**9
+
+
+def estimate(config):
+    """1 GB of weights, and 1 GB an image at 512 pixels, a third with checkpointing."""
+    settings = config.training
+    image = GB * (config.dataset.resolution / 512) ** 2
+    return StepBytes(
+        weights=GB,
+        adapters=0,
+        optimizer=0 if settings.optimizer.endswith("8bit") else GB // 10,
+        activations=int(
+            settings.batch_size * image / (3 if settings.gradient_checkpointing else 1)
+        ),
+        preview=3 * GB,
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "changes"),
+    [
+        pytest.param(9 * GB, {}, id="it fits"),
+        pytest.param(
+            4.5 * GB,
+            {"batch_size": 2, "gradient_accumulation_steps": 2},
+            id="smaller batches first",
+        ),
+        pytest.param(
+            2.4 * GB,
+            {
+                "batch_size": 2,
+                "gradient_accumulation_steps": 2,
+                "gradient_checkpointing": True,
+            },
+            id="checkpointing next",
+        ),
+        pytest.param(
+            2.05 * GB,
+            {
+                "batch_size": 1,
+                "gradient_accumulation_steps": 4,
+                "gradient_checkpointing": True,
+            },
+            id="both together",
+        ),
+        pytest.param(
+            1.93 * GB,
+            {
+                "batch_size": 1,
+                "gradient_accumulation_steps": 4,
+                "gradient_checkpointing": True,
+                "optimizer": "adamw8bit",
+            },
+            id="the optimizer",
+        ),
+        pytest.param(
+            1.82 * GB,
+            {
+                "batch_size": 1,
+                "gradient_accumulation_steps": 4,
+                "gradient_checkpointing": True,
+                "optimizer": "adamw8bit",
+                "resolution": 448,
+            },
+            id="the resolution last",
+        ),
+        pytest.param(1.4 * GB, None, id="nothing"),
+    ],
+)
+def test_the_cheapest_change_that_fits_is_advised(free, changes):
+    made = make_plan(config_of(resolution=512, batch_size=4), estimate, "cuda", int(free))
+    if changes == {}:
+        assert made.fits and made.change is None
+        return
+    assert made.fits is False
+    assert (made.change and made.change.settings) == changes
+    assert made.change is None or made.change.peak <= free
+
+
+def test_a_plan_adds_what_the_process_takes():
+    config = config_of(resolution=512)
+    on_card = make_plan(config, estimate, "cuda", None)
+    assert on_card.peak == int(2.1 * GB) + planning.CONTEXT_BYTES + round(0.05 * GB)
+    assert make_plan(config, estimate, "cpu", None).overhead == planning.PROCESS_BYTES
+    assert on_card.fits is None and on_card.previews_fit is None
+
+
+def test_no_8_bit_optimizer_is_advised_without_one_for_the_device():
+    asked = config_of(resolution=512, optimizer="prodigy")
+    assert all("optimizer" not in one for one in cheaper(asked, "cuda"))
+    assert all("optimizer" not in one for one in cheaper(config_of(resolution=512), "cpu"))
+
+
+@pytest.fixture
+def plan(tmp_path, capsys):
+    """Run `plan` for a full-size SD1.5 with these settings: (exit status, stdout, stderr)."""
+    base = full_file(tmp_path, "sd1")
+
+    def run(*arguments, **changes):
+        values = {
+            "train_data_dir": str(tmp_path),
+            "base_model": str(base),
+            "output_dir": str(tmp_path / "runs" / "new"),
+            "resolution": 512,
+            **changes,
+        }
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        status = command_line.main(["plan", "--config", str(file), *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_plan_says_whether_a_card_is_large_enough(plan):
+    status, out, _ = plan("--card", "8GB", "--json")
+    found = json.loads(out)
+    assert status == 0 and found["fits"] is True and found["changes"] == {}
+    assert found["weights_bytes"] == pytest.approx(1.72e9, rel=0.01)
+    assert found["card_bytes"] == 8 * 2**30 and found["seconds_per_step"] is None
+    assert found["peak_bytes"] == sum(
+        found[f"{part}_bytes"]
+        for part in ("weights", "adapters", "optimizer", "activations", "overhead")
+    )
+    status, out, _ = plan("--card", "3GB", "--set", "batch_size=2")
+    assert status == 1
+    assert "It does not fit: 3.00 GiB are free." in out
+    assert "gradient_checkpointing: true" in out.splitlines()[-1]
+
+
+def test_what_plan_cannot_answer_gets_a_sentence(plan, tmp_path):
+    status, _, err = plan("--card", "much")
+    assert (status, err) == (
+        1,
+        "--card is 'much'\nUse a card's memory, such as 8GB or 11.5GB.\n",
+    )
+    status, _, err = plan("--card", "8GB", device="cpu")
+    assert status == 1 and err.startswith("--card is given, but device is cpu\n")
+    status, _, err = plan("--card", "8GB", base_model=str(tmp_path / "missing.safetensors"))
+    assert status == 1 and "missing.safetensors" in err and "Traceback" not in err
+
+
+def test_an_unknown_architecture_is_counted_and_earlier_runs_tell_the_time(plan, tmp_path):
+    earlier = write_run(tmp_path / "runs" / "ink", resolution=64, device="cpu")
+    append(
+        earlier,
+        events.Started(),
+        events.Planned(family="sd1", step_count=30),
+        events.Progress(step=30, loss=0.1, images_per_second=4.0),
+        start=5000.0,
+    )
+    status, out, _ = plan(
+        "--json",
+        base_model=str(small_checkpoint()),
+        resolution=64,
+        device="cpu",
+        batch_size=2,
+        gradient_accumulation_steps=3,
+    )
+    found = json.loads(out)
+    assert status == 0 and found["counted"] is True and found["fits"] is True
+    assert found["seconds_per_step"] == pytest.approx(6 / 4)
+    assert 0 < found["weights_bytes"] < 100e6
+    assert training.DEFAULT_RANK == 8 and found["adapters_bytes"] > 0
