@@ -29,6 +29,7 @@ NOT_IN_THE_TAB = (
     "__main__",
     "language/assistant",
     "language/pairs",
+    "planner/command",
 )
 """Packages and modules whose sentences only a command line shows."""
 
