@@ -107,7 +107,7 @@ def _activations(
     gradients = count * ADAPTER_BYTES
     # with accumulation, the first batch's gradients exist during the second one's passes
     kept = gradients if training.gradient_accumulation_steps > 1 else 0
-    activations = training.batch_size * per_image + step["per_weight"] * count + kept
+    activations: float = training.batch_size * per_image + step["per_weight"] * count + kept
     return max(round(activations), gradients)
 
 
