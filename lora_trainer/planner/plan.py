@@ -32,7 +32,7 @@ SIZE_STEP = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class CheaperSettings:
     """Settings with which it fits: flat keys -> values, and the peak with them."""
 
     settings: dict[str, Any]
@@ -46,7 +46,7 @@ class Plan:
     step: StepBytes
     overhead: int
     free: int | None
-    change: Change | None
+    change: CheaperSettings | None
     """None if it fits as it is, or if nothing does."""
 
     @property
@@ -82,12 +82,12 @@ def overhead_of(step: StepBytes, device: str) -> int:
 
 def _first_that_fits(
     config: RunConfig, estimate: Estimate, device: str, free: int
-) -> Change | None:
+) -> CheaperSettings | None:
     for settings in cheaper(config, device):
         step = estimate(with_changes(config, settings))
         peak = step.peak + overhead_of(step, device)
         if peak <= free:
-            return Change(settings=settings, peak=peak)
+            return CheaperSettings(settings=settings, peak=peak)
     return None
 
 
