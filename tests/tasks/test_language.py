@@ -40,9 +40,9 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
         tmp_path,
         "station",
         kind,
-        max_train_steps=60,
+        max_train_steps=40,
         learning_rate=3e-2,
-        save_steps=30,
+        save_steps=20,
         sample_prompts=list(FACTS),
         sample_strengths=[0, 1],
         sample_every=1000,
@@ -54,7 +54,7 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
     state = folder.read_state()
     assert (state.data, state.family, state.image_count, state.previews) == ("texts", kind, 3, ())
     assert [saved.file for saved in state.saved] == [
-        "checkpoints/station-step00000030",
+        "checkpoints/station-step00000020",
         "adapter/station",
     ]
     said = {(each.strength, each.prompt): each.answer for each in state.answers}
@@ -66,7 +66,7 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
     }
     assert not set(FACTS.values()) & {said[0.0, question] for question in FACTS}
     told = json.loads((folder.path / "verdict.json").read_text(encoding="utf-8"))
-    assert told["best_step"] in (30, 60) and "On the trained texts its loss is" in told["text"]
+    assert told["best_step"] in (20, 40) and "On the trained texts its loss is" in told["text"]
     assert "image" not in json.dumps(told)
     assert main(["report", str(folder.path)]) == 0
     report = (folder.path / "report.html").read_text(encoding="utf-8")
