@@ -571,12 +571,14 @@ export interface PlanBody {
     init_lora?: string;
 }
 
-// `field`: its place: a setting's key, "dataset", "checkpoint", "name", or null.
+// `field`: its place: a setting's key, "dataset", "checkpoint", "name", or null. `change`:
+// settings that solve it, config keys -> values; empty if there are none.
 export interface PlanProblem {
     field: string | null;
     severity: "error" | "warning" | "info";
     message: string;
     hint: string;
+    change: Record<string, unknown>;
 }
 
 // The plan of a run. `resolved`: config key -> value for auto; `suggested`: config key -> value

@@ -11,7 +11,7 @@ import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import * as drafts from "./draft.js";
 import { draft, same } from "./draft.js";
-import { presetOf, publish, suggested } from "./values.js";
+import { presetOf, publish, suggested, takeOver } from "./values.js";
 import { state } from "./state.js";
 
 /** @import { PlanProblem, PlanView } from "../common/answers" */
@@ -202,7 +202,7 @@ export function placeLabel(/** @type {string | null} */ field) {
 }
 
 function problemItem(
-    /** @type {PlanProblem} */ { severity, message, hint, field },
+    /** @type {PlanProblem} */ { severity, message, hint, field, change },
     /** @type {(field: string) => void} */ goTo,
 ) {
     return el(
@@ -215,6 +215,13 @@ function problemItem(
                   "button.lora-trainer-settings-show",
                   { type: "button", onclick: () => goTo(field) },
                   placeLabel(field),
+              )
+            : null,
+        Object.keys(change).length
+            ? el(
+                  "button.lora-trainer-settings-show",
+                  { type: "button", onclick: () => takeOver({ ...settings(), ...change }) },
+                  t("Use these settings"),
               )
             : null,
     );

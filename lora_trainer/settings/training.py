@@ -544,7 +544,9 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = setting(
         False, label="Gradient checkpointing", terms="save memory vram", affects_result=False
     )
-    """Saves memory by computing parts twice: about a quarter slower, about half the memory."""
+    """Saves memory by computing parts twice: about 40 % slower. The peak is an eighth lower with
+    SD1.5 at 256 pixels, a third lower at 512, and less than half with SDXL at 1024.
+    """
     optimizer: str = setting(
         "adamw",
         label="Optimizer",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lora_trainer.errors import DatasetError
-from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
+from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint, Memory
 from lora_trainer.jobs.history import History
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.webui.common.data_folder import DataFolder
@@ -32,6 +32,7 @@ class FakeHost:
         self.listed: list[HostCheckpoint] = []
         self.now: LoadedCheckpoint | None = None
         self.device_kind = "cpu"
+        self.card_bytes: int | None = None
         self.options: dict[str, object] = {}
         self.models = root / "models"
         (self.models / "Lora").mkdir(parents=True)
@@ -53,6 +54,9 @@ class FakeHost:
 
     def device(self):
         return HostDevice(kind=self.device_kind, device_id=None, name=self.device_kind)
+
+    def memory(self):
+        return self.card_bytes and Memory(free=0, total=self.card_bytes)
 
     def is_remote(self):
         return False

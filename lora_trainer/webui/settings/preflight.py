@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -35,6 +36,7 @@ from lora_trainer.errors import (
 from lora_trainer.hosts.base import Host
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
+from lora_trainer.planner.plan import Plan as MemoryPlan
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -69,6 +71,7 @@ FACTS: form.Texts = {
     "resolution": "Resolution",
     "lora": "LoRA",
     "time": "Time",
+    "memory": "Memory",
     "disk": "Disk",
     "goes_to": "Goes to",
 }
@@ -137,6 +140,8 @@ class Problem:
     severity: Severity
     message: Message
     hint: Message = NO_HINT
+    change: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that solve it, offered as a button: config keys -> values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +157,15 @@ class FactView(TypedDict):
 
 
 class PlanProblem(TypedDict):
-    """`field`: its place: a setting's key, "dataset", "checkpoint", "name", or null."""
+    """`field`: its place: a setting's key, "dataset", "checkpoint", "name", or null. `change`:
+    settings that solve it, config keys -> values; empty if there are none.
+    """
 
     field: str | None
     severity: Severity
     message: str
     hint: str
+    change: dict[str, Any]
 
 
 class PlanView(TypedDict):
@@ -222,6 +230,7 @@ class PreflightReport:
                     "severity": problem.severity,
                     "message": texts.say(problem.message, language),
                     "hint": texts.say(problem.hint, language),
+                    "change": dict(problem.change),
                 }
                 for problem in self.problems
             ],
@@ -408,9 +417,12 @@ class Preflight:
         disk = estimate.disk_bytes
         target = estimate.target(draft.name, pending)
         problems += _disk_problems(self.data.folder("runs"), disk)
+        memory = self._memory(estimate)
+        if memory is not None:
+            problems += _memory_problems(memory)
         return PreflightReport(
             sentence=tuple(_sentence(draft, estimate, seconds, disk, target)),
-            facts=(*_checkpoint_facts(draft), *_facts(estimate, seconds, disk, target)),
+            facts=(*_checkpoint_facts(draft), *_facts(estimate, seconds, memory, disk, target)),
             problems=tuple(problems),
             target=target,
             steps=estimate.steps,
@@ -422,6 +434,13 @@ class Preflight:
             },
             unchecked=self.image_cache.unchecked(example.path for example in dataset.examples),
         )
+
+    def _memory(self, estimate: RunEstimate) -> MemoryPlan | None:
+        """The memory of the run on the WebUI's graphics card; None if one of them is unknown."""
+        card = self.host.memory()
+        if card is None or not estimate.settled.training.device.startswith(("auto", "cuda")):
+            return None
+        return estimate.memory(card.total)
 
 
 def _usable_vae(choice: CheckpointChoice) -> Path | None:
@@ -661,6 +680,56 @@ def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
         )
 
 
+def _memory_problems(memory: MemoryPlan) -> Iterator[Problem]:
+    values = {"needed": size_of(memory.peak), "card": size_of(memory.free or 0)}
+    if memory.fits:
+        if not memory.previews_fit:
+            yield _problem(
+                "sample_size",
+                "warning",
+                "a preview needs about {needed}, and the graphics card has {card}; the training"
+                " goes on without previews",
+                hint="A smaller preview size needs less.",
+                needed=size_of(memory.step.preview + memory.overhead),
+                card=values["card"],
+            )
+        return
+    message = Message(
+        "the training needs about {needed} of memory, and the graphics card has {card}", values
+    )
+    if memory.change is None:
+        hint = Message("No setting makes it fit: choose a smaller checkpoint, or a lower rank.")
+        yield Problem(field="checkpoint", severity="warning", message=message, hint=hint)
+        return
+    changed = memory.change.settings
+    hint = Message(
+        "It fits with these settings, and needs about {less}: {changes}.",
+        {"less": size_of(memory.change.peak), "changes": _setting_words(changed)},
+    )
+    yield Problem(
+        field=next(iter(changed)),
+        severity="warning",
+        message=message,
+        hint=hint,
+        change=changed,
+    )
+
+
+def _setting_words(changed: Mapping[str, Any]) -> Message:
+    """Labels and values in one line."""
+    return reduce(
+        lambda first, second: Message("{first}, {second}", {"first": first, "second": second}),
+        (_setting_word(Message(form.LABELS[key]), value) for key, value in changed.items()),
+    )
+
+
+def _setting_word(label: Message, value: Any) -> Message:
+    if value is True:
+        return Message("{label} on", {"label": label})
+    shown = OPTIMIZERS[value].title if value in OPTIMIZERS else value
+    return Message("{label} {value}", {"label": label, "value": shown})
+
+
 def _sentence(
     draft: _Selection,
     estimate: RunEstimate,
@@ -702,7 +771,13 @@ def _sentence(
     yield Message("The LoRA will be {target}.", {"target": target})
 
 
-def _facts(estimate: RunEstimate, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
+def _facts(
+    estimate: RunEstimate,
+    seconds: float | None,
+    memory: MemoryPlan | None,
+    disk: int,
+    target: str,
+) -> Iterator[Fact]:
     trained = estimate.divided.trained
     yield Fact(label=FACTS["images"], value=_image_words(trained, estimate.buckets))
     if held_out := estimate.divided.held_out.count:
@@ -733,6 +808,11 @@ def _facts(estimate: RunEstimate, seconds: float | None, disk: int, target: str)
         else Message("about {time}", {"time": duration(seconds)})
     )
     yield Fact(label=FACTS["time"], value=time_words)
+    if memory is not None:
+        sizes = {"needed": size_of(memory.peak), "card": size_of(memory.free or 0)}
+        yield Fact(
+            label=FACTS["memory"], value=Message("about {needed} of the card's {card}", sizes)
+        )
     yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
     yield Fact(label=FACTS["goes_to"], value=target)
 

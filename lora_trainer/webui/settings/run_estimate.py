@@ -21,7 +21,8 @@ from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.deliver import clean_name, used_names
-from lora_trainer.planner import throughput
+from lora_trainer.planner import formula, throughput
+from lora_trainer.planner.plan import Plan, make_plan
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -94,6 +95,26 @@ class RunEstimate:
             return parameter_count(family, layers, self.settled.lora)
         except (CheckpointError, OSError):
             return None
+
+    def memory(self, card_bytes: int) -> Plan | None:
+        """The memory of the run on a graphics card of this size. None: unknown for this
+        architecture or type of LoRA.
+        """
+        if not self.is_certain or not self.weights:
+            return None
+        family, layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
+        precision: formula.Precision = (
+            "full" if self.settled.checkpoint.mixed_precision == "no" else "half"
+        )
+        if not formula.is_known(family, layers, self.settled.lora.lora_type):
+            return None
+
+        def step(config: RunConfig) -> formula.StepBytes:
+            found = formula.predict(family, layers, config, precision)
+            assert found is not None, "the architecture is known"
+            return found
+
+        return make_plan(self.settled, step, "cuda", card_bytes)
 
     @property
     def file_bytes(self) -> int:

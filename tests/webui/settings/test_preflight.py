@@ -26,6 +26,7 @@ from lora_trainer.webui.settings import run_estimate
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.preflight import PlanRequest
 from lora_trainer.worker import job
+from tests.checkpoint.samples import full_file
 from tests.checkpoint.write import write_checkpoint
 from tests.made import draw_images, tiny_checkpoint
 from tests.tiny import tiny_parts
@@ -650,3 +651,53 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
 def test_the_weights_of_a_lora_are_counted_in_millions_where_there_are_so_many():
     assert str(planning._lora_words(88_704, 200_000)) == "88,704 weights, a file of 1 MB"
     assert str(planning._lora_words(3_391_488, 6_800_000)) == "3.39 million weights, a file of 7 MB"
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_sd15(app, tmp_path):
+    """The same with a checkpoint of SD1.5's full size, on a graphics card of `gigabytes`."""
+    path = full_file(tmp_path, "sd1")
+    app.host.list(path)
+    app.host.load(path)
+
+    def check(gigabytes, **settings):
+        app.host.device_kind, app.host.card_bytes = "cuda", int(gigabytes * 1e9)
+        return app.preflight.check(wish(resolution=512, **settings))
+
+    return check
+
+
+def test_the_plan_foretells_the_memory_and_what_fits(with_sd15):
+    roomy = with_sd15(8, sample_size=512)
+    assert facts(roomy)["Memory"] == "about 3.7 GB of the card's 8.0 GB"
+    assert not [one for one in roomy.problems if "graphics card has" in str(one.message)]
+    tight = with_sd15(2.9, batch_size=2, sample_size=512)
+    (problem,) = [one for one in tight.problems if "graphics card has 2.9 GB" in str(one.message)]
+    assert (problem.severity, problem.field) == ("warning", "batch_size")
+    assert problem.change == {
+        "batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+    }
+    assert str(problem.hint) == (
+        "It fits with these settings, and needs about 2.7 GB: Batch size 1, Gradient accumulation"
+        " 2, Gradient checkpointing on."
+    )
+    assert with_sd15(2.9, **problem.change, sample_size=512).ok
+    assert tight.ok, "a forecast may be wrong: it does not keep anyone from trying"
+
+
+def test_previews_that_do_not_fit_are_told_apart_from_the_training(with_sd15):
+    made = with_sd15(4, gradient_checkpointing=True, sample_size=1024)
+    (problem,) = [one for one in made.problems if one.field == "sample_size"]
+    assert str(problem.message).startswith("a preview needs about 5.")
+
+
+def test_no_memory_is_foretold_for_an_unknown_architecture_or_no_card(app):
+    app.host.device_kind, app.host.card_bytes = "cuda", 10**9
+    assert "Memory" not in facts(app.preflight.check(wish()))
+    app.host.card_bytes = None
+    assert "Memory" not in facts(app.preflight.check(wish()))
