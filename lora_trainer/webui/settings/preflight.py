@@ -140,7 +140,7 @@ class Problem:
     severity: Severity
     message: Message
     hint: Message = NO_HINT
-    change: Mapping[str, Any] = field(default_factory=dict)
+    change: Mapping[str, Any] | None = None
     """Settings that solve it, offered as a button: config keys -> values."""
 
 
@@ -230,7 +230,7 @@ class PreflightReport:
                     "severity": problem.severity,
                     "message": texts.say(problem.message, language),
                     "hint": texts.say(problem.hint, language),
-                    "change": dict(problem.change),
+                    "change": dict(problem.change or {}),
                 }
                 for problem in self.problems
             ],
