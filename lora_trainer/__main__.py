@@ -419,6 +419,7 @@ def status(asked: argparse.Namespace) -> int:
 def write_report(asked: argparse.Namespace) -> int:
     from lora_trainer import report, verdict
     from lora_trainer.dataset.scan import Example, scan
+    from lora_trainer.language.detect import is_language_model
     from lora_trainer.runs import folder as folders
     from lora_trainer.settings import training
 
@@ -439,8 +440,11 @@ def write_report(asked: argparse.Namespace) -> int:
         print("Nothing was saved, so there is nothing to judge.")
     examples: tuple[Example, ...] = ()
     try:
-        if folder.read_state().data == "images":
-            examples = scan(training.read(folder.config).dataset).examples
+        settings = training.read(folder.config)
+        # a run that failed early has no event that says so; a base may be gone
+        on_texts = folder.read_state().data == "texts"
+        if not (on_texts or is_language_model(settings.checkpoint.base_model)):
+            examples = scan(settings.dataset).examples
     except DatasetError as error:
         print(f"Without the images: {error}", file=sys.stderr)
     print(report.write(folder, examples, judged))

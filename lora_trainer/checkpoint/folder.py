@@ -127,6 +127,6 @@ def _not_diffusers(path: Path) -> CheckpointError:
         )
     return CheckpointError(
         "{path} is a folder without model_index.json",
-        hint="Name a .safetensors file, or a diffusers folder.",
+        hint="Name a .safetensors file, a diffusers folder, or a language model's (config.json).",
         path=path,
     )

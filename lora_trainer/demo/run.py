@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_trainer import files
+from lora_trainer import files, report
 from lora_trainer.console import Console
 from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.errors import CheckpointError
@@ -180,6 +180,7 @@ def summary(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str:
     """What was trained, and what to do next."""
     state = folder.read_state()
     delivered = Path(state.delivered)
+    strength = state.measured_strength(state.step) or training.DEFAULT_STRENGTH
     return "\n".join(
         [
             "",
@@ -193,9 +194,10 @@ def summary(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str:
                 " is the checkpoint without it."
             ),
             (
-                f"The LoRA is {delivered}; a WebUI would use it as <lora:{delivered.stem}:0.7>"
-                f" {trigger}"
+                f"The LoRA is {delivered}; a WebUI would use it as"
+                f" <lora:{delivered.stem}:{strength:g}> {trigger}"
             ),
+            f"Its report, with curves, images and all settings: {folder.path / report.FILE}",
             "",
             "Next, your own images on your own checkpoint:",
             "  python -m lora_trainer init my_style.yaml",

@@ -19,7 +19,9 @@ def answer(
     max_tokens: int,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> str:
-    """The model's answer, of at most max_tokens tokens. Raises Abandoned once `stop_asked`."""
+    """The model's answer, of at most max_tokens tokens, and of no more than the model has positions
+    for. Raises Abandoned once `stop_asked`.
+    """
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     class Stop(StoppingCriteria):  # type: ignore[no-any-unimported,misc,unused-ignore]
@@ -31,7 +33,7 @@ def answer(
         tokens = model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=max_tokens,
+            max_new_tokens=min(max_tokens, _room(model, prompt.shape[1]) or max_tokens),
             do_sample=False,
             num_beams=1,
             temperature=None,
@@ -44,3 +46,9 @@ def answer(
     if stop_asked():
         raise Abandoned
     return tokenizer.decode(tokens[0, prompt.shape[1] :].tolist())
+
+
+def _room(model: Any, used: int) -> int | None:
+    """Positions left after `used` tokens, at least 1; None where the model names no limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return max(1, positions - used) if isinstance(positions, int) else None

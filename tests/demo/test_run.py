@@ -1,5 +1,6 @@
 """The demo as a newcomer runs it, shortened to a few steps."""
 
+import json
 from dataclasses import dataclass
 
 from PIL import Image
@@ -34,7 +35,10 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
     grid = Image.open(place / "what-it-learned.png")
     assert grid.width > 5 * 64 and grid.height > 64
     said = capsys.readouterr().out
-    assert "what-it-learned.png" in said and "<lora:ink:0.7> sumiwash" in said
+    card = json.loads((place / "Lora" / "ink.json").read_text(encoding="utf-8"))
+    assert "what-it-learned.png" in said
+    assert f"<lora:ink:{card['preferred weight']:g}> sumiwash" in said
+    assert f": {place / 'ink' / 'report.html'}" in said
     # what is tested from here on is where it goes, not that a worker starts
     monkeypatch.setattr(run, "start_worker", lambda folder: Ended(job.run(folder.path)))
     assert run.run_demo(tmp_path / "demo", "ink") == 0

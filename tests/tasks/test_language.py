@@ -109,6 +109,9 @@ def test_what_cannot_be_asked_is_said(tmp_path, capsys):
     folder = begin(tmp_path)
     assert main(["ask", str(folder.path), "Who?"]) == 1
     assert capsys.readouterr().err == f"{folder.path} has no saved LoRA\nSaved steps: none.\n"
+    # nothing is known of it but its settings: it is not searched for images
+    assert main(["report", str(folder.path)]) == 0
+    assert not capsys.readouterr().err
     pictures = made.begin(tmp_path / "pictures")
     assert main(["ask", str(pictures.path), "Who?"]) == 1
     assert "is not the training of a language model" in capsys.readouterr().err
