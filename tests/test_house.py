@@ -143,6 +143,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "jobs",
             "console",
             "environment",
+            "report",
         },
     ),
     "hosts": ({"PIL"}, BASICS | {"runs"}),

@@ -47,7 +47,7 @@ def page(
         _answers(folder),
         _measurements(verdict),
         _images(examples),
-        _settings(config),
+        _settings(config, measurements.data),
         _versions(folder, history),
     )
     head = tag(
@@ -131,7 +131,7 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
                 ),
             ],
             across="step",
-            up="loss, same noise",
+            up="loss" if measurements.data == "texts" else "loss, same noise",
             mark=best,
         ),
         chart(_strength_lines(measurements, best), across="strength", up="loss"),
@@ -191,6 +191,7 @@ def _strength_lines(measurements: Measurements, best: int | None) -> list[Line]:
 
 
 SMOOTHING = 0.98
+"""Of the running average, at most; short runs are averaged over a tenth of their steps."""
 
 
 def _step_lines(measurements: Measurements) -> list[Line]:
@@ -198,9 +199,10 @@ def _step_lines(measurements: Measurements) -> list[Line]:
     raw = [(float(step), loss) for step, loss in measurements.losses if loss is not None]
     smoothed: list[tuple[float, float]] = []
     average = weight = 0.0
+    kept = max(0.0, min(SMOOTHING, 1 - 10 / max(1, len(raw))))
     for step, loss in raw:
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        average = kept * average + (1 - kept) * loss
+        weight = kept * weight + (1 - kept)
         smoothed.append((step, average / weight))
     return [
         Line(title="each step", points=raw, kind="faint", dots=False),
@@ -347,13 +349,19 @@ def _measured(value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _settings(config: RunConfig) -> Markup | None:
-    """What differs from the defaults, then everything."""
+def _settings(config: RunConfig, data: str) -> Markup | None:
+    """What differs from the defaults, then everything; without what means nothing for the data."""
+    # a learning rate of its own is set for text encoders, which a language model does not have
+    left_out = {*training.ONLY_FOR_IMAGES, "text_encoder_lr"} if data == "texts" else ()
     changed: list[tuple[object, ...]] = []
     usual: list[tuple[object, ...]] = []
     for name, group in training.GROUPS:
         values = getattr(config, name)
+        if data != "texts" and not group.for_images:
+            continue
         for item in schema.fields_of(group):
+            if item.name in left_out:
+                continue
             value = getattr(values, item.name)
             told = schema.about(item)
             row = (told.label, tag("code", item.name), _shown(value))

@@ -54,7 +54,9 @@ def choose(measurements: Measurements, thresholds: Thresholds) -> Choice | None:
     }
     if not quality:
         return Choice(step=max(saved), basis="nothing", strengths=strengths)
-    tolerance = thresholds.training_tolerance if basis == "trained" else thresholds.step_tolerance
+    # a text that is nearly recalled is not recalled
+    is_lenient = basis == "trained" and measurements.data == "images"
+    tolerance = thresholds.training_tolerance if is_lenient else thresholds.step_tolerance
     uncopied = _without_copies(measured) & quality.keys() or quality.keys()
     best = max(quality[step] for step in uncopied)
     step = min(step for step in uncopied if quality[step] >= best - tolerance)
@@ -175,7 +177,8 @@ def best_strength(
     measurements: Measurements, one: MeasuredStep, thresholds: Thresholds
 ) -> float | None:
     """The best strength of a step: by its pictures where three or more strengths were made, else
-    the smallest whose gain is nearly the best. None if nothing was gained at any.
+    the smallest whose gain is nearly the best; of texts, that of the best gain. None if nothing was
+    gained at any.
     """
     scores = picture_shares(_above_base(one.pictures))
     if len(scores) >= 3:
@@ -189,8 +192,5 @@ def best_strength(
     best = max(gains.values(), default=0.0)
     if best <= thresholds.least_gain * base:
         return None
-    return min(
-        strength
-        for strength, gain in gains.items()
-        if gain >= (1 - thresholds.strength_tolerance) * best
-    )
+    tolerance = thresholds.strength_tolerance if measurements.data == "images" else 0.0
+    return min(strength for strength, gain in gains.items() if gain >= (1 - tolerance) * best)

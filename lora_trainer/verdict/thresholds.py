@@ -21,12 +21,13 @@ class Thresholds:
     checkpoint least.
     """
     training_tolerance: float = 0.05
-    """The same where only the trained images were measured. Their loss falls for as long as it is
-    trained, so that the last few percent are no reason to prefer a later step.
+    """The same where only trained images were measured; of texts, `step_tolerance` holds. Their
+    loss falls for as long as it is trained, so that the last few percent are no reason to prefer a
+    later step.
     """
     strength_tolerance: float = 0.1
-    """Of the gain at the best strength. The gain is nearly a parabola of the strength: three
-    quarters of the best strength give nine tenths of the gain, and leave the prompt more say.
+    """Of the gain at the best strength, of images. The gain is nearly a parabola of the strength:
+    three quarters of the best strength give nine tenths of the gain, and leave the prompt more say.
     """
     non_finite: float = 0.02
     """Share of the steps without a finite loss. Loss scaling (fp16) skips a few at its start."""

@@ -382,3 +382,10 @@ def test_of_texts_other_things_are_said_and_none_of_images():
     worse = found(measured(lambda step: BASE * (1 + step / 2000), data="texts"))
     assert list(worse) == ["texts_rate_too_high"]
     assert worse["texts_rate_too_high"].changes == {"learning_rate": 0.0001}
+
+
+def test_trained_texts_are_best_where_they_are_recalled_best_and_at_the_best_strength():
+    texts = measured(approach(0.9), None, strengths_of(1.0), data="texts")
+    images = measured(approach(0.9), None, strengths_of(1.0))
+    chosen = [(one.best_step, one.strength) for one in map(conclude, (texts, images))]
+    assert chosen == [(1600, 1.0), (1200, 0.75)]
