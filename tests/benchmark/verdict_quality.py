@@ -97,7 +97,9 @@ CASES = {
     "captions of each other": MadeCase(
         spoil=deal_captions_anew, expected=("captions_disagree",), allowed=("overfit",)
     ),
-    "far too few steps": MadeCase(steps=40, saves=2, expected=("too_few_steps",)),
+    "far too few steps": MadeCase(
+        steps=40, saves=2, changes={"learning_rate": 3e-4}, expected=("too_few_steps",)
+    ),
 }
 
 
