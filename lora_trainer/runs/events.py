@@ -151,6 +151,10 @@ class Validated(Event):
     """The same with the images' captions."""
     per_image: Mapping[str, Any] = field(default_factory=dict)
     """Name of an image that is trained on -> its loss relative to the base's."""
+    caption_fit: Mapping[str, Any] = field(default_factory=dict)
+    """Name of an image that is trained on -> how much lower the base's loss is with its own caption
+    than with those of other images, training.caption_fit; before the first step only.
+    """
     seconds: float = 0.0
     """How long the check took."""
 

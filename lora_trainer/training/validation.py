@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ from lora_trainer.dataset.held_out import MOST_MEASURED
 from lora_trainer.dataset.scan import Example
 from lora_trainer.families.base import NoiseProcess
 from lora_trainer.training.batches import EncodedImages
+from lora_trainer.training.caption_fit import caption_fit
 from lora_trainer.training.denoising import DenoisingObjective
 from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.randomness import tensor_generator
@@ -118,6 +119,10 @@ class FixedBatch:
     def without_captions(self) -> FixedBatch:
         return dataclasses.replace(self, captions=("",) * len(self))
 
+    def with_captions(self, captions: Mapping[str, str]) -> FixedBatch:
+        """With other captions, by the images' names."""
+        return dataclasses.replace(self, captions=tuple(captions[name] for name in self.names))
+
     def pieces(self, size: int) -> Iterator[FixedBatch]:
         """The batch in batches of at most `size` rows."""
         for start in range(0, len(self), size):
@@ -209,11 +214,7 @@ class Answers:
 
     def by_image(self, batches: Sequence[FixedBatch]) -> dict[str, float]:
         """Image -> the mean of its losses."""
-        losses: dict[str, list[float]] = {}
-        for batch, values in zip(batches, self.losses, strict=True):
-            for name, value in zip(batch.names, values.tolist(), strict=True):
-                losses.setdefault(name, []).append(value)
-        return {name: math.fsum(values) / len(values) for name, values in losses.items()}
+        return means_by_image(self.losses, batches)
 
     def change_from(self, base: Answers) -> float:
         """RMS of the predictions' differences, relative to the RMS of the base's."""
@@ -221,6 +222,17 @@ class Answers:
         difference = sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
         size = sum(float(theirs.square().sum()) for _, theirs in pairs)
         return math.sqrt(difference / size) if size else 0.0
+
+
+def means_by_image(
+    values: Iterable[torch.Tensor], batches: Sequence[FixedBatch]
+) -> dict[str, float]:
+    """One tensor a batch, one value a row -> the mean of each image's rows."""
+    found: dict[str, list[float]] = {}
+    for batch, rows in zip(batches, values, strict=True):
+        for name, value in zip(batch.names, rows.tolist(), strict=True):
+            found.setdefault(name, []).append(value)
+    return {name: math.fsum(rows) / len(rows) for name, rows in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +245,7 @@ class Check:
     unprompted_change: float | None = None
     prompted_change: float | None = None
     per_image: Mapping[str, float]
+    caption_fit: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +282,14 @@ class FixedNoiseValidation:
         held_out: Sequence[FixedBatch],
         models: Sequence[torch.nn.Module],
         *,
+        captioned: Sequence[FixedBatch] = (),
+        other_captions: Sequence[Mapping[str, str]] = (),
         rows_at_once: int,
         fewest_steps: int,
         begins_untrained: bool,
     ) -> None:
-        """models: those with adapters, put into evaluation mode for each check. rows_at_once: the
+        """models: those with adapters, put into evaluation mode for each check. captioned: images
+        whose captions are compared with each of other_captions, {image: caption}. rows_at_once: the
         largest batch. begins_untrained: whether the adapters have no effect before the first step.
         """
         self.rows_at_once = rows_at_once
@@ -286,6 +302,7 @@ class FixedNoiseValidation:
         self._compared = self._held_out or self._training
         self._halves = tuple(batch.half() for batch in self._compared)
         self._unprompted = tuple(batch.without_captions() for batch in self._halves)
+        self._captioned, self._other_captions = tuple(captioned), tuple(other_captions)
         self._base: _Base | None = None
 
     def check(self, between: Callable[[], None]) -> Check:
@@ -297,7 +314,10 @@ class FixedNoiseValidation:
                 self._base = self._measure_base(between)
             base = self._base
             if self._begins_untrained and not self._trainer.step:
-                return self._conclude(base, base.training, base.compared, base.unprompted, {})
+                return dataclasses.replace(
+                    self._conclude(base, base.training, base.compared, base.unprompted, {}),
+                    caption_fit=self._caption_fit(between),
+                )
             training = self._ask(self._training, 1.0, between)
             compared = self._ask(self._held_out, 1.0, between) if self._held_out else training
             losses = {
@@ -315,6 +335,18 @@ class FixedNoiseValidation:
             compared=self._ask(self._held_out, 0.0, between) if self._held_out else training,
             unprompted=self._ask(self._unprompted, 0.0, between),
         )
+
+    def _caption_fit(self, between: Callable[[], None]) -> dict[str, float]:
+        """Image -> caption_fit of the checkpoint, the mean over its noise levels."""
+        if not self._other_captions:
+            return {}
+        own = self._ask(self._captioned, 0.0, between).losses
+        others = [
+            self._ask([batch.with_captions(each) for batch in self._captioned], 0.0, between).losses
+            for each in self._other_captions
+        ]
+        fits = (caption_fit(*pair) for pair in zip(own, zip(*others, strict=True), strict=True))
+        return _finite(means_by_image(fits, self._captioned))
 
     def _conclude(
         self,

@@ -54,12 +54,9 @@ def choose(measurements: Measurements, thresholds: Thresholds) -> Choice | None:
     }
     if not quality:
         return Choice(step=max(saved), basis="nothing", strengths=strengths)
-    # a text that is nearly recalled is not recalled
-    is_lenient = basis == "trained" and measurements.data == "images"
-    tolerance = thresholds.training_tolerance if is_lenient else thresholds.step_tolerance
     uncopied = _without_copies(measured) & quality.keys() or quality.keys()
     best = max(quality[step] for step in uncopied)
-    step = min(step for step in uncopied if quality[step] >= best - tolerance)
+    step = max(step for step in uncopied if quality[step] >= best - thresholds.step_tolerance)
     return Choice(
         step=step,
         basis=basis,

@@ -417,8 +417,34 @@ def _small_gap(case: Case) -> bool:
 
 
 def captions_disagree(case: Case) -> Evidence | None:
-    """Some images are hardly learned while the others are, or the previews drift."""
-    return _stubborn_images(case) or _drift(case)
+    """The checkpoint takes other images' captions for some, some are hardly learned while the
+    others are, or the previews drift.
+    """
+    return _foreign_captions(case) or _stubborn_images(case) or _drift(case)
+
+
+def _foreign_captions(case: Case) -> Evidence | None:
+    limits = case.thresholds
+    fits = next((one.caption_fit for one in case.measurements.steps if one.caption_fit), {})
+    if not fits:
+        return None
+    usual = statistics.median(abs(fit) for fit in fits.values())
+    limit = max(limits.foreign_floor, limits.foreign_share * usual)
+    names = sorted(name for name, fit in fits.items() if fit < -limit)
+    if len(names) < limits.foreign_images:
+        return None
+    return Evidence(
+        sentence=Message(
+            "{images}: before training, the checkpoint recognizes them better by the captions of"
+            " other images than by their own ({count} of {measured} images compared).",
+            {
+                "images": listed(names, limits.most_copied),
+                "count": len(names),
+                "measured": len(fits),
+            },
+        ),
+        advice=Message("Look whether their captions say what they show."),
+    )
 
 
 def _stubborn_images(case: Case) -> Evidence | None:

@@ -44,6 +44,10 @@ class MeasuredStep:
     prompted_change: float | None = None
     per_image: Mapping[str, float] = field(default_factory=dict)
     """Training image -> its loss divided by the checkpoint's."""
+    caption_fit: Mapping[str, float] = field(default_factory=dict)
+    """Training image -> how much lower the checkpoint's loss is with its own caption than with
+    others, before the first step.
+    """
     has_pictures: bool = False
     """Whether previews were measured at this step."""
     likeness: float | None = None
@@ -166,6 +170,7 @@ def _validated(known: MeasuredStep | None, event: events.Validated) -> MeasuredS
         unprompted_change=event.unprompted_change,
         prompted_change=event.prompted_change,
         per_image=_numbers(event.per_image),
+        caption_fit=_numbers(event.caption_fit),
     )
 
 

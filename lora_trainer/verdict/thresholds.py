@@ -17,13 +17,9 @@ class Thresholds:
     least_gain: float = 0.005
     """Share of the checkpoint's loss. A smaller gain is no gain: nothing was learned that shows."""
     step_tolerance: float = 0.02
-    """Of the best quality. A step within it is as good, and the earliest of them changes the
-    checkpoint least.
-    """
-    training_tolerance: float = 0.05
-    """The same where only trained images were measured; of texts, `step_tolerance` holds. Their
-    loss falls for as long as it is trained, so that the last few percent are no reason to prefer a
-    later step.
+    """Of the best quality. A step within it is as good by the few images that are measured; the
+    latest of them shows most of what is learned. On the embedded checkpoint (BENCHMARKS) it was
+    nearer to the best than the earliest.
     """
     strength_tolerance: float = 0.1
     """Of the gain at the best strength, of images. The gain is nearly a parabola of the strength:
@@ -85,6 +81,16 @@ class Thresholds:
     """
     stubborn_images: int = 4
     """Images needed to tell one from the others."""
+    foreign_share: float = 0.15
+    """Of the usual distance between the losses with an image's own caption and with others. An own
+    caption that is worse by more is not this image's.
+    """
+    foreign_floor: float = 0.01
+    """Relative difference of losses. Below it captions are so alike that either describes the
+    image.
+    """
+    foreign_images: int = 2
+    """A single image may be one that the checkpoint does not understand."""
     drift: float = 1.0
     """Sum of all falls of the previews' likeness from save to save, as a share of its rise."""
     low_likeness: float = 0.02

@@ -204,6 +204,24 @@ def test_captions_that_say_something_else_are_named():
     )
 
 
+@pytest.mark.parametrize("worse", [-0.06, -0.04])
+def test_images_that_other_captions_fit_better_are_named(worse):
+    fits = {f"img_{number:02d}.png": 0.3 for number in range(6)}
+
+    def change(step, values):
+        return {} if step else {"caption_fit": {**fits, "fox.png": worse, "owl.png": -0.2}}
+
+    one = found(measured(approach(0.2), approach(0.15), change))
+    if worse == -0.04:  # below 15 % of the usual distance, and one image alone is no sign
+        assert one == {}
+        return
+    assert list(one) == ["captions_disagree"]
+    assert str(one["captions_disagree"].sentence) == (
+        "fox and owl: before training, the checkpoint recognizes them better by the captions of"
+        " other images than by their own (2 of 8 images compared)."
+    )
+
+
 def test_previews_that_drift_are_told():
     def change(step, values):
         return {"has_pictures": True, "likeness": 0.1 if step % 400 else 0.02} if step else {}
