@@ -2,7 +2,7 @@
 
 Measurements -> Choice. A step's quality is its share of the best gain on held-out images, averaged
 with its pictures' scores where an encoder has measured them; without both, the gain on the trained
-images. Of steps that are as good as the best, the earliest is chosen; none after which training
+images. Of steps that are as good as the best, the latest is chosen; none after which training
 images are copied.
 """
 
