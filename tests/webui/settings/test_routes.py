@@ -65,6 +65,7 @@ def test_a_plan_is_told_in_the_visitors_language(client):
         "severity": "error",
         "message": "Rank is 0, but must be between 1 and 1024",
         "hint": "Use 4 to 64; 8 suits most styles.",
+        "change": {},
     }
     assert told["facts"][0] == {"label": "Checkpoint", "value": "tiny-sd1 (SD1.5), loaded now"}
 
