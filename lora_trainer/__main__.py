@@ -376,10 +376,18 @@ def pairs(asked: argparse.Namespace) -> int:
         put = making.open_server(asked.url, asked.model, remote=asked.remote).ask
     with counting("Asking") as progress:
         count, without = making.write_pairs(passages, put, asked.count, asked.output, progress)
-    print(f"Wrote {count} pairs to {asked.output}. Read and correct them before you train on them.")
     if without:
         print("No pairs were found in a reply about: " + ", ".join(without), file=sys.stderr)
-    return 0 if count else 1
+    if not count:
+        asked.output.unlink(missing_ok=True)
+        print(
+            "No pair was written: the model does not answer in question and answer pairs. Try a"
+            " larger one, or one made for instructions.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"Wrote {count} pairs to {asked.output}. Read and correct them before you train on them.")
+    return 0
 
 
 PAIRS_TOKENS = 120

@@ -36,17 +36,17 @@ class TextValidation:
         self._base: Mapping[str, float] = {}
 
     def check(self, between: Callable[[], None]) -> Check:
-        """Measure now."""
+        """Measure now; before the first step, the base alone."""
+        rows, whole = self._held_out or self._training, 1.0 if self._trainer.step else 0.0
         with weights_to_use(self._trainer.optimizer):
             if not self._base:
                 self._base = self._losses(self._training, 0.0, between)
-            training = self._losses(self._training, 1.0, between)
-            rows = self._held_out or self._training
-            compared = self._losses(rows, 1.0, between) if self._held_out else training
-            by_strength = {
-                f"{one:g}": _mean(compared if one == 1.0 else self._losses(rows, one, between))
-                for one in STRENGTHS
+            training = self._losses(self._training, 1.0, between) if whole else self._base
+            compared = self._losses(rows, whole, between) if self._held_out else training
+            others = {
+                one: self._losses(rows, one, between) for one in STRENGTHS if whole and one != whole
             }
+            by_strength = {f"{one:g}": _mean(others.get(one, compared)) for one in STRENGTHS}
         return Check(
             training_loss=_mean(training),
             validation_loss=_mean(compared) if self._held_out else None,

@@ -64,7 +64,6 @@ def make_validation(
         # without gradients, so many rows take no more memory than a step
         rows_at_once=settings.batch_size * (2 if settings.gradient_checkpointing else 4),
         fewest_steps=fewest_steps,
-        begins_untrained=prepared.continuation is None,
     )
 
 

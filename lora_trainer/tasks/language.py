@@ -321,7 +321,7 @@ class TextPreparation:
             raise DatasetError(
                 "no text in {folder} can be used",
                 hint="Put question and answer pairs or plain texts there.",
-                folder=settings.train_data_dir,
+                folder=settings.metadata_path or settings.train_data_dir,
             )
         self.report.warn_of(findings)
         return texts

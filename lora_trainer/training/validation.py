@@ -266,8 +266,9 @@ class Validation(Protocol):
     """Steps to be trained from one check to the next."""
 
     def check(self, between: Callable[[], None]) -> Check:
-        """Measure now. `between` is called between batches, with everything as in training but for
-        the averaged weights of a schedule-free optimizer.
+        """Measure now; before the first step, the base alone, also if the adapters begin with a
+        LoRA. `between` is called between batches, with everything as in training but for the
+        averaged weights of a schedule-free optimizer.
         """
 
 
@@ -286,17 +287,15 @@ class FixedNoiseValidation:
         other_captions: Sequence[Mapping[str, str]] = (),
         rows_at_once: int,
         fewest_steps: int,
-        begins_untrained: bool,
     ) -> None:
         """models: those with adapters, put into evaluation mode for each check. captioned: images
         whose captions are compared with each of other_captions, {image: caption}. rows_at_once: the
-        largest batch. begins_untrained: whether the adapters have no effect before the first step.
+        largest batch.
         """
         self.rows_at_once = rows_at_once
         self.fewest_steps = fewest_steps
         """Steps to be trained from one check to the next."""
         self._trainer, self._objective = trainer, objective
-        self._begins_untrained = begins_untrained
         self._training, self._held_out = tuple(training), tuple(held_out)
         self._models = tuple(models)
         self._compared = self._held_out or self._training
@@ -313,7 +312,7 @@ class FixedNoiseValidation:
             if self._base is None:
                 self._base = self._measure_base(between)
             base = self._base
-            if self._begins_untrained and not self._trainer.step:
+            if not self._trainer.step:
                 return dataclasses.replace(
                     self._conclude(base, base.training, base.compared, base.unprompted, {}),
                     caption_fit=self._caption_fit(between),

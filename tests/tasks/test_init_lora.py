@@ -51,10 +51,10 @@ def test_without_a_rank_it_is_the_files(tmp_path, monkeypatch):
     assert job.run(run.path) == job.FINISHED
     after = load_file(run.path / "run.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
-    # it is measured with what it begins with, against the base
+    # the base alone is measured first, and then what the run began with
     first, last = checks(run)
-    assert first.prompted_change == last.prompted_change > 0
-    assert first.per_image == last.per_image and set(first.per_image.values()) != {1.0}
+    assert first.prompted_change == 0 < last.prompted_change
+    assert set(first.per_image.values()) == {1.0} != set(last.per_image.values())
 
 
 def test_what_is_lost_is_warned_of(tmp_path):
