@@ -54,7 +54,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen='"most likely because memory ran out"',
             kept="Everything up to the last save",
             then="Close other programs, or lower `batch_size` or `resolution`; then *Continue*",
-            test="tests/test_main.py::test_a_killed_worker_is_told_as_such",
+            test="tests/test_main.py::test_a_run_goes_on_after_a_kill_a_stop_and_two_ctrl_c",
         ),
         Situation(
             what="The graphics card's memory runs out",

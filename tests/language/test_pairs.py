@@ -143,4 +143,5 @@ def test_the_base_itself_is_asked_and_a_reply_without_pairs_is_named(tmp_path, c
     # a base of random weights writes none
     assert main([*call, "--base-model", str(made.base("llama")), "--count", "1"]) == 1
     said = capsys.readouterr()
-    assert "Wrote 0 pairs" in said.out and "a reply about: rules.txt" in said.err
+    assert "No pair was written" in said.err and "a reply about: rules.txt" in said.err
+    assert not (tmp_path / "pairs.jsonl").exists()

@@ -198,6 +198,9 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
 ELSEWHERE = {
     "gradient_checkpointing": "tests/tasks/test_diffusion.py",
     "sample_encoder": "tests/tasks/test_picture_measures.py",
+    "packing": "tests/tasks/test_language.py",
+    "merge_lora": "tests/tasks/test_language.py",
+    "load_in_4bit": "tests/tasks/test_language.py",
 }
 """What only a whole run shows."""
 
@@ -216,9 +219,11 @@ def test_every_setting_with_choices_is_looked_at() -> None:
     assert set(EFFECTS) | set(ELSEWHERE) == set(CHOICES)
     for name, file in ELSEWHERE.items():
         tree = ast.parse((Path(__file__).parents[2] / file).read_text(encoding="utf-8"))
-        assert any(isinstance(node, ast.keyword) and node.arg == name for node in ast.walk(tree)), (
-            f"{file} does not try {name}"
-        )
+        assert any(
+            (isinstance(node, ast.keyword) and node.arg == name)
+            or (isinstance(node, ast.Constant) and node.value == name)
+            for node in ast.walk(tree)
+        ), f"{file} does not try {name}"
 
 
 @pytest.mark.parametrize("name", EFFECTS)

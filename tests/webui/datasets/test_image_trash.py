@@ -123,7 +123,7 @@ def test_a_note_that_leads_out_of_the_dataset_brings_nothing_back(tmp_path, chan
     note.write_text(
         json.dumps({**json.loads(note.read_text(encoding="utf-8")), **change}), encoding="utf-8"
     )
-    with pytest.raises(DatasetError, match="leads out of the folder"):
+    with pytest.raises(DatasetError, match="recorded path is outside the folder"):
         store.restore([entry.key])
     assert list((tmp_path / "elsewhere").iterdir()) == [] and len(list(entry.folder.iterdir())) > 1
 
