@@ -48,7 +48,7 @@ class Seat:
         self.context: BrowserContext = browser.new_context(
             viewport=SIZE, **{"locale": "en-US", "accept_downloads": True, **options}
         )
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(60_000)
         self.first: Page = self.context.new_page()
         self.is_spoiled = False
         for part in (self.context, self.first):
