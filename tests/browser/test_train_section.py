@@ -20,7 +20,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
-from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
+from tests.browser.tab import PATIENCE, ROOT, eventually, expect, open_step, open_tab
 from tests.webui.lora_files import write_lora
 
 pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
@@ -752,12 +752,13 @@ def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over
     section.get_by_role("button", name="Start", exact=True).click()
     queue = page.get_by_role("region", name="Queue")
     queue.get_by_text("to be started").wait_for()
-    before = pulses(visitor)
-    page.wait_for_timeout(4000)
+    before, end = pulses(visitor), time.monotonic() + PATIENCE
+    while pulses(visitor) - before < 3 and time.monotonic() < end:
+        page.wait_for_timeout(500)
     assert pulses(visitor) - before >= 3
     played_queue.status = "running"
     row = page.get_by_role("region", name="Runs").locator("li", has_text="to be started")
-    row.wait_for(timeout=3000)
+    row.wait_for()
     expect(queue).to_be_hidden()
     played_queue.status = "stopped"
     row.get_by_text("Stopped").wait_for()

@@ -791,8 +791,14 @@ def test_pause_pressed_before_or_while_a_picture_waits_for_the_worker_to_start_c
             lease.ask(run, "pause")
         picture.result(timeout=20)
     assert until(lambda: lease.state == "training")
-    assert until(lambda: worker.status == "paused")
-    time.sleep(0.05)
-    assert worker.status == "paused"
+    # after the picture the worker goes on for a moment, until it has read what was asked
+    assert until(lambda: stays_paused(worker))
     worker.end = "stopped"
     assert_all_is_well(card, lease)
+
+
+def stays_paused(worker):
+    if worker.status != "paused":
+        return False
+    time.sleep(0.3)
+    return worker.status == "paused"
