@@ -185,6 +185,18 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
+def finite_number(value: Any) -> float | None:
+    """A number of parsed JSON or YAML, or a text that is one, as a finite float; else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        # integers in JSON and YAML may exceed the range of float
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):

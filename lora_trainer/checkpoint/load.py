@@ -56,7 +56,6 @@ class Checkpoint:
     """Warnings about this checkpoint; `schedule` may add some."""
     fill: Callable[..., Any] = fill
     """Gives an empty model its weights: `tensors.fill`, or `tensors.empty_in` for none."""
-    _empties: dict[int, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -117,12 +116,13 @@ class Checkpoint:
         wrong shape, or not finite in its dtype: found before encoding rather than in the first
         steps.
         """
-        for component, wanted in (
-            *((component, dtype) for component in self.text_encoders),
-            (self.require_vae(), torch.float32),
-            (self.unet, dtype),
+        vae, outline = self.require_vae(), self._outline
+        encoders = zip(self.text_encoders, outline.text_encoders, strict=True)
+        for component, model, wanted in (
+            *((component, model, dtype) for component, model in encoders),
+            (vae, _empty(vae), torch.float32),
+            (self.unet, outline.unet, dtype),
         ):
-            model = self._empty(component)
             require_usable(
                 model,
                 _places(component, model),
@@ -150,11 +150,15 @@ class Checkpoint:
 
     def outline(self) -> Parts:
         """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""
+        return self._outline
+
+    @cached_property
+    def _outline(self) -> Parts:
         return Parts(
             family=self.family,
             schedule=NoiseSchedule(),
-            unet=self._empty(self.unet),
-            text_encoders=tuple(self._empty(component) for component in self.text_encoders),
+            unet=_empty(self.unet),
+            text_encoders=tuple(_empty(component) for component in self.text_encoders),
         )
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
@@ -178,12 +182,6 @@ class Checkpoint:
             dtype=dtype,
             device=torch.device(device),
         )
-
-    def _empty(self, component: Component) -> Any:
-        """The component's model on the meta device, built once."""
-        if id(component) not in self._empties:
-            self._empties[id(component)] = _empty(component)
-        return self._empties[id(component)]
 
     def _note_unused(self, unet: Any) -> None:
         """Warn of weights that the UNet does not have, which WebUIs ignore silently."""

@@ -166,11 +166,6 @@ def _alpha(layer: Layer, config: Mapping[str, Any]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    # false for NaN; larger values do not fit a float32
-    return number if abs(number) <= MAX_ALPHA else None
+    number = files.finite_number(value)
+    # larger values do not fit a float32
+    return number if number is not None and abs(number) <= MAX_ALPHA else None

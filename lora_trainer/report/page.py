@@ -19,6 +19,7 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import schema, training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.verdict import Measurements, Verdict
+from lora_trainer.verdict.measurements import Series
 
 MOST_IMAGES = 200
 MOST_SAVES = 12
@@ -118,53 +119,35 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
     best = verdict.best_step if verdict else None
     charts = [
         chart(
-            [
-                Line(
-                    title=f"held-out {measurements.data}",
-                    points=measurements.held_out,
-                    kind="first",
-                ),
-                Line(
-                    title=f"trained {measurements.data}",
-                    points=measurements.training,
-                    kind="second",
-                ),
-            ],
+            _two_lines(
+                (f"held-out {measurements.data}", measurements.held_out),
+                (f"trained {measurements.data}", measurements.training),
+            ),
             across="step",
             up="loss" if measurements.data == "texts" else "loss, same noise",
             mark=best,
         ),
         chart(_strength_lines(measurements, best), across="strength", up="loss"),
         chart(
-            [
-                Line(
-                    title="likeness to the training images",
-                    points=measurements.series(lambda one: one.likeness),
-                    kind="first",
+            _two_lines(
+                (
+                    "likeness to the training images",
+                    measurements.series(lambda one: one.likeness),
                 ),
-                Line(
-                    title="obedience to the prompt",
-                    points=measurements.series(lambda one: one.obedience),
-                    kind="second",
-                ),
-            ],
+                ("obedience to the prompt", measurements.series(lambda one: one.obedience)),
+            ),
             across="step",
             up="cosine",
             mark=best,
         ),
         chart(
-            [
-                Line(
-                    title="change with captions",
-                    points=measurements.series(lambda one: one.prompted_change),
-                    kind="first",
+            _two_lines(
+                ("change with captions", measurements.series(lambda one: one.prompted_change)),
+                (
+                    "change without captions",
+                    measurements.series(lambda one: one.unprompted_change),
                 ),
-                Line(
-                    title="change without captions",
-                    points=measurements.series(lambda one: one.unprompted_change),
-                    kind="second",
-                ),
-            ],
+            ),
             across="step",
             up="share of the prediction",
             mark=best,
@@ -173,6 +156,13 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
     ]
     shown = [one for one in charts if one is not None]
     return _section("Curves", tag("div", shown, class_="charts")) if shown else None
+
+
+def _two_lines(first: tuple[str, Series], second: tuple[str, Series]) -> list[Line]:
+    return [
+        Line(title=first[0], points=first[1], kind="first"),
+        Line(title=second[0], points=second[1], kind="second"),
+    ]
 
 
 def _strength_lines(measurements: Measurements, best: int | None) -> list[Line]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -44,6 +43,7 @@ from lora_trainer.tasks.images import Encoded, LoadedParts, PreparedImages
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.tasks.lora_metadata import Hashes
 from lora_trainer.tasks.picture_measures import PictureMeasures
+from lora_trainer.tasks.preparation import PreparationStage, schedule_batches, trainer_of
 from lora_trainer.tasks.previews import Previews
 from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
@@ -59,10 +59,9 @@ from lora_trainer.training.device import (
     free_memory,
 )
 from lora_trainer.training.loop import StopRequested
-from lora_trainer.training.optimizers import make_optimizer, require_optimizer
+from lora_trainer.training.optimizers import require_optimizer
 from lora_trainer.training.randomness import derived_seed
-from lora_trainer.training.rates import make_rate_schedule
-from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
+from lora_trainer.training.train import Trainer
 
 log = logging.getLogger(__name__)
 CHECKS_PER_EVENT = 25
@@ -138,14 +137,8 @@ class DiffusionTask(TrainingTask):
 # --- prepare --------------------------------------------------------------------------------------
 
 
-class Preparation:
-    """Checks everything that can be checked without loading a model."""
-
-    def __init__(self, folder: RunFolder, report: Report, control: Control, start: Start) -> None:
-        self.folder = folder
-        self.report = report
-        self.control = control
-        self.start = start
+class Preparation(PreparationStage):
+    """Prepares a training on images."""
 
     def prepare(self, requested: RunConfig) -> PreparedImages:
         self.report.phase("checking")
@@ -301,7 +294,9 @@ class Preparation:
         dataset, held_out = divided.trained, divided.held_out
         resolution = requested.dataset.resolution or checkpoint.native_resolution
         buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
-        plan = make_plan(requested, dataset, buckets)
+        plan = schedule_batches(
+            requested, buckets, [example.repeats for example in dataset.examples]
+        )
         config = resolve(requested, checkpoint, resolution, dtype, plan.step_count)
         self.report.warn_of(
             bucketing.bucket_findings(dataset.examples, buckets, config.dataset, resolution)
@@ -327,24 +322,6 @@ def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
     """
     for _ in target_layers(checkpoint.outline(), config.lora):
         pass
-
-
-def make_plan(
-    config: RunConfig, dataset: Dataset, buckets: Mapping[bucketing.Bucket, list[int]]
-) -> BatchSchedule:
-    """The images of each step. Raises ConfigError for a warm-up longer than the run."""
-    training = config.training
-    plan = BatchSchedule(
-        buckets=dict(buckets),
-        repeats=[example.repeats for example in dataset.examples],
-        batch_size=training.batch_size,
-        accumulation=training.gradient_accumulation_steps,
-        seed=training.seed,
-        step_count=0,
-    )
-    plan.step_count = settings.step_count_of(training, plan.steps_per_epoch)
-    settings.require_warmup_fits(training, plan.step_count)
-    return plan
 
 
 # --- encode ---------------------------------------------------------------------------------------
@@ -468,7 +445,6 @@ def make_trainer(prepared: PreparedImages, encoded: Encoded, adapters: Adapters)
     """Create the Trainer of loaded models with adapters."""
     config, parts, device = prepared.config, prepared.parts, prepared.device
     training = config.training
-    optimizer = make_optimizer(adapters, training, device)
     noise_process = parts.family.noise_process(parts.schedule, device)
     objective = DenoisingObjective(
         family=parts.family,
@@ -486,14 +462,4 @@ def make_trainer(prepared: PreparedImages, encoded: Encoded, adapters: Adapters)
         settings=training,
         device=device,
     )
-    return Trainer(
-        adapters=adapters,
-        objective=objective,
-        optimizer=optimizer,
-        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
-        plan=prepared.plan,
-        settings=training,
-        device=device,
-        dtype=prepared.dtype,
-        scaler=make_scaler(device, prepared.dtype),
-    )
+    return trainer_of(prepared, adapters, objective)

@@ -21,7 +21,7 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.held_out import HeldOut
 from lora_trainer.dataset.scan import Dataset, Example
-from lora_trainer.tasks.training_run import Prepared
+from lora_trainer.tasks.training_run import DeviceOccupant, Prepared
 from lora_trainer.training import batches
 from lora_trainer.training.device import free_memory
 
@@ -76,22 +76,13 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class LoadedParts:
-    """Moves the loaded models off the device during a pause."""
+class LoadedParts(DeviceOccupant):
+    """The loaded models, off the device during a pause."""
 
     parts: Parts
     device: torch.device
 
-    def leave_device(self) -> None:
-        self._move(torch.device("cpu"))
-
-    def return_to_device(self) -> None:
-        self._move(self.device)
-
-    def _move(self, device: torch.device) -> None:
-        if self.device.type == "cpu":
-            return
+    def move(self, device: torch.device) -> None:
         for model in (*self.parts.text_encoders, self.parts.vae, self.parts.unet):
             if model is not None:
                 model.to(device)
-        free_memory(self.device)

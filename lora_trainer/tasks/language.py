@@ -42,24 +42,21 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import DatasetSettings, RunConfig
 from lora_trainer.tasks.answers import AnswerSamples
-from lora_trainer.tasks.control import Control
 from lora_trainer.tasks.peft_output import PeftOutput
+from lora_trainer.tasks.preparation import PreparationStage, schedule_batches, trainer_of
 from lora_trainer.tasks.provenance import content_hash
-from lora_trainer.tasks.report import Report
 from lora_trainer.tasks.resolve import require_lora_dir
-from lora_trainer.tasks.training_run import Assembled, Prepared, Start
+from lora_trainer.tasks.training_run import Assembled, DeviceOccupant, Prepared, Start
 from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training.device import (
     choose_device,
     choose_precision,
     describe_device,
-    free_memory,
     precision_name,
 )
-from lora_trainer.training.optimizers import make_optimizer, require_optimizer
+from lora_trainer.training.optimizers import require_optimizer
 from lora_trainer.training.randomness import derived_seed
-from lora_trainer.training.rates import make_rate_schedule
-from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
+from lora_trainer.training.train import Trainer
 from lora_trainer.training.validation import evaluating
 
 log = logging.getLogger(__name__)
@@ -90,22 +87,14 @@ class PreparedTexts(Prepared):
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """Moves the model off the device during a pause."""
+class LoadedModel(DeviceOccupant):
+    """The model, off the device during a pause."""
 
     model: Any
     device: torch.device
 
-    def leave_device(self) -> None:
-        self._move(torch.device("cpu"))
-
-    def return_to_device(self) -> None:
-        self._move(self.device)
-
-    def _move(self, device: torch.device) -> None:
-        if self.device.type != "cpu":
-            self.model.to(device)
-            free_memory(self.device)
+    def move(self, device: torch.device) -> None:
+        self.model.to(device)
 
 
 class LanguageTask(TrainingTask):
@@ -181,14 +170,8 @@ def first_question(examples: Sequence[TextExample]) -> str:
 # --- prepare --------------------------------------------------------------------------------------
 
 
-class TextPreparation:
-    """Checks everything that can be checked without loading the model."""
-
-    def __init__(self, folder: RunFolder, report: Report, control: Control, start: Start) -> None:
-        self.folder = folder
-        self.report = report
-        self.control = control
-        self.start = start
+class TextPreparation(PreparationStage):
+    """Prepares a training on texts."""
 
     def prepare(self, requested: RunConfig) -> PreparedTexts:
         self.report.phase("checking")
@@ -217,7 +200,7 @@ class TextPreparation:
         rows = [row for _, made in trained for row in made]
         if requested.language.packing:
             rows = pack(rows, limit)
-        plan = make_plan(requested, rows)
+        plan = schedule_batches(requested, {0: list(range(len(rows)))}, [1] * len(rows))
         config = settings.settle(requested, None, plan.step_count).replace(
             name=requested.lora.name or clean_name(requested.output.output_dir.name),
             target_modules=targets,
@@ -352,22 +335,6 @@ def max_length(config: RunConfig, base: LanguageModelFolder) -> int:
     return asked
 
 
-def make_plan(config: RunConfig, rows: Sequence[TokenRow]) -> BatchSchedule:
-    """The rows of each step. Raises ConfigError for a warm-up longer than the run."""
-    training = config.training
-    plan = BatchSchedule(
-        buckets={0: list(range(len(rows)))},
-        repeats=[1] * len(rows),
-        batch_size=training.batch_size,
-        accumulation=training.gradient_accumulation_steps,
-        seed=training.seed,
-        step_count=0,
-    )
-    plan.step_count = settings.step_count_of(training, plan.steps_per_epoch)
-    settings.require_warmup_fits(training, plan.step_count)
-    return plan
-
-
 # --- assemble -------------------------------------------------------------------------------------
 
 
@@ -385,7 +352,6 @@ def assemble(prepared: PreparedTexts, model: Any) -> tuple[Trainer, CompletionOb
         begin_from(adapters, prepared.beginning)
     model.train()
     log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
-    optimizer = make_optimizer(adapters, training, device)
     objective = CompletionObjective(
         model=model,
         rows=prepared.rows,
@@ -393,18 +359,7 @@ def assemble(prepared: PreparedTexts, model: Any) -> tuple[Trainer, CompletionOb
         device=device,
         dtype=prepared.dtype,
     )
-    trainer = Trainer(
-        adapters=adapters,
-        objective=objective,
-        optimizer=optimizer,
-        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
-        plan=prepared.plan,
-        settings=training,
-        device=device,
-        dtype=prepared.dtype,
-        scaler=make_scaler(device, prepared.dtype),
-    )
-    return trainer, objective
+    return trainer_of(prepared, adapters, objective), objective
 
 
 def require_exact_packing(objective: CompletionObjective, trainer: Trainer) -> None:

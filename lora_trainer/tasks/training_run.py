@@ -102,11 +102,9 @@ class TrainingRun(Assembled):
     scalars: Scalars
 
 
-@dataclass(frozen=True)
-class LoadedOptimizer:
-    """Moves the optimizer's state off the device during a pause."""
+class DeviceOccupant(ABC):
+    """Leaves its device during a pause: a control.Occupant."""
 
-    optimizer: torch.optim.Optimizer
     device: torch.device
 
     def leave_device(self) -> None:
@@ -117,5 +115,20 @@ class LoadedOptimizer:
 
     def _move(self, device: torch.device) -> None:
         if self.device.type != "cpu":
-            move_optimizer(self.optimizer, device)
+            self.move(device)
             free_memory(self.device)
+
+    @abstractmethod
+    def move(self, device: torch.device) -> None:
+        """Move everything to `device`."""
+
+
+@dataclass(frozen=True)
+class LoadedOptimizer(DeviceOccupant):
+    """The optimizer's state, off the device during a pause."""
+
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    def move(self, device: torch.device) -> None:
+        move_optimizer(self.optimizer, device)

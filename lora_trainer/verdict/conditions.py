@@ -128,19 +128,30 @@ def _not_finite(case: Case) -> Evidence | None:
     return _lower_rate(case, Message("{count:,} of {total:,} steps gave no finite loss.", values))
 
 
-def _worse_than_base(case: Case) -> Evidence | None:
+def _rise_above_base(case: Case) -> tuple[int, float] | None:
+    """Step of the highest loss of what is trained on, and its rise above the base's as a share of
+    it; None if it stays below.
+    """
     gains = gain_shares(case.measurements.training)
     if not gains or min(gains.values()) >= -case.thresholds.rises_above_base:
         return None
     step = min(gains, key=lambda key: gains[key])
+    return step, -gains[step]
+
+
+def _worse_than_base(case: Case) -> Evidence | None:
+    found = _rise_above_base(case)
+    if found is None:
+        return None
+    step, rise = found
     return _lower_rate(
         case,
         Message(
             "At step {step:,} the loss on the trained images was {share:.0f} % above that of the"
             " checkpoint alone, under the same noise.",
-            {"step": step, "share": -100 * gains[step]},
+            {"step": step, "share": 100 * rise},
         ),
-        divisor=10 if -gains[step] > case.thresholds.diverged else 3,
+        divisor=10 if rise > case.thresholds.diverged else 3,
     )
 
 
@@ -259,16 +270,16 @@ def texts_overfit(case: Case) -> Evidence | None:
 
 def texts_worse_than_base(case: Case) -> Evidence | None:
     """A loss that is not finite, or higher than the base model's."""
-    gains = gain_shares(case.measurements.training)
-    if not gains or min(gains.values()) >= -case.thresholds.rises_above_base:
+    found = _rise_above_base(case)
+    if found is None:
         return _not_finite(case)
-    step = min(gains, key=lambda key: gains[key])
+    step, rise = found
     return _lower_rate(
         case,
         Message(
             "At step {step:,} the loss on the trained texts was {share:.0f} % above that of the"
             " base model alone.",
-            {"step": step, "share": -100 * gains[step]},
+            {"step": step, "share": 100 * rise},
         ),
     )
 

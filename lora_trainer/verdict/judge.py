@@ -16,7 +16,7 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.verdict.choice import Choice, choose, gain_shares
 from lora_trainer.verdict.conditions import VerdictFinding, find, listed, share_of_last_half
-from lora_trainer.verdict.measurements import MeasuredStep, Measurements, finite, read_measurements
+from lora_trainer.verdict.measurements import MeasuredStep, Measurements, read_measurements
 from lora_trainer.verdict.thresholds import THRESHOLDS, Thresholds
 
 FILE = "verdict.json"
@@ -274,13 +274,13 @@ def from_mapping(values: Any) -> Verdict:
     strengths = {
         int(step): strength
         for step, told in values["strengths"].items()
-        if (strength := finite(told)) is not None
+        if (strength := files.finite_number(told)) is not None
     }
     return Verdict(
         step=int(values["step"]),
         step_count=int(values["step_count"]),
         best_step=int(values["best_step"]),
-        strength=finite(values.get("strength")),
+        strength=files.finite_number(values.get("strength")),
         strengths=strengths,
         basis=str(values["basis"]),
         sentences=tuple(_message_from(one) for one in values["sentences"]),

@@ -5,12 +5,12 @@ Values that are missing or not finite are None; series are (step, value) in orde
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from lora_trainer import files
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.state import fold
@@ -177,10 +177,11 @@ def _validated(known: MeasuredStep | None, event: events.Validated) -> MeasuredS
 def _pictured(known: MeasuredStep | None, event: events.PicturesMeasured) -> MeasuredStep:
     scores = {
         strength: PictureScores(
-            likeness=finite(told.get("likeness")), obedience=finite(told.get("obedience"))
+            likeness=files.finite_number(told.get("likeness")),
+            obedience=files.finite_number(told.get("obedience")),
         )
         for name, told in event.by_strength.items()
-        if isinstance(told, dict) and (strength := finite(name)) is not None
+        if isinstance(told, dict) and (strength := files.finite_number(name)) is not None
     }
     return replace(
         known or MeasuredStep(step=event.step),
@@ -199,23 +200,15 @@ def by_number(values: Mapping[str, Any]) -> dict[float, float]:
     found = {
         number: value
         for name, told in values.items()
-        if (number := finite(name)) is not None and (value := finite(told)) is not None
+        if (number := files.finite_number(name)) is not None
+        and (value := files.finite_number(told)) is not None
     }
     return dict(sorted(found.items()))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
-        str(name): number for name, told in values.items() if (number := finite(told)) is not None
+        str(name): number
+        for name, told in values.items()
+        if (number := files.finite_number(told)) is not None
     }
-
-
-def finite(value: Any) -> float | None:
-    """A number, or a text that is one, as a finite float; else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

@@ -46,12 +46,14 @@ class Validating(TrainingHook):
 
     def before_step(self, loop: Loop[Trainer]) -> None:
         patience = self.run.prepared.config.validation.early_stopping
+        if not patience:
+            return
         known = [
             (one.validation_loss, one.step)
             for one in self._checks
             if one.validation_loss is not None
         ]
-        if not patience or not known:
+        if not known:
             return
         loss, best = min(known)
         since = [step for _, step in known if step > best]

@@ -6,7 +6,6 @@ Called by library.py.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,7 @@ def weight(values: dict[str, Any]) -> float | None:
 
 def number(found: Any) -> float | None:
     """A finite number other than 0 from arbitrary JSON, or None."""
-    if isinstance(found, bool) or not isinstance(found, (int, float, str)):
-        return None
-    try:
-        # integers in JSON and YAML may exceed the range of float
-        weight = float(found)
-    except (ValueError, OverflowError):
-        return None
-    return weight if math.isfinite(weight) and weight else None
+    return files.finite_number(found) or None
 
 
 def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:
