@@ -34,7 +34,7 @@ def folder(tmp_path, scenes):
 def test_a_good_dataset_passes(folder, capsys):
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Pictures checked: 5. Nothing to mend",
+        "Pictures checked: 5. No problems found",
         (
             'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a'
             " new meaning, though its parts may lend it some of theirs: try it in a prompt before"
@@ -66,7 +66,7 @@ def test_warnings_pass_and_errors_do_not(folder, scenes, tmp_path, capsys):
 def test_the_checkpoint_tells_the_resolution(folder, capsys):
     # the tiny checkpoint says that its pictures are 64 pixels wide: nothing has to grow
     assert main(["check", str(folder), "--checkpoint", str(tiny_checkpoint("sd1"))]) == 0
-    assert "Nothing to mend" in capsys.readouterr().out
+    assert "No problems found" in capsys.readouterr().out
 
 
 def test_the_vocabulary_beside_the_images_is_kept_to(folder, capsys):

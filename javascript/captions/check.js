@@ -19,7 +19,7 @@ import * as filter from "./filter.js";
 
 /**
  * @import {
- *    CheckView, Cluster, FindingView, ItemView, ItemsView, MendView, SumView
+ *    CheckView, Cluster, FindingView, FixView, ItemView, ItemsView, SumView
  * } from "../common/answers"
  */
 /** @import { Poll } from "../common/types" */
@@ -90,9 +90,9 @@ const stop = async () => {
     draw();
 };
 
-async function mend(/** @type {{kind: string} | {ids: string[]}} */ wish) {
+async function fix(/** @type {{kind: string} | {ids: string[]}} */ wish) {
     await bench.page.saveAll();
-    const answer = await api.post(datasets.path("mend"), wish);
+    const answer = await api.post(datasets.path("fix"), wish);
     await changes.took(answer, {
         say: plural(answer.changed, "{count} image fixed", "{count} images fixed"),
     });
@@ -203,16 +203,16 @@ function sumLine(/** @type {SumView} */ sum, /** @type {Cluster[]} */ clusters) 
     };
     const similar = ["near-duplicate", "duplicate-image"].includes(sum.kind) && clusters.length;
     const buttons = [
-        sum.mend
+        sum.fix
             ? widgets.button({
                   label:
-                      sum.mend.count > 1
-                          ? t("{mend} (all {count})", {
-                                mend: sum.mend.label,
-                                count: formatNumber(sum.mend.count),
+                      sum.fix.count > 1
+                          ? t("{fix} (all {count})", {
+                                fix: sum.fix.label,
+                                count: formatNumber(sum.fix.count),
                             })
-                          : sum.mend.label,
-                  onclick: () => mend({ kind: sum.kind }),
+                          : sum.fix.label,
+                  onclick: () => fix({ kind: sum.kind }),
               })
             : null,
         similar
@@ -308,7 +308,7 @@ function picture(sum, item, items) {
  */
 export function line(/** @type {FindingView} */ finding, /** @type {ItemView} */ item) {
     const buttons = [
-        finding.mend ? mendLink(finding.id, finding.mend, item) : null,
+        finding.fix ? fixLink(finding.id, finding.fix, item) : null,
         finding.related.length
             ? controls.link(t("Compare"), () =>
                   showClusters([{ keys: [...new Set([item.key, ...finding.related])], best: "" }]),
@@ -326,11 +326,11 @@ export function line(/** @type {FindingView} */ finding, /** @type {ItemView} */
 
 /**
  * @param {string} id of the finding
- * @param {MendView} fix
+ * @param {FixView} fix
  * @param {ItemView} item
  */
-function mendLink(id, { label, box }, item) {
-    const button = controls.link(label, () => mend({ ids: [id] }));
+function fixLink(id, { label, box }, item) {
+    const button = controls.link(label, () => fix({ ids: [id] }));
     if (!box || !item.width) return button;
     const frame = el("span.lora-trainer-bench-outline", { style: outline(box, item) });
     const show = () => {

@@ -238,12 +238,12 @@ export async function compose(/** @type {CaptionRow} */ row) {
 // --- the vocabulary ----------------------------------------------------------------------------
 
 /**
- * Deviations from the vocabulary; `mend(select)` fixes some captions, or all.
+ * Deviations from the vocabulary; `fix(select)` fixes some captions, or all.
  *
  * @param {VocabularyView} vocabulary
- * @param {(select: SelectBody) => Promise<void>} mend
+ * @param {(select: SelectBody) => Promise<void>} fix
  */
-function departureList(vocabulary, mend) {
+function departureList(vocabulary, fix) {
     const { count, list: found } = vocabulary.departures;
     if (!vocabulary.exists)
         return [
@@ -269,7 +269,7 @@ function departureList(vocabulary, mend) {
                 ? widgets.button({
                       label: t("Fix all"),
                       kind: "primary",
-                      onclick: () => mend({ where: {} }),
+                      onclick: () => fix({ where: {} }),
                   })
                 : null,
         ),
@@ -283,11 +283,11 @@ function departureList(vocabulary, mend) {
                         el(
                             "div",
                             el("b", departure.name),
-                            shownDifference(departure.caption, departure.mended),
+                            shownDifference(departure.caption, departure.fixed),
                         ),
                         widgets.button({
                             label: t("Fix"),
-                            onclick: () => mend({ keys: [departure.key] }),
+                            onclick: () => fix({ keys: [departure.key] }),
                         }),
                     ),
                 ),
@@ -397,11 +397,11 @@ export async function open() {
         await changes.readEdits();
     }
 
-    const mend = async (/** @type {SelectBody} */ select) => {
+    const fix = async (/** @type {SelectBody} */ select) => {
         await changes.change(select, { do: "vocabulary", trigger: triggerWord() });
         await look();
     };
-    const drawDepartures = () => fill(departures, departureList(vocabulary, mend));
+    const drawDepartures = () => fill(departures, departureList(vocabulary, fix));
 
     async function save() {
         await api.post(datasets.path("vocabulary"), {

@@ -31,7 +31,7 @@ export interface AddedImage {
 }
 
 // One thing that was wrong. `changes`: settings for the next run; `section`: where a person
-// mends it, if no setting does.
+// fixes it, if no setting does.
 export interface AdviceView {
     name: string;
     sentence: string;
@@ -242,7 +242,7 @@ export interface DepartureView {
     key: string;
     name: string;
     caption: string;
-    mended: string;
+    fixed: string;
 }
 
 export interface Departures {
@@ -313,8 +313,20 @@ export interface FindingView {
     message: string;
     hint: string;
     measured: number | null;
-    mend: MendView | null;
+    fix: FixView | null;
     related: string[];
+}
+
+export interface FixAll {
+    label: string;
+    count: number;
+}
+
+// The fix that a button applies. `box`: left, top, right, bottom in pixels.
+export interface FixView {
+    do: string;
+    label: string;
+    box?: number[];
 }
 
 export interface FormChoice {
@@ -508,18 +520,6 @@ export interface MemoryView {
     total: number;
 }
 
-export interface MendAll {
-    label: string;
-    count: number;
-}
-
-// The fix that a button applies. `box`: left, top, right, bottom in pixels.
-export interface MendView {
-    do: string;
-    label: string;
-    box?: number[];
-}
-
 export interface ModulesTrouble {
     message: string;
     hint: string;
@@ -638,7 +638,7 @@ export interface RemarkView {
     hint: string;
     each: string[];
     count: number;
-    mend: MendView | null;
+    fix: FixView | null;
 }
 
 export interface RemovedImage {
@@ -855,7 +855,7 @@ export interface SumView {
     message: string;
     hint: string;
     images: number;
-    mend: MendAll | null;
+    fix: FixAll | null;
 }
 
 export interface TagCountView {
@@ -1056,8 +1056,8 @@ export interface PostAnswers {
     [path: `datasets/${string}/crop-copy`]: CopyView;
     [path: `datasets/${string}/delete`]: Trashed;
     [path: `datasets/${string}/draft`]: DraftView;
+    [path: `datasets/${string}/fix`]: OutcomeView;
     [path: `datasets/${string}/folder`]: Nothing;
-    [path: `datasets/${string}/mend`]: OutcomeView;
     [path: `datasets/${string}/redo`]: OutcomeView;
     [path: `datasets/${string}/remove`]: CountedOutcome;
     [path: `datasets/${string}/rename`]: Card;

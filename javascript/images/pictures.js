@@ -22,8 +22,8 @@ export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {Ima
             finding.message,
             hintBehind(finding),
             " ",
-            finding.mend &&
-                widgets.button({ label: finding.mend.label, onclick: () => convert(pages) }),
+            finding.fix &&
+                widgets.button({ label: finding.fix.label, onclick: () => convert(pages) }),
             finding.each.length
                 ? el(
                       "details",
@@ -46,7 +46,7 @@ export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {Ima
     );
     return el(
         "details.lora-trainer-remarks",
-        { open: findings.length <= 3 || findings.some((finding) => finding.mend) },
+        { open: findings.length <= 3 || findings.some((finding) => finding.fix) },
         el(
             "summary",
             plural(

@@ -101,7 +101,7 @@ function stepWords() {
 
 // --- what will happen --------------------------------------------------------------------------
 
-/** @param {(field: string) => void} goTo show where a problem is mended */
+/** @param {(field: string) => void} goTo show where a problem is fixed */
 export function planCard(goTo) {
     const sentence = el("p.lora-trainer-settings-sentence", { "aria-live": "polite" });
     const table = el("dl.lora-trainer-settings-facts");
@@ -116,7 +116,7 @@ export function planCard(goTo) {
         onclick: () => openSection("train"),
     });
     let obstacle = "";
-    const mend = widgets.button({ label: "", local: true, onclick: () => goTo(obstacle) });
+    const fix = widgets.button({ label: "", local: true, onclick: () => goTo(obstacle) });
     const element = el(
         "section.lora-trainer-card.lora-trainer-settings-plan",
         { "aria-label": t("What will happen") },
@@ -163,10 +163,10 @@ export function planCard(goTo) {
         onward.disabled = !plan.ok;
         // errors must be fixed first
         obstacle = first?.field ?? "";
-        if (obstacle) put(mend, placeLabel(obstacle));
-        widgets.makePrimary(mend, Boolean(obstacle));
+        if (obstacle) put(fix, placeLabel(obstacle));
+        widgets.makePrimary(fix, Boolean(obstacle));
         widgets.makePrimary(onward, !obstacle);
-        next.fill(obstacle ? mend : null, onward);
+        next.fill(obstacle ? fix : null, onward);
     }
     return {
         element,

@@ -357,7 +357,7 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
         onclick: () => begin("now"),
     });
     const queue = widgets.button({ label: t("Add to the queue"), onclick: () => begin("queue") });
-    const mend = widgets.button({
+    const fix = widgets.button({
         label: "",
         onclick: () => openSection(obstacle()?.section ?? ""),
     });
@@ -377,8 +377,8 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
 
     /** The form's buttons, for the bar or the form. */
     function buttons(/** @type {ReturnType<typeof obstacle>} */ found) {
-        put(mend, found?.label ?? "");
-        return [found?.section ? mend : null, start, queue];
+        put(fix, found?.label ?? "");
+        return [found?.section ? fix : null, start, queue];
     }
 
     /** The form is first before a training, and below the live view during one. */
@@ -403,7 +403,7 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
             button.title = found?.text ?? "";
         }
         widgets.makePrimary(start, idle && !found?.section);
-        widgets.makePrimary(mend, idle);
+        widgets.makePrimary(fix, idle);
         fold(!idle);
         summary.hidden = idle;
         if (!idle) widgets.refill(own, buttons(found));

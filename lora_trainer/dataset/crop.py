@@ -141,7 +141,7 @@ def choose_box(
 
 def shaped(image: Image.Image, longest: float, *, mask: Path | None = None) -> Box:
     """The part of a long image around its subject, with aspect ratio at most `longest`: for the
-    mend {"mend": "crop_subject", "ratio": ...}.
+    fix {"do": "crop_subject", "ratio": ...}.
     """
     ratio = image.width / image.height
     return choose_box(image, min(longest, max(1 / longest, ratio)), subject=True, mask=mask)

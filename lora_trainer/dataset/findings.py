@@ -131,8 +131,8 @@ class Finding:
     path: Path | None = None
     measured: float | None = None
     """The measured value, in the kind's unit (dataset.check)."""
-    mend: Mapping[str, Any] | None = None
-    """A fix that the tab can apply: {"mend": "crop", "box": [left, top, right, bottom]}, {"mend":
+    fix: Mapping[str, Any] | None = None
+    """A fix that the tab can apply: {"do": "crop", "box": [left, top, right, bottom]}, {"do":
     "leave_out"} ... (dataset.check).
     """
     related: tuple[Path, ...] = ()
@@ -215,7 +215,7 @@ def warning(
     hint: str = "",
     path: Path | None = None,
     measured: float | None = None,
-    mend: Mapping[str, Any] | None = None,
+    fix: Mapping[str, Any] | None = None,
     related: tuple[Path, ...] = (),
     **values: Any,
 ) -> Finding:
@@ -227,7 +227,7 @@ def warning(
         hint=Message(hint, values if hint else {}),
         path=path,
         measured=measured,
-        mend=mend,
+        fix=fix,
         related=related,
     )
 

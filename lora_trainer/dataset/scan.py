@@ -281,7 +281,7 @@ def _unconverted(path: Path, name: str) -> Finding:
         path=path,
         name=name,
     )
-    return dataclasses.replace(found, mend={"mend": "convert"})
+    return dataclasses.replace(found, fix={"do": "convert"})
 
 
 def _examined(

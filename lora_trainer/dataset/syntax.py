@@ -182,7 +182,7 @@ def foreign_syntax(captions: Iterable[tuple[Path, str, str]]) -> list[Finding]:
 
 
 def escaped_brackets(path: Path, name: str, caption: str) -> list[Finding]:
-    """A warning where a caption has escaped brackets, which can be mended."""
+    """A warning where a caption has escaped brackets, which can be fixed."""
     if "\\" not in caption or unescaped(caption) == caption:
         return []
     template = "{name}: the caption has escaped brackets, and the backslash is trained as well"
@@ -191,7 +191,7 @@ def escaped_brackets(path: Path, name: str, caption: str) -> list[Finding]:
         " are better without."
     )
     found = warning("escaped-brackets", template, hint=hint, path=path, name=name)
-    return [dataclasses.replace(found, mend={"mend": "unescape"})]
+    return [dataclasses.replace(found, fix={"do": "unescape"})]
 
 
 def prompt_syntax(prompts: Sequence[str]) -> list[Finding]:

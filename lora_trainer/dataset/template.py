@@ -151,7 +151,7 @@ class Departure:
     lacks_opening: bool
     variants: tuple[tuple[str, str], ...]
     """(as written, as preferred)."""
-    mended: str
+    fixed: str
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
@@ -162,7 +162,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     try:
         values = parse_yaml(read_text(path).content, path)
     except ConfigError as error:
-        hint = "Mend it, or remove it and set the vocabulary again."
+        hint = "Fix it, or remove it and set the vocabulary again."
         raise DatasetError(
             "{path} is not valid YAML: {reason}", hint=hint, path=path, reason=error
         ) from error
@@ -238,7 +238,7 @@ def departures(
 def vocabulary_findings(
     captions: Mapping[Path, tuple[str, str]], vocabulary: Vocabulary, trigger_word: str = ""
 ) -> list[Finding]:
-    """{image: (name, caption)} -> a warning per departure, with the mend {"mend": "set_caption",
+    """{image: (name, caption)} -> a warning per departure, with the fix {"do": "set_caption",
     "caption": ...}.
     """
     findings = []
@@ -252,8 +252,8 @@ def vocabulary_findings(
                 written, preferred = departure.variants[0]
                 template = '{name}: the caption says "{written}"; the vocabulary has "{preferred}"'
                 values = {"name": name, "written": written, "preferred": preferred}
-            mend = {"mend": "set_caption", "caption": departure.mended}
-            found = warning("vocabulary", template, hint=hint, path=path, mend=mend, **values)
+            fix = {"do": "set_caption", "caption": departure.fixed}
+            found = warning("vocabulary", template, hint=hint, path=path, fix=fix, **values)
             findings.append(found)
     return findings
 
@@ -268,34 +268,34 @@ def _departure(
     departed = [departure for departure in found.values() if departure]
     if not departed:
         return None
-    mended = edited(
-        caption, lambda line: departure.mended if (departure := found.get(line)) else line
+    fixed = edited(
+        caption, lambda line: departure.fixed if (departure := found.get(line)) else line
     )
     return Departure(
         name=name,
         caption=caption,
         lacks_opening=any(one.lacks_opening for one in departed),
         variants=tuple(variant for one in departed for variant in one.variants),
-        mended=mended,
+        fixed=fixed,
     )
 
 
 def _line_departure(
     name: str, caption: str, vocabulary: Vocabulary, trigger_word: str
 ) -> Departure | None:
-    mended, found_text = tidy(caption), []
+    fixed, found_text = tidy(caption), []
     for word in dict.fromkeys(
         (*([vocabulary.opening] if vocabulary.opening else []), *vocabulary.words)
     ):
         # from the end, so that earlier positions stay valid
-        for start, end in reversed(list(_variants(mended, word, vocabulary))):
-            found_text.append((mended[start:end], word))
-            mended = mended[:start] + word + mended[end:]
+        for start, end in reversed(list(_variants(fixed, word, vocabulary))):
+            found_text.append((fixed[start:end], word))
+            fixed = fixed[:start] + word + fixed[end:]
     lacks_opening = bool(vocabulary.opening) and not _begins(
-        mended, vocabulary.opening, trigger_word
+        fixed, vocabulary.opening, trigger_word
     )
     if lacks_opening:
-        mended = _opened(mended, vocabulary.opening, trigger_word)
+        fixed = _opened(fixed, vocabulary.opening, trigger_word)
     if not lacks_opening and not found_text:
         return None
     return Departure(
@@ -303,7 +303,7 @@ def _line_departure(
         caption=caption,
         lacks_opening=lacks_opening,
         variants=tuple(found_text),
-        mended=mended,
+        fixed=fixed,
     )
 
 

@@ -31,9 +31,9 @@ class VerdictFinding:
     sentence: Message
     advice: Message
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Setting -> value. Empty where no setting mends it."""
+    """Setting -> value. Empty where no setting fixes it."""
     section: str = ""
-    """The section of the tab in which a person mends it, where no setting does: images or
+    """The section of the tab in which a person fixes it, where no setting does: images or
     captions.
     """
 

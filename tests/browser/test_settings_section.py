@@ -126,7 +126,7 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     expect(section.get_by_role("button", name="Go on to training")).to_be_disabled()
 
 
-def test_while_training_cannot_start_the_next_thing_is_what_mends_it(host, visitor, dataset):
+def test_while_training_cannot_start_the_next_thing_is_what_fixes_it(host, visitor, dataset):
     folder = host.trainer_folder / "datasets" / dataset
     for file in folder.glob("*.csv"):
         file.unlink()

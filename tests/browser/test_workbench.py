@@ -582,9 +582,7 @@ def spoil(folder: Path) -> None:
     (folder / "img03.png").write_bytes((folder / "img02.png").read_bytes())
 
 
-def test_what_the_check_finds_is_mended_with_a_click_and_undone(
-    host, visitor, dataset, screenshots
-):
+def test_what_the_check_finds_is_fixed_with_a_click_and_undone(host, visitor, dataset, screenshots):
     spoil(dataset.folder)
     before = (dataset.folder / "img01.png").read_bytes()
     page = open_tab(visitor, host)

@@ -1,4 +1,4 @@
-"""The check as a whole: a folder in, sentences with measures and mends out."""
+"""The check as a whole: a folder in, sentences with measures and fixes out."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def only(report, kind):
 def test_a_good_dataset_has_no_findings(folder):
     report = checked(folder)
     assert report.findings == () and not report.stops_training
-    assert report.to_text() == "Pictures checked: 6. Nothing to mend"
+    assert report.to_text() == "Pictures checked: 6. No problems found"
 
 
-def test_each_fault_is_named_with_its_measure_and_its_mend(folder, scenes):
+def test_each_fault_is_named_with_its_measure_and_its_fix(folder, scenes):
     put(
         folder,
         "blurred.png",
@@ -101,24 +101,24 @@ def test_each_fault_is_named_with_its_measure_and_its_mend(folder, scenes):
     ]
     assert only(report, "blurred-image").measured == pytest.approx(4, rel=0.35)
     border = only(report, "wide-border")
-    assert (border.measured, border.mend) == (0.2, {"mend": "crop", "box": [0, 32, 256, 288]})
+    assert (border.measured, border.fix) == (0.2, {"do": "crop", "box": [0, 32, 256, 288]})
     assert str(border) == "bars.png has a border of one colour: 20 % of the picture"
     assert only(report, "small-image").measured == 2.0
-    assert (only(report, "extreme-aspect").measured, only(report, "extreme-aspect").mend) == (
+    assert (only(report, "extreme-aspect").measured, only(report, "extreme-aspect").fix) == (
         3.0,
-        {"mend": "crop_subject", "ratio": 2.0},
+        {"do": "crop_subject", "ratio": 2.0},
     )
     copy = only(report, "near-duplicate")
     assert (
         copy.related == (folder / "mirrored.png", folder / "scene0.png")
         and copy.path == folder / "scene0.png"
     )
-    assert copy.measured > 0.99 and copy.mend == {"mend": "leave_out"}
+    assert copy.measured > 0.99 and copy.fix == {"do": "leave_out"}
     broken = only(report, "unreadable-image")
     assert str(
         broken
-    ) == "cut.png is cut off: the file ends before the picture does" and broken.mend == {
-        "mend": "leave_out"
+    ) == "cut.png is cut off: the file ends before the picture does" and broken.fix == {
+        "do": "leave_out"
     }
     assert report.stops_training
 
@@ -150,7 +150,7 @@ def test_a_mask_says_how_much_of_the_picture_is_the_subject(folder):
     finding = only(checked(folder), "small-subject")
     assert str(finding) == "scene4.png: the subject takes up 12 % of the picture"
     # the mask is half the picture's size: its box is 64 x 128 at (64, 128)
-    assert finding.mend == {"mend": "crop", "box": list(grown((64, 128, 128, 256), 0.6, 256, 256))}
+    assert finding.fix == {"do": "crop", "box": list(grown((64, 128, 128, 256), 0.6, 256, 256))}
     assert finding.measured == 0.125
 
 
@@ -193,11 +193,11 @@ def test_long_captions_are_counted_with_the_trigger_that_training_adds():
     )
 
 
-def test_captions_beside_the_vocabulary_are_named_with_the_mended_one(folder):
+def test_captions_beside_the_vocabulary_are_named_with_the_fixed_one(folder):
     (folder / "scene0.txt").write_text("a scene, cold blue lights", encoding="utf-8")
     report = checked(folder, vocabulary=Vocabulary(fields={"light": ("cold blue light",)}))
     finding = only(report, "vocabulary")
-    assert finding.mend == {"mend": "set_caption", "caption": "a scene, cold blue light"}
+    assert finding.fix == {"do": "set_caption", "caption": "a scene, cold blue light"}
 
 
 def test_what_training_fills_in_is_not_called_identical(tmp_path, scenes):
@@ -371,13 +371,13 @@ def test_a_check_can_be_stopped(folder):
         checked(folder, progress=progress)
 
 
-def test_the_report_as_json_has_what_a_mend_needs(folder, scenes):
+def test_the_report_as_json_has_what_a_fix_needs(folder, scenes):
     put(folder, "bars.png", ImageOps.expand(scenes[0], (32, 0), "white"), "bars")
     data = json.loads(checked(folder).to_json(folder))
     border = next(each for each in data["findings"] if each["kind"] == "wide-border")
-    assert (border["path"], border["mend"]) == (
+    assert (border["path"], border["fix"]) == (
         "bars.png",
-        {"mend": "crop", "box": [32, 0, 288, 256]},
+        {"do": "crop", "box": [32, 0, 288, 256]},
     )
     assert (
         border["template"] == "{name} has a border of one colour: {percent} % of the picture"

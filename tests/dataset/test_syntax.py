@@ -42,7 +42,7 @@ def test_syntax_is_told_from_words(text, expected):
     assert foreign(text) == expected
 
 
-def test_captions_of_escaped_brackets_are_found_with_their_mend(tmp_path):
+def test_captions_of_escaped_brackets_are_found_with_their_fix(tmp_path):
     draw(tmp_path, "a.png", "b.png", "c.png")
     write(tmp_path / "a.txt", r"hatsune miku \(vocaloid\), (smile:1.2)")
     write(tmp_path / "b.txt", "a fox, (red:1.3)")
@@ -65,7 +65,7 @@ def test_captions_of_escaped_brackets_are_found_with_their_mend(tmp_path):
     ]
     assert unescaped(dataset.examples[0].caption) == "hatsune miku (vocaloid), (smile:1.2)"
     pictures = [CheckedImage(path=tmp_path / "a.png", name="a.png", caption=r"miku \(vocaloid\)")]
-    assert [finding.mend for finding in caption_findings(pictures)] == [{"mend": "unescape"}]
+    assert [finding.fix for finding in caption_findings(pictures)] == [{"do": "unescape"}]
 
 
 def test_sample_prompts_are_looked_at_too():

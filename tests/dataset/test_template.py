@@ -120,7 +120,7 @@ LAB = Vocabulary(
 
 
 @pytest.mark.parametrize(
-    ("caption", "mended"),
+    ("caption", "fixed"),
     [
         ("sci fi laboratory, polished metal surfaces", "sci-fi laboratory, polished metal surface"),
         (
@@ -133,10 +133,10 @@ LAB = Vocabulary(
         ("Sci-Fi lab, a robot", "sci-fi laboratory, a robot"),
     ],
 )
-def test_departures_come_with_the_caption_as_it_should_be(caption, mended):
+def test_departures_come_with_the_caption_as_it_should_be(caption, fixed):
     (found,) = departures({"a.png": caption}, LAB, "zorbl")
-    assert found.mended == mended
-    assert departures({"a.png": mended}, LAB, "zorbl") == []
+    assert found.fixed == fixed
+    assert departures({"a.png": fixed}, LAB, "zorbl") == []
 
 
 @pytest.mark.parametrize(

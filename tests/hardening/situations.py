@@ -244,7 +244,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             what="An image is damaged, cut off, or no image",
             seen="Its name and what is wrong, with all others that are, before the training",
             kept="The image stays where it is",
-            then="Mend or remove it; or `on_bad_data: skip` trains without it",
+            then="Fix or remove it; or `on_bad_data: skip` trains without it",
             test="tests/dataset/test_scan.py::test_stop_refuses_them_all_at_once_and_skip_goes_on",
         ),
         Situation(
@@ -356,7 +356,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             what="The quotation marks of a table's cell do not match",
             seen="The cell as the table's reader understands it; an edit writes it anew",
             kept="The other cells and rows, byte for byte",
-            then="Look at the caption, and mend it",
+            then="Look at the caption, and fix it",
             test="tests/dataset/test_edits.py::test_a_cell_whose_quotation_marks_do_not_match_is_written_anew",
         ),
     ),

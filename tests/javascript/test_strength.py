@@ -214,7 +214,7 @@ def test_without_tags_and_without_loras_of_ours_the_panel_takes_no_room(panel):
     )
 
 
-def test_a_number_that_no_host_can_read_is_told_and_mended_by_the_slider(panel):
+def test_a_number_that_no_host_can_read_is_told_and_fixed_by_the_slider(panel):
     page = panel()
     page.locator("textarea").fill("<lora:fox:much>")
     assert "cannot be read" in rows(page).inner_text()

@@ -362,7 +362,7 @@ def test_pasted_quotes_are_no_part_of_a_path(tmp_path, text):
         (r'"D:\sd\models"', "a.yaml, line 1: not valid YAML .found unknown escape character 's'."),
     ],
 )
-def test_a_windows_path_in_double_quotes_is_told_with_its_mend(tmp_path, text, sentence):
+def test_a_windows_path_in_double_quotes_is_told_with_its_fix(tmp_path, text, sentence):
     (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
     with pytest.raises(ConfigError, match=sentence) as caught:
         training.read(tmp_path / "a.yaml")

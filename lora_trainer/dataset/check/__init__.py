@@ -7,7 +7,7 @@ and, if possible, a fix.
 Pillow and numpy only. An image of 1024 x 1024 pixels takes about 0.13 seconds on one core; with
 `cache`, two thousand take a second the next time.
 
-A finding's `measured`, by kind, and its `mend`:
+A finding's `measured`, by kind, and its `fix`:
 
     small-image         times the sides are enlarged; leave_out
     blurred-image       sigma of the sharpest edges, in pixels of the trained image; leave_out
@@ -28,7 +28,7 @@ A finding's `measured`, by kind, and its `mend`:
                         pairs
     unreadable-image    leave_out
 
-A mend is {"mend": name, ...}; crop has {"box": [left, top, right, bottom]} in pixels of the upright
+A fix is {"do": name, ...}; crop has {"box": [left, top, right, bottom]} in pixels of the upright
 image. check_folder's Report has dataset.scan's other findings (metadata rows, formats, layout) as
 well.
 """
@@ -97,7 +97,7 @@ class CheckReport:
         """Findings grouped by kind, errors first."""
         errors = sum(finding.severity == "error" for finding in self.findings)
         if not self.findings:
-            return f"Pictures checked: {len(self.pictures)}. Nothing to mend"
+            return f"Pictures checked: {len(self.pictures)}. No problems found"
         about = len({path for finding in self.findings for path in finding.about})
         things, files = len(reporting.sums(self.findings)), f", in {about} files" if about else ""
         head = f"Pictures checked: {len(self.pictures)}. Things to look at: {things}{files}"
@@ -250,7 +250,7 @@ def as_data(finding: Finding, root: Path) -> dict[str, Any]:
         "values": {key: str(value) for key, value in finding.message.values.items()},
         "path": name(finding.path) if finding.path else None,
         "measured": finding.measured,
-        "mend": dict(finding.mend) if finding.mend else None,
+        "fix": dict(finding.fix) if finding.fix else None,
         "related": [name(path) for path in finding.related],
     }
 

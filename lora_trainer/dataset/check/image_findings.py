@@ -47,7 +47,7 @@ the crop.
 """
 
 
-LEAVE_OUT = {"mend": "leave_out"}
+LEAVE_OUT = {"do": "leave_out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def unreadable(picture: CheckedImage, problem: DatasetError) -> Finding:
     """The finding for an unreadable file."""
     return dataclasses.replace(
         from_error("unreadable-image", problem, picture.path, picture.name),
-        mend={"mend": "leave_out"},
+        fix={"do": "leave_out"},
     )
 
 
@@ -149,7 +149,7 @@ def _size(picture: CheckedImage, measures: Measures, resolution: int) -> Iterabl
             " times",
             hint="Use larger pictures, or a lower resolution; enlarged ones teach the model blur.",
             measured=round(factor, 2),
-            mend=LEAVE_OUT,
+            fix=LEAVE_OUT,
             width=measures.width,
             height=measures.height,
             resolution=resolution,
@@ -164,7 +164,7 @@ def _blur(picture: CheckedImage, measures: Measures, resolution: int) -> Iterabl
     hint = "Leave it out, or train at a lower resolution."
     if width is None:
         template = "{name} is blurred: there is no edge in it"
-        yield _warning(picture, "blurred-image", template, hint=hint, mend=LEAVE_OUT)
+        yield _warning(picture, "blurred-image", template, hint=hint, fix=LEAVE_OUT)
     else:
         template = "{name} is blurred: its sharpest edges are {width} pixels wide at {resolution}"
         yield _warning(
@@ -174,7 +174,7 @@ def _blur(picture: CheckedImage, measures: Measures, resolution: int) -> Iterabl
             hint=hint,
             # the 10 % to 90 % width of an edge blurred by sigma is 2.56 sigma
             measured=round(width, 2),
-            mend=LEAVE_OUT,
+            fix=LEAVE_OUT,
             width=f"{2.56 * width:.1f}",
             resolution=resolution,
         )
@@ -189,7 +189,7 @@ def _border(picture: CheckedImage, measures: Measures, resolution: int) -> Itera
             "{name} has a border of one colour: {percent} % of the picture",
             hint="Crop it; otherwise the border is learned as well.",
             measured=round(share, 3),
-            mend={"mend": "crop", "box": list(measures.inner)},
+            fix={"do": "crop", "box": list(measures.inner)},
             percent=round(100 * share),
         )
 
@@ -203,7 +203,7 @@ def _shape(picture: CheckedImage, measures: Measures, resolution: int) -> Iterab
             "{name} is {width} x {height} pixels: one side is {ratio} times the other",
             hint="Crop it to what matters.",
             measured=round(ratio, 2),
-            mend={"mend": "crop_subject", "ratio": MAX_ASPECT},
+            fix={"do": "crop_subject", "ratio": MAX_ASPECT},
             width=measures.width,
             height=measures.height,
             ratio=f"{ratio:.1f}",
@@ -226,12 +226,12 @@ def _lettering(picture: CheckedImage, measures: Measures, resolution: int) -> It
         "Crop or paint it over: lettering that many pictures share is learned first. Where it"
         " belongs to the picture, say it in the caption."
     )
-    mend = {"mend": "crop", "box": box}
+    fix = {"do": "crop", "box": box}
     share = round((bottom - top) / measures.height, 3)
     template = "{name} seems to have lettering at the top: a watermark, signature or date"
     if above:
         template = "{name} seems to have lettering at the bottom: a watermark, signature or date"
-    yield _warning(picture, "lettering", template, hint=hint, measured=share, mend=mend)
+    yield _warning(picture, "lettering", template, hint=hint, measured=share, fix=fix)
 
 
 def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
@@ -250,7 +250,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
             template,
             hint=hint,
             measured=level,
-            mend=LEAVE_OUT,
+            fix=LEAVE_OUT,
             percent=percent,
         )
     elif is_bright(measures):
@@ -270,7 +270,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
             template,
             hint=hint,
             measured=share,
-            mend=LEAVE_OUT,
+            fix=LEAVE_OUT,
             percent=percent,
         )
     elif is_flat(measures):
@@ -287,7 +287,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
             template,
             hint=hint,
             measured=range_,
-            mend=LEAVE_OUT,
+            fix=LEAVE_OUT,
             percent=percent,
         )
 
@@ -322,7 +322,7 @@ def _subject(picture: CheckedImage, measures: Measures) -> Iterable[Finding]:
             "{name}: the subject takes up {percent} % of the picture",
             hint="Crop closer: 60 % or more teaches a subject best.",
             measured=round(share, 3),
-            mend={"mend": "crop", "box": list(larger)},
+            fix={"do": "crop", "box": list(larger)},
             percent=round(100 * share),
         )
 

@@ -91,7 +91,7 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
                 hint=hint,
                 path=picture.path,
                 measured=similarity,
-                mend={"mend": "leave_out"},
+                fix={"do": "leave_out"},
                 related=tuple(each.path for each in pictures),
                 name=picture.name,
                 original=best.name,

@@ -493,7 +493,7 @@ def _vocabulary(wish: _Wish) -> Edit:
 
     def edit(caption: str) -> str:
         found = template.departures({"": caption}, vocabulary, word)
-        return found[0].mended if found else caption
+        return found[0].fixed if found else caption
 
     return edit
 

@@ -69,7 +69,7 @@ class IdentifiedFinding:
     @cached_property
     def id(self) -> str:
         found = self.finding
-        told = repr((found.kind, str(found.path), str(found.message), found.mend))
+        told = repr((found.kind, str(found.path), str(found.message), found.fix))
         return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
 

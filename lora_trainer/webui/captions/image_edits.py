@@ -1,6 +1,6 @@
 """Crops or converts an image in place, reversibly.
 
-    crop_in_place(root, image, mend, ...) -> {name: Swap}   replaces an image and its mask by crops,
+    crop_in_place(root, image, fix, ...) -> {name: Swap}   replaces an image and its mask by crops,
                                                             and moves the originals into `folder`
     converted_in_place(root, original, copy, kept)          replaces an image by its converted copy
     swap_back(root, name, swap) -> (name, Swap)             exchanges the kept and current image
@@ -29,16 +29,16 @@ MASKS = "mask"
 
 
 def crop_in_place(
-    root: Path, image: Path, mend: Mapping[str, Any], folder: Path, mask: Path | None = None
+    root: Path, image: Path, fix: Mapping[str, Any], folder: Path, mask: Path | None = None
 ) -> dict[str, Swap]:
     """Replace an image by a crop, and its mask by the same crop. Raises DatasetError; then nothing
     has changed.
 
-    mend: the check's fix: {"mend": "crop", "box": ...} or {"mend": "crop_subject", "ratio": ...}.
+    fix: the check's fix: {"do": "crop", "box": ...} or {"do": "crop_subject", "ratio": ...}.
     folder: receives the originals. Returns the swaps by name relative to `root`.
     """
     picture = read_image(image)
-    box = _box(picture, mend, image.name, mask)
+    box = _box(picture, fix, image.name, mask)
     cropped = folder / f"new-{image.name}"
     _save(picture.crop(box), cropped)
     if mask is None:
@@ -145,10 +145,10 @@ def cannot_replace(name: str, problem: OSError) -> DatasetError:
     )
 
 
-def _box(picture: Image.Image, mend: Mapping[str, Any], name: str, mask: Path | None) -> Box:
-    if mend.get("mend") == "crop_subject":
-        return shaped(picture, float(mend["ratio"]), mask=mask)
-    left, top, right, bottom = (int(side) for side in mend["box"])
+def _box(picture: Image.Image, fix: Mapping[str, Any], name: str, mask: Path | None) -> Box:
+    if fix.get("do") == "crop_subject":
+        return shaped(picture, float(fix["ratio"]), mask=mask)
+    left, top, right, bottom = (int(side) for side in fix["box"])
     left = max(0, left)
     top = max(0, top)
     right = min(picture.width, right)

@@ -180,7 +180,7 @@ class DepartureView(TypedDict):
     key: str
     name: str
     caption: str
-    mended: str
+    fixed: str
 
 
 class Departures(TypedDict):
@@ -456,7 +456,7 @@ def vocabulary(app: App, request: Request) -> VocabularyView:
             "key": by_name[each.name],
             "name": each.name,
             "caption": each.caption,
-            "mended": each.mended,
+            "fixed": each.fixed,
         }
         for each in departures[:DEPARTURES]
     ]
@@ -544,15 +544,13 @@ def stop_check(app: App, request: Request) -> CheckView:
     return serialization.check_json(bench, bench.store.view(), request.language)
 
 
-@route("POST", "/datasets/{id}/mend")
-def mend(app: App, request: Request) -> OutcomeView:
+@route("POST", "/datasets/{id}/fix")
+def fix(app: App, request: Request) -> OutcomeView:
     bench = _bench(app, request)
     found = bench.checker.findings(bench.store.view())
     kind = request.value("kind", str, None)
     if kind is not None:
-        told = [
-            each for each in found.everything if each.finding.kind == kind and each.finding.mend
-        ]
+        told = [each for each in found.everything if each.finding.kind == kind and each.finding.fix]
     else:
         told = [
             found.by_id[identity]
@@ -563,7 +561,7 @@ def mend(app: App, request: Request) -> OutcomeView:
         raise DatasetError(
             "there is nothing left to fix here", hint="It may have been fixed in another window."
         )
-    return serialization.outcome_json(bench, bench.mend(told), request.language)
+    return serialization.outcome_json(bench, bench.fix(told), request.language)
 
 
 @route("POST", "/datasets/{id}/convert")

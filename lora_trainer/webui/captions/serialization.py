@@ -69,7 +69,7 @@ KIND_LABELS: Texts = {
     "vocabulary": "Other words",
     "little-variety": "Little variety",
 }
-MEND_LABELS: Texts = {
+FIX_LABELS: Texts = {
     "crop": "Crop",
     "crop_subject": "Crop",
     "leave_out": "Leave out",
@@ -109,12 +109,12 @@ class TokensView(TypedDict):
     over: bool
 
 
-class MendBase(TypedDict):
+class FixBase(TypedDict):
     do: str
     label: str
 
 
-class MendView(MendBase, total=False):
+class FixView(FixBase, total=False):
     """The fix that a button applies. `box`: left, top, right, bottom in pixels."""
 
     box: list[int]
@@ -129,7 +129,7 @@ class FindingView(TypedDict):
     message: str
     hint: str
     measured: float | None
-    mend: MendView | None
+    fix: FixView | None
     related: list[str]
 
 
@@ -142,7 +142,7 @@ class RemarkView(TypedDict):
     hint: str
     each: list[str]
     count: int
-    mend: MendView | None
+    fix: FixView | None
 
 
 class ItemFacts(TypedDict):
@@ -192,7 +192,7 @@ class OutcomeView(TypedDict):
     revision: str
 
 
-class MendAll(TypedDict):
+class FixAll(TypedDict):
     label: str
     count: int
 
@@ -206,7 +206,7 @@ class SumView(TypedDict):
     message: str
     hint: str
     images: int
-    mend: MendAll | None
+    fix: FixAll | None
 
 
 class Cluster(TypedDict):
@@ -316,7 +316,7 @@ def finding_json(finding: Finding, item: Item, language: str) -> FindingView:
         "message": texts.say_beside(finding.message, item.name, language),
         "hint": texts.say(finding.hint, language),
         "measured": None,
-        "mend": None,
+        "fix": None,
         "related": [],
     }
 
@@ -335,7 +335,7 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
                 else []
             ),
             "count": len(one.findings),
-            "mend": _mend(one.findings[0].mend, language),
+            "fix": _fix(one.findings[0].fix, language),
         }
         for one in sums(findings)
     ]
@@ -350,19 +350,19 @@ def check_finding_json(
         **finding_json(finding, item, language),
         "id": told.id,
         "measured": finding.measured,
-        "mend": _mend(finding.mend, language),
+        "fix": _fix(finding.fix, language),
         "related": [_key(root, path) for path in finding.related],
     }
 
 
-def _mend(mend: Mapping[str, Any] | None, language: str) -> MendView | None:
-    if not mend:
+def _fix(fix: Mapping[str, Any] | None, language: str) -> FixView | None:
+    if not fix:
         return None
-    told: MendView = {
-        "do": mend["mend"],
-        "label": texts.translate(MEND_LABELS[mend["mend"]], language),
+    told: FixView = {
+        "do": fix["do"],
+        "label": texts.translate(FIX_LABELS[fix["do"]], language),
     }
-    return {**told, "box": list(mend["box"])} if "box" in mend else told
+    return {**told, "box": list(fix["box"])} if "box" in fix else told
 
 
 def _key(root: Path, path: Path) -> str:
@@ -435,7 +435,7 @@ def check_json(bench: Workbench, view: View, language: str) -> CheckView:
 
 def _sum_json(one: Sum, view: View, language: str) -> SumView:
     """A group of findings, with the fix for all of them."""
-    mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
+    fixes = [finding.fix["do"] for finding in one.findings if finding.fix]
     # the scan's hint is for users of a text editor
     hint = (
         Message("Write them below, or let a captioner write a first draft.")
@@ -449,9 +449,9 @@ def _sum_json(one: Sum, view: View, language: str) -> SumView:
         "message": texts.say(one.message, language),
         "hint": texts.say(hint, language),
         "images": sum(path in view.by_path for path in one.about),
-        "mend": (
-            {"label": texts.translate(MEND_LABELS[mends[0]], language), "count": len(mends)}
-            if mends
+        "fix": (
+            {"label": texts.translate(FIX_LABELS[fixes[0]], language), "count": len(fixes)}
+            if fixes
             else None
         ),
     }

@@ -5,7 +5,7 @@ conflict-checked, recorded and undoable.
     bench.apply(plan) -> Outcome                   applies it, except to captions that someone else
                                                    has changed meanwhile; those are reported
     bench.save(key, caption, was)                  one caption
-    bench.remove(keys), .restore(keys), .mend(findings), .convert()
+    bench.remove(keys), .restore(keys), .fix(findings), .convert()
     bench.set_vocabulary(vocabulary), .set_template_order(order)
     bench.undo(), .redo()                          the newest edit, except what was changed since
     bench.known(view, ...) -> ImageFacts           facts about each image, for filters and the page
@@ -472,9 +472,9 @@ class Workbench:
             self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
         return Outcome(title=title, changed=len(keys))
 
-    # --- mends ------------------------------------------------------------------------------------
+    # --- fixes ------------------------------------------------------------------------------------
 
-    def mend(self, told: Sequence[IdentifiedFinding]) -> Outcome:
+    def fix(self, told: Sequence[IdentifiedFinding]) -> Outcome:
         """Apply the fixes of these findings as one edit. Several fixes of one image are applied in
         turn, but it is cropped once.
         """
@@ -483,19 +483,19 @@ class Workbench:
             found = [
                 (view.by_path[each.finding.path], each)
                 for each in told
-                if each.finding.path in view.by_path and each.finding.mend
+                if each.finding.path in view.by_path and each.finding.fix
             ]
-            leaving = {item.key for item, each in found if _mend(each) == "leave_out"}
+            leaving = {item.key for item, each in found if _fix(each) == "leave_out"}
             crops = {
                 item.key: (item, each)
                 for item, each in found
-                if _mend(each) in ("crop", "crop_subject") and item.key not in leaving
+                if _fix(each) in ("crop", "crop_subject") and item.key not in leaving
             }
-            captions = _mended_captions(
+            captions = _fixed_captions(
                 [(item, each) for item, each in found if item.key not in leaving]
             )
             title = Message(
-                "Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings",
+                "Fixed: 1 finding" if len(found) == 1 else "Fixed: {count} findings",
                 {"count": len(found)},
             )
             draft = self._drafted(captions, view)
@@ -530,7 +530,7 @@ class Workbench:
                 place.mkdir()
                 try:
                     swaps |= image_edits.crop_in_place(
-                        self.root, item.path, told.finding.mend or {}, place, masks.get(item.path)
+                        self.root, item.path, told.finding.fix or {}, place, masks.get(item.path)
                     )
                 except DatasetError as problem:
                     conflicts.append(
@@ -835,20 +835,20 @@ def _put(path: Path, content: str | None) -> None:
         files.write_bytes(path, content.encode("utf-8", "surrogateescape"))
 
 
-def _mend(told: IdentifiedFinding) -> str:
-    return str((told.finding.mend or {}).get("mend", ""))
+def _fix(told: IdentifiedFinding) -> str:
+    return str((told.finding.fix or {}).get("do", ""))
 
 
-def _mended_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[CaptionChange]:
+def _fixed_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[CaptionChange]:
     """The captions that fixes produce: the vocabulary's whole caption first, then without
     backslashes.
     """
     captions: dict[str, tuple[Item, str]] = {}
-    for item, told in sorted(found, key=lambda pair: _mend(pair[1]) == "unescape"):
+    for item, told in sorted(found, key=lambda pair: _fix(pair[1]) == "unescape"):
         caption = captions.get(item.key, (item, item.caption))[1]
-        if _mend(told) == "set_caption":
-            captions[item.key] = (item, str((told.finding.mend or {})["caption"]))
-        elif _mend(told) == "unescape":
+        if _fix(told) == "set_caption":
+            captions[item.key] = (item, str((told.finding.fix or {})["caption"]))
+        elif _fix(told) == "unescape":
             captions[item.key] = (item, unescaped(caption))
     return [
         CaptionChange(key=key, caption=caption, was=item.caption)

@@ -131,7 +131,7 @@ class ValidationView(TypedDict):
 
 class AdviceView(TypedDict):
     """One thing that was wrong. `changes`: settings for the next run; `section`: where a person
-    mends it, if no setting does.
+    fixes it, if no setting does.
     """
 
     name: str

@@ -105,7 +105,7 @@ def test_repeated_tags_go_and_the_first_stays_where_it_is():
     assert edited("Two foxes. They sleep, cold", do="dedupe") == "Two foxes. They sleep, cold"
 
 
-def test_tidying_mends_spaces_and_commas():
+def test_tidying_fixes_spaces_and_commas():
     assert edited(" a fox ,,snow，  ink wash, ", do="tidy") == "a fox, snow, ink wash"
 
 
@@ -150,7 +150,7 @@ def test_fields_compose_a_caption_or_replace_their_part_of_it():
         edited("x", do="compose", fields={"mood": "grim"})
 
 
-def test_the_vocabulary_mends_captions():
+def test_the_vocabulary_fixes_captions():
     words = Vocabulary(
         opening="sci-fi laboratory", fields={"features": ("polished metal surface",)}
     )

@@ -1,4 +1,4 @@
-"""The check in the tab: pictures measured once, captions judged as they are now, findings mended at
+"""The check in the tab: pictures measured once, captions judged as they are now, findings fixed at
 a click.
 """
 
@@ -55,7 +55,7 @@ def test_nothing_is_said_before_anybody_asked(folder):
     assert bench.checker.status(bench.store.view()).state == "none"
 
 
-def test_findings_stand_beside_their_image_and_go_when_the_caption_is_mended(folder):
+def test_findings_stand_beside_their_image_and_go_when_the_caption_is_fixed(folder):
     bench = checked(folder, resolution=768, trigger="sks")
     status = bench.checker.status(bench.store.view())
     assert (status.state, status.done, status.total, status.stale) == ("done", 3, 3, False)
@@ -76,10 +76,10 @@ def test_the_vocabulary_is_asked_as_it_is_now(folder):
     bench = checked(folder)
     write_vocabulary(folder, Vocabulary(opening="lab"))
     told = bench.checker.findings(bench.store.view()).of_images[folder / "b.png"]
-    assert [dict(each.finding.mend) for each in told if each.finding.kind == "vocabulary"] == [
-        {"mend": "set_caption", "caption": "lab, wolf"}
+    assert [dict(each.finding.fix) for each in told if each.finding.kind == "vocabulary"] == [
+        {"do": "set_caption", "caption": "lab, wolf"}
     ]
-    bench.mend([each for each in told if each.finding.kind == "vocabulary"])
+    bench.fix([each for each in told if each.finding.kind == "vocabulary"])
     assert bench.store.view().item(key_of("b.png")).caption == "lab, wolf"
     assert "vocabulary" not in kinds(bench).get("b.png", [])
 

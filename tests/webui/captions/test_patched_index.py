@@ -97,9 +97,9 @@ class Folder:
 
     def crop(self) -> None:
         item = self._item()
-        mend = {"mend": "crop", "box": [2, 2, 28, 30]}
-        told = warning("wide-border", "{name}", path=item.path, mend=mend, name=item.name)
-        self.bench.mend([IdentifiedFinding(told)])
+        fix = {"do": "crop", "box": [2, 2, 28, 30]}
+        told = warning("wide-border", "{name}", path=item.path, fix=fix, name=item.name)
+        self.bench.fix([IdentifiedFinding(told)])
 
     def undo(self) -> None:
         self.bench.undo()

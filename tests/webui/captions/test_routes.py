@@ -371,7 +371,7 @@ def test_the_template_splits_composes_and_keeps_its_order(page):
     assert page.post("datasets/fox/compose", fields={"mood": "x"}).status_code == 400
 
 
-def test_a_vocabulary_names_what_departs_from_it_and_mends_it(page):
+def test_a_vocabulary_names_what_departs_from_it_and_fixes_it(page):
     assert page.get("datasets/fox/vocabulary").json()["exists"] is False
     found = page.post(
         "datasets/fox/vocabulary", opening="winter", fields={"scene": ["snow"], "light": []}
@@ -385,7 +385,7 @@ def test_a_vocabulary_names_what_departs_from_it_and_mends_it(page):
         "key": key_of("a.png"),
         "name": "a.png",
         "caption": "a fox",
-        "mended": "winter, a fox",
+        "fixed": "winter, a fox",
     }
     page.post("datasets/fox/bulk", select=ALL, action={"do": "vocabulary"})
     assert page.captions() == {
@@ -408,7 +408,7 @@ def wait_for_check(page):
     return found
 
 
-def test_the_check_stands_beside_each_image_and_is_mended_at_a_click(page):
+def test_the_check_stands_beside_each_image_and_is_fixed_at_a_click(page):
     framed = Image.new("RGB", (400, 300), "white")
     framed.paste(noise((240, 200)), (80, 50))
     framed.save(page.folder / "d.png")
@@ -417,7 +417,7 @@ def test_the_check_stands_beside_each_image_and_is_mended_at_a_click(page):
     found = wait_for_check(page)
     assert (found["state"], found["done"], found["total"], found["stale"]) == ("done", 4, 4, False)
     sums = {
-        one["kind"]: (one["label"], one["message"], one["images"], one["mend"])
+        one["kind"]: (one["label"], one["message"], one["images"], one["fix"])
         for one in found["sums"]
     }
     assert sums["wide-border"] == (
@@ -435,21 +435,21 @@ def test_the_check_stands_beside_each_image_and_is_mended_at_a_click(page):
     assert (
         item["name"] == "d.png"
         and told["measured"] > 0.3
-        and told["mend"]["do"] == "crop"
-        and len(told["mend"]["box"]) == 4
+        and told["fix"]["do"] == "crop"
+        and len(told["fix"]["box"]) == 4
     )
     original = (page.folder / "d.png").read_bytes()
-    done = page.post("datasets/fox/mend", ids=[told["id"]]).json()
-    assert (done["changed"], done["title"]) == (1, "Mended: 1 finding")
+    done = page.post("datasets/fox/fix", ids=[told["id"]]).json()
+    assert (done["changed"], done["title"]) == (1, "Fixed: 1 finding")
     with Image.open(page.folder / "d.png") as cropped:
         assert cropped.size[0] < 260 and cropped.size[1] < 220
     page.post("datasets/fox/undo")
     assert (page.folder / "d.png").read_bytes() == original
-    assert page.post("datasets/fox/mend", ids=["nonsense"]).status_code == 400
+    assert page.post("datasets/fox/fix", ids=["nonsense"]).status_code == 400
     assert page.post("datasets/fox/check", resolution=9).status_code == 400
 
 
-def test_what_is_one_thing_is_said_once_mended_at_once_and_shown_picture_by_picture(page):
+def test_what_is_one_thing_is_said_once_fixed_at_once_and_shown_picture_by_picture(page):
     for number in range(6):
         framed = Image.new("RGB", (400, 300), "white")
         framed.paste(noise((240, 200), number + 10), (80, 50))
@@ -458,7 +458,7 @@ def test_what_is_one_thing_is_said_once_mended_at_once_and_shown_picture_by_pict
     page.post("datasets/fox/check", resolution=128, trigger="sks", tokens=75)
     found = wait_for_check(page)
     sums = [
-        (one["message"], one["images"], one["mend"])
+        (one["message"], one["images"], one["fix"])
         for one in found["sums"]
         if one["kind"] in ("identical-captions", "wide-border")
     ]
@@ -479,7 +479,7 @@ def test_what_is_one_thing_is_said_once_mended_at_once_and_shown_picture_by_pict
         "/lora-trainer/datasets/fox/check", headers={routing.LANGUAGE_HEADER: "zh_CN"}
     ).json()["sums"]
     assert "6 张图片有较宽的单色边框" in [one["message"] for one in chinese]
-    assert page.post("datasets/fox/mend", kind="wide-border").json()["changed"] == 6
+    assert page.post("datasets/fox/fix", kind="wide-border").json()["changed"] == 6
     assert "wide-border" not in [one["kind"] for one in wait_for_check(page)["sums"]]
 
 
@@ -512,7 +512,7 @@ def test_the_check_says_that_to_a_captioners_image_encoder_the_pictures_look_ali
         told["message"]
         == "To CLIP the pictures look much alike: they differ 1 % as much as unrelated pictures do"
     )
-    assert (told["kind"], told["label"], told["severity"], told["images"], told["mend"]) == (
+    assert (told["kind"], told["label"], told["severity"], told["images"], told["fix"]) == (
         "little-variety",
         "Little variety",
         "info",

@@ -64,9 +64,9 @@ def bulk(bench: Workbench, **action):
     return bench.apply(bench.preview(keys(bench), action))
 
 
-def told(folder: Path, name: str, **mend) -> IdentifiedFinding:
+def told(folder: Path, name: str, **fix) -> IdentifiedFinding:
     return IdentifiedFinding(
-        warning("wide-border", "{name}", path=folder / name, mend=mend, name=name)
+        warning("wide-border", "{name}", path=folder / name, fix=fix, name=name)
     )
 
 
@@ -501,7 +501,7 @@ def test_several_tags_are_all_asked_for_or_one_is_enough_and_others_are_kept_awa
     assert found(bench, tag=" , ", without=",") == ["a.png", "b.png", "c.png", "d.png"]
 
 
-# --- mends ----------------------------------------------------------------------------------------
+# --- fixes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["fox.png", "fox.jpg", "fox.webp", "fox.bmp"])
@@ -510,7 +510,7 @@ def test_a_crop_keeps_the_name_the_caption_and_the_original(tmp_path, name):
     (tmp_path / "metadata.csv").write_text(f"file_name,text\n{name},a fox\n", encoding="utf-8")
     original = (tmp_path / name).read_bytes()
     bench = again(tmp_path)
-    outcome = bench.mend([told(tmp_path, name, mend="crop", box=[32, 0, 64, 16])])
+    outcome = bench.fix([told(tmp_path, name, do="crop", box=[32, 0, 64, 16])])
     assert (outcome.changed, outcome.conflicts) == (1, ())
     with Image.open(tmp_path / name) as cropped:
         assert cropped.size == (32, 16)
@@ -541,8 +541,8 @@ def test_what_was_cropped_before_the_process_died_can_be_undone(tmp_path, monkey
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(image_edits, "crop_in_place", dying)
-        again(tmp_path).mend(
-            [told(tmp_path, name, mend="crop", box=[0, 0, 8, 8]) for name in ("a.png", "b.png")]
+        again(tmp_path).fix(
+            [told(tmp_path, name, do="crop", box=[0, 0, 8, 8]) for name in ("a.png", "b.png")]
         )
     assert (tmp_path / "a.png").read_bytes() != before
     assert again(tmp_path).undo().changed == 1
@@ -552,7 +552,7 @@ def test_what_was_cropped_before_the_process_died_can_be_undone(tmp_path, monkey
 def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
     corners((64, 32)).save(tmp_path / "a.png")
     bench = again(tmp_path)
-    bench.mend([told(tmp_path, "a.png", mend="crop", box=[0, 0, 8, 8])])
+    bench.fix([told(tmp_path, "a.png", do="crop", box=[0, 0, 8, 8])])
     save(tmp_path / "a.png", size=(9, 9), colour="black")
     outcome = bench.undo()
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
@@ -572,7 +572,7 @@ def test_a_mask_is_cropped_with_its_picture_and_goes_back_with_it(tmp_path, mask
     white.save(tmp_path / mask)
     before = [(tmp_path / name).read_bytes() for name in ("a.png", mask)]
     bench = again(tmp_path)
-    outcome = bench.mend([told(tmp_path, "a.png", mend="crop", box=[32, 0, 64, 16])])
+    outcome = bench.fix([told(tmp_path, "a.png", do="crop", box=[32, 0, 64, 16])])
     assert (outcome.changed, outcome.conflicts) == (1, ())
     with Image.open(tmp_path / mask) as cut:
         assert (cut.size, cut.getcolors()) == ((32, 16), [(512, 255)])
@@ -595,31 +595,31 @@ def test_a_strip_is_cut_where_its_mask_says(tmp_path):
     white.paste(255, (300, 0, 330, 40))
     white.save(tmp_path / "a_mask.png")
     bench = again(tmp_path)
-    bench.mend([told(tmp_path, "a.png", mend="crop_subject", ratio=2.0)])
+    bench.fix([told(tmp_path, "a.png", do="crop_subject", ratio=2.0)])
     with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / "a_mask.png") as cut:
         assert image.size == cut.size == (80, 40)
         assert cut.getcolors() == [(2000, 0), (1200, 255)]
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_caption_that_a_mend_sets_is_without_backslashes_where_another_takes_them_away(
+def test_a_caption_that_a_fix_sets_is_without_backslashes_where_another_takes_them_away(
     tmp_path, order
 ):
     bench = make(tmp_path, {"a.png": "fox"})
-    mends = [{"mend": "unescape"}, {"mend": "set_caption", "caption": "fox \\(red\\)"}]
-    bench.mend([told(tmp_path, "a.png", **mend) for mend in mends[::order]])
+    fixes = [{"do": "unescape"}, {"do": "set_caption", "caption": "fox \\(red\\)"}]
+    bench.fix([told(tmp_path, "a.png", **fix) for fix in fixes[::order]])
     assert captions(bench) == {"a.png": "fox (red)"}
 
 
-def test_several_mends_are_one_edit(tmp_path):
+def test_several_fixes_are_one_edit(tmp_path):
     bench = make(tmp_path, {"a.png": "a fox", "b.png": "sks, a wolf", "c.png": "bear"})
-    outcome = bench.mend(
+    outcome = bench.fix(
         [
-            told(tmp_path, "a.png", mend="set_caption", caption="lab, a fox"),
-            told(tmp_path, "a.png", mend="crop_subject", ratio=1.2),
-            told(tmp_path, "b.png", mend="leave_out"),
-            told(tmp_path, "b.png", mend="crop", box=[0, 0, 4, 4]),
-            told(tmp_path, "c.png", mend="crop", box=[50, 50, 60, 60]),
+            told(tmp_path, "a.png", do="set_caption", caption="lab, a fox"),
+            told(tmp_path, "a.png", do="crop_subject", ratio=1.2),
+            told(tmp_path, "b.png", do="leave_out"),
+            told(tmp_path, "b.png", do="crop", box=[0, 0, 4, 4]),
+            told(tmp_path, "c.png", do="crop", box=[50, 50, 60, 60]),
         ]
     )
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
@@ -806,9 +806,9 @@ def test_bulk_edits_keep_the_lines_of_a_caption_file(tmp_path):
     }
 
 
-def test_escaped_brackets_are_mended_at_a_click(tmp_path):
+def test_escaped_brackets_are_fixed_at_a_click(tmp_path):
     bench = make(tmp_path, {"a.png": r"miku \(vocaloid\), snow"}, ".txt")
-    bench.mend([told(tmp_path, "a.png", mend="unescape")])
+    bench.fix([told(tmp_path, "a.png", do="unescape")])
     assert captions(bench) == {"a.png": "miku (vocaloid), snow"}
 
 

@@ -53,7 +53,7 @@ def client(monkeypatch):
             raise PermissionError(13, "Permission denied", "/home/ann/datasets")
         if request.body.get("config"):
             raise ConfigError.listing(
-                [ConfigError("one is wrong", hint="Mend one."), ConfigError("two is wrong")],
+                [ConfigError("one is wrong", hint="Fix one."), ConfigError("two is wrong")],
                 "x.yaml",
             )
         return {"rank": request.value("rank", int), "rate": request.value("rate", float, 0.5)}
@@ -291,7 +291,7 @@ def test_errors_are_sentences_with_their_status(client):
     )
     config = visitor.post("/lora-trainer/things", json={"config": 1}, headers=ASK).json()["error"]
     assert config["problems"] == [
-        {"message": "One is wrong", "hint": "Mend one."},
+        {"message": "One is wrong", "hint": "Fix one."},
         {"message": "Two is wrong", "hint": ""},
     ]
     assert visitor.get("/lora-trainer/nothing/here").json()["error"]["kind"] == "NotFound"

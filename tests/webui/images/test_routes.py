@@ -125,7 +125,7 @@ def test_a_phones_pictures_are_converted_as_they_arrive_and_where_they_lie(page)
     (folder / "2.heic").write_bytes(heic())
     identity = page.post("datasets/open", {"folder": str(folder)}).json()["id"]
     (remark,) = page.get(f"datasets/{identity}/items").json()["findings"]
-    assert (remark["message"], remark["mend"]) == (
+    assert (remark["message"], remark["fix"]) == (
         "2.heic is not read as it is, but can be converted",
         {"do": "convert", "label": "Convert"},
     )

@@ -1,5 +1,5 @@
 """What the tab says before Start is what the worker then does; whatever a user chooses gets a
-sentence beside the field that mends it.
+sentence beside the field that fixes it.
 """
 
 from __future__ import annotations
