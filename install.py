@@ -137,7 +137,7 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
             installation.install(
                 overlay,
                 environ=environ,
-                say=lambda line: print(line, flush=True),
+                echo=lambda line: print(line, flush=True),
                 patience=patience,
                 time_limit=time_limit,
             )

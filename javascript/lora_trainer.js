@@ -29,7 +29,7 @@
     /** URLs are relative to the page, because the WebUI may be under --subpath. */
     const address = (/** @type {string} */ path) => new URL(ROUTES + path, document.baseURI).href;
 
-    /** @typedef {{message: string, hint: string, label?: string, report?: string}} Trouble */
+    /** @typedef {{message: string, hint: string, label?: string, report?: string}} LoadError */
 
     const root = () => {
         const page = typeof gradioApp === "function" ? gradioApp() : document;
@@ -61,7 +61,7 @@
     }
 
     /** Show an error, as widgets.problem does. */
-    function show(/** @type {Trouble} */ { message, hint }, /** @type {HTMLElement} */ action) {
+    function show(/** @type {LoadError} */ { message, hint }, /** @type {HTMLElement} */ action) {
         root()?.replaceChildren(
             element(
                 "div",
@@ -74,7 +74,7 @@
     }
 
     /** The extension is broken: the same message as of callbacks.py. */
-    function showReport(/** @type {Trouble} */ { message, hint, label = "", report = "" }) {
+    function showReport(/** @type {LoadError} */ { message, hint, label = "", report = "" }) {
         const box = element("textarea", {
             id: "lora_trainer_report",
             readonly: "",
@@ -131,8 +131,8 @@
         } catch (problem) {
             console.error(problem);
             show(
-                modules.trouble,
-                button(modules.trouble.label, () => location.reload()),
+                modules.error,
+                button(modules.error.label, () => location.reload()),
             );
             return;
         }

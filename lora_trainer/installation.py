@@ -39,7 +39,7 @@ from lora_trainer.environment import (
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES, Package, found_versions, same_version
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 INDEX_SECONDS, INDEX_BYTES = 10.0, 2**20
 LOCK_TIMEOUT = 3600.0
@@ -86,7 +86,7 @@ def install(
     overlay: Overlay,
     *,
     environ: Mapping[str, str],
-    say: Say,
+    echo: Echo,
     patience: float = LOCK_TIMEOUT,
     free_space: Callable[[Path], int] | None = None,
     time_limit: TimeLimit | None = None,
@@ -94,20 +94,20 @@ def install(
     """Install the missing packages of `overlay`. Raises SetupError; `look()` afterwards sees the
     result.
 
-    say: receives progress lines. patience: seconds to wait for another installation. free_space:
+    echo: receives progress lines. patience: seconds to wait for another installation. free_space:
     bytes free at a path, for tests. time_limit: for a starting WebUI; None waits for pip.
     """
     try:
         overlay.version_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(overlay.version_folder, error) from error
-    with _locked(overlay.version_folder, say, patience):
+    with _locked(overlay.version_folder, echo, patience):
         clear_leftovers(overlay)
         if overlay.state == "ready" and overlay.is_checked:
             return
         folder = overlay.folder
         if overlay.state == "ready" and folder is not None:
-            say("Checking the packages beside the interpreter's new ones ...")
+            echo("Checking the packages beside the interpreter's new ones ...")
             _try_imports(folder, overlay.packages, environ)
             stamp = read_stamp(folder)
             if stamp is not None:
@@ -116,7 +116,7 @@ def install(
                     dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)),
                 )
             return
-        _build(overlay, environ, say, free_space or _free_space, time_limit)
+        _build(overlay, environ, echo, free_space or _free_space, time_limit)
         clear_leftovers(overlay)
 
 
@@ -233,11 +233,11 @@ def explain(
                 ' "{python}" -m pip config list shows them.'
             ),
         )
-    trouble = next(filter(NETWORK_ERRORS.search, reversed(lines)), "")
-    if trouble:
+    network_error = next(filter(NETWORK_ERRORS.search, reversed(lines)), "")
+    if network_error:
         return SetupError(
             "the package index cannot be reached: {last}",
-            last=trouble[:500],
+            last=network_error[:500],
             hint=(
                 "Check the connection, or name a mirror in the environment variable INDEX_URL and a"
                 " proxy in HTTPS_PROXY; then start again."
@@ -280,7 +280,7 @@ def explain(
 def _build(
     overlay: Overlay,
     environ: Mapping[str, str],
-    say: Say,
+    echo: Echo,
     free_space: Callable[[Path], int],
     time_limit: TimeLimit | None,
 ) -> None:
@@ -312,13 +312,13 @@ def _build(
     build = temporary / "set"
     try:
         (temporary / "t").mkdir(parents=True)
-        say(
+        echo(
             f"Installing {len(overlay.missing)} packages into {overlay.wanted} (the interpreter's"
             " own packages are not touched) ..."
         )
-        _run_pip_for(overlay.missing, build, temporary, environ, say, time_limit)
+        _run_pip_for(overlay.missing, build, temporary, environ, echo, time_limit)
         _check_versions(overlay.missing, build)
-        say("Trying them out ...")
+        echo("Trying them out ...")
         _try_imports(build, overlay.packages, environ)
         (build / IN_USE).touch()
         _write_stamp(build, _new_stamp(overlay, build))
@@ -336,7 +336,7 @@ def _run_pip_for(
     build: Path,
     temporary: Path,
     environ: Mapping[str, str],
-    say: Say,
+    echo: Echo,
     time_limit: TimeLimit | None,
 ) -> None:
     """Install torch with its dependencies first, then the other packages without theirs."""
@@ -351,7 +351,7 @@ def _run_pip_for(
                 "--retries",
                 str(time_limit.retries),
             ]
-        _run_pip(command, temporary, environ, say, end)
+        _run_pip(command, temporary, environ, echo, end)
 
     loose = [package for package in missing if package.with_dependencies]
     if loose:
@@ -367,7 +367,7 @@ def _run_pip_for(
 
 
 def _run_pip(
-    command: list[str], temporary: Path, environ: Mapping[str, str], say: Say, end: float | None
+    command: list[str], temporary: Path, environ: Mapping[str, str], echo: Echo, end: float | None
 ) -> None:
     """Run pip until `end` at most, reporting downloads. Its temporary files stay in `temporary`."""
     variables = pip_environ(environ)
@@ -400,7 +400,7 @@ def _run_pip(
                 if re.match(
                     r"(Collecting|Downloading .* MB\)|ERROR|WARNING: Retrying)", line.strip()
                 ):
-                    say("  " + line.strip())
+                    echo("  " + line.strip())
         except BaseException:
             # Ctrl-C: pip must end before its folder is deleted
             pip.kill()
@@ -556,13 +556,13 @@ def _put_in_place(build: Path, wanted: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(version_folder: Path, say: Say, patience: float) -> Iterator[None]:
+def _locked(version_folder: Path, echo: Echo, patience: float) -> Iterator[None]:
     """Hold the installation lock, waiting for another installation. Raises SetupError."""
     lock = version_folder / "lock"
     with contextlib.ExitStack() as stack:
         try:
             if files.is_locked(lock):
-                say("Another installation is running; waiting for it ...")
+                echo("Another installation is running; waiting for it ...")
             stack.enter_context(files.lock(lock, patience))
         except files.Locked as error:
             raise SetupError(

@@ -63,7 +63,7 @@ def look(home: Path, folders: Sequence[str] = (), wanted: Sequence[Package] = WA
 def install(overlay: Overlay, environ: dict[str, str]) -> list[str]:
     """What it said."""
     lines: list[str] = []
-    installation.install(overlay, environ=environ, say=lines.append)
+    installation.install(overlay, environ=environ, echo=lines.append)
     return lines
 
 
@@ -306,7 +306,7 @@ def test_a_silent_index_holds_up_nobody_who_waits(tmp_path: Path, environ: dict[
             installation.install(
                 overlay,
                 environ=online(environ, index),
-                say=lambda line: None,
+                echo=lambda line: None,
                 time_limit=time_limit,
             )
         # and however it goes on, there is an end
@@ -317,7 +317,7 @@ def test_a_silent_index_holds_up_nobody_who_waits(tmp_path: Path, environ: dict[
             installation.install(
                 overlay,
                 environ=online(environ, index),
-                say=lambda line: None,
+                echo=lambda line: None,
                 time_limit=time_limit,
             )
     assert (
@@ -372,7 +372,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="has 10 MB free, and 56 MB are needed"):
         installation.install(
-            overlay, environ=environ, say=[].append, free_space=lambda _: 10 * 2**20
+            overlay, environ=environ, echo=[].append, free_space=lambda _: 10 * 2**20
         )
     assert folder_content(overlay) == []
 

@@ -33,12 +33,13 @@ NOT_IN_THE_TAB = (
 )
 """Packages and modules whose sentences only a command line shows."""
 
-SAYING = {
+TEXT_FUNCTIONS = {
     "Message",
     "error",
     "warning",
     "warn",
-    "say",
+    "translated",
+    "echo",
     "t",
     "_error",
     "_problem",
@@ -120,7 +121,7 @@ def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[s
     ):
         return
     says = (
-        name in SAYING
+        name in TEXT_FUNCTIONS
         or name in ("OutOfMemory", "NotFinite", "NotFound", "Conflict", "Forbidden")
         or (name.endswith("Error") and name[0].isupper())
     )

@@ -79,10 +79,10 @@ const PICTURES_KEY = "lora-trainer-captions-pictures";
 /**
  * What can be heard of, and what is said then.
  *
- * @typedef {{selection: [], answer: [PageAnswer], revision: [], edits: [EditEnds]}} News
+ * @typedef {{selection: [], answer: [PageAnswer], revision: [], edits: [EditEnds]}} BenchEvents
  */
 
-/** @type {{[W in keyof News]: Set<(...details: News[W]) => unknown>}} */
+/** @type {{[W in keyof BenchEvents]: Set<(...details: BenchEvents[W]) => unknown>}} */
 const listeners = {
     selection: new Set(),
     answer: new Set(),
@@ -91,20 +91,20 @@ const listeners = {
 };
 
 /**
- * @template {keyof News} W
+ * @template {keyof BenchEvents} W
  * @param {W} what
- * @param {News[W]} details
+ * @param {BenchEvents[W]} details
  */
-export function tell(what, ...details) {
+export function emit(what, ...details) {
     for (const listener of [...listeners[what]]) listener(...details);
 }
 
 /**
  * Listen to "selection", "answer" (the page was loaded), "revision" (and has changed) and "edits".
  *
- * @template {keyof News} W
+ * @template {keyof BenchEvents} W
  * @param {W} what
- * @param {(...details: News[W]) => unknown} listener
+ * @param {(...details: BenchEvents[W]) => unknown} listener
  */
 export const listen = (what, listener) => listeners[what].add(listener);
 

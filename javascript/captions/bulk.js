@@ -56,7 +56,7 @@ const isBlank = (/** @type {Value} */ value) => !String(value).trim();
 
 /** @returns {Kind[]} */
 const kinds = () => [
-    addWords(),
+    addText(),
     removeTags(),
     replaceText(),
     {
@@ -87,7 +87,7 @@ const kinds = () => [
 ];
 
 /** @returns {Kind} */
-const addWords = () => ({
+const addText = () => ({
     id: "add",
     label: t("Add words"),
     fields: [
@@ -245,23 +245,23 @@ function entry({ key, kind, label, start, help, options = [] }, values, hear) {
 /** The preview: number of changed captions, and some of them before and after. */
 function preview() {
     const words = el("p", { role: "status" });
-    const trouble = el("div");
+    const errorPlace = el("div");
     const samples = el("ul.lora-trainer-bench-list.lora-trainer-bench-samples");
     const line = (/** @type {BulkSample} */ sample) =>
         el("li", widgets.small(sample.name), shownDifference(sample.before, sample.after));
-    const say = (/** @type {string} */ text, /** @type {Child[]} */ lines = []) => {
+    const setText = (/** @type {string} */ text, /** @type {Child[]} */ lines = []) => {
         words.textContent = text;
-        fill(trouble);
+        fill(errorPlace);
         fill(samples, lines);
     };
-    const complain = (/** @type {Problem} */ problem) => fill(trouble, widgets.problem(problem));
+    const complain = (/** @type {Problem} */ problem) => fill(errorPlace, widgets.problem(problem));
     return {
-        element: el("div.lora-trainer-bench-preview", words, trouble, samples),
+        element: el("div.lora-trainer-bench-preview", words, errorPlace, samples),
         complain,
-        wait: () => say(t("What will change is shown here.")),
+        wait: () => setText(t("What will change is shown here.")),
         show(/** @type {BulkPlan} */ found) {
             const more = found.changing - found.samples.length;
-            say(
+            setText(
                 found.changing
                     ? t("{changing} of {count} captions will change.", {
                           changing: formatNumber(found.changing),
@@ -279,7 +279,7 @@ function preview() {
             );
         },
         fail(/** @type {Problem} */ problem) {
-            say("");
+            setText("");
             complain(problem);
         },
     };
@@ -316,11 +316,11 @@ async function applyPlan(plan, again) {
         again(problem);
         return false;
     }
-    await changes.took(answer, { say: changes.changedWords(answer.changed) });
+    await changes.took(answer, { message: changes.changedText(answer.changed) });
     return true;
 }
 
-const applyWords = (/** @type {number} */ count) =>
+const applyText = (/** @type {number} */ count) =>
     count ? plural(count, "Change {count} caption", "Change {count} captions") : t("Change");
 
 /**
@@ -379,7 +379,7 @@ export async function open(kind = "add", given = {}) {
     function setPlan(/** @type {BulkPlan | null} */ found) {
         plan = found;
         dialog.main.disabled = !found?.changing;
-        dialog.main.textContent = applyWords(found?.changing ?? 0);
+        dialog.main.textContent = applyText(found?.changing ?? 0);
     }
 
     async function look() {
@@ -430,29 +430,29 @@ const trainedCard = (/** @type {TrainedSample} */ sample) =>
         ),
     );
 
-/** @typedef {{shuffle: boolean, keep_tokens: number, dropout: number, seed: number}} Wish */
+/** @typedef {{shuffle: boolean, keep_tokens: number, dropout: number, seed: number}} ShuffleOptions */
 
 /**
  * The settings to try: `soon(changes)` is called after a change, `look()` redraws.
  *
- * @param {Wish} wish
- * @param {(changes: Partial<Wish>) => void} soon
+ * @param {ShuffleOptions} shuffling
+ * @param {(changes: Partial<ShuffleOptions>) => void} soon
  * @param {() => Promise<void>} look
  */
-const shuffleForm = (wish, soon, look) =>
+const shuffleForm = (shuffling, soon, look) =>
     el(
         "div.lora-trainer-bench-form",
         widgets.help(
             t("As the settings are now. Trying other values here changes nothing in them."),
         ),
         controls.flag(
-            widgets.checkbox(wish.shuffle, (value) => soon({ shuffle: value })),
+            widgets.checkbox(shuffling.shuffle, (value) => soon({ shuffle: value })),
             t("Shuffle the tags"),
         ),
         widgets.labelled(
             t("Tags at the front that stay"),
             widgets.number({
-                value: wish.keep_tokens,
+                value: shuffling.keep_tokens,
                 minimum: 0,
                 maximum: 100,
                 oninput: (value) => soon({ keep_tokens: value || 0 }),
@@ -462,7 +462,7 @@ const shuffleForm = (wish, soon, look) =>
         widgets.labelled(
             t("Share of images without a caption"),
             widgets.number({
-                value: wish.dropout,
+                value: shuffling.dropout,
                 minimum: 0,
                 maximum: 1,
                 step: 0.05,
@@ -472,7 +472,7 @@ const shuffleForm = (wish, soon, look) =>
         widgets.button({
             label: t("Draw again"),
             onclick: () => {
-                wish.seed += 1;
+                shuffling.seed += 1;
                 return look();
             },
         }),
@@ -481,7 +481,7 @@ const shuffleForm = (wish, soon, look) =>
 export async function shuffle() {
     await bench.page.saveAll();
     const { shuffle_caption, keep_tokens, caption_dropout } = settings();
-    const wish = {
+    const shuffling = {
         shuffle: Boolean(shuffle_caption),
         keep_tokens: Number(keep_tokens) || 0,
         dropout: Number(caption_dropout) || 0,
@@ -498,13 +498,13 @@ export async function shuffle() {
         const { samples } = await api.post(datasets.path("shuffle"), {
             keys,
             trigger: triggerWord(),
-            ...wish,
+            ...shuffling,
         });
         if (mine !== serial) return;
         fill(place, samples.map(trainedCard));
     }
-    const soon = (/** @type {Partial<Wish>} */ changes) => {
-        Object.assign(wish, changes);
+    const soon = (/** @type {Partial<ShuffleOptions>} */ changes) => {
+        Object.assign(shuffling, changes);
         clearTimeout(timer);
         timer = setTimeout(() => look().catch(widgets.toastProblem), WAIT);
     };
@@ -512,7 +512,7 @@ export async function shuffle() {
     widgets.dialog({
         title: t("What training will read"),
         wide: true,
-        body: el("div.lora-trainer-bench-two", shuffleForm(wish, soon, look), place),
+        body: el("div.lora-trainer-bench-two", shuffleForm(shuffling, soon, look), place),
         actions: [widgets.closing()],
     });
     await look();

@@ -157,7 +157,7 @@ function isPast(/** @type {RunView} */ run) {
  * @returns {[number, number, string]}
  */
 function share(/** @type {RunView} */ run) {
-    const status = run.status === "running" && run.phase ? run.phase : runActions.statusWords(run);
+    const status = run.status === "running" && run.phase ? run.phase : runActions.statusText(run);
     if (run.step_count && run.step) {
         const left = run.seconds_left
             ? t("about {time} left", { time: formatDuration(run.seconds_left) })
@@ -217,7 +217,7 @@ function ended(/** @type {RunView} */ run) {
 
 /** @typedef {(captioner: CaptionerView) => void} Choose */
 
-/** @typedef {{which: "missing" | "machine" | "all"}} Wish which of the images get a caption */
+/** @typedef {{which: "missing" | "machine" | "all"}} Scope which of the images get a caption */
 
 /** @typedef {ReturnType<typeof selection.targets>} Targets */
 
@@ -260,11 +260,11 @@ function captionerChoice(captioner, isChosen, choose) {
 }
 
 /**
- * @param {Wish} wish
- * @param {Wish["which"]} value
+ * @param {Scope} scope
+ * @param {Scope["which"]} value
  * @param {string} label
  */
-function whichOption(wish, value, label) {
+function whichOption(scope, value, label) {
     const id = uniqueId("which");
     return el(
         "div.lora-trainer-bench-flag",
@@ -272,9 +272,9 @@ function whichOption(wish, value, label) {
             type: "radio",
             name: "lora_trainer_which",
             id,
-            checked: wish.which === value,
+            checked: scope.which === value,
             onchange: () => {
-                wish.which = value;
+                scope.which = value;
             },
         }),
         el("label", { for: id }, label),
@@ -284,27 +284,27 @@ function whichOption(wish, value, label) {
 /**
  * Which of the target images get a caption.
  *
- * @param {Wish} wish
+ * @param {Scope} scope
  * @param {Targets} targets
  * @param {number} missing how many of all have none
  */
-function whichOptions(wish, targets, missing) {
+function whichOptions(scope, targets, missing) {
     const whole = targets.element.value === "all";
     return [
         whichOption(
-            wish,
+            scope,
             "missing",
             whole
                 ? t("Only images without a caption ({count})", { count: formatNumber(missing) })
                 : t("Only images without a caption"),
         ),
         whichOption(
-            wish,
+            scope,
             "machine",
             t("Those a captioner wrote as well; what a person wrote stays"),
         ),
         whichOption(
-            wish,
+            scope,
             "all",
             t("All {count}, also what a person wrote", { count: formatNumber(targets.count()) }),
         ),
@@ -412,7 +412,7 @@ function markChosen(/** @type {HTMLElement} */ list) {
     }
 }
 
-const downloadWords = (/** @type {CaptionerView} */ captioner) =>
+const downloadText = (/** @type {CaptionerView} */ captioner) =>
     captioner.on_disk
         ? ""
         : t("The first time, {size} are downloaded from {model}.", {
@@ -440,18 +440,18 @@ export async function ask() {
     let chosen = usualCaptioner(captioners);
     // options are kept for these images: {captioner: {key: value}}
     const options = { ...draft.captioner.options };
-    /** @type {Wish} */
-    const wish = { which: captioned < total ? "missing" : "machine" };
+    /** @type {Scope} */
+    const scope = { which: captioned < total ? "missing" : "machine" };
     let token = "";
 
-    const [fields, trouble] = [el("div.lora-trainer-bench-form"), el("div")];
+    const [fields, errorPlace] = [el("div.lora-trainer-bench-form"), el("div")];
     const note = el("p.lora-trainer-help", { role: "status" });
     const list = captionerList(captioners, chosen, (one) => {
         chosen = one;
         drawFields();
     });
     const targets = selection.targets(() => drawWhich());
-    const drawWhich = () => fill(which, whichOptions(wish, targets, total - captioned));
+    const drawWhich = () => fill(which, whichOptions(scope, targets, total - captioned));
     const which = el("div.lora-trainer-bench-form", {
         role: "radiogroup",
         "aria-label": t("Which captions"),
@@ -460,7 +460,7 @@ export async function ask() {
 
     function drawFields() {
         fill(fields, captionerFields(chosen, optionsOf(chosen)));
-        note.textContent = downloadWords(chosen);
+        note.textContent = downloadText(chosen);
         markChosen(list);
     }
 
@@ -474,8 +474,8 @@ export async function ask() {
         const problem = await startRun({
             captioner: chosen.name,
             options: given(optionsOf(chosen)),
-            only_missing: wish.which === "missing",
-            overwrite: wish.which === "all",
+            only_missing: scope.which === "missing",
+            overwrite: scope.which === "all",
             select: targets.select(),
             trigger: triggerWord(),
             token,
@@ -483,7 +483,7 @@ export async function ask() {
         });
         if (!problem) return true;
         if (problem.status) token = "";
-        complain(trouble, problem);
+        complain(errorPlace, problem);
         return false;
     }
 
@@ -500,7 +500,7 @@ export async function ask() {
                 widgets.labelled(t("In"), targets.element),
                 which,
                 fields,
-                trouble,
+                errorPlace,
             ),
         ),
         actions: beginActions(Boolean(obstacle), begin),

@@ -9,22 +9,22 @@ import { currentSection } from "../common/sections.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import { replan } from "../settings/plan.js";
-import { bench, reload, tell } from "./bench.js";
+import { bench, reload, emit } from "./bench.js";
 
 /** @import { ConflictView, EditEnds, EditView, OutcomeView, SelectBody } from "../common/answers" */
 /** @import { PageAnswer } from "../common/types" */
 
-export const changedWords = (/** @type {number} */ count) =>
+export const changedText = (/** @type {number} */ count) =>
     plural(count, "{count} caption changed", "{count} captions changed");
 
 /** The page was loaded: its counts, and whether someone else changed something. */
 export function answered(/** @type {PageAnswer} */ answer) {
-    if (bench.selection.where) tell("selection");
+    if (bench.selection.where) emit("selection");
     const before = bench.revision;
     bench.revision = answer.revision;
-    tell("answer", answer);
+    emit("answer", answer);
     if (before === answer.revision) return;
-    tell("revision");
+    emit("revision");
     readEdits();
 }
 
@@ -38,7 +38,7 @@ export async function readEdits() {
 
 function setEdits(/** @type {EditEnds} */ edits) {
     bench.edits = edits;
-    tell("edits", edits);
+    emit("edits", edits);
 }
 
 /**
@@ -46,13 +46,13 @@ function setEdits(/** @type {EditEnds} */ edits) {
  * someone else had.
  *
  * @param {Partial<OutcomeView>} [answer]
- * @param {{say?: string, takesBack?: boolean}} [options]
+ * @param {{message?: string, takesBack?: boolean}} [options]
  */
-export async function took({ edits, conflicts } = {}, { say, takesBack = true } = {}) {
+export async function took({ edits, conflicts } = {}, { message, takesBack = true } = {}) {
     if (edits) setEdits(edits);
-    said?.remove();
-    if (say)
-        said = widgets.toast(say, {
+    lastToast?.remove();
+    if (message)
+        lastToast = widgets.toast(message, {
             severity: "done",
             seconds: 10,
             action: takesBack && edits?.undo ? { label: t("Undo"), onclick: undo } : null,
@@ -95,12 +95,12 @@ export async function change(
 ) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("bulk"), { select, action });
-    await took(answer, { say: changedWords(answer.changed) });
+    await took(answer, { message: changedText(answer.changed) });
 }
 
 // the toast of the last change, replaced by the next one
 /** @type {HTMLElement | null} */
-let said = null;
+let lastToast = null;
 
 export const undo = () => step("undo");
 
@@ -115,7 +115,7 @@ async function step(way, id) {
     const answer = await api.post(datasets.path(way), { id });
     await took(answer, { takesBack: false });
     await datasets.refresh();
-    said = widgets.toast(
+    lastToast = widgets.toast(
         way === "undo"
             ? t("Undone: {title}", { title: answer.title })
             : t("Done again: {title}", { title: answer.title }),

@@ -11,7 +11,7 @@ import { currentSection } from "../common/sections.js";
 import { kept, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { enlarge, sizeWords, thumbnail } from "../images/pictures.js";
+import { enlarge, sizeText, thumbnail } from "../images/pictures.js";
 import { bench, listen, tokenLimit, triggerWord } from "./bench.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
@@ -90,11 +90,11 @@ const stop = async () => {
     draw();
 };
 
-async function fix(/** @type {{kind: string} | {ids: string[]}} */ wish) {
+async function fix(/** @type {{kind: string} | {ids: string[]}} */ body) {
     await bench.page.saveAll();
-    const answer = await api.post(datasets.path("fix"), wish);
+    const answer = await api.post(datasets.path("fix"), body);
     await changes.took(answer, {
-        say: plural(answer.changed, "{count} image fixed", "{count} images fixed"),
+        message: plural(answer.changed, "{count} image fixed", "{count} images fixed"),
     });
     await datasets.refresh();
     lookAgain();
@@ -273,7 +273,7 @@ async function fetchPictures(/** @type {SumView} */ sum, /** @type {HTMLElement}
  * @param {ItemView[]} items all that are shown
  */
 function picture(sum, item, items) {
-    const said = item.findings
+    const messages = item.findings
         .filter((finding) => finding.kind === sum.kind)
         .map((finding) => finding.message);
     return el(
@@ -290,11 +290,11 @@ function picture(sum, item, items) {
         el(
             "figcaption",
             el("span.lora-trainer-cell-name", { title: item.name }, item.name),
-            said.length
+            messages.length
                 ? el(
                       "span.lora-trainer-help.lora-trainer-bench-clip",
-                      { title: said.join("\n") },
-                      sentences(said),
+                      { title: messages.join("\n") },
+                      sentences(messages),
                   )
                 : null,
         ),
@@ -403,7 +403,7 @@ function clusterFigure(cluster, key, items, keep) {
             "figcaption",
             el("b.lora-trainer-cell-name", { title: item.name }, item.name),
             widgets.small(
-                dotted(sizeWords(item), key === cluster.best ? t("the best of them") : ""),
+                dotted(sizeText(item), key === cluster.best ? t("the best of them") : ""),
             ),
             el("span.lora-trainer-help.lora-trainer-bench-clip", item.caption || t("no caption")),
         ),
@@ -426,7 +426,7 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
         shown.splice(shown.indexOf(cluster), 1);
         show();
         await changes.took(answer, {
-            say: plural(others.length, "{count} image removed", "{count} images removed"),
+            message: plural(others.length, "{count} image removed", "{count} images removed"),
         });
         await datasets.refresh();
         lookAgain();

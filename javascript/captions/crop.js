@@ -52,10 +52,10 @@ function result(/** @type {CopyView} */ copy, /** @type {(id: string) => void} *
 /**
  * The controls for size and shape; `resized()` is called when the size changes.
  *
- * @param {{size: number, buckets: boolean}} wish
+ * @param {{size: number, buckets: boolean}} settings
  * @param {() => void} resized
  */
-const choices = (wish, resized) => ({
+const choices = (settings, resized) => ({
     size: widgets.select({
         value: "512",
         options: [
@@ -64,7 +64,7 @@ const choices = (wish, resized) => ({
             { value: "1024", label: t("1024 (SDXL)") },
         ],
         onchange: (value) => {
-            wish.size = Number(value);
+            settings.size = Number(value);
             resized();
         },
     }),
@@ -75,12 +75,12 @@ const choices = (wish, resized) => ({
             { value: "buckets", label: t("The nearest training shape of each image") },
         ],
         onchange: (value) => {
-            wish.buckets = value === "buckets";
+            settings.buckets = value === "buckets";
         },
     }),
 });
 
-const progressWords = (/** @type {CopyView} */ copy) =>
+const progressText = (/** @type {CopyView} */ copy) =>
     t("{done} of {count} images", {
         done: formatNumber(copy.done),
         count: formatNumber(copy.total),
@@ -88,13 +88,13 @@ const progressWords = (/** @type {CopyView} */ copy) =>
 
 export async function open() {
     await bench.page.saveAll();
-    const wish = { size: 512, buckets: false, subject: true };
+    const settings = { size: 512, buckets: false, subject: true };
     const targets = selection.targets();
     const name = widgets.text({ value: "", maxlength: 100 });
-    const { size, shape } = choices(wish, () => suggest());
+    const { size, shape } = choices(settings, () => suggest());
     const subject = controls.flag(
         widgets.checkbox(true, (value) => {
-            wish.subject = value;
+            settings.subject = value;
         }),
         t("Keep the subject in the cut"),
         t("Otherwise the middle of the image is kept."),
@@ -115,13 +115,13 @@ export async function open() {
         place,
     );
     function suggest() {
-        name.value = t("{name} {size}", { name: datasets.needChosen().name, size: wish.size });
+        name.value = t("{name} {size}", { name: datasets.needChosen().name, size: settings.size });
     }
     suggest();
 
     async function begin() {
         let copy = await api.post(datasets.path("crop-copy"), {
-            ...wish,
+            ...settings,
             name: name.value,
             select: targets.select(),
         });
@@ -134,7 +134,7 @@ export async function open() {
         });
         fill(place, el("div.lora-trainer-bench-progress", progress.element, stop));
         while (copy.state === "running") {
-            progress.set(copy.done, copy.total, progressWords(copy));
+            progress.set(copy.done, copy.total, progressText(copy));
             await pause();
             copy = await api.get(`crop-copies/${copy.id}`);
         }

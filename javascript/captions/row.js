@@ -32,7 +32,7 @@ const pictured = (/** @type {ItemView} */ item) =>
     thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
 
 /** Where a caption is stored; shown only if there are several places. */
-function sourceWords(/** @type {ItemView} */ item) {
+function sourceText(/** @type {ItemView} */ item) {
     const file = hasSeveralSources() ? t("from {file}", { file: item.caption_file }) : "";
     const sources = {
         metadata: file,
@@ -62,7 +62,7 @@ function captionFacts(text, item, isSaved) {
                   count: formatNumber(item.captions),
               })
             : "",
-        isSaved ? sourceWords(item) : "",
+        isSaved ? sourceText(item) : "",
         isSaved && item.author === "machine" ? t("written by a captioner") : "",
         word && text && !hasTrigger(text, word)
             ? t("trained as \u201c{word}, \u2026\u201d", { word })

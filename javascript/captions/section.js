@@ -39,7 +39,7 @@ class Parts {
     list = el("div.lora-trainer-caption-rows");
     // above the textboxes, not instead of them: the user may be typing. Connection errors are shown
     // at the bottom of the window
-    trouble = el("div");
+    errorPlace = el("div");
     counts = el("p.lora-trainer-help", { role: "status" });
     findings = el("div");
     /** @type {ReturnType<typeof tokens.triggerField> | null} */
@@ -48,7 +48,7 @@ class Parts {
         show: drawRows,
         fail: (caught) =>
             fill(
-                this.trouble,
+                this.errorPlace,
                 caught instanceof Problem && caught.status ? widgets.problem(caught) : null,
             ),
         gone: countGone,
@@ -142,7 +142,7 @@ const head = (/** @type {string} */ name, /** @type {HTMLElement[]} */ [counts, 
 
 function drawPanel() {
     const parts = drawn.need();
-    const { pages, panel, trouble, place, counts, findings, next } = parts;
+    const { pages, panel, errorPlace, place, counts, findings, next } = parts;
     saveAll();
     parts.rows.clear();
     const card = datasets.chosen();
@@ -155,7 +155,7 @@ function drawPanel() {
         for (const [key, row] of parts.rows) row.showSelected(selection.has(key));
     });
     Object.assign(pages.query, filter.recall());
-    for (const one of [place, trouble, counts, findings]) fill(one);
+    for (const one of [place, errorPlace, counts, findings]) fill(one);
     delete findings.dataset.drawn;
     parts.trigger = tokens.triggerField();
     fill(
@@ -172,7 +172,7 @@ function drawPanel() {
                 "div.lora-trainer-captions-list",
                 filterBar(),
                 selectionBar(),
-                trouble,
+                errorPlace,
                 place,
                 pages.bar,
             ),
@@ -219,7 +219,7 @@ function drawRows(/** @type {PageAnswer} */ answer, /** @type {boolean} */ quiet
         if (item) row.take(item, quietly);
     }
     parts.rows = kept;
-    fill(parts.trouble);
+    fill(parts.errorPlace);
     showCounts(answer.captioned, answer.total);
     // findings of the scan; the check has its own panel
     redraw(parts.findings, JSON.stringify(answer.findings), () =>
@@ -321,7 +321,7 @@ function showCounts(/** @type {number} */ captioned, /** @type {number} */ total
         count: formatNumber(total),
     });
     counts.textContent = words;
-    next.say(words);
+    next.setText(words);
     // captions come before the next step
     widgets.makePrimary(write, captioned < total);
     widgets.makePrimary(onward, captioned >= total);

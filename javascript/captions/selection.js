@@ -3,7 +3,7 @@
  */
 import { formatNumber, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { bench, tell } from "./bench.js";
+import { bench, emit } from "./bench.js";
 import * as filter from "./filter.js";
 
 /** @import { SelectBody } from "../common/answers" */
@@ -36,24 +36,24 @@ export function toggle(key, chosen, range) {
         if (chosen) selection.keys.add(each);
         else selection.keys.delete(each);
     selection.anchor = key;
-    tell("selection");
+    emit("selection");
 }
 
 export function page() {
     bench.selection.where = null;
     for (const key of shownKeys()) bench.selection.keys.add(key);
-    tell("selection");
+    emit("selection");
 }
 
 export function matching() {
     bench.selection.where = filter.where();
-    tell("selection");
+    emit("selection");
 }
 
 export function clear() {
     bench.selection.keys.clear();
     Object.assign(bench.selection, { where: null, anchor: "" });
-    tell("selection");
+    emit("selection");
 }
 
 /** The selection for the server. */

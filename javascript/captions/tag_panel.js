@@ -21,7 +21,7 @@ const OPEN_KEY = "lora-trainer-tags-open";
 
 const MOST = 300;
 
-/** @typedef {{kind: string, sort: string, scope: string}} Wish what is counted; no kind: any */
+/** @typedef {{kind: string, sort: string, scope: string}} Counting what is counted; no kind: any */
 
 /**
  * `toggler`: the button in the toolbar.
@@ -31,7 +31,7 @@ const MOST = 300;
 export const tagPanel = { panel, toggle: () => {}, toggler: null };
 
 /** The boxes of what is counted and in which order. `load()` is called after each choice. */
-const choices = (/** @type {Wish} */ wish, /** @type {() => void} */ load) => ({
+const choices = (/** @type {Counting} */ counting, /** @type {() => void} */ load) => ({
     kind: widgets.select({
         label: t("Count"),
         value: "tags",
@@ -40,7 +40,7 @@ const choices = (/** @type {Wish} */ wish, /** @type {() => void} */ load) => ({
             { value: "words", label: t("Single words") },
         ],
         onchange: (value) => {
-            wish.kind = value;
+            counting.kind = value;
             load();
         },
     }),
@@ -52,7 +52,7 @@ const choices = (/** @type {Wish} */ wish, /** @type {() => void} */ load) => ({
             { value: "name", label: t("By name") },
         ],
         onchange: (value) => {
-            wish.sort = value;
+            counting.sort = value;
             load();
         },
     }),
@@ -64,7 +64,7 @@ const choices = (/** @type {Wish} */ wish, /** @type {() => void} */ load) => ({
             { value: "matching", label: t("Of what the filter shows") },
         ],
         onchange: (value) => {
-            wish.scope = value;
+            counting.scope = value;
             load();
         },
     }),
@@ -92,9 +92,9 @@ const frame = (search, boxes, rest) =>
  * @param {TagCountView} tag
  * @param {number} most
  * @param {boolean} isTag
- * @param {Wish} wish
+ * @param {Counting} counting
  */
-function line({ tag, count }, most, isTag, wish) {
+function line({ tag, count }, most, isTag, counting) {
     const { query } = bench.page.pages;
     const has = (/** @type {"tag" | "without"} */ name) =>
         filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
@@ -104,7 +104,7 @@ function line({ tag, count }, most, isTag, wish) {
     const hide = () =>
         isTag ? filter.toggleTag("without", tag) : filter.ask({ lacks: away ? "" : tag });
     const removing =
-        wish.scope === "matching"
+        counting.scope === "matching"
             ? t("Remove {tag} from the captions that the filter shows", { tag })
             : t("Remove {tag} from all captions", { tag });
     return el(
@@ -132,7 +132,7 @@ function line({ tag, count }, most, isTag, wish) {
             "aria-pressed": String(away),
         }),
         sign("\u270e", t("Rename {tag}", { tag }), () => rename(tag, isTag)),
-        sign("\u00d7", removing, () => remove(tag, isTag, wish)),
+        sign("\u00d7", removing, () => remove(tag, isTag, counting)),
     );
 }
 
@@ -153,14 +153,14 @@ const sign = (mark, label, onclick, more) =>
     });
 
 /** The captions that were counted. */
-const counted = (/** @type {Wish} */ wish) => ({
-    where: wish.scope === "matching" ? filter.where() : {},
+const counted = (/** @type {Counting} */ counting) => ({
+    where: counting.scope === "matching" ? filter.where() : {},
 });
 
-/** @type {(tag: string, isTag: boolean, wish: Wish) => Promise<void>} */
-const remove = (tag, isTag, wish) =>
+/** @type {(tag: string, isTag: boolean, counting: Counting) => Promise<void>} */
+const remove = (tag, isTag, counting) =>
     changes.change(
-        counted(wish),
+        counted(counting),
         isTag
             ? { do: "remove", tags: [tag] }
             : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true },
@@ -185,27 +185,27 @@ function refill(/** @type {HTMLElement} */ list, /** @type {HTMLElement[]} */ li
     if (again) findAll(again, "*")[place].focus();
 }
 
-const queryOf = (/** @type {Wish} */ wish) => ({
-    ...counted(wish).where,
-    kind: wish.kind || "tags",
-    sort: wish.sort,
+const queryOf = (/** @type {Counting} */ counting) => ({
+    ...counted(counting).where,
+    kind: counting.kind || "tags",
+    sort: counting.sort,
     limit: MOST,
 });
 
-const countWords = (/** @type {TagTableView} */ { kind, distinct }) =>
+const countText = (/** @type {TagTableView} */ { kind, distinct }) =>
     kind === "words"
         ? plural(distinct, "{count} word", "{count} different words")
         : plural(distinct, "{count} tag", "{count} different tags");
 
 function panel() {
-    const wish = { kind: "", sort: "count", scope: "all" };
+    const counting = { kind: "", sort: "count", scope: "all" };
     const list = el("ul.lora-trainer-bench-tags");
     const words = el("p.lora-trainer-help", { role: "status" });
     /** @type {TagTableView | null} */
     let table = null;
     let wanted = "",
         serial = 0;
-    const { kind, sort, scope } = choices(wish, () => load());
+    const { kind, sort, scope } = choices(counting, () => load());
     const search = widgets.text({
         label: t("Find a tag"),
         placeholder: t("Find a tag"),
@@ -218,10 +218,10 @@ function panel() {
 
     async function load() {
         const mine = (serial += 1);
-        const query = queryOf(wish);
+        const query = queryOf(counting);
         try {
             let found = await api.get(datasets.path("tags"), query);
-            if (!wish.kind && found.mostly === "sentences" && mine === serial)
+            if (!counting.kind && found.mostly === "sentences" && mine === serial)
                 found = await api.get(datasets.path("tags"), { ...query, kind: "words" });
             if (mine !== serial) return;
             table = found;
@@ -237,10 +237,10 @@ function panel() {
         const isTag = table.kind === "tags";
         const shown = table.tags.filter(({ tag }) => tag.toLowerCase().includes(wanted));
         const most = Math.max(1, ...table.tags.map(({ count }) => count));
-        words.textContent = countWords(table);
+        words.textContent = countText(table);
         refill(
             list,
-            shown.map((one) => line(one, most, isTag, wish)),
+            shown.map((one) => line(one, most, isTag, counting)),
         );
     }
 
@@ -266,7 +266,7 @@ function panel() {
     listen("answer", () => {
         if (element.hidden) return;
         const now = JSON.stringify(filter.where());
-        if (wish.scope === "matching" && now !== filtered) load();
+        if (counting.scope === "matching" && now !== filtered) load();
         else draw();
         filtered = now;
     });

@@ -154,7 +154,7 @@ async function review(/** @type {boolean} */ reviewed) {
         reviewed,
     });
     await changes.took(answer, {
-        say: reviewed
+        message: reviewed
             ? plural(
                   answer.count,
                   "{count} caption marked as reviewed",
@@ -174,7 +174,7 @@ async function leaveOut() {
     const answer = await api.post(datasets.path("remove"), { select: selection.asked() });
     selection.clear();
     await changes.took(answer, {
-        say: plural(answer.changed, "{count} image removed", "{count} images removed"),
+        message: plural(answer.changed, "{count} image removed", "{count} images removed"),
     });
     await datasets.refresh();
 }

@@ -172,7 +172,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
     let at = rows.findIndex((one) => one.item().key === row.item().key);
     const picture = el("div.lora-trainer-bench-picture");
     const shown = el("p.lora-trainer-bench-composed", { role: "status" });
-    const trouble = el("div");
+    const errorPlace = el("div");
     const ordered = inOrder(template);
     /** @type {Inputs} */
     const inputs = new Map();
@@ -190,10 +190,10 @@ export async function compose(/** @type {CaptionRow} */ row) {
     const text = composition(
         inputs,
         (was, caption) => {
-            fill(trouble);
+            fill(errorPlace);
             fill(shown, caption === was ? caption || t("(empty)") : shownDifference(was, caption));
         },
-        (problem) => fill(trouble, widgets.problem(problem)),
+        (problem) => fill(errorPlace, widgets.problem(problem)),
     );
 
     async function show(/** @type {number} */ to) {
@@ -226,7 +226,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
                 "div.lora-trainer-bench-form",
                 el("div.lora-trainer-bench-fields", lines),
                 shown,
-                trouble,
+                errorPlace,
             ),
         ),
         actions: composeActions(save, (step) => show(at + step)),

@@ -520,7 +520,7 @@ export interface MemoryView {
     total: number;
 }
 
-export interface ModulesTrouble {
+export interface ModulesError {
     message: string;
     hint: string;
     label: string;
@@ -530,7 +530,7 @@ export interface ModulesTrouble {
 export interface ModulesView {
     start: string;
     all: string[];
-    trouble: ModulesTrouble;
+    error: ModulesError;
 }
 
 // An empty answer.

@@ -96,8 +96,8 @@ async function ask(path, options, query) {
         // the connection may also end within an answer
         text = await answer.text();
         heard(answer);
-    } catch (trouble) {
-        if (!(trouble instanceof DOMException && trouble.name === "TimeoutError")) listen();
+    } catch (error) {
+        if (!(error instanceof DOMException && error.name === "TimeoutError")) listen();
         throw new Problem(t("The WebUI does not answer."), {
             hint: t("It may be starting again. Wait a moment, or look at its console."),
         });

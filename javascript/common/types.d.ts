@@ -18,7 +18,7 @@ export type Attributes<E> = {
 export type TextBox = HTMLInputElement | HTMLTextAreaElement;
 
 /** Something that went wrong or is to be known, in words. */
-export interface Said {
+export interface Remark {
     message: string;
     hint?: string;
 }

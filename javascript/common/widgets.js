@@ -11,7 +11,7 @@ import { t } from "./language.js";
 
 /**
  * @import {
- *     ButtonOptions, Child, DialogOptions, NumberOptions, Option, Said, SelectOptions,
+ *     ButtonOptions, Child, DialogOptions, NumberOptions, Option, Remark, SelectOptions,
  *     SliderOptions, TextBox, TextOptions, ToastOptions
  * } from "./types"
  */
@@ -90,11 +90,11 @@ export function makePrimary(/** @type {HTMLElement} */ button, /** @type {boolea
 }
 
 /**
- * The bar at the bottom of the window with the section's next step: {element, say(text),
+ * The bar at the bottom of the window with the section's next step: {element, setText(text),
  * fill(...buttons)}. One of them is the primary button.
  */
 export function actions() {
-    const words = el("p.lora-trainer-actions-words", { role: "status" });
+    const words = el("p.lora-trainer-actions-text", { role: "status" });
     const buttons = el("div.lora-trainer-row.lora-trainer-actions-buttons");
     const element = el(
         "div.lora-trainer-actions",
@@ -108,7 +108,7 @@ export function actions() {
     }).observe(element);
     return {
         element,
-        say(/** @type {string} */ text) {
+        setText(/** @type {string} */ text) {
             if (words.textContent !== text) words.textContent = words.title = text;
         },
         /** @param {(HTMLElement | null)[]} wanted */
@@ -153,8 +153,8 @@ export function notice(severity, message, hint, ...actions) {
     );
 }
 
-/** @returns {Said} what is said of something that was caught */
-function wordsOf(/** @type {unknown} */ caught) {
+/** @returns {Remark} what is said of something that was caught */
+function remarkOf(/** @type {unknown} */ caught) {
     return caught instanceof Error ? caught : { message: String(caught) };
 }
 
@@ -165,7 +165,7 @@ function wordsOf(/** @type {unknown} */ caught) {
  * @param {Child[]} actions
  */
 export function problem(caught, ...actions) {
-    const { message, hint } = wordsOf(caught);
+    const { message, hint } = remarkOf(caught);
     return notice("error", message, hint, ...actions);
 }
 
@@ -174,7 +174,7 @@ export const closeButton = (/** @type {() => void} */ onclick, label = t("Close"
     el("button.lora-trainer-close", { type: "button", "aria-label": label, onclick }, "\u00d7");
 
 /** The container of toasts. */
-function shelf() {
+function toastContainer() {
     const there = find(root(), ".lora-trainer-toasts");
     if (there) return there;
     const made = el("div.lora-trainer-toasts", { role: "status", "aria-live": "polite" });
@@ -205,7 +205,7 @@ export function toast(message, { severity = "info", hint = "", action, seconds =
             : null,
         closeButton(leave),
     );
-    shelf().append(toast);
+    toastContainer().append(toast);
     let timer = setTimeout(leave, seconds * 1000);
     toast.addEventListener("pointerenter", () => clearTimeout(timer));
     toast.addEventListener("focusin", () => clearTimeout(timer));
@@ -218,7 +218,7 @@ export function toast(message, { severity = "info", hint = "", action, seconds =
 export function toastProblem(/** @type {unknown} */ caught) {
     if (!(caught instanceof Problem)) console.error(caught);
     else if (caught.kind === "Cancelled") return;
-    const { message, hint } = wordsOf(caught);
+    const { message, hint } = remarkOf(caught);
     toast(message || String(caught), { severity: "error", hint, seconds: 12 });
 }
 
@@ -239,14 +239,14 @@ export function dialog({ title, body, actions = [], wide, fit, onclose }) {
     });
     const close = () => dialog.close();
     // a toast would be behind it
-    const trouble = el("div");
+    const errorPlace = el("div");
     const act = async (/** @type {ButtonOptions} */ action) => {
-        fill(trouble);
+        fill(errorPlace);
         try {
             if ((await action.onclick?.()) !== false) close();
         } catch (caught) {
-            fill(trouble, problem(expected(caught)));
-            trouble.scrollIntoView({ block: "nearest" });
+            fill(errorPlace, problem(expected(caught)));
+            errorPlace.scrollIntoView({ block: "nearest" });
         }
     };
     const buttons = actions.map((action) =>
@@ -255,7 +255,7 @@ export function dialog({ title, body, actions = [], wide, fit, onclose }) {
     fill(
         dialog,
         el("header", el("h3", { id: heading }, title), closeButton(close)),
-        el("div.lora-trainer-dialog-body", body, trouble),
+        el("div.lora-trainer-dialog-body", body, errorPlace),
         actions.length ? el("div.lora-trainer-row.lora-trainer-dialog-actions", buttons) : null,
     );
     dialog.addEventListener("close", () => {

@@ -34,7 +34,7 @@ const SECONDS = 0.7,
     SECONDS_LOST = 3;
 
 /** The user's input; it is kept when the page is redrawn. */
-const wish = {
+const inputs = {
     /** A LoRA's id, or "" if there is none. */
     lora: "",
     prompt: "",
@@ -74,7 +74,7 @@ let poll = null;
 /** @type {Later<Page>} */
 const drawn = new Later();
 
-const chosen = () => loras.find((lora) => lora.id === wish.lora);
+const chosen = () => loras.find((lora) => lora.id === inputs.lora);
 
 const isOver = (/** @type {TryView} */ job) => ["done", "failed", "cancelled"].includes(job.status);
 
@@ -96,10 +96,10 @@ async function read() {
     [loras, tries] = await Promise.all([api.get("loras"), api.get("tries")]);
     const wanted = store.get("try");
     if (wanted && loras.some((lora) => lora.id === wanted)) {
-        wish.lora = wanted;
+        inputs.lora = wanted;
         store.set("try", null);
     }
-    if (!chosen()) wish.lora = loras.at(0)?.id ?? "";
+    if (!chosen()) inputs.lora = loras.at(0)?.id ?? "";
     shown = tries.find((job) => job.id === shown?.id) ?? tries.find((job) => !isOver(job)) ?? null;
     const delivered = loras.filter((lora) => lora.delivered).length;
     summarizeStep("try", delivered ? plural(delivered, "{count} LoRA", "{count} LoRAs") : "");
@@ -173,17 +173,17 @@ function take(/** @type {TryView} */ job) {
 }
 
 async function begin(/** @type {Pick<TryBody, "kind" | "loras" | "strengths">} */ more) {
-    const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } = wish;
+    const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } = inputs;
     const drawing = { prompt, negative, seed, steps, cfg, width, height, sampler, scheduler };
     const page = drawn.need();
     try {
         take(await api.post("tries", { lora, ...drawing, ...more }));
         tries = tries.slice(0, MOST_TRIES);
-        page.trouble(null);
+        page.showError(null);
         showTries();
         poll?.wake();
     } catch (caught) {
-        page.trouble(expected(caught));
+        page.showError(expected(caught));
     }
 }
 
@@ -215,15 +215,15 @@ async function remove(/** @type {TryView} */ job) {
 function numberField(key, label, { help, ...bounds }) {
     const input = widgets.number({
         ...bounds,
-        value: wish[key],
+        value: inputs[key],
         id: "lora_trainer_try_" + key,
         oninput: (value) => {
-            if (input.value !== "" && input.validity.valid) wish[key] = value;
+            if (input.value !== "" && input.validity.valid) inputs[key] = value;
         },
     });
     // an invalid number is replaced by the last valid one
     input.addEventListener("change", () => {
-        input.value = String(wish[key]);
+        input.value = String(inputs[key]);
     });
     return { input, element: widgets.labelled(label, input, { help }) };
 }
@@ -236,7 +236,7 @@ function seedField() {
         help: t("The same seed gives the same image; -1 draws another one each time."),
     });
     const set = (/** @type {number} */ value) => {
-        wish.seed = value;
+        inputs.seed = value;
         input.value = String(value);
     };
     element.append(
@@ -284,7 +284,7 @@ function loraChoice(/** @type {(id: string) => void} */ onchange) {
         ]),
         others.map(steps),
     );
-    select.value = wish.lora;
+    select.value = inputs.lora;
     return widgets.labelled(t("LoRA"), select);
 }
 
@@ -298,10 +298,10 @@ function choiceField(key, label, names) {
     return widgets.labelled(
         label,
         widgets.select({
-            value: wish[key],
+            value: inputs[key],
             options: [usual, ...names.map((name) => ({ value: name, label: name }))],
             onchange: (value) => {
-                wish[key] = value;
+                inputs[key] = value;
             },
         }),
     );
@@ -312,9 +312,9 @@ function more() {
     return el(
         "details.lora-trainer-try-more",
         {
-            open: wish.unfolded,
+            open: inputs.unfolded,
             ontoggle: (event) => {
-                wish.unfolded = event.currentTarget.open;
+                inputs.unfolded = event.currentTarget.open;
             },
         },
         el("summary", t("More")),
@@ -336,13 +336,13 @@ function more() {
 function strengthSlider(/** @type {LoraView} */ lora) {
     const slider = widgets.slider({
         label: t("Strength"),
-        value: wish.strength,
+        value: inputs.strength,
         minimum: 0,
         maximum: 1.5,
         step: 0.05,
         mark: markOf(lora.preferred_weight),
         onchange: (value) => {
-            wish.strength = Math.min(2, Math.max(0, value));
+            inputs.strength = Math.min(2, Math.max(0, value));
             drawn.need().usable();
         },
     });
@@ -435,7 +435,7 @@ function askSteps(/** @type {LoraView} */ lora) {
 // --- after the pictures ------------------------------------------------------------------------
 
 async function useStrength(/** @type {LoraView} */ lora) {
-    const strength = Math.round(wish.strength * 100) / 100;
+    const strength = Math.round(inputs.strength * 100) / 100;
     const now = await api.post(`loras/${lora.id}/strength`, { strength });
     loras = loras.map((other) => (other.id === now.id ? now : other));
     runActions.announceDelivery();
@@ -456,18 +456,18 @@ async function deliver(/** @type {LoraView} */ lora) {
 
 /** The prompt with the tag at the tried strength and the trigger, for "Send to txt2img". */
 function promptFor(/** @type {LoraView} */ lora) {
-    let text = wish.prompt;
+    let text = inputs.prompt;
     for (const tag of loraTags.find(text).reverse())
         if (tag.name === lora.name) text = loraTags.apply(text, loraTags.removal(text, tag));
     text = withTrigger(lora, text.trim());
-    return text + loraTags.addition(text, loraTags.make(lora.name, wish.strength)).text;
+    return text + loraTags.addition(text, loraTags.make(lora.name, inputs.strength)).text;
 }
 
 function send(/** @type {LoraView} */ lora) {
-    const seed = shown && wish.seed < 0 ? shown.seed : wish.seed;
+    const seed = shown && inputs.seed < 0 ? shown.seed : inputs.seed;
     host.send("txt2img", {
         prompt: promptFor(lora),
-        negative: wish.negative,
+        negative: inputs.negative,
         seed: seed >= 0 ? seed : undefined,
     });
 }
@@ -531,7 +531,7 @@ function resultBody(/** @type {TryView} */ job) {
     ];
 }
 
-const endWords = (/** @type {TryView} */ job) =>
+const endText = (/** @type {TryView} */ job) =>
     job.status === "done"
         ? t("The images are ready.")
         : job.status === "cancelled"
@@ -539,7 +539,7 @@ const endWords = (/** @type {TryView} */ job) =>
           : "";
 
 function resultCard() {
-    const words = el("p.lora-trainer-spoken", { role: "status", "aria-live": "polite" });
+    const words = el("p.lora-trainer-visually-hidden", { role: "status", "aria-live": "polite" });
     const bar = widgets.progress(t("Progress of the images"));
     const lost = el("p.lora-trainer-hint.lora-trainer-live-connection", { role: "status" });
     const title = el("h3", t("Images"));
@@ -578,7 +578,7 @@ function resultCard() {
                 job.status === "waiting" ? 0 : job.total,
                 job.sentence,
             );
-            put(words, endWords(job));
+            put(words, endText(job));
             redraw(
                 place,
                 JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]),
@@ -658,7 +658,7 @@ function drawNone(/** @type {HTMLElement} */ place, /** @type {Actions} */ next)
             t("Train one first; saved steps can be tried during the training."),
         ),
     );
-    next.say("");
+    next.setText("");
     next.fill(
         widgets.button({
             label: t("Go to the training"),
@@ -684,17 +684,17 @@ function form(place, next, redraw) {
         return { prompt: null, usable: () => {} };
     }
     const prompt = widgets.lines(3, {
-        value: wish.prompt,
+        value: inputs.prompt,
         maxlength: 10000,
         oninput: (value) => {
-            wish.prompt = value;
+            inputs.prompt = value;
         },
     });
     const negative = widgets.lines(2, {
-        value: wish.negative,
+        value: inputs.negative,
         maxlength: 10000,
         oninput: (value) => {
-            wish.negative = value;
+            inputs.negative = value;
         },
     });
     const use = widgets.button({ label: t("Use this strength"), onclick: () => useStrength(lora) });
@@ -708,7 +708,7 @@ function form(place, next, redraw) {
     fill(
         place,
         loraChoice((id) => {
-            wish.lora = id;
+            inputs.lora = id;
             takeLora();
             redraw();
         }),
@@ -729,12 +729,12 @@ function form(place, next, redraw) {
                   }),
         ),
     );
-    next.say(titleOf(lora));
+    next.setText(titleOf(lora));
     next.fill(
         widgets.button({
             label: t("Generate"),
             kind: "primary",
-            onclick: () => begin({ kind: "pair", strengths: [wish.strength] }),
+            onclick: () => begin({ kind: "pair", strengths: [inputs.strength] }),
         }),
         widgets.button({
             label: t("Strength grid"),
@@ -745,7 +745,7 @@ function form(place, next, redraw) {
     );
     const usable = () => {
         use.disabled =
-            Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0;
+            Math.abs(inputs.strength - lora.preferred_weight) < 0.005 || inputs.strength <= 0;
     };
     return { prompt, usable };
 }
@@ -755,7 +755,7 @@ function sizeFor(/** @type {LoraView} */ lora) {
     const loaded = home().checkpoints?.find(
         (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
     );
-    return loaded?.resolution || lora.resolution || wish.width;
+    return loaded?.resolution || lora.resolution || inputs.width;
 }
 
 /**
@@ -765,23 +765,23 @@ function sizeFor(/** @type {LoraView} */ lora) {
 async function takeLora() {
     const lora = chosen();
     if (!lora) return;
-    wish.strength = lora.preferred_weight;
-    wish.width = wish.height = sizeFor(lora);
-    const isTyped = () => wish.prompt !== prompted;
+    inputs.strength = lora.preferred_weight;
+    inputs.width = inputs.height = sizeFor(lora);
+    const isTyped = () => inputs.prompt !== prompted;
     if (isTyped()) return;
     const text = await firstPrompt(lora);
-    if (isTyped() || wish.lora !== lora.id) return;
+    if (isTyped() || inputs.lora !== lora.id) return;
     const box = drawn.now?.prompt();
     // a focused textbox is not changed
     if (box && document.activeElement === box) return;
-    wish.prompt = prompted = text;
+    inputs.prompt = prompted = text;
     // into the existing textbox: redrawing would lose the focus
     if (box?.isConnected) box.value = text;
 }
 
 function draw(/** @type {HTMLElement} */ container) {
     const place = el("div.lora-trainer-card.lora-trainer-try-form");
-    const trouble = el("div");
+    const errorPlace = el("div");
     const result = resultCard();
     const past = historyCard();
     const next = widgets.actions();
@@ -791,7 +791,11 @@ function draw(/** @type {HTMLElement} */ container) {
     let made = null;
     fill(
         container,
-        el("div.lora-trainer-try", el("div.lora-trainer-try-side", place, trouble), result.element),
+        el(
+            "div.lora-trainer-try",
+            el("div.lora-trainer-try-side", place, errorPlace),
+            result.element,
+        ),
         past.element,
         next.element,
     );
@@ -805,14 +809,14 @@ function draw(/** @type {HTMLElement} */ container) {
         form: drawForm,
         /** Redraws only after a change, to keep the focus. */
         update() {
-            const now = JSON.stringify([loras, wish.lora, samplers]);
+            const now = JSON.stringify([loras, inputs.lora, samplers]);
             if (now !== before) drawForm();
             before = now;
         },
         prompt: () => made?.prompt,
         usable: () => made?.usable(),
-        trouble: (/** @type {Problem | null} */ problem) =>
-            fill(trouble, problem ? widgets.problem(problem) : null),
+        showError: (/** @type {Problem | null} */ problem) =>
+            fill(errorPlace, problem ? widgets.problem(problem) : null),
         result: result.draw,
         connection: result.connection,
         history: past.draw,
@@ -821,15 +825,15 @@ function draw(/** @type {HTMLElement} */ container) {
 
 async function refresh() {
     const page = drawn.need();
-    const before = wish.lora;
+    const before = inputs.lora;
     try {
         await Promise.all([read(), readSamplers()]);
     } catch (caught) {
-        page.trouble(expected(caught));
+        page.showError(expected(caught));
         return;
     }
-    page.trouble(null);
-    if (wish.lora !== before) takeLora();
+    page.showError(null);
+    if (inputs.lora !== before) takeLora();
     page.update();
     showTries();
     poll?.wake();

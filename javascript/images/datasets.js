@@ -94,7 +94,7 @@ function withLost(/** @type {KnownCard[]} */ cards) {
 }
 
 /** Reload the cards if the plan and the card disagree on problems with the images. */
-let troubled = "";
+let refreshedFor = "";
 
 store.on("plan", (plan) => {
     const card = chosen();
@@ -102,8 +102,8 @@ store.on("plan", (plan) => {
         (one) => one.severity === "error" && one.field === "dataset",
     );
     const now = card ? JSON.stringify([card.id, problem?.message ?? ""]) : "";
-    if (!card || now === troubled || Boolean(problem) === Boolean(card.problem)) return;
-    troubled = now;
+    if (!card || now === refreshedFor || Boolean(problem) === Boolean(card.problem)) return;
+    refreshedFor = now;
     refresh().catch(() => {});
 });
 

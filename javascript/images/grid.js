@@ -4,7 +4,7 @@
 import { el, fill, wayOf } from "../common/elements.js";
 import { t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { enlarge, sizeWords, thumbnail } from "./pictures.js";
+import { enlarge, sizeText, thumbnail } from "./pictures.js";
 
 /** @import { ItemView } from "../common/answers" */
 
@@ -70,7 +70,7 @@ export class Grid {
             el("span.lora-trainer-check", { "aria-hidden": "true" }),
             el("span.lora-trainer-cell-name", item.name),
             widgets.small(
-                sizeWords(item) || t("Cannot be read"),
+                sizeText(item) || t("Cannot be read"),
                 worst
                     ? el("b", " \u00b7 " + t("remark"))
                     : item.caption

@@ -9,7 +9,7 @@ import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
 
 /** @import { ItemView, RemarkView } from "../common/answers" */
-/** @import { Said } from "../common/types" */
+/** @import { Remark } from "../common/types" */
 
 /** @import { ImagePages } from "./pages.js" */
 
@@ -94,10 +94,10 @@ async function convert(/** @type {ImagePages} */ pages) {
 }
 
 /** A hint after its message. */
-export const hintBehind = (/** @type {Said} */ { hint }) =>
+export const hintBehind = (/** @type {Remark} */ { hint }) =>
     hint ? widgets.small(" " + hint) : null;
 
-export const sizeWords = (/** @type {{width: number, height: number}} */ item) =>
+export const sizeText = (/** @type {{width: number, height: number}} */ item) =>
     item.width ? item.width + " \u00d7 " + item.height : "";
 
 /** Enlarge the page's images, starting with one of them. */
@@ -106,7 +106,7 @@ export const enlarge = (/** @type {ItemView[]} */ items, /** @type {ItemView} */
         items.map((one) => ({
             url: one.picture,
             label: one.name,
-            note: dotted(sizeWords(one), one.caption),
+            note: dotted(sizeText(one), one.caption),
         })),
         items.indexOf(item),
     );

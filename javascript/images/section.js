@@ -113,7 +113,7 @@ function showNext() {
     const card = datasets.chosen();
     const ready = Boolean(card?.count);
     next.element.hidden = !card;
-    next.say(
+    next.setText(
         card ? (card.problem?.message ?? withColon(card.name, datasets.count(card.count))) : "",
     );
     onward.disabled = !ready;

@@ -10,7 +10,7 @@ import * as datasets from "./datasets.js";
 import { hintBehind } from "./pictures.js";
 
 /** @import { AcceptedView } from "../common/answers" */
-/** @import { Said } from "../common/types" */
+/** @import { Remark } from "../common/types" */
 
 /** @import { Query } from "../common/api.js" */
 
@@ -26,7 +26,7 @@ import { hintBehind } from "./pictures.js";
  * @property {number} captions
  * @property {Record<string, number>} converted format -> how many
  * @property {Record<string, number>} waiting
- * @property {Said[]} skipped
+ * @property {Remark[]} skipped
  * @property {Entry[]} kept those whose captions were there already
  * @property {boolean} cancelled
  * @property {Map<Entry, {share: number, size: number, cancel: () => void}>} active
@@ -82,7 +82,7 @@ async function walk(entry, before) {
     }
 }
 
-const skippedList = (/** @type {Said[]} */ all) =>
+const skippedList = (/** @type {Remark[]} */ all) =>
     el(
         "details.lora-trainer-skipped",
         { open: all.length <= 8 },
@@ -94,7 +94,7 @@ const skippedList = (/** @type {Said[]} */ all) =>
     );
 
 /** Messages about images that browsers cannot show: converted, or to be converted. */
-const formatWords = (/** @type {State} */ state) => ({
+const formatText = (/** @type {State} */ state) => ({
     converted: Object.entries(state.converted).map(([form, count]) =>
         plural(
             count,
@@ -136,7 +136,7 @@ function reportNotice(state, close, replaceKept) {
               onclick: () => replaceKept(state.kept),
           })
         : null;
-    const { converted, waiting } = formatWords(state);
+    const { converted, waiting } = formatText(state);
     const later = t(
         "They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.",
     );

@@ -42,7 +42,7 @@ export async function learnCheckpoints() {
 const described = (/** @type {ListedCheckpoint | LoadedView} */ { title, family_name }) =>
     family_name ? title + " \u2014 " + family_name : title;
 
-function loadedWords(/** @type {LoadedView | null} */ loaded) {
+function loadedText(/** @type {LoadedView | null} */ loaded) {
     if (!loaded) return t("Loaded now: none");
     return loaded.in_memory
         ? t("Loaded now: {title}", { title: described(loaded) })
@@ -52,7 +52,7 @@ function loadedWords(/** @type {LoadedView | null} */ loaded) {
 function checkpointOptions() {
     const { loaded, checkpoints } = home();
     return [
-        { value: "loaded", label: loadedWords(loaded) },
+        { value: "loaded", label: loadedText(loaded) },
         ...(checkpoints ?? []).map((known) => ({
             value: known.id,
             disabled: Boolean(known.problem),
@@ -63,7 +63,7 @@ function checkpointOptions() {
     ];
 }
 
-function checkpointWords() {
+function checkpointText() {
     if (!state.facts) return t("Looking at the checkpoint ...");
     const { family_name, resolution, vae, clip_skip, notes, problem } = state.facts;
     // the plan shows its problems
@@ -92,7 +92,7 @@ export function checkpointCard() {
     });
     const words = el("p.lora-trainer-help.lora-trainer-settings-line", {
         role: "status",
-        id: "lora_trainer_checkpoint_words",
+        id: "lora_trainer_checkpoint_text",
     });
     select.setAttribute("aria-describedby", words.id);
     const unusable = el("details.lora-trainer-settings-unusable");
@@ -132,7 +132,7 @@ export function checkpointCard() {
             );
         }
         select.value = draft.checkpoint;
-        put(words, checkpointWords());
+        put(words, checkpointText());
     }
     return { element, update, input: select, problem };
 }

@@ -56,18 +56,18 @@ function number(/** @type {string} */ text, /** @type {boolean} */ optional) {
 }
 
 /**
- * An entry with one textbox or select; `say` formats its value.
+ * An entry with one textbox or select; `format` formats its value.
  *
  * @param {TextBox | HTMLSelectElement} input
- * @param {(value: unknown) => string} [say]
+ * @param {(value: unknown) => string} [format]
  */
-const plain = (input, say = written) => ({
+const plain = (input, format = written) => ({
     element: input,
     input,
     show(/** @type {unknown} */ value) {
         // a focused textbox is not changed; a select is
         if (document.activeElement !== input || input instanceof HTMLSelectElement)
-            input.value = say(value);
+            input.value = format(value);
     },
 });
 

@@ -34,7 +34,7 @@ let planTimer = 0,
     planNumber = 0;
 
 /** @type {Problem | null} why there is no plan */
-let planTrouble = null;
+let planError = null;
 
 export function replan(delay = PLAN_DELAY) {
     clearTimeout(planTimer);
@@ -54,7 +54,7 @@ async function askPlan() {
             settings: settings(),
         });
         if (number !== planNumber) return;
-        planTrouble = null;
+        planError = null;
         const before = suggested();
         store.set("plan", { ...plan, dataset });
         if (!same(suggested(), before)) publish();
@@ -62,7 +62,7 @@ async function askPlan() {
         if (plan.unchecked > 0 && isVisible()) replan(1500);
     } catch (caught) {
         if (number !== planNumber) return;
-        planTrouble = expected(caught);
+        planError = expected(caught);
     }
     state.page?.waiting(false);
     state.page?.showPlan();
@@ -89,12 +89,12 @@ export function summarize() {
         );
     summarizeStep(
         "settings",
-        wrong ? t("needs attention") : dotted(presetOf()?.title, stepWords()),
+        wrong ? t("needs attention") : dotted(presetOf()?.title, stepText()),
         wrong ? "problem" : "",
     );
 }
 
-function stepWords() {
+function stepText() {
     const steps = currentPlan()?.steps;
     return steps ? plural(steps, "{count} step", "{count} steps") : "";
 }
@@ -130,16 +130,16 @@ export function planCard(goTo) {
 
     function show() {
         const plan = currentPlan();
-        if (planTrouble) {
-            put(sentence, sentences(planTrouble.message, planTrouble.hint));
-            next.say(planTrouble.message);
+        if (planError) {
+            put(sentence, sentences(planError.message, planError.hint));
+            next.setText(planError.message);
             return;
         }
         if (!plan || same(plan, drawn)) return;
         drawn = plan;
         const first = plan.problems.find((problem) => problem.severity === "error");
         put(sentence, plan.sentence || (first ? t("Training cannot start yet.") : ""));
-        next.say(first ? first.message : planWords());
+        next.setText(first ? first.message : planText());
         fill(
             table,
             plan.facts.map((fact) => el("div", el("dt", fact.label), el("dd", fact.value))),
@@ -177,9 +177,9 @@ export function planCard(goTo) {
 }
 
 /** A short summary for the bar. */
-export function planWords() {
+export function planText() {
     const card = datasets.chosen();
-    return dotted(card && withColon(card.name, datasets.count(card.count)), stepWords());
+    return dotted(card && withColon(card.name, datasets.count(card.count)), stepText());
 }
 
 /** Places of a problem that are no field here, with their section. */

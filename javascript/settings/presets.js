@@ -7,11 +7,11 @@ import { plural, t } from "../common/language.js";
 import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import { draft, same } from "./draft.js";
-import { presetOf, presetsOf, settingWords, takeOver } from "./values.js";
+import { presetOf, presetsOf, settingText, takeOver } from "./values.js";
 import { state } from "./state.js";
 
 /** @import { HomeView, OwnPresetList, PresetView } from "../common/answers" */
-/** @import { Said, Settings } from "../common/types" */
+/** @import { Remark, Settings } from "../common/types" */
 
 // --- presets -----------------------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ const names = (/** @type {PresetView[]} */ presets) =>
 export function presetCard(choose) {
     const why = el("p.lora-trainer-help.lora-trainer-settings-why", { role: "status" });
     const row = el("div.lora-trainer-row", { role: "group", "aria-label": t("Presets") });
-    const troubles = el("div");
+    const errors = el("div");
     const back = widgets.button({
         label: t("Undo my changes"),
         onclick: () => {
@@ -44,10 +44,10 @@ export function presetCard(choose) {
     });
     const save = widgets.button({ label: t("Save as a preset"), onclick: askPreset });
     const remove = widgets.button({ label: t("Delete this preset"), onclick: deletePreset });
-    const element = frame([remove, save, back], [row, why, troubles]);
+    const element = frame([remove, save, back], [row, why, errors]);
     /** @type {{id: string, title: string}[] | null} */
     let drawn = null;
-    /** @type {Said[]} */
+    /** @type {Remark[]} */
     let reported = [];
 
     function drawButtons(/** @type {PresetView[]} */ presets) {
@@ -62,13 +62,13 @@ export function presetCard(choose) {
         );
     }
 
-    function drawTroubles() {
+    function drawErrors() {
         const { own_presets, problems } = home();
         const found = own_presets?.problems ?? [problems.own_presets];
         if (same(found, reported)) return;
         reported = found;
         fill(
-            troubles,
+            errors,
             found.map((problem) => widgets.notice("warning", problem.message, problem.hint)),
         );
     }
@@ -78,7 +78,7 @@ export function presetCard(choose) {
         update() {
             const presets = presetsOf(home());
             if (!same(names(presets), drawn)) drawButtons(presets);
-            drawTroubles();
+            drawErrors();
             for (const button of findAll(row, "button"))
                 button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
             const preset = presetOf();
@@ -98,7 +98,7 @@ export function presetCard(choose) {
 
 /** The settings of a preset without a description: "Rank 16 \u00b7 Steps 2000". */
 const settingList = (/** @type {Settings} */ values) =>
-    settingWords(values)
+    settingText(values)
         .map(({ label, value }) => label + " " + value)
         .join(" \u00b7 ");
 

@@ -41,7 +41,7 @@ const TITLES = {
     failed: () => t("The set-up did not work"),
 };
 
-function startWords(/** @type {SetupView} */ now) {
+function startText(/** @type {SetupView} */ now) {
     if (now.state === "failed") return t("Try again");
     const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
     return size ? t("Set up (about {size})", { size }) : t("Set up");
@@ -117,7 +117,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         bar.element.hidden = !busy;
         if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
         start.hidden = busy || (now.state === "ready" && !now.hint);
-        put(start, startWords(now));
+        put(start, startText(now));
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";
         showLines(lines, now);

@@ -160,7 +160,7 @@ export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
 /**
  * The fields that differ from their defaults -> [{label, value}], for an earlier run's settings.
  */
-export const settingWords = (/** @type {Settings} */ settings) =>
+export const settingText = (/** @type {Settings} */ settings) =>
     [...fieldsOf(home()).values()]
         .filter((field) => field.key in settings && !same(settings[field.key], field.default))
         .map((field) => ({

@@ -93,19 +93,19 @@ const names = (/** @type {Data} */ data) => ({
  * @param {string} name
  * @param {{step: number, value: number}[]} known
  */
-function inWords(name, known) {
+function inText(name, known) {
     const [first, last] = [known[0], known[known.length - 1]];
     const lowest = known.reduce((best, point) => (point.value < best.value ? point : best));
-    const say = (/** @type {{value: number}} */ { value }) => formatNumber(value, 4);
+    const format = (/** @type {{value: number}} */ { value }) => formatNumber(value, 4);
     return t(
         "{curve}: {first} at step {from}, {last} at step {to}; lowest {lowest} at step {at}.",
         {
             curve: name,
-            first: say(first),
+            first: format(first),
             from: first.step,
-            last: say(last),
+            last: format(last),
             to: last.step,
-            lowest: say(lowest),
+            lowest: format(lowest),
             at: lowest.step,
         },
     );
@@ -124,8 +124,8 @@ function summary(points, validations, data) {
     if (!known.length) return t("No loss has been measured yet.");
     const held = fixed(validations, "validation");
     return [
-        inWords(names(data).smoothed, known),
-        ...(held.length ? [inWords(names(data).validation, held)] : []),
+        inText(names(data).smoothed, known),
+        ...(held.length ? [inText(names(data).validation, held)] : []),
     ].join(" ");
 }
 

@@ -14,7 +14,7 @@ import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import { answerList } from "./answers.js";
 import { lossChart } from "./chart.js";
-import { handOverWords, noticesOf } from "./notices.js";
+import { handOverText, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
 import * as runActions from "./runs.js";
 import { verdictBox } from "./verdict.js";
@@ -63,7 +63,7 @@ export function liveView(/** @type {Done} */ done) {
     const name = el("h3");
     const status = el("span.lora-trainer-badge");
     const sentence = el("p.lora-trainer-live-sentence");
-    const spoken = el("p.lora-trainer-spoken", { role: "status", "aria-live": "polite" });
+    const spoken = el("p.lora-trainer-visually-hidden", { role: "status", "aria-live": "polite" });
     const lost = el("p.lora-trainer-live-connection.lora-trainer-hint", { role: "status" });
     const bar = widgets.progress(t("Progress of the training"));
     const facts = factsTable();
@@ -101,7 +101,7 @@ export function liveView(/** @type {Done} */ done) {
         const run = now.run;
         shown = run;
         element.hidden = false;
-        const words = runActions.statusWords(run);
+        const words = runActions.statusText(run);
         put(name, run.name);
         put(status, words);
         status.dataset.status = run.status;
@@ -112,7 +112,7 @@ export function liveView(/** @type {Done} */ done) {
         facts.set(run);
         redraw(notices, noticesKey(run), () => noticesOf(run, done));
         verdict.set(now);
-        put(handed, handOverWords(now.handover, run));
+        put(handed, handOverText(now.handover, run));
         graphs.hidden = run.job !== "train";
         chart.set(points, now.validations, run.step_count, run.data);
         previews.element.hidden = run.data === "texts";
@@ -162,7 +162,7 @@ function setBar(bar, /** @type {RunView} */ run) {
                 total: run.phase_total,
             }),
         );
-    else bar.set(0, runActions.isActive(run) ? 0 : 1, runActions.statusWords(run));
+    else bar.set(0, runActions.isActive(run) ? 0 : 1, runActions.statusText(run));
 }
 
 /** A table of fixed cells, to avoid layout shifts. */
@@ -172,25 +172,25 @@ function factsTable() {
         rows.push(el("div", label instanceof HTMLElement ? label : el("dt", label), value));
         return value;
     };
-    const speedWords = el("dt", t("Images per second"));
+    const speedText = el("dt", t("Images per second"));
     /** @type {HTMLElement[]} */
     const rows = [];
     const step = cell(t("Step")),
         epoch = cell(t("Epoch")),
         loss = cell(t("Loss")),
-        speed = cell(speedWords),
+        speed = cell(speedText),
         left = cell(t("Time left")),
         memory = cell(t("Peak memory"));
     const of = (/** @type {number} */ done, /** @type {number} */ all) =>
         all ? formatNumber(done) + " / " + formatNumber(all) : NONE;
     const or = (
         /** @type {number | null} */ value,
-        /** @type {(value: number) => string} */ say,
-    ) => (value === null ? NONE : say(value));
+        /** @type {(value: number) => string} */ format,
+    ) => (value === null ? NONE : format(value));
     return {
         element: el("dl.lora-trainer-facts", rows),
         set(/** @type {RunView} */ run) {
-            put(speedWords, run.data === "texts" ? t("Texts per second") : t("Images per second"));
+            put(speedText, run.data === "texts" ? t("Texts per second") : t("Images per second"));
             put(step, of(run.step, run.step_count));
             put(epoch, of(run.epoch, run.epoch_count));
             put(

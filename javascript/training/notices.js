@@ -13,7 +13,7 @@ import * as runActions from "./runs.js";
 
 /** @import { Done } from "./runs.js" */
 
-export function handOverWords(/** @type {LeaseView} */ handover, /** @type {RunView} */ run) {
+export function handOverText(/** @type {LeaseView} */ handover, /** @type {RunView} */ run) {
     if (!runActions.isActive(run)) return "";
     const words = [handover.sentence];
     if (handover.before && handover.after) {
@@ -53,7 +53,7 @@ export function noticesOf(/** @type {RunView} */ run, /** @type {Done} */ done) 
 function goOnButton(/** @type {RunView} */ run, /** @type {Done} */ done) {
     if (!run.can.continue && !run.can.further) return null;
     return widgets.button({
-        label: runActions.goOnWords(run),
+        label: runActions.goOnText(run),
         onclick: () => runActions.goOn(run, done),
     });
 }

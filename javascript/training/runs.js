@@ -11,7 +11,7 @@ import { dotted, formatBytes, plural, sentences, t } from "../common/language.js
 import { openSection } from "../common/sections.js";
 import { home, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
-import { settingWords, useDraft } from "../settings/values.js";
+import { settingText, useDraft } from "../settings/values.js";
 
 /** @import { LoraView, RunDraft, RunProgress, RunView, TrashLoad } from "../common/answers" */
 
@@ -35,7 +35,7 @@ export const route = (run, tail) => `runs/${encodeURIComponent(run.id)}/${tail}`
 
 export const isActive = (/** @type {Run} */ run) => ACTIVE.includes(run.status);
 
-export function statusWords(/** @type {Run} */ run) {
+export function statusText(/** @type {Run} */ run) {
     switch (run.status) {
         case "queued":
             return t("Waiting");
@@ -73,7 +73,7 @@ export function reason(/** @type {Run} */ run, /** @type {Ask} */ what) {
 export const isLocal = () => !home().host.remote;
 
 /** The label of the button that continues a run. */
-export const goOnWords = (/** @type {Run} */ run) =>
+export const goOnText = (/** @type {Run} */ run) =>
     run.can.further ? t("Train further") : t("Continue");
 
 // --- requests ----------------------------------------------------------------------------------
@@ -162,12 +162,12 @@ export function trashRow(/** @type {Done} */ done) {
             if (!isLocal()) return;
             const load = await api.get("trash");
             element.hidden = !load.count;
-            words.textContent = trashWords(load);
+            words.textContent = trashText(load);
         },
     };
 }
 
-const trashWords = (/** @type {TrashLoad} */ { count, size }) =>
+const trashText = (/** @type {TrashLoad} */ { count, size }) =>
     t("In the trash: {what}, {size}", {
         what: plural(count, "{count} deleted item", "{count} deleted items"),
         size: formatBytes(size),
@@ -179,7 +179,7 @@ async function emptyTrash(/** @type {Done} */ done) {
         title: t("Empty the trash?"),
         label: t("Delete for good"),
         message: sentences(
-            trashWords(load),
+            trashText(load),
             t("This cannot be undone. LoRAs in the LoRA folder are kept."),
         ),
     });
@@ -215,7 +215,7 @@ export async function showSettings(/** @type {RunView} */ run) {
                       "dl.lora-trainer-run-settings",
                       fact(t("Checkpoint"), run.checkpoint),
                       fact(t("Images"), run.dataset),
-                      settingWords(draft.settings).map(({ label, value }) => fact(label, value)),
+                      settingText(draft.settings).map(({ label, value }) => fact(label, value)),
                   ),
                   el(
                       "details.lora-trainer-log-box",
@@ -348,7 +348,7 @@ export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done
             "li.lora-trainer-row",
             picture(lora.picture),
             el(
-                "div.lora-trainer-run-words.lora-trainer-saved-name",
+                "div.lora-trainer-run-text.lora-trainer-saved-name",
                 el("strong", lora.step ? t("Step {step}", { step: lora.step }) : lora.name),
                 widgets.small(
                     dotted(

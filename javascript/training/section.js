@@ -24,7 +24,7 @@ import { Later, home, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import * as drafts from "../settings/draft.js";
-import { currentPlan, placeLabel, placeOf, planWords, replan } from "../settings/plan.js";
+import { currentPlan, placeLabel, placeOf, planText, replan } from "../settings/plan.js";
 import { liveView, runButtons } from "./live.js";
 import * as runActions from "./runs.js";
 
@@ -208,19 +208,19 @@ function thinned(/** @type {LiveView["points"]} */ points) {
 
 function summarize() {
     const run = known.pulse.active[0] ?? known.runs.find(runActions.isActive);
-    summarizeStep("train", run ? progressWords(run) : waitingWords(known.pulse.queued));
+    summarizeStep("train", run ? progressText(run) : waitingText(known.pulse.queued));
 }
 
-const waitingWords = (/** @type {number} */ queued) =>
+const waitingText = (/** @type {number} */ queued) =>
     queued ? plural(queued, "{count} run waits", "{count} runs wait") : "";
 
-const progressWords = (/** @type {RunProgress} */ run) =>
+const progressText = (/** @type {RunProgress} */ run) =>
     run.step_count && run.step
         ? t("{phase}, {share} %", {
-              phase: runActions.statusWords(run),
+              phase: runActions.statusText(run),
               share: Math.floor((run.step / run.step_count) * 100),
           })
-        : runActions.statusWords(run);
+        : runActions.statusText(run);
 
 // --- starting ----------------------------------------------------------------------------------
 
@@ -330,10 +330,10 @@ function afterwards(next, redraw) {
             if (used.key !== key) learn(run, key);
             const failed = ["failed", "lost"].includes(run.status);
             const goes = run.can.continue || run.can.further;
-            put(go, runActions.goOnWords(run));
+            put(go, runActions.goOnText(run));
             widgets.makePrimary(tryIt, !(failed && goes));
             widgets.makePrimary(go, goes && (failed || (used.answered && !used.lora)));
-            next.say(withColon(run.name, run.sentence));
+            next.setText(withColon(run.name, run.sentence));
             next.fill(
                 used.lora ? tryIt : null,
                 used.lora?.delivered === false ? deliver : null,
@@ -344,13 +344,13 @@ function afterwards(next, redraw) {
 }
 
 /**
- * A summary of the draft, with its buttons: {element, trouble, draw({what}) -> the obstacle,
+ * A summary of the draft, with its buttons: {element, errorPlace, draw({what}) -> the obstacle,
  * buttons(found)}. `begin(when)` is called by the buttons.
  */
 function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     const words = el("p");
     const reason = widgets.help();
-    const trouble = el("div");
+    const errorPlace = el("div");
     const start = widgets.button({
         label: t("Start"),
         kind: "primary",
@@ -370,7 +370,7 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
         words,
         reason,
         own,
-        trouble,
+        errorPlace,
     );
     /** @type {boolean | null} */
     let folded = null;
@@ -394,7 +394,7 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     function draw(/** @type {ReturnType<typeof stage>["what"]} */ what) {
         const found = obstacle();
         const idle = what === "start";
-        put(words, startWords());
+        put(words, startText());
         put(summary, what === "watch" ? t("Queue another training") : t("Start another training"));
         put(start, what === "watch" ? t("Train it next") : t("Start"));
         put(reason, found && !idle ? found.text : "");
@@ -410,10 +410,10 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
         return found;
     }
 
-    return { element, trouble, draw, buttons };
+    return { element, errorPlace, draw, buttons };
 }
 
-const startWords = () =>
+const startText = () =>
     currentPlan()?.sentence || t("Trains a LoRA from your images with the settings you chose.");
 
 /**
@@ -434,12 +434,12 @@ function startCard() {
         try {
             const run = await api.post("runs", { ...draft(), token, when });
             token = "";
-            fill(form.trouble);
+            fill(form.errorPlace);
             begun(run);
         } catch (caught) {
             const problem = expected(caught);
             if (problem.status) token = "";
-            complain(form.trouble, problem);
+            complain(form.errorPlace, problem);
         }
     }
 
@@ -463,10 +463,10 @@ function startCard() {
         const now = stage();
         const found = form.draw(now.what);
         if (now.what === "start") {
-            next.say(found?.text ?? planWords());
+            next.setText(found?.text ?? planText());
             next.fill(...form.buttons(found));
         } else if (now.what === "watch") {
-            next.say(withColon(now.run.name, now.run.failure ? "" : now.run.sentence));
+            next.setText(withColon(now.run.name, now.run.failure ? "" : now.run.sentence));
             asked.set(now.run);
             next.fill(...(runActions.isActive(now.run) ? asked.all : []));
         } else after.draw(now.run);
@@ -505,7 +505,7 @@ function queueRow(
         "li.lora-trainer-run",
         el("span.lora-trainer-run-number", String(at + 1)),
         el(
-            "div.lora-trainer-run-words",
+            "div.lora-trainer-run-text",
             el("strong", { id: name }, run.name),
             widgets.small(run.sentence),
         ),
@@ -546,7 +546,7 @@ function facts(/** @type {RunView} */ run) {
     const kind = run.job === "caption" ? t("Captions") : ofTexts;
     return dotted(
         kind,
-        runActions.statusWords(run),
+        runActions.statusText(run),
         run.changed ? formatDate(run.changed) : "",
         steps,
         run.family ? run.family.toUpperCase() : "",
@@ -586,7 +586,7 @@ function runRow(/** @type {RunView} */ run) {
         "li.lora-trainer-run",
         runActions.picture(run.picture),
         el(
-            "div.lora-trainer-run-words",
+            "div.lora-trainer-run-text",
             el("strong", { id: name }, run.name),
             widgets.small(facts(run)),
         ),
@@ -608,7 +608,7 @@ function runRow(/** @type {RunView} */ run) {
             run.can.continue || run.can.further
                 ? key(
                       widgets.button({
-                          label: runActions.goOnWords(run),
+                          label: runActions.goOnText(run),
                           onclick: () => runActions.goOn(run, changed),
                       }),
                       "go",
@@ -661,7 +661,7 @@ function list(title, empty, words) {
         set(/** @type {RunView[]} */ runs, make) {
             const now = JSON.stringify(runs.map(shape));
             if (now === before) {
-                const lines = findAll(rows, ".lora-trainer-run-words .lora-trainer-help");
+                const lines = findAll(rows, ".lora-trainer-run-text .lora-trainer-help");
                 runs.forEach((run, at) => put(lines[at], words(run)));
                 return;
             }

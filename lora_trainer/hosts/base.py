@@ -310,12 +310,12 @@ class Host:
             *(str(server or "") for server in servers),
         )
         # a pasted URL stands for its host name
-        wished = (
+        wanted = (
             name if name.startswith("*") else name.partition("://")[2] or name for name in named
         )
         return frozenset(
             name
-            for name in (*map(host_of, known), *(host_of(name.split("/")[0]) for name in wished))
+            for name in (*map(host_of, known), *(host_of(name.split("/")[0]) for name in wanted))
             if name
         )
 
@@ -416,14 +416,14 @@ class Host:
         before: Callable[[], object],
         after: Callable[[], object],
         *,
-        tell: Callable[[LoraTrainerError], str] = str,
+        describe: Callable[[LoraTrainerError], str] = str,
     ) -> bool:
         """Call `before` and `after` around everything the host does on its device: images, the API,
         upscaling, loading a checkpoint.
 
         `before` may block; a LoraTrainerError from it cancels the generation and is shown to the
-        user as `tell(error)`. `after` is called however it ends. Returns False if this host cannot
-        be watched.
+        user as `describe(error)`. `after` is called however it ends. Returns False if this host
+        cannot be watched.
         """
 
         def guarded() -> None:
@@ -431,7 +431,7 @@ class Host:
                 before()
             except LoraTrainerError as error:
                 self._forget_waiting_task()
-                raise GenerationRefused(error, tell(error)) from error
+                raise GenerationRefused(error, describe(error)) from error
 
         return self.queue.watch(guarded, after)
 

@@ -72,7 +72,7 @@ class LeasingHost(Protocol):
         before: Callable[[], object],
         after: Callable[[], object],
         *,
-        tell: Callable[[LoraTrainerError], str],
+        describe: Callable[[LoraTrainerError], str],
     ) -> bool: ...
 
 
@@ -102,11 +102,11 @@ class LeaseStatus:
     """Device memory before the model was moved off it, and after."""
     after: Memory | None = None
 
-    def to_mapping(self, say: Callable[[Message], str]) -> LeaseView:
-        """As JSON; `say` translates the sentence."""
+    def to_mapping(self, render: Callable[[Message], str]) -> LeaseView:
+        """As JSON; `render` translates the sentence."""
         return {
             "state": self.state,
-            "sentence": say(self.sentence),
+            "sentence": render(self.sentence),
             "before": _memory(self.before),
             "after": _memory(self.after),
         }
@@ -127,12 +127,12 @@ class GpuLease:
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        tell: Callable[[LoraTrainerError], str] = str,
+        describe: Callable[[LoraTrainerError], str] = str,
     ) -> None:
         self.host = host
         self.state: LeaseState = "idle"
         self._marker = marker
-        self._pauses, self._tell = pauses, tell
+        self._pauses, self._describe = pauses, describe
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
         # usually one; more if runs are started on the command line as well
         self._runs: dict[Path, _LeasingRun] = {}
@@ -151,7 +151,7 @@ class GpuLease:
     def watch(self) -> None:
         """Hook into the host's queue; again after "Reload UI", which removes the hook."""
         self._sees_pictures = self._on_processor or self.host.on_generation(
-            self._before_turn, self._after_turn, tell=self._tell
+            self._before_turn, self._after_turn, describe=self._describe
         )
 
     # --- the scheduler's thread -------------------------------------------------------------------

@@ -114,7 +114,7 @@ class CaptionTask(Task):
 
     def run(self) -> Outcome:
         settings = self.settings
-        self.report.say(events.Started(job="caption"))
+        self.report.write(events.Started(job="caption"))
         self.report.phase("checking")
         by = fingerprint(settings, files_content(settings))
         places = CaptionPlaces(settings.input, settings.output, as_texts=settings.format == "txt")
@@ -137,7 +137,7 @@ class CaptionTask(Task):
                 writer.write()
             raise
         named.report_rest()
-        self.report.say(events.Finished(step=writer.count, file=target))
+        self.report.write(events.Finished(step=writer.count, file=target))
         return "finished"
 
     @classmethod
@@ -151,7 +151,7 @@ class CaptionTask(Task):
         )
 
     def _stopped(self, count: int, target: str) -> Outcome:
-        self.report.say(events.Stopped(step=count, file=target))
+        self.report.write(events.Stopped(step=count, file=target))
         return "stopped"
 
     def _caption(self, selection: Selection, writer: CaptionWriter, named: ImageWarnings) -> None:
@@ -324,7 +324,7 @@ class Selecting:
         standing = self.places.look()
         contents = list(self._digests(self._wanted()))
         pending = self._sound(self._choose(contents, standing, by))
-        self.report.say(
+        self.report.write(
             events.Planned(
                 name=self.settings.info.title,
                 step_count=len(pending),
@@ -495,7 +495,7 @@ class CaptionWriter:
                 template = "the caption of {name} was changed meanwhile; it stays as it is"
                 self.named.warn(template, name=image)
             else:
-                self.report.say(events.Captioned(image=self.named.shown(image), caption=text))
+                self.report.write(events.Captioned(image=self.named.shown(image), caption=text))
 
     def _write_seen(self) -> None:
         """Write the embeddings collected since the last time, and drop those of images that are
@@ -707,7 +707,7 @@ class CaptionReporting(Hook[Captioning]):
         work = loop.work
         per_second = work.pace.images_per_second
         left = len(work.selection.pending) - work.tried
-        self.report.say(
+        self.report.write(
             events.Progress(
                 step=work.tried,
                 images_per_second=per_second,

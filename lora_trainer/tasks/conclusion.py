@@ -45,7 +45,7 @@ class Conclusion:
             self._verdict = verdict.judge(self._run.folder)
             if self._verdict is not None:
                 verdict.write(self._run.folder, self._verdict)
-                self._run.report.say(judged(self._verdict))
+                self._run.report.write(judged(self._verdict))
 
     def note_in(self, target: Path) -> None:
         """Put the verdict into the metadata of the final LoRA file."""

@@ -69,12 +69,12 @@ class Control:
             return
         for occupant in self._occupants:
             occupant.leave_device()
-        self._report.say(events.Paused(step=at.step))
+        self._report.write(events.Paused(step=at.step))
         while self._report.pause_asked():
             if self._report.stop_asked():
                 return
             time.sleep(PAUSE_POLL_SECONDS)
-        self._report.say(events.Resumed(step=at.step))
+        self._report.write(events.Resumed(step=at.step))
         for occupant in self._occupants:
             occupant.return_to_device()
 

@@ -176,7 +176,7 @@ class Preparation(PreparationStage):
         licence = checkpoint.detected.licence
         for note in licence.notes(checkpoint.title) if licence else ():
             self.report.warn(note, hint=LICENCE_HINT)
-        self.report.say(
+        self.report.write(
             events.Planned(
                 name=prepared.name,
                 family=checkpoint.family.id,

@@ -221,7 +221,7 @@ class TextPreparation(PreparationStage):
             held_out=tuple(row for _, made in held_out for row in made),
             beginning=beginning,
         )
-        self.report.say(
+        self.report.write(
             events.Planned(
                 name=prepared.name,
                 family=base.kind,

@@ -83,7 +83,7 @@ class LoraFileOutput(LoraOutput):
                 key: kept.stem for key in ("ss_output_name", "modelspec.title") if key in metadata
             }
             files.replace_file(kept, lambda partial: copy_with_metadata(finished, partial, changes))
-            self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
+            self.report.write(events.Saved(step=step, file=self.folder.relative(kept)))
 
     @property
     def images(self) -> Sequence[Example]:

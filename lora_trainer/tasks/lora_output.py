@@ -78,7 +78,7 @@ class LoraOutput(ABC):
         target = self.saved_file(trainer.step)
         self._export(trainer, target)
         self.write_state(trainer)
-        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        self.report.write(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         keep = self.config.output.keep_last
         if keep is not None:
             for old in self.saved_files()[:-keep]:
@@ -93,7 +93,7 @@ class LoraOutput(ABC):
         target = self.final_file
         self._export(trainer, target, finished=True)
         self.write_state(trainer)
-        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        self.report.write(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         return target
 
     def write_state(self, trainer: Trainer) -> None:

@@ -60,7 +60,7 @@ class PeftOutput(LoraOutput):
         kept = self.saved_file(step)
         if not kept.exists():
             shutil.copytree(self.final_file, kept)
-            self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
+            self.report.write(events.Saved(step=step, file=self.folder.relative(kept)))
 
     def add_metadata(self, target: Path, values: Mapping[str, str]) -> None:
         weights = find_in_folder(target)

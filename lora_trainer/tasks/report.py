@@ -54,24 +54,24 @@ class Report:
         self._host_seen = 0.0
         self._waiting: list[RunRequest] = []
 
-    def say(self, event: Event) -> None:
+    def write(self, event: Event) -> None:
         self._events.write(event)
         self._heartbeat.beat(HEARTBEAT_SECONDS)
         if not isinstance(event, Progress):
             log.info("%s", in_words(event))
 
     def phase(self, name: str, total: int = 0) -> None:
-        self.say(Phase(phase=name, total=total))
+        self.write(Phase(phase=name, total=total))
 
     def part_done(self, count: int) -> None:
         """`count` parts of the current phase are done."""
-        self.say(Progress(step=count))
+        self.write(Progress(step=count))
 
     def warn(self, message: Message | str, *, hint: Message | str = "", **values: Any) -> None:
         """Report a warning: Messages, or templates of the `values`."""
         if isinstance(message, str):
             message = Message(message, values)
-        self.say(Warned.of(message, Message(hint, values) if isinstance(hint, str) else hint))
+        self.write(Warned.of(message, Message(hint, values) if isinstance(hint, str) else hint))
 
     def warn_of(self, findings: Iterable[Finding]) -> None:
         """One warning for each kind of finding, with the first few names."""

@@ -64,7 +64,7 @@ class TrainingTask(Task):
 
     def run(self) -> Outcome:
         start = Start.of(self.folder)
-        self.report.say(events.Started(resumed_from=start.step if start.state else None))
+        self.report.write(events.Started(resumed_from=start.step if start.state else None))
         self._warn_of_damage(start)
         try:
             assembled = self.assemble(start)
@@ -119,13 +119,13 @@ class TrainingTask(Task):
         conclusion = Conclusion(run)
         conclusion.judge()
         conclusion.write_report()
-        self.report.say(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
+        self.report.write(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
         return "stopped"
 
     def _stop_without_saving(self, start: Start) -> Outcome:
         """Stop without anything new since the resume point."""
         saved = [event for event in self.folder.read_state().saved if event.step == start.step]
-        self.report.say(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
+        self.report.write(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
         return "stopped"
 
     def _finish(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
@@ -141,7 +141,7 @@ class TrainingTask(Task):
         conclusion.write_report()
         # a finished run is rarely resumed, and its cache may be larger than everything else
         shutil.rmtree(self.folder.cache, ignore_errors=True)
-        self.report.say(
+        self.report.write(
             events.Finished(
                 step=run.trainer.step,
                 file=self.folder.relative(target),

@@ -135,12 +135,12 @@ class App:
             self.host,
             self.data.root / "handover.json",
             pauses=lambda: self.options.pause_for_pictures,
-            tell=self._tell_the_host,
+            describe=self._error_text,
         )
 
-    def _tell_the_host(self, error: LoraTrainerError) -> str:
+    def _error_text(self, error: LoraTrainerError) -> str:
         """The message shown to the host's user instead of an image."""
-        return texts.say_in_one_line(error, texts.choose(self.host.language()))
+        return texts.render_in_one_line(error, texts.choose(self.host.language()))
 
     @cached_property
     def runs(self) -> Runs:

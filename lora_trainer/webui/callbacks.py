@@ -40,8 +40,8 @@ def mount_point() -> str:
         from lora_trainer.webui import lazy_app  # noqa: F401
     except Exception as error:
         log.exception("LoRA Trainer cannot start")
-        return trouble(error)
-    waiting = say(
+        return failure(error)
+    waiting = translated(
         "LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's"
         " (F12)."
     )
@@ -83,7 +83,7 @@ def on_ui_settings() -> None:
         log.exception("LoRA Trainer's settings cannot be added")
 
 
-def trouble(error: Exception) -> str:
+def failure(error: Exception) -> str:
     """The error and a report to copy. javascript/lora_trainer.js draws the same for errors found
     later.
     """
@@ -94,7 +94,12 @@ def trouble(error: Exception) -> str:
     ).format(
         *(
             html.escape(text, quote=False)
-            for text in (say(CANNOT_START), say(UPDATE), say(REPORT), report(error))
+            for text in (
+                translated(CANNOT_START),
+                translated(UPDATE),
+                translated(REPORT),
+                report(error),
+            )
         )
     )
 
@@ -112,7 +117,7 @@ def report(error: Exception) -> str:
     )
 
 
-def say(sentence: str) -> str:
+def translated(sentence: str) -> str:
     """The sentence in the host's language, if translations can be loaded."""
     try:
         from lora_trainer.hosts import find

@@ -99,11 +99,14 @@ class LazyApp:
             getattr(self._host_app, name, None) is not None for name in ("auth", "auth_dependency")
         )
         told = {
-            "message": callbacks.say(callbacks.CANNOT_START),
-            "hint": callbacks.say(callbacks.LOOK if asks_for_login else callbacks.UPDATE),
+            "message": callbacks.translated(callbacks.CANNOT_START),
+            "hint": callbacks.translated(callbacks.LOOK if asks_for_login else callbacks.UPDATE),
         }
         if not asks_for_login:
-            told |= {"label": callbacks.say(callbacks.REPORT), "report": callbacks.report(error)}
+            told |= {
+                "label": callbacks.translated(callbacks.REPORT),
+                "report": callbacks.report(error),
+            }
         body = json.dumps({"error": told}).encode("utf-8")
         headers = [
             (b"content-type", b"application/json"),

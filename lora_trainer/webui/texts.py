@@ -45,21 +45,21 @@ def table(language: str) -> Mapping[str, str]:
         return {}
 
 
-def choose(*wishes: str) -> str:
+def choose(*preferences: str) -> str:
     """The first available language among the requested ones: a code, the name of a host's
     localization ("zh-Hans (All)"), or an Accept-Language header.
     """
-    for wish in wishes:
-        for part in wish.split(","):
+    for preference in preferences:
+        for part in preference.split(","):
             language = _match(part.split(";")[0].strip())
             if language:
                 return language
     return ENGLISH
 
 
-def _match(wish: str) -> str:
+def _match(preference: str) -> str:
     """zh-Hans, zh_CN, zh-TW -> zh_CN: an exact match, else a table of the same language."""
-    plain = re.sub(r"[^a-z]+", "_", wish.lower()).strip("_")
+    plain = re.sub(r"[^a-z]+", "_", preference.lower()).strip("_")
     if not plain:
         return ""
     exact = [code for code in languages() if plain == code.lower()]
@@ -72,23 +72,23 @@ def translate(text: str, language: str) -> str:
     return table(language).get(text, text)
 
 
-def say(message: Message, language: str) -> str:
+def render(message: Message, language: str) -> str:
     """A message in a language, with its values; values that are messages are translated too.
 
     The first letter is capitalized if the template starts with a word: errors start in lower case
     because they may follow a file name.
     """
-    said = _filled(message, language)
+    text = _filled(message, language)
     begins_with_a_word = re.match(r"[a-z]+(?![\w.])", message.template)
     return (
-        said[0].upper() + said[1:]
-        if begins_with_a_word and said.startswith(begins_with_a_word[0])
-        else said
+        text[0].upper() + text[1:]
+        if begins_with_a_word and text.startswith(begins_with_a_word[0])
+        else text
     )
 
 
 def _filled(message: Message, language: str) -> str:
-    values = {key: _said(value, language) for key, value in message.values.items()}
+    values = {key: _rendered(value, language) for key, value in message.values.items()}
     for template in (translate(message.template, language), message.template):
         try:
             return template.format(**values) if values else template
@@ -98,21 +98,21 @@ def _filled(message: Message, language: str) -> str:
     return message.template
 
 
-def say_beside(message: Message, name: str, language: str) -> str:
+def render_beside(message: Message, name: str, language: str) -> str:
     """A message shown beside the thing of this name: without the name if it starts with it."""
     template = translate(message.template, language)
     begin = re.match(r"\{(name|path)\}[:\s\uff1a]*", template)
     if not begin or str(message.values.get(begin[1])) != name:
-        return say(message, language)
+        return render(message, language)
     # the remainder has no translation of its own
-    said = _filled(Message(template[begin.end() :], message.values), language)
-    return said[:1].upper() + said[1:]
+    text = _filled(Message(template[begin.end() :], message.values), language)
+    return text[:1].upper() + text[1:]
 
 
-def say_all(messages: Iterable[Message], language: str) -> str:
+def render_all(messages: Iterable[Message], language: str) -> str:
     """Messages joined; without spaces in Chinese and Japanese."""
     return ("" if language.startswith(("zh", "ja")) else " ").join(
-        say(message, language) for message in messages
+        render(message, language) for message in messages
     )
 
 
@@ -123,18 +123,20 @@ class Sentence(TypedDict):
     hint: str
 
 
-def say_error(error: LoraTrainerError, language: str) -> Sentence:
+def render_error(error: LoraTrainerError, language: str) -> Sentence:
     """An error's message and hint."""
     return {
-        "message": say(_message_of(error, language), language),
-        "hint": say(error.hint, language),
+        "message": render(_message_of(error, language), language),
+        "hint": render(error.hint, language),
     }
 
 
-def say_in_one_line(error: LoraTrainerError, language: str) -> str:
+def render_in_one_line(error: LoraTrainerError, language: str) -> str:
     """An error's message, with its hint in parentheses."""
-    told = say_error(error, language)
-    return f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
+    sentence = render_error(error, language)
+    return (
+        f"{sentence['message']} ({sentence['hint']})" if sentence["hint"] else sentence["message"]
+    )
 
 
 def _message_of(error: LoraTrainerError, language: str) -> Message:
@@ -147,13 +149,13 @@ def _message_of(error: LoraTrainerError, language: str) -> Message:
         return error.message
     stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
     lines = "\n".join(
-        "- " + stop.join(filter(None, (said["message"], said["hint"])))
-        for said in (say_error(problem, language) for problem in error.problems)
+        "- " + stop.join(filter(None, (sentence["message"], sentence["hint"])))
+        for sentence in (render_error(problem, language) for problem in error.problems)
     )
     return Message(error.message.template, {**error.message.values, "lines": lines})
 
 
-def _said(value: Any, language: str) -> Any:
+def _rendered(value: Any, language: str) -> Any:
     if isinstance(value, Message):
         return _filled(value, language)
     return (

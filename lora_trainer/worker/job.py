@@ -64,7 +64,7 @@ def _report_failure(error: LoraTrainerError, report: Report | None = None) -> in
         print(error.report(), flush=True)
     try:
         if report is not None:
-            report.say(Failed.of(error))
+            report.write(Failed.of(error))
     except OSError:
         return DISK_FULL
     return FAILED

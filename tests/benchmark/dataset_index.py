@@ -117,10 +117,10 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
         )
 
     def foresee() -> None:
-        wish = PlanRequest(
+        plan = PlanRequest(
             dataset="many", settings={"lora_rank": 8 + next(news), "trigger_word": "q"}
         )
-        json.dumps(app.preflight.check(wish).to_json(""))
+        json.dumps(app.preflight.check(plan).to_json(""))
 
     revision = ""
 

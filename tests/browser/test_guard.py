@@ -426,16 +426,16 @@ def test_a_name_that_the_tag_could_not_hold_is_refused_with_a_sentence(host, cha
         picture(4),
         {"X-LoRA-Trainer": "1"},
     )
-    wish = {
+    body = {
         "name": f"my{character}lora",
         "dataset": identity,
         "checkpoint": "practice",
         "settings": {"trigger_word": "ohwx"},
     }
-    answer = host.post("runs", {**wish, "token": f"a name with {character}", "when": "queue"})
+    answer = host.post("runs", {**body, "token": f"a name with {character}", "when": "queue"})
     assert answer.status == 400, answer.body
     assert f"'my{character}lora'" in answer.json()["error"]["message"]
-    plan = host.post("plan", wish).json()
+    plan = host.post("plan", body).json()
     assert [problem["field"] for problem in plan["problems"] if problem["severity"] == "error"] == [
         "name"
     ]

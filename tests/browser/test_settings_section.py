@@ -72,14 +72,14 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
     )
     assert "models/Lora/Discs" in plan.inner_text().replace("\\", "/")
     assert (
-        section.locator("#lora_trainer_checkpoint_words")
+        section.locator("#lora_trainer_checkpoint_text")
         .inner_text()
         .startswith("SD1.5 · made for 64 pixels")
     )
     expect(field(section, "learning_rate").locator("input")).to_have_value("0.003")
     expect(field(section, "resolution")).to_contain_text("auto is 64 here.", use_inner_text=True)
     assert (
-        section.locator(".lora-trainer-actions-words")
+        section.locator(".lora-trainer-actions-text")
         .inner_text()
         .endswith(": 6 images · 250 steps")
     )

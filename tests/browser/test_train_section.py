@@ -41,17 +41,17 @@ class PlayedWorker:
         self._holding = contextlib.ExitStack()
         self._holding.enter_context(files.lock(folder.lock))
         folder.worker.write_text(json.dumps({"pid": 1, "started": time.time()}), encoding="utf-8")
-        self.say = events.EventWriter(folder.events).write
-        self.say(events.Started())
-        self.say(
+        self.write = events.EventWriter(folder.events).write
+        self.write(events.Started())
+        self.write(
             events.Planned(
                 name=folder.path.name, family="sd1", step_count=steps, epoch_count=5, image_count=20
             )
         )
-        self.say(events.Phase(phase="training", total=steps))
+        self.write(events.Phase(phase="training", total=steps))
 
     def step(self, step: int, loss: float = 0.12) -> None:
-        self.say(
+        self.write(
             events.Progress(
                 step=step,
                 epoch=1,
@@ -67,7 +67,7 @@ class PlayedWorker:
         path = self.folder.previews / f"step{step}-{strength:g}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture(step))
-        self.say(
+        self.write(
             events.Previewed(
                 step=step, file=self.folder.relative(path), prompt="a fox", strength=strength
             )
@@ -83,7 +83,7 @@ class PlayedWorker:
         return "nothing was asked"
 
     def end(self, event: events.Event) -> None:
-        self.say(event)
+        self.write(event)
         self._holding.close()
 
     def go(self) -> None:
@@ -152,7 +152,7 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     ) == ("30 / 100", "1 / 5", "0.17", "1.5")
     eventually(lambda: live.get_by_role("progressbar").get_attribute("aria-valuenow"), "30")
     for step, loss in ((0, 0.3), (30, 0.18)):
-        run.say(events.Validated(step=step, training_loss=loss - 0.05, validation_loss=loss))
+        run.write(events.Validated(step=step, training_loss=loss - 0.05, validation_loss=loss))
     legend = live.locator(".lora-trainer-chart-legend li")
     eventually(
         legend.all_inner_texts,
@@ -173,7 +173,7 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     row.get_by_text("Training \u00b7").and_(row.get_by_text("30 of 100 steps")).wait_for()
     unfolded = row.locator("details")
     unfolded.locator("summary").click()
-    run.say(events.Phase(phase="saving", total=0))
+    run.write(events.Phase(phase="saving", total=0))
     run.step(31)
     row.get_by_text("31 of 100 steps").wait_for()
     assert unfolded.get_attribute("open") is not None
@@ -192,9 +192,11 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     live.get_by_text("This run has made no previews.").wait_for()
     # a language model answers instead
     texts = worker("station rules")
-    texts.say(events.Planned(name="station rules", family="qwen2", data="texts", step_count=100))
+    texts.render(events.Planned(name="station rules", family="qwen2", data="texts", step_count=100))
     for strength, answer in ((0.0, "I do not know."), (1.0, "Close hatch B,\nthen call.")):
-        texts.say(events.Answered(step=50, prompt="What is 7?", strength=strength, answer=answer))
+        texts.render(
+            events.Answered(step=50, prompt="What is 7?", strength=strength, answer=answer)
+        )
     texts.step(100)
     texts.end(events.Finished(step=100, file="adapter/station rules", delivered="/loras/rules"))
     row = page.locator(".lora-trainer-runs li", has_text="station rules")
@@ -275,10 +277,10 @@ def test_the_buttons_ask_the_worker(host, visitor, worker):
     assert run.taken() == "preview"
     bar.get_by_role("button", name="Pause").click()
     assert run.taken() == "pause"
-    run.say(events.Paused(step=5))
+    run.write(events.Paused(step=5))
     bar.get_by_role("button", name="Resume").click()
     assert run.taken() == "resume"
-    run.say(events.Resumed(step=5))
+    run.write(events.Resumed(step=5))
     bar.get_by_role("button", name="Pause").wait_for()
     bar.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("dialog")).to_contain_text(
@@ -340,7 +342,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
     run.preview(10)
     path = run.folder.saved_file("stopped_early", 10)
     write_lora(path, content=10, hashed=True)
-    run.say(events.Saved(step=10, file=run.folder.relative(path)))
+    run.write(events.Saved(step=10, file=run.folder.relative(path)))
     page, live = watch(visitor, host, "stopped early")
     judge(run.folder)
     run.end(events.Stopped(step=10, file=run.folder.relative(path)))
@@ -390,7 +392,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         assert len(list(host.lora_folder.glob("stopped_early*.safetensors"))) == 1
         bar.get_by_role("button", name="Try it").click()
         page.locator(
-            "#lora_trainer_section_try .lora-trainer-actions-words", has_text="stopped_early-step"
+            "#lora_trainer_section_try .lora-trainer-actions-text", has_text="stopped_early-step"
         ).wait_for()
         # the settings that train it further: twice the rank, half the steps
         open_step(page, "train")
@@ -542,7 +544,7 @@ def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, work
     for step in (10, 20):
         file = f"checkpoints/fox-step{step:08d}.safetensors"
         write_lora(run.folder.path / file)
-        run.say(events.Saved(step=step, file=file))
+        run.write(events.Saved(step=step, file=file))
     run.end(events.Stopped(step=20, file=""))
     page, _ = watch(visit(viewport={"width": width, "height": 900}), host, "with saves")
     page.locator("#lora_trainer_section_train").get_by_role(

@@ -349,7 +349,7 @@ def _install(root: Path) -> str:
     installation.install(
         _overlay(root),
         environ={**os.environ, "PYTHONPATH": str(root)},
-        say=lambda line: None,
+        echo=lambda line: None,
         free_space=PLENTY,
     )
     return _overlay(root).state

@@ -77,7 +77,7 @@ class GpuHost:
     def our_turn(self, *, wait=True):
         return self.queue.ours(wait=wait)
 
-    def on_generation(self, before, after, *, tell):
+    def on_generation(self, before, after, *, describe):
         return self.queue.watch(before, after)
 
     def release_model(self):

@@ -633,7 +633,7 @@ def test_steps_are_reported_and_a_stop_interrupts_our_picture_only(start, monkey
     monkeypatch.setattr(base, "WATCH_SECONDS", 0.01)
     steps: list[tuple[int, int]] = []
     stop = threading.Event()
-    wish = Txt2ImgRequest(**{**vars(SMALL), "steps": 500})
+    request = Txt2ImgRequest(**{**vars(SMALL), "steps": 500})
 
     def note(step, count):
         steps.append((step, count))
@@ -641,11 +641,11 @@ def test_steps_are_reported_and_a_stop_interrupts_our_picture_only(start, monkey
             stop.set()
 
     with pytest.raises(GenerationCancelled):
-        aside(lambda: host.generate(wish, progress=note, stop_asked=stop.is_set))
+        aside(lambda: host.generate(request, progress=note, stop_asked=stop.is_set))
     assert steps[-1][1] == 500 and 3 < steps[-1][0] < 400
     assert shared.state.interrupted is False
     with pytest.raises(GenerationCancelled):  # one that was given up before its turn came
-        aside(lambda: host.generate(wish, stop_asked=lambda: True))
+        aside(lambda: host.generate(request, stop_asked=lambda: True))
 
 
 # --- turns ----------------------------------------------------------------------------------------
@@ -703,7 +703,9 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
     def refuse():
         raise LoraTrainerError("the training is still at {step}", hint="Wait.", step=7)
 
-    host.on_generation(refuse, lambda: None, tell=lambda error: texts.say_in_one_line(error, "en"))
+    host.on_generation(
+        refuse, lambda: None, describe=lambda error: texts.render_in_one_line(error, "en")
+    )
     with pytest.raises(LoraTrainerError) as refused:
         call_queue.wrap_queued_call(lambda: None)()
     # the host shows this and nothing else

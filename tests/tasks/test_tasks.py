@@ -35,7 +35,7 @@ class Telling(Hook):
         self.report = report
 
     def after_step(self, loop, result):
-        self.report.say(events.Progress(step=loop.work.step))
+        self.report.write(events.Progress(step=loop.work.step))
 
 
 class CountingTask(Task):
@@ -46,11 +46,11 @@ class CountingTask(Task):
         try:
             Loop(count, [Requests(Control(self.report)), Telling(self.report)]).run()
         except StopRequested:
-            self.report.say(events.Stopped(step=count.step))
+            self.report.write(events.Stopped(step=count.step))
             return "stopped"
         if (self.folder.path / "large").exists():
             raise MemoryError
-        self.report.say(events.Finished(step=count.step))
+        self.report.write(events.Finished(step=count.step))
         return "finished"
 
     @classmethod

@@ -45,19 +45,19 @@ def write_run(
         json.dumps({"pid": 1, "started": 1.0, "versions": {"torch": "2.9.0", "python": "3.12"}}),
         encoding="utf-8",
     )
-    say = events.EventWriter(folder.events, clock=lambda: 1000.0).write
-    say(events.Started())
-    say(
+    write = events.EventWriter(folder.events, clock=lambda: 1000.0).write
+    write(events.Started())
+    write(
         events.Planned(
             name="ink", family="sd1", step_count=100, image_count=5, resolution=64, device="cpu"
         )
     )
-    say(events.Phase(phase="training", total=100))
+    write(events.Phase(phase="training", total=100))
     for step in range(0, 101, 20):
         if step:
-            _train_to(folder, step, say)
+            _train_to(folder, step, write)
         loss = 0.12 - 0.02 * min(step, 60) / 60 + 0.002 * max(0, step - 60) / 40
-        say(
+        write(
             events.Validated(
                 step=step,
                 training_loss=0.12 - 0.0004 * step,
@@ -73,36 +73,36 @@ def write_run(
             )
         )
         if step:
-            _preview(folder, step, prompts, say)
-    say(events.Finished(step=100, file="checkpoints/ink-step00000100.safetensors"))
+            _preview(folder, step, prompts, write)
+    write(events.Finished(step=100, file="checkpoints/ink-step00000100.safetensors"))
     return folder
 
 
-def _train_to(folder: RunFolder, step: int, say: object) -> None:
-    assert callable(say)
+def _train_to(folder: RunFolder, step: int, write: object) -> None:
+    assert callable(write)
     for at in range(step - 19, step + 1):
-        say(
+        write(
             events.Progress(
                 step=at, epoch=1, loss=0.12 - at / 2000, smoothed_loss=0.1, learning_rate=2e-4
             )
         )
     path = folder.saved_file("ink", step)
     path.write_bytes(b"weights")
-    say(events.Saved(step=step, file=folder.relative(path)))
+    write(events.Saved(step=step, file=folder.relative(path)))
 
 
-def _preview(folder: RunFolder, step: int, prompts: tuple[str, ...], say: object) -> None:
-    assert callable(say)
+def _preview(folder: RunFolder, step: int, prompts: tuple[str, ...], write: object) -> None:
+    assert callable(write)
     for number, prompt in enumerate(prompts):
         for strength in (0.0, 1.0):
             path = folder.previews / f"step{step:08d}-{number:02d}-strength{strength:.2f}.png"
             Image.new("RGB", (64, 64), (step, 2 * step, int(255 * strength))).save(path)
-            say(
+            write(
                 events.Previewed(
                     step=step, file=folder.relative(path), prompt=prompt, strength=strength
                 )
             )
-    say(
+    write(
         events.PicturesMeasured(
             step=step,
             encoder="",

@@ -24,7 +24,7 @@ class PaintingHost:
 
     def __init__(self, root):
         self.root = root
-        self.wishes = []
+        self.requests = []
         self.seen = []
         self.refreshed = 0
         self.comments = ()
@@ -53,17 +53,17 @@ class PaintingHost:
             title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1
         )
 
-    def generate(self, wish, *, progress=None, stop_asked=None):
-        self.wishes.append(wish)
-        progress(1, wish.steps)
+    def generate(self, request, *, progress=None, stop_asked=None):
+        self.requests.append(request)
+        progress(1, request.steps)
         while self.gate is not None and not self.gate.is_set():
             if stop_asked():
                 raise GenerationCancelled("the picture was cancelled")
             time.sleep(0.005)
         if self.fails:
             raise self.fails
-        key = TAG.sub("", wish.prompt).strip() + str(wish.seed)
-        for name, strength in TAG.findall(wish.prompt):
+        key = TAG.sub("", request.prompt).strip() + str(request.seed)
+        for name, strength in TAG.findall(request.prompt):
             (path,) = self.paths().lora_dir.rglob(f"{name}.safetensors")
             self.seen.append((name, read_header(path).metadata["ss_output_name"]))
             if not self.blind:
@@ -71,20 +71,20 @@ class PaintingHost:
         colour = tuple(hashlib.sha256(key.encode()).digest()[:3])
         comments = tuple(
             (
-                comment.format(name=TAG.findall(wish.prompt)[0][0])
-                if TAG.findall(wish.prompt)
+                comment.format(name=TAG.findall(request.prompt)[0][0])
+                if TAG.findall(request.prompt)
                 else comment
             )
             for comment in self.comments
         )
         matched = (
-            {name: self.matched for name, _ in TAG.findall(wish.prompt)}
+            {name: self.matched for name, _ in TAG.findall(request.prompt)}
             if self.matched is not None
             else None
         )
         return GeneratedImage(
-            image=Image.new("RGB", (wish.width, wish.height), colour),
-            infotext=f"{wish.prompt}\nSteps: {wish.steps}",
+            image=Image.new("RGB", (request.width, request.height), colour),
+            infotext=f"{request.prompt}\nSteps: {request.steps}",
             comments=comments,
             matched_modules=matched,
         )

@@ -170,11 +170,11 @@ def test_from_an_upload_to_runs_in_the_queue(tmp_path):
     sent = client.post(f"datasets/{fox}/upload", params=query, content=picture.read_bytes())
     (added,) = sent.json()["added"]
     post(f"datasets/{fox}/caption", key=added["key"], caption="a disc", was="")
-    wish = {"dataset": fox, "name": "ink", "settings": {"max_train_steps": 4}}
-    assert post("plan", **wish)["target"] == "models/Lora/ink.safetensors"
+    body = {"dataset": fox, "name": "ink", "settings": {"max_train_steps": 4}}
+    assert post("plan", **body)["target"] == "models/Lora/ink.safetensors"
     for click in ("the-first-click", "the-first-click", "the-second-click"):
-        post("runs", **wish, token=click, when="queue")
-    gone = {**wish, "dataset": "deleted-meanwhile"}
+        post("runs", **body, token=click, when="queue")
+    gone = {**body, "dataset": "deleted-meanwhile"}
     assert post("runs", **gone, token="the-first-click", when="queue")["id"] == "ink"
     post(f"datasets/{fox}/caption-run", captioner="blip", token="the-third-click", when="queue")
     waiting = [run["id"] for run in client.get("runs").json()["runs"]]
@@ -183,6 +183,6 @@ def test_from_an_upload_to_runs_in_the_queue(tmp_path):
     second = training.read(app.data.folder("runs") / "ink-2" / "config.yaml")
     assert (second.output.output_dir.name, second.lora.name) == ("ink-2", "ink")
     assert client.get("runs/ink/draft").json()["dataset"] == fox
-    assert post("plan", **wish)["target"] == "models/Lora/ink-3.safetensors"
+    assert post("plan", **body)["target"] == "models/Lora/ink-3.safetensors"
     post(f"datasets/{fox}/undo")
     assert client.get(f"datasets/{fox}/items").json()["captioned"] == 0

@@ -144,8 +144,8 @@ def f(bad):
 
 def test_a_sentence_is_translated_before_its_values_are_put_in():
     message = Message("there is no file {path}", {"path": "水墨.png"})
-    assert texts.say(message, "en") == "There is no file 水墨.png"
-    assert texts.say(message, "zh_CN") == "没有文件 水墨.png"
+    assert texts.render(message, "en") == "There is no file 水墨.png"
+    assert texts.render(message, "zh_CN") == "没有文件 水墨.png"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_sentence_is_translated_before_its_values_are_put_in():
     ],
 )
 def test_a_sentence_begins_with_a_capital_unless_with_a_name(template, said):
-    assert texts.say(Message(template, {"path": "a.png"}), "en") == said
-    assert texts.say_error(LoraTrainerError(template, hint=template, path="a.png"), "en") == {
+    assert texts.render(Message(template, {"path": "a.png"}), "en") == said
+    assert texts.render_error(LoraTrainerError(template, hint=template, path="a.png"), "en") == {
         "message": said,
         "hint": said,
     }
@@ -172,7 +172,7 @@ def test_a_sentence_begins_with_a_capital_unless_with_a_name(template, said):
 def test_a_sentence_behind_another_one_begins_small():
     inner = DatasetError("there is no file {path}", path="a.png")
     assert (
-        texts.say(Message("this run cannot be read: {reason}", {"reason": inner}), "en")
+        texts.render(Message("this run cannot be read: {reason}", {"reason": inner}), "en")
         == "This run cannot be read: there is no file a.png"
     )
 
@@ -180,16 +180,16 @@ def test_a_sentence_behind_another_one_begins_small():
 def test_beside_its_image_a_sentence_does_not_name_it():
     message = Message("{name} is a copy of {original}", {"name": "a.png", "original": "b.png"})
     assert (
-        texts.say_beside(message, "a.png", "en") == "Is a copy of b.png"
-        and texts.say_beside(message, "a.png", "zh_CN") == "是 b.png 的副本"
+        texts.render_beside(message, "a.png", "en") == "Is a copy of b.png"
+        and texts.render_beside(message, "a.png", "zh_CN") == "是 b.png 的副本"
     )
-    assert texts.say_beside(message, "b.png", "en") == "a.png is a copy of b.png"
+    assert texts.render_beside(message, "b.png", "en") == "a.png is a copy of b.png"
 
 
 def test_a_sentence_without_a_translation_stays_english(monkeypatch):
     monkeypatch.setattr(texts, "table", lambda language: {"it is {value}": "{wrong}"})
-    assert texts.say(Message("it was {value}", {"value": 3}), "zh_CN") == "It was 3"
-    assert texts.say(Message("it is {value}", {"value": 3}), "zh_CN") == "It is 3"
+    assert texts.render(Message("it was {value}", {"value": 3}), "zh_CN") == "It was 3"
+    assert texts.render(Message("it is {value}", {"value": 3}), "zh_CN") == "It is 3"
 
 
 def test_several_wrong_settings_are_each_translated():
@@ -200,7 +200,7 @@ def test_several_wrong_settings_are_each_translated():
         ],
         "x.yaml",
     )
-    said = texts.say_error(error, "zh_CN")
+    said = texts.render_error(error, "zh_CN")
     assert (
         "缺少 epochs" in said["message"]
         and "请重试。" in said["message"]
@@ -213,20 +213,20 @@ def test_sentences_in_a_row_are_set_as_their_language_does():
         Message("The LoRA will be {target}.", {"target": "a"}),
         Message("Please try again."),
     )
-    assert texts.say_all(messages, "en") == "The LoRA will be a. Please try again."
-    assert " " not in texts.say_all((Message("Use auto."), Message("Use auto.")), "zh_CN")
+    assert texts.render_all(messages, "en") == "The LoRA will be a. Please try again."
+    assert " " not in texts.render_all((Message("Use auto."), Message("Use auto.")), "zh_CN")
 
 
 def test_a_sentence_inside_a_sentence_is_translated_too():
     inner = DatasetError("{name} has no caption", name="a.png")
     assert (
-        texts.say(Message("this run cannot be read: {reason}", {"reason": inner}), "zh_CN")
+        texts.render(Message("this run cannot be read: {reason}", {"reason": inner}), "zh_CN")
         == "无法读取这次训练：a.png 没有标注"
     )
 
 
 @pytest.mark.parametrize(
-    ("wishes", "language"),
+    ("preferences", "language"),
     [
         (("", "", ""), "en"),
         (("zh_CN",), "zh_CN"),
@@ -237,8 +237,8 @@ def test_a_sentence_inside_a_sentence_is_translated_too():
         (("../../etc",), "en"),
     ],
 )
-def test_the_first_wish_that_can_be_met_counts(wishes, language):
-    assert texts.choose(*wishes) == language
+def test_the_first_preference_that_can_be_met_counts(preferences, language):
+    assert texts.choose(*preferences) == language
 
 
 def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
@@ -250,6 +250,7 @@ def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
 @pytest.mark.parametrize("language", ["en", "zh_CN"])
 def test_a_sentence_that_its_values_do_not_fit_is_shown_as_it_stands(language):
     assert (
-        texts.say(Message("{file} is {what}", {"file": "fox.png"}), language) == "{file} is {what}"
+        texts.render(Message("{file} is {what}", {"file": "fox.png"}), language)
+        == "{file} is {what}"
     )
-    assert texts.say(Message("a { is open", {"file": "fox.png"}), language) == "A { is open"
+    assert texts.render(Message("a { is open", {"file": "fox.png"}), language) == "A { is open"

@@ -57,7 +57,7 @@ class Previewing(TrainingHook):
                 contextlib.closing(samples.make(trainer, settings, report.stop_asked)) as found,
             ):
                 for event in found:
-                    report.say(event)
+                    report.write(event)
                     made.append(event)
                     report.part_done(min(len(made), total))
                     self.run.control.pause_if_asked(trainer)

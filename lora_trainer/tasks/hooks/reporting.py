@@ -62,7 +62,7 @@ class Reporting(TrainingHook):
         self.pace.add(result)
         rates = rates_in_use(trainer.optimizer)
         memory = peak_memory(trainer.device)
-        self.run.report.say(
+        self.run.report.write(
             events.Progress(
                 step=trainer.step,
                 epoch=trainer.epoch,

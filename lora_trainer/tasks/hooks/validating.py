@@ -105,6 +105,6 @@ class Validating(TrainingHook):
     def _tell(self, step: int, found: Check, seconds: float) -> None:
         event = events.Validated(step=step, seconds=seconds, **dataclasses.asdict(found))
         self._checks = [*(one for one in self._checks if one.step < step), event]
-        self.run.report.say(event)
+        self.run.report.write(event)
         curves = {"loss/training_fixed": event.training_loss}
         self.run.scalars.write(step, {**curves, "loss/validation": event.validation_loss})

@@ -81,11 +81,11 @@ def action(
         )
     # several captions of one image are edited separately
     lines = [line for caption in captions for line in variants(caption)]
-    edit = make(_Wish(values, lines, vocabulary, order))
+    edit = make(_Arguments(values, lines, vocabulary, order))
     return edit if make in _OF_ALL_LINES else lambda caption: edited(caption, edit)
 
 
-class _Wish:
+class _Arguments:
     """The arguments of an action."""
 
     def __init__(
@@ -143,8 +143,8 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 # --- tags -----------------------------------------------------------------------------------------
 
 
-def _add(wish: _Wish) -> Edit:
-    new, at = parts(tidy(wish.text("text"))), wish.values.get("at", "end")
+def _add(arguments: _Arguments) -> Edit:
+    new, at = parts(tidy(arguments.text("text"))), arguments.values.get("at", "end")
     if not new:
         raise DatasetError("there is nothing to add", hint="Type the words that are to be added.")
 
@@ -165,8 +165,8 @@ def _add(wish: _Wish) -> Edit:
     return edit
 
 
-def _remove(wish: _Wish) -> Edit:
-    unwanted = {tag.casefold() for tag in wish.tags()}
+def _remove(arguments: _Arguments) -> Edit:
+    unwanted = {tag.casefold() for tag in arguments.tags()}
 
     def edit(caption: str) -> str:
         return _replaced(
@@ -181,8 +181,8 @@ def _remove(wish: _Wish) -> Edit:
     return edit
 
 
-def _replace_tag(wish: _Wish) -> Edit:
-    old, new = wish.text("tag").strip().casefold(), ", ".join(parts(wish.text("replace")))
+def _replace_tag(arguments: _Arguments) -> Edit:
+    old, new = arguments.text("tag").strip().casefold(), ", ".join(parts(arguments.text("replace")))
     if not old:
         raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
 
@@ -197,13 +197,15 @@ def _replace_tag(wish: _Wish) -> Edit:
     return edit
 
 
-def _sort(wish: _Wish) -> Edit:
-    first = wish.number("keep_first")
-    how_often = Counter(part.casefold() for caption in wish.captions for part in parts(caption))
+def _sort(arguments: _Arguments) -> Edit:
+    first = arguments.number("keep_first")
+    how_often = Counter(
+        part.casefold() for caption in arguments.captions for part in parts(caption)
+    )
 
     def order(part: str) -> tuple[int, str]:
         return (
-            -how_often[part.casefold()] if wish.values.get("by") == "frequency" else 0
+            -how_often[part.casefold()] if arguments.values.get("by") == "frequency" else 0
         ), part.casefold()
 
     def edit(caption: str) -> str:
@@ -213,7 +215,7 @@ def _sort(wish: _Wish) -> Edit:
     return edit
 
 
-def _dedupe(wish: _Wish) -> Edit:
+def _dedupe(arguments: _Arguments) -> Edit:
     return _without_repeats
 
 
@@ -229,7 +231,7 @@ def _without_repeats(caption: str) -> str:
     return _replaced(caption, changes)
 
 
-def _tidy(wish: _Wish) -> Edit:
+def _tidy(arguments: _Arguments) -> Edit:
     """Normalize spaces, empty parts and full-width commas; text inside sentences is unchanged."""
     return lambda caption: ", ".join(parts(tidy(caption)))
 
@@ -237,45 +239,46 @@ def _tidy(wish: _Wish) -> Edit:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def _set(wish: _Wish) -> Edit:
-    caption = caption_of(wish.text("caption"))
+def _set(arguments: _Arguments) -> Edit:
+    caption = caption_of(arguments.text("caption"))
     return lambda _: caption
 
 
-def _clear(wish: _Wish) -> Edit:
+def _clear(arguments: _Arguments) -> Edit:
     return lambda _: ""
 
 
-def _remove_text(wish: _Wish) -> Edit:
+def _remove_text(arguments: _Arguments) -> Edit:
     return _replacing(
-        _Wish(
-            {**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions
+        _Arguments(
+            {**arguments.values, "find": arguments.text("text"), "replace": "", "regex": False},
+            arguments.captions,
         )
     )
 
 
-def _replace(wish: _Wish) -> Edit:
-    return _replacing(wish)
+def _replace(arguments: _Arguments) -> Edit:
+    return _replacing(arguments)
 
 
-def _replacing(wish: _Wish) -> Edit:
-    find, replacement = wish.text("find"), wish.text("replace")
+def _replacing(arguments: _Arguments) -> Edit:
+    find, replacement = arguments.text("find"), arguments.text("replace")
     if not find:
         raise DatasetError(
             "there is nothing to search for", hint="Type the words that are to be replaced."
         )
-    flags = 0 if wish.flag("case") else re.IGNORECASE
-    if wish.flag("regex"):
+    flags = 0 if arguments.flag("case") else re.IGNORECASE
+    if arguments.flag("regex"):
         table = dict(
             zip(
-                wish.captions,
-                _found_apart(find, replacement, flags, list(wish.captions)),
+                arguments.captions,
+                _found_apart(find, replacement, flags, list(arguments.captions)),
                 strict=True,
             )
         )
         return lambda caption: _replaced(caption, table[caption])
     escaped = re.escape(find)
-    pattern = re.compile(rf"(?<!\w){escaped}(?!\w)" if wish.flag("whole") else escaped, flags)
+    pattern = re.compile(rf"(?<!\w){escaped}(?!\w)" if arguments.flag("whole") else escaped, flags)
     return lambda caption: _replaced(
         caption, [Change(*match.span(), replacement) for match in pattern.finditer(caption)]
     )
@@ -428,8 +431,8 @@ def _found_apart(
 # --- words with a meaning -------------------------------------------------------------------------
 
 
-def _trigger(wish: _Wish) -> Edit:
-    word, older = wish.text("word").strip(), wish.text("instead_of").strip()
+def _trigger(arguments: _Arguments) -> Edit:
+    word, older = arguments.text("word").strip(), arguments.text("instead_of").strip()
     if not word:
         raise DatasetError("there is no trigger word", hint="Type one, such as sks_style.")
     if "," in word or "，" in word:
@@ -448,16 +451,16 @@ def _trigger(wish: _Wish) -> Edit:
     return edit
 
 
-def _compose(wish: _Wish) -> Edit:
-    given = fields_of(wish.values.get("fields"))
+def _compose(arguments: _Arguments) -> Edit:
+    given = fields_of(arguments.values.get("fields"))
     if not any(given.values()):
         raise DatasetError("there is nothing to add", hint="Type the words that are to be added.")
-    if not wish.flag("keep"):
-        whole = template.compose(given, wish.order)
+    if not arguments.flag("keep"):
+        whole = template.compose(given, arguments.order)
         return lambda _: whole
     named = {name: words for name, words in given.items() if words}
     return lambda caption: template.compose(
-        {**template.split(caption, wish.vocabulary), **named}, wish.order
+        {**template.split(caption, arguments.vocabulary), **named}, arguments.order
     )
 
 
@@ -482,14 +485,14 @@ def fields_of(values: object) -> dict[Field, str]:
     return {name: tidy(values[name]) for name in FIELDS if name in values}
 
 
-def _vocabulary(wish: _Wish) -> Edit:
-    vocabulary = wish.vocabulary
+def _vocabulary(arguments: _Arguments) -> Edit:
+    vocabulary = arguments.vocabulary
     if vocabulary is None:
         raise DatasetError(
             "this dataset has no vocabulary yet",
             hint="Write down its opening phrase and its words first.",
         )
-    word = wish.text("trigger")
+    word = arguments.text("trigger")
 
     def edit(caption: str) -> str:
         found = template.departures({"": caption}, vocabulary, word)
@@ -498,7 +501,7 @@ def _vocabulary(wish: _Wish) -> Edit:
     return edit
 
 
-_ACTIONS: Mapping[str, Callable[[_Wish], Edit]] = {
+_ACTIONS: Mapping[str, Callable[[_Arguments], Edit]] = {
     "add": _add,
     "remove": _remove,
     "replace-tag": _replace_tag,

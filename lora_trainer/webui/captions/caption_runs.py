@@ -46,7 +46,7 @@ _WEIGHTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionWish:
+class CaptionRequest:
     """A request for a caption run."""
 
     captioner: str
@@ -107,7 +107,7 @@ def _offer(
         "memory_text": size_of(info.memory_bytes),
         "licence": info.licence,
         "on_disk": is_on_disk(info, host_models, environ),
-        "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
+        "needs": {"sentence": texts.render(_needs(missing), language)} if missing else None,
         "fields": [
             form.shown(group, item.name, language)
             for group, item in _fields_of(info)
@@ -171,27 +171,29 @@ def _fields_of(info: CaptionerInfo) -> list[tuple[type[Settings], dataclasses.Fi
 
 
 def settings_of(
-    wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool
+    request: CaptionRequest, folder: Path, view: View, host_models: Path, *, remote: bool
 ) -> CaptionSettings:
     """A request -> the run's settings. Raises ConfigError with all problems; Forbidden for a path
     from a remote user.
     """
     every = captioners.every()
-    if wish.captioner not in every:
+    if request.captioner not in every:
         raise ConfigError(
             "there is no captioner {name}",
             hint="Use: {known}.",
-            name=wish.captioner,
+            name=request.captioner,
             known=", ".join(every),
         )
     shown = {info.name: dict(_named_fields(info)) for info in every.values()}
-    allowed = shown[wish.captioner]
-    foreign = [key for key in wish.options if not any(key in fields for fields in shown.values())]
+    allowed = shown[request.captioner]
+    foreign = [
+        key for key in request.options if not any(key in fields for fields in shown.values())
+    ]
     if foreign:
         raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
     options = {
         key: value
-        for key, value in wish.options.items()
+        for key, value in request.options.items()
         if key in allowed and value not in (None, "", [])
     }
     if remote and any(about(allowed[key]).audience == "local" for key in options):
@@ -203,13 +205,13 @@ def settings_of(
     return captioning.from_mapping(
         {
             **options,
-            "captioner": wish.captioner,
+            "captioner": request.captioner,
             "input": str(folder),
             "format": "txt" if keeps_texts(view) else "auto",
-            "trigger": wish.trigger,
-            "only": wish.only,
-            "only_missing": wish.only_missing,
-            "overwrite": wish.overwrite,
+            "trigger": request.trigger,
+            "only": request.only,
+            "only_missing": request.only_missing,
+            "overwrite": request.overwrite,
             "host_models": str(host_models),
         },
         source="the request",

@@ -30,7 +30,7 @@ from lora_trainer.webui.captions import (
     serialization,
     tag_counts,
 )
-from lora_trainer.webui.captions.caption_runs import CaptionerView, CaptionWish
+from lora_trainer.webui.captions.caption_runs import CaptionerView, CaptionRequest
 from lora_trainer.webui.captions.check import CheckSettings
 from lora_trainer.webui.captions.cropped_copies import Copy
 from lora_trainer.webui.captions.serialization import (
@@ -503,8 +503,8 @@ def trigger(app: App, request: Request) -> TriggerRemark:
     found = token_counts.look_at_trigger(word) if word.strip() else None
     if found is None:
         return {"available": False, "is_good": True, "message": "", "hint": ""}
-    message = texts.say(found.message, request.language)
-    hint = texts.say(found.hint, request.language)
+    message = texts.render(found.message, request.language)
+    hint = texts.render(found.hint, request.language)
     return {"available": True, "is_good": found.is_good, "message": message, "hint": hint}
 
 
@@ -613,10 +613,13 @@ def _copy(app: App, copy: Copy, language: str) -> CopyView:
             else None
         ),
         "notes": [
-            {"message": texts.say(note.message, language), "hint": texts.say(note.hint, language)}
+            {
+                "message": texts.render(note.message, language),
+                "hint": texts.render(note.hint, language),
+            }
             for note in copy.notes
         ],
-        "error": texts.say_error(copy.error, language) if copy.error else None,
+        "error": texts.render_error(copy.error, language) if copy.error else None,
     }
 
 
@@ -647,7 +650,7 @@ def caption_run(app: App, request: Request) -> RunView:
         )
         if not only:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
-    wish = CaptionWish(
+    caption_request = CaptionRequest(
         captioner=request.value("captioner", str),
         options=request.value("options", dict, {}),
         trigger=request.value("trigger", str, ""),
@@ -656,7 +659,7 @@ def caption_run(app: App, request: Request) -> RunView:
         only=only,
     )
     settings = caption_runs.settings_of(
-        wish, dataset.path, view, app.host.paths().models, remote=request.remote
+        caption_request, dataset.path, view, app.host.paths().models, remote=request.remote
     )
     when = request.value("when", str, "now")
     return caption_runs.begin(

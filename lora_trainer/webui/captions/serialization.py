@@ -256,7 +256,7 @@ def where_of(values: Mapping[str, Any]) -> image_query.ImageFilter:
     )
 
 
-def wish_of(query: Mapping[str, str], offset: int, limit: int) -> image_query.PageQuery:
+def page_query(query: Mapping[str, str], offset: int, limit: int) -> image_query.PageQuery:
     order = cast(image_query.Order, query.get("order", "name"))
     return image_query.PageQuery(
         **dataclasses.asdict(where_of(query)), offset=offset, limit=limit, order=order
@@ -313,8 +313,8 @@ def finding_json(finding: Finding, item: Item, language: str) -> FindingView:
         "id": "",
         "severity": finding.severity,
         "kind": finding.kind,
-        "message": texts.say_beside(finding.message, item.name, language),
-        "hint": texts.say(finding.hint, language),
+        "message": texts.render_beside(finding.message, item.name, language),
+        "hint": texts.render(finding.hint, language),
         "measured": None,
         "fix": None,
         "related": [],
@@ -327,10 +327,10 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
         {
             "severity": one.severity,
             "kind": one.kind,
-            "message": texts.say(one.message, language),
-            "hint": texts.say(one.hint, language),
+            "message": texts.render(one.message, language),
+            "hint": texts.render(one.hint, language),
             "each": (
-                [texts.say(finding.message, language) for finding in one.findings[:MOST_NAMED]]
+                [texts.render(finding.message, language) for finding in one.findings[:MOST_NAMED]]
                 if len(one.findings) > 1
                 else []
             ),
@@ -382,7 +382,7 @@ def edits_json(bench: Workbench, language: str) -> EditEnds:
 def line_json(line: EditSummary, language: str) -> EditView:
     return {
         "id": line.id,
-        "title": texts.say(line.title, language),
+        "title": texts.render(line.title, language),
         "count": line.count,
         "time": line.time,
         "undone": line.undone,
@@ -392,7 +392,7 @@ def line_json(line: EditSummary, language: str) -> EditView:
 def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeView:
     """The answer of every edit."""
     return {
-        "title": texts.say(outcome.title, language),
+        "title": texts.render(outcome.title, language),
         "changed": outcome.changed,
         "unchanged": outcome.unchanged,
         "conflicts": [
@@ -400,7 +400,7 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeVi
                 "key": conflict.key,
                 "name": conflict.name,
                 "current": conflict.current,
-                "message": texts.say(conflict.message, language),
+                "message": texts.render(conflict.message, language),
             }
             for conflict in outcome.conflicts
         ],
@@ -422,7 +422,7 @@ def check_json(bench: Workbench, view: View, language: str) -> CheckView:
             "trigger": status.settings.trigger,
             "tokens": status.settings.tokens,
         },
-        "error": texts.say_error(status.error, language) if status.error else None,
+        "error": texts.render_error(status.error, language) if status.error else None,
         "checked": status.checked,
         "sums": [_sum_json(one, view, language) for one in findings.summed],
         "clusters": [
@@ -446,8 +446,8 @@ def _sum_json(one: Sum, view: View, language: str) -> SumView:
         "kind": one.kind,
         "label": texts.translate(KIND_LABELS[one.kind], language),
         "severity": one.severity,
-        "message": texts.say(one.message, language),
-        "hint": texts.say(hint, language),
+        "message": texts.render(one.message, language),
+        "hint": texts.render(hint, language),
         "images": sum(path in view.by_path for path in one.about),
         "fix": (
             {"label": texts.translate(FIX_LABELS[fixes[0]], language), "count": len(fixes)}

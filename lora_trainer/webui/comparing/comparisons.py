@@ -215,17 +215,19 @@ class Comparison:
             return Message("Cancelled.")
         return Message("")
 
-    def to_mapping(self, say: Callable[[Message], str], address: Callable[[str], str]) -> TryView:
-        """As JSON. say: translates a message; address: URL of a file of the comparison."""
+    def to_mapping(
+        self, render: Callable[[Message], str], address: Callable[[str], str]
+    ) -> TryView:
+        """As JSON. render: translates a message; address: URL of a file of the comparison."""
         error: Sentence | None = (
-            {"message": say(self.error.message), "hint": say(self.error.hint)}
+            {"message": render(self.error.message), "hint": render(self.error.hint)}
             if self.error
             else None
         )
         pictures: list[TryPicture] = [
             {
                 "url": address(picture.file),
-                "label": say(_label(picture, self.wanted.kind)),
+                "label": render(_label(picture, self.wanted.kind)),
                 "strength": picture.strength,
                 "step": picture.step,
                 "lora": picture.lora or None,
@@ -247,8 +249,8 @@ class Comparison:
             "seed": self.seed,
             "loras": list(self.wanted.loras),
             "strengths": list(self.wanted.strengths),
-            "notes": [say(note) for note in self.notes],
-            "sentence": say(self.sentence()),
+            "notes": [render(note) for note in self.notes],
+            "sentence": render(self.sentence()),
             "error": error,
             "started": self.started,
         }

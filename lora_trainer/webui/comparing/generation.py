@@ -246,7 +246,7 @@ class ComparisonJobs:
         prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
         for note in notes:
             job.note(note)
-        wish = Txt2ImgRequest(
+        request = Txt2ImgRequest(
             prompt=prompt,
             negative=job.wanted.negative,
             seed=job.seed,
@@ -259,7 +259,7 @@ class ComparisonJobs:
         )
         job.step = job.step_count = 0
         made = self._host.generate(
-            wish, progress=_progress_callback(job), stop_asked=job.stop.is_set
+            request, progress=_progress_callback(job), stop_asked=job.stop.is_set
         )
         if strength:
             self._check_messages(job, lora, name, made)

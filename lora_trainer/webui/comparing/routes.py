@@ -65,7 +65,9 @@ def try_picture(app: App, request: Request) -> Response:
 
 
 def _try(job: Comparison, request: Request) -> TryView:
-    def say(message: Message) -> str:
-        return texts.say(message, request.language)
+    def render(message: Message) -> str:
+        return texts.render(message, request.language)
 
-    return job.to_mapping(say, lambda name: f"{PREFIX.lstrip('/')}/tries/{job.id}/picture/{name}")
+    return job.to_mapping(
+        render, lambda name: f"{PREFIX.lstrip('/')}/tries/{job.id}/picture/{name}"
+    )

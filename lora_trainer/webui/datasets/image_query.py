@@ -99,13 +99,13 @@ class Page:
     """Number of all matches."""
 
 
-def page(view: View, wish: PageQuery, known: Knowledge) -> Page:
+def page(view: View, query: PageQuery, known: Knowledge) -> Page:
     """The images of a PageQuery."""
-    found = matching(view.items, wish, known)
-    order = _ORDERS.get(wish.order)
+    found = matching(view.items, query, known)
+    order = _ORDERS.get(query.order)
     if order is not None:
         found.sort(key=lambda item: order(item, known))  # stable: equal ones stay sorted by name
-    return Page(items=tuple(found[wish.offset : wish.offset + wish.limit]), matching=len(found))
+    return Page(items=tuple(found[query.offset : query.offset + query.limit]), matching=len(found))
 
 
 def matching(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> list[Item]:

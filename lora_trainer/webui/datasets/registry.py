@@ -167,7 +167,7 @@ class Datasets:
         except LoraTrainerError as error:
             return {
                 **card,
-                "problem": texts.say_error(error, language),
+                "problem": texts.render_error(error, language),
                 "gone": not dataset.path.is_dir(),
             }
         except Exception as error:
@@ -177,7 +177,7 @@ class Datasets:
             problem = DatasetError(
                 "these images cannot be listed: {reason}", hint=hint, reason=reason
             )
-            return {**card, "problem": texts.say_error(problem, language)}
+            return {**card, "problem": texts.render_error(problem, language)}
         card["count"] = len(view.items)
         card["captioned"] = sum(bool(item.caption) for item in view.items)
         card["changed"] = max((item.changed for item in view.items), default=0.0)
@@ -195,9 +195,9 @@ class Datasets:
         with self._lock:
             parent = self._data.folder("datasets")
             taken = {folded(entry.name) for entry in parent.iterdir()}
-            wish = safe_name(name, forbidden=FORBIDDEN_IN_NAMES)
+            wanted = safe_name(name, forbidden=FORBIDDEN_IN_NAMES)
             identity = free_name(
-                wish,
+                wanted,
                 lambda candidate: (
                     folded(candidate) in taken or _EXTERNAL.fullmatch(candidate) is not None
                 ),

@@ -52,20 +52,20 @@ class Thumbnails:
         """The thumbnail of an image, created if needed. Raises DatasetError if the image is
         unreadable or the disk is full.
         """
-        wish = (path, longest_side)
+        key = (path, longest_side)
         now = self._clock()
         with self._lock:
             if now - self._tidied >= TIDY_SECONDS:
                 self._tidied = now
                 self._pool.submit(self._tidy, now)
-            future = self._making.get(wish)
+            future = self._making.get(key)
             if future is None:
-                future = self._making[wish] = self._pool.submit(self._make, path, longest_side)
+                future = self._making[key] = self._pool.submit(self._make, path, longest_side)
         try:
             return future.result()
         finally:
             with self._lock:
-                self._making.pop(wish, None)
+                self._making.pop(key, None)
 
     def _make(self, path: Path, longest_side: int) -> Path:
         name = self._digest(path)

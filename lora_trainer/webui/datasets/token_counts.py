@@ -81,9 +81,9 @@ def look_at_trigger(word: str) -> TriggerView | None:
     return tokens.look_at_trigger(word, clip.tokenize) if clip else None
 
 
-def limit_of(wish: object) -> int:
+def limit_of(value: object) -> int:
     """75, 150 or 225; 75 for other values."""
-    return next((limit for limit in LIMITS if str(wish) == str(limit)), LIMITS[0])
+    return next((limit for limit in LIMITS if str(value) == str(limit)), LIMITS[0])
 
 
 @cache

@@ -411,9 +411,9 @@ def _problem(
     language: str,
     redactions: Mapping[PurePath, str] | None = None,
 ) -> Response:
-    told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
+    told: dict[str, Any] = {"kind": type(error).__name__, **texts.render_error(error, language)}
     if isinstance(error, ConfigError):
-        told["problems"] = [texts.say_error(problem, language) for problem in error.problems]
+        told["problems"] = [texts.render_error(problem, language) for problem in error.problems]
     answer: dict[str, Any] = {"error": told}
     if isinstance(error, Conflict):
         answer["current"] = error.current

@@ -244,16 +244,16 @@ def items(app: App, request: Request) -> ItemsView | Unchanged:
     revision = bench.revision(view)
     if request.query.get("known") == revision:
         return {"unchanged": True, "revision": revision}
-    wish = serialization.wish_of(
+    query = serialization.page_query(
         request.query, request.number("offset", 0), min(request.number("limit", 60), _MOST_AT_ONCE)
     )
-    known = bench.known(view, wish.trigger, token_counts.limit_of(request.query.get("tokens")))
-    page = image_query.page(view, wish, known)
+    known = bench.known(view, query.trigger, token_counts.limit_of(request.query.get("tokens")))
+    page = image_query.page(view, query, known)
     return {
         "total": len(view.items),
         "matching": page.matching,
         "captioned": sum(bool(item.caption) for item in view.items),
-        "counts": image_query.counts(view.items, wish, known),
+        "counts": image_query.counts(view.items, query, known),
         "revision": revision,
         "removed": len(store.removed()),
         "edits": serialization.edits_json(bench, request.language),
@@ -395,8 +395,8 @@ def _accepted(accepted: Accepted, identity: str, language: str) -> AcceptedView:
         "skipped": [
             {
                 "name": skipped.name,
-                "message": texts.say(skipped.message, language),
-                "hint": texts.say(skipped.hint, language),
+                "message": texts.render(skipped.message, language),
+                "hint": texts.render(skipped.hint, language),
                 "kept_caption": skipped.kept_caption,
             }
             for skipped in accepted.skipped

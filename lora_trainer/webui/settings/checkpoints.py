@@ -216,7 +216,7 @@ class Checkpoints:
             facts = self._known_or_none(choice.path)
             if facts is None:
                 unseen.append(choice.path)
-            title = texts.say(PRACTICE_TITLE, language) if choice.is_practice else choice.title
+            title = texts.render(PRACTICE_TITLE, language) if choice.is_practice else choice.title
             answer.append(
                 {
                     "id": choice.id,
@@ -322,8 +322,8 @@ def said(facts: CheckpointFacts, language: str) -> CheckpointSummary:
         "family": facts.family.id if facts.family else None,
         "family_name": facts.family.name if facts.family else None,
         "resolution": facts.resolution,
-        "problem": texts.say(facts.problem, language) if facts.problem else None,
-        "hint": texts.say(facts.hint, language) if facts.problem else None,
+        "problem": texts.render(facts.problem, language) if facts.problem else None,
+        "hint": texts.render(facts.hint, language) if facts.problem else None,
     }
 
 

@@ -1,10 +1,10 @@
 """Turns the tab's draft into a run's settings, and computes the run's plan.
 
-    preflight.run_config(wish) -> RunConfig    for POST /runs: complete except for its folder and
-                                               the `auto`s that the worker resolves
-    preflight.check(wish, pending) -> PreflightReport    for POST /plan: checkpoint, images, steps,
-                                               time, disk space, file name, and all problems with
-                                               their fields; does not raise for invalid input
+    preflight.run_config(request) -> RunConfig
+        for POST /runs: complete except for its folder and the `auto`s that the worker resolves
+    preflight.check(request, pending) -> PreflightReport
+        for POST /plan: checkpoint, images, steps, time, disk space, file name, and all problems
+        with their fields; does not raise for invalid input
 
 The numbers are from run_estimate.py; images and captions are scanned as in the worker
 (scan_cache.py). Fast enough for each keystroke: only headers of checkpoints are read, and images
@@ -216,7 +216,7 @@ class PreflightReport:
     def to_json(self, language: str) -> PlanView:
         return {
             "ok": self.ok,
-            "sentence": texts.say_all(self.sentence, language),
+            "sentence": texts.render_all(self.sentence, language),
             "facts": [
                 {
                     "label": texts.translate(fact.label, language),
@@ -228,8 +228,8 @@ class PreflightReport:
                 {
                     "field": problem.field,
                     "severity": problem.severity,
-                    "message": texts.say(problem.message, language),
-                    "hint": texts.say(problem.hint, language),
+                    "message": texts.render(problem.message, language),
+                    "hint": texts.render(problem.hint, language),
                     "change": dict(problem.change or {}),
                 }
                 for problem in self.problems
@@ -246,9 +246,9 @@ class PreflightReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Selection:
-    """A wish with its dataset and checkpoint."""
+    """A request with its dataset and checkpoint."""
 
-    wish: PlanRequest
+    request: PlanRequest
     dataset: DatasetInfo
     choice: CheckpointChoice
     facts: CheckpointFacts
@@ -256,12 +256,12 @@ class _Selection:
     @property
     def name(self) -> str:
         """The name as typed, which may be invalid; else derived from the dataset's name."""
-        return self.wish.name.strip() or clean_name(self.dataset.name)
+        return self.request.name.strip() or clean_name(self.dataset.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """Evaluates wishes with this WebUI's device, folders, datasets, checkpoints and throughput."""
+    """Evaluates requests with this WebUI's device, folders, datasets, checkpoints, throughput."""
 
     host: Host
     data: DataFolder
@@ -272,45 +272,45 @@ class Preflight:
     throughput: Throughput
     loras: Loras
 
-    def run_config(self, wish: PlanRequest) -> RunConfig:
+    def run_config(self, request: PlanRequest) -> RunConfig:
         """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
         DatasetError, CheckpointError.
         """
-        draft = self._select(wish)
+        draft = self._select(request)
         draft.facts.require()
         return settings.from_mapping(self._values(draft), source="the settings")
 
-    def check(self, wish: PlanRequest, pending: Iterable[str] = ()) -> PreflightReport:
-        """The plan for this wish, with all problems. `pending`: LoRA names of the runs queued
+    def check(self, request: PlanRequest, pending: Iterable[str] = ()) -> PreflightReport:
+        """The plan for this request, with all problems. `pending`: LoRA names of the runs queued
         before it.
         """
         problems: list[Problem] = []
         try:
-            draft = self._select(wish)
+            draft = self._select(request)
         except LoraTrainerError:
-            return PreflightReport(problems=tuple(self._without_a_choice(wish)))
+            return PreflightReport(problems=tuple(self._without_a_choice(request)))
         if draft.facts.problem is not None:
             problems.append(_checkpoint_problem(draft.facts))
         try:
             values = self._values(draft)
         except NotFound as error:
             problems.append(_problem_of("init_lora", error))
-            values = self._values(replace(draft, wish=replace(wish, init_lora="")))
+            values = self._values(replace(draft, request=replace(request, init_lora="")))
         asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
         problems += _licence_problems(draft)
-        found = self._scan(wish.dataset, asked, problems)
+        found = self._scan(request.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
         estimate = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
         return self._plan(draft, found, estimate, pending, problems)
 
-    def _select(self, wish: PlanRequest) -> _Selection:
+    def _select(self, request: PlanRequest) -> _Selection:
         """Raises DatasetError, CheckpointError."""
-        dataset = self._dataset(wish.dataset)
-        choice = self.checkpoints.find(wish.checkpoint)
+        dataset = self._dataset(request.dataset)
+        choice = self.checkpoints.find(request.checkpoint)
         facts = self.checkpoints.facts(choice.path)
-        return _Selection(wish=wish, dataset=dataset, choice=choice, facts=facts)
+        return _Selection(request=request, dataset=dataset, choice=choice, facts=facts)
 
     def _dataset(self, identity: str) -> DatasetInfo:
         """Raises DatasetError if none is chosen, or it is missing."""
@@ -324,7 +324,7 @@ class Preflight:
 
     def _values(self, draft: _Selection) -> dict[str, Any]:
         """Flat config keys. Only form fields are taken from the browser: other keys are paths."""
-        chosen = draft.wish.chosen
+        chosen = draft.request.chosen
         if "clip_skip" not in chosen and draft.choice.clip_skip:
             chosen["clip_skip"] = draft.choice.clip_skip
         # an invalid folder name is reported by the settings' validation
@@ -334,32 +334,32 @@ class Preflight:
             "train_data_dir": draft.dataset.path,
             "base_model": draft.choice.path,
             "vae": _usable_vae(draft.choice),
-            "init_lora": self.loras.file(wished) if (wished := draft.wish.init_lora) else None,
+            "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "name": draft.name,
             "output_dir": self.data.folder("runs") / folder,
             "lora_dir": self.host.paths().lora_dir,
         }
 
-    def _without_a_choice(self, wish: PlanRequest) -> list[Problem]:
+    def _without_a_choice(self, request: PlanRequest) -> list[Problem]:
         """The problems if images or checkpoint are not chosen: that, and those of everything
         else.
         """
         problems: list[Problem] = []
         folder = None
         try:
-            folder = self._dataset(wish.dataset).path
+            folder = self._dataset(request.dataset).path
         except LoraTrainerError as error:
             problems.append(_problem_of("dataset", error))
         try:
-            facts = self.checkpoints.facts(self.checkpoints.find(wish.checkpoint).path)
+            facts = self.checkpoints.facts(self.checkpoints.find(request.checkpoint).path)
             if facts.problem is not None:
                 problems.append(_checkpoint_problem(facts))
         except LoraTrainerError as error:
             problems.append(_problem_of("checkpoint", error))
         asked = _settings(
             {
-                **wish.chosen,
-                "name": wish.name.strip(),
+                **request.chosen,
+                "name": request.name.strip(),
                 "train_data_dir": folder or ".",
                 "base_model": ".",
                 "output_dir": "run",
@@ -367,7 +367,7 @@ class Preflight:
             problems,
         )
         if folder is not None:
-            self._scan(wish.dataset, asked, problems)
+            self._scan(request.dataset, asked, problems)
         return problems
 
     def _scan(self, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
@@ -821,7 +821,7 @@ def _checkpoint_facts(draft: _Selection) -> Iterator[Fact]:
     if draft.facts.family is None:
         return
     name = _checkpoint_name(draft)
-    if draft.wish.checkpoint == LOADED:
+    if draft.request.checkpoint == LOADED:
         template = (
             "{checkpoint}, loaded now"
             if draft.choice.in_memory
@@ -864,7 +864,7 @@ def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> M
 
 
 def _said(text: Message | str, language: str) -> str:
-    return text if isinstance(text, str) else texts.say(text, language)
+    return text if isinstance(text, str) else texts.render(text, language)
 
 
 def _problem_of(place: str, error: LoraTrainerError) -> Problem:

@@ -71,12 +71,12 @@ def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
     return {
         "id": choice.id,
         "title": (
-            texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title
+            texts.render(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title
         ),
         "practice": choice.is_practice,
         "vae": choice.vae.name if choice.vae else None,
         "clip_skip": choice.clip_skip if facts.family and facts.family.has_clip_skip else None,
-        "notes": [texts.say(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
+        "notes": [texts.render(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
         **said(facts, request.language),
     }
 

@@ -102,8 +102,8 @@ class Setup:
             seconds = self._clock() - self._began if self._is_running else 0.0
         return {
             "state": state,
-            "message": texts.say(message, language),
-            "hint": texts.say(hint, language),
+            "message": texts.render(message, language),
+            "hint": texts.render(hint, language),
             "lines": lines,
             "seconds": seconds,
             "megabytes": megabytes(overlay),

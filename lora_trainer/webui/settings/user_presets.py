@@ -80,7 +80,7 @@ class UserPresets:
             "presets": [
                 {**to_json(preset), "file": preset.id.removeprefix(OWN)} for preset in presets
             ],
-            "problems": [texts.say_error(problem, language) for problem in problems],
+            "problems": [texts.render_error(problem, language) for problem in problems],
         }
 
     def save(

@@ -29,7 +29,7 @@ FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """For URLs that contain a hash of their content. Private: behind the WebUI's login."""
 
 
-class ModulesTrouble(TypedDict):
+class ModulesError(TypedDict):
     message: str
     hint: str
     label: str
@@ -40,7 +40,7 @@ class ModulesView(TypedDict):
 
     start: str
     all: list[str]
-    trouble: ModulesTrouble
+    error: ModulesError
 
 
 class Language(TypedDict):
@@ -102,7 +102,7 @@ def home(app: App, request: Request) -> HomeView:
         try:
             return make(language)
         except LoraTrainerError as error:
-            problems[name] = texts.say_error(error, language)
+            problems[name] = texts.render_error(error, language)
             return None
 
     return {
@@ -137,16 +137,16 @@ def home(app: App, request: Request) -> HomeView:
 @route("GET", "/modules")
 def modules(app: App, request: Request) -> ModulesView:
     served = es_modules.MODULES
-    trouble = LoraTrainerError(
+    error = LoraTrainerError(
         "a part of LoRA Trainer could not be loaded",
         hint="Reload the page: the extension may have been updated meanwhile.",
     )
     return {
         "start": served.address(es_modules.START),
         "all": [served.address(name) for name in served.texts],
-        "trouble": {
-            "message": texts.say(trouble.message, request.language),
-            "hint": texts.say(trouble.hint, request.language),
+        "error": {
+            "message": texts.render(error.message, request.language),
+            "hint": texts.render(error.hint, request.language),
             "label": texts.translate("Reload the page", request.language),
         },
     }

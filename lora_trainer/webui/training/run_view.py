@@ -38,7 +38,7 @@ Status = Literal[
     "failed",
     "lost",
 ]
-Say = Callable[[Message], str]
+Render = Callable[[Message], str]
 
 
 Abilities = TypedDict(
@@ -243,7 +243,7 @@ def abilities(entry: HistoryEntry, status: Status) -> Abilities:
 def run(
     entry: HistoryEntry,
     line: QueueState,
-    say: Say,
+    render: Render,
     *,
     asked: RequestKind | None = None,
     waits_for_host: bool = False,
@@ -273,7 +273,7 @@ def run(
         "step_count": shown.step_count or whole(entry.settings.get("max_train_steps")),
         "epoch": shown.epoch,
         "epoch_count": shown.epoch_count,
-        "phase": phase(shown.phase, say) if status in ACTIVE else "",
+        "phase": phase(shown.phase, render) if status in ACTIVE else "",
         "phase_step": shown.phase_step,
         "phase_total": shown.phase_total,
         "loss": finite(shown.loss),
@@ -287,13 +287,13 @@ def run(
         "delivered": last_part(state.delivered) or None,
         "lora": lora_name(state) or None,
         "file": shown.file or None,
-        "failure": failure(entry, say) if status in ("failed", "lost") else None,
-        "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
+        "failure": failure(entry, render) if status in ("failed", "lost") else None,
+        "warnings": [warning(event, render) for event in state.warnings[-MOST_WARNINGS:]],
         "can": abilities(entry, status),
-        "sentence": say(
+        "sentence": render(
             WAITS_FOR_HOST
             if waits_for_host and status == "starting"
-            else sentence(entry, status, position, say)
+            else sentence(entry, status, position, render)
         ),
     }
 
@@ -307,7 +307,7 @@ def _waiting_state(entry: HistoryEntry) -> RunState:
     )
 
 
-def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say) -> Message:
+def sentence(entry: HistoryEntry, status: Status, position: int | None, render: Render) -> Message:
     """A summary of the run's state."""
     state = entry.state
     match status:
@@ -326,7 +326,7 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say
         case "paused":
             return Message("Paused at step {step}.", {"step": state.step})
         case "running":
-            return _progress(state, say)
+            return _progress(state, render)
         case "finished" if entry.job == "caption":
             return Message(
                 (
@@ -372,9 +372,9 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say
     return lost(entry)
 
 
-def _progress(state: RunState, say: Say) -> Message:
+def _progress(state: RunState, render: Render) -> Message:
     if state.phase not in STEPPING or not state.step_count:
-        words = phase(state.phase, say) or say(Message("Reading the settings"))
+        words = phase(state.phase, render) or render(Message("Reading the settings"))
         if state.phase_total:
             return Message(
                 "{phase}: {done} of {total}",
@@ -387,7 +387,7 @@ def _progress(state: RunState, say: Say) -> Message:
         )
     if finite(state.seconds_left) is None:
         return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})
-    left = say(duration(state.seconds_left or 0.0))
+    left = render(duration(state.seconds_left or 0.0))
     return Message(
         "Step {step} of {total}, about {time} left",
         {"step": state.step, "total": state.step_count, "time": left},
@@ -408,7 +408,7 @@ def lost(entry: HistoryEntry) -> Message:
     )
 
 
-def failure(entry: HistoryEntry, say: Say) -> Sentence:
+def failure(entry: HistoryEntry, render: Render) -> Sentence:
     """The error and its hint."""
     failed = entry.state.failure
     if entry.problem is not None:
@@ -417,7 +417,7 @@ def failure(entry: HistoryEntry, say: Say) -> Sentence:
         hint = _message(failed.hint_template, failed.values, failed.hint)
     else:
         hint = Message("Press Continue.")
-    return {"message": say(_cause(entry)), "hint": say(hint)}
+    return {"message": render(_cause(entry)), "hint": render(hint)}
 
 
 def _cause(entry: HistoryEntry) -> Message:
@@ -427,15 +427,15 @@ def _cause(entry: HistoryEntry) -> Message:
     return _message(failed.template, failed.values, failed.message) if failed else lost(entry)
 
 
-def warning(event: Warned, say: Say) -> Sentence:
+def warning(event: Warned, render: Render) -> Sentence:
     """A worker's warning, with paths reduced to file names."""
     values = {
         key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value
         for key, value in event.values.items()
     }
     return {
-        "message": say(_message(event.template, values, event.message)),
-        "hint": say(_message(event.hint_template, values, event.hint)),
+        "message": render(_message(event.template, values, event.message)),
+        "hint": render(_message(event.hint_template, values, event.hint)),
     }
 
 
@@ -461,8 +461,8 @@ def plain(text: str) -> Message:
     return Message("{text}", {"text": text}) if text else Message("")
 
 
-def phase(name: str, say: Say) -> str:
-    return say(Message(PHASES[name])) if name in PHASES else name
+def phase(name: str, render: Render) -> str:
+    return render(Message(PHASES[name])) if name in PHASES else name
 
 
 def preview(entry: HistoryEntry, event: Previewed) -> PreviewView:
@@ -497,13 +497,13 @@ def verdict(found: Verdict, language: str) -> VerdictView:
     return {
         "best_step": found.best_step,
         "strength": found.strength,
-        "sentence": texts.say(first, language),
-        "details": texts.say_all(others, language),
+        "sentence": texts.render(first, language),
+        "details": texts.render_all(others, language),
         "findings": [
             {
                 "name": one.name,
-                "sentence": texts.say(one.sentence, language),
-                "advice": texts.say(one.advice, language),
+                "sentence": texts.render(one.sentence, language),
+                "advice": texts.render(one.advice, language),
                 "changes": {key: value for key, value in one.changes.items() if key in KEYS},
                 "section": one.section,
             }

@@ -315,13 +315,13 @@ class Runs:
         return run_view.run(
             entry,
             line,
-            lambda message: texts.say(message, language),
+            lambda message: texts.render(message, language),
             asked=self._asked_of(entry),
             waits_for_host=waits,
         )
 
     def _handover(self, language: str) -> LeaseView:
-        return self.gpu_lease.status().to_mapping(lambda message: texts.say(message, language))
+        return self.gpu_lease.status().to_mapping(lambda message: texts.render(message, language))
 
     # --- asking -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from lora_trainer.captioning import captioners
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import captioning
 from lora_trainer.webui.captions.caption_runs import (
-    CaptionWish,
+    CaptionRequest,
     hub_cache,
     is_on_disk,
     keeps_texts,
@@ -23,8 +23,8 @@ from lora_trainer.webui.http.routing import Forbidden
 from tests.dataset.pictures import save
 
 
-def wish(captioner="blip", **given) -> CaptionWish:
-    return CaptionWish(
+def caption_request(captioner="blip", **given) -> CaptionRequest:
+    return CaptionRequest(
         **{
             "captioner": captioner,
             "options": {},
@@ -36,7 +36,7 @@ def wish(captioner="blip", **given) -> CaptionWish:
     )
 
 
-def settings(folder: Path, asked: CaptionWish, *, remote=False):
+def settings(folder: Path, asked: CaptionRequest, *, remote=False):
     return settings_of(
         asked,
         folder,
@@ -120,7 +120,9 @@ def test_the_hubs_cache_is_where_its_variables_say():
 def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
     save(tmp_path / "a.png")
     options = {"threshold": 0.4, "exclude": ["solo"], "prefix": "", "top_k": None, "max_tokens": 50}
-    found = settings(tmp_path, wish("wd", options=options, only_missing=True, trigger="sks"))
+    found = settings(
+        tmp_path, caption_request("wd", options=options, only_missing=True, trigger="sks")
+    )
     assert (
         found.input,
         found.captioner,
@@ -147,10 +149,10 @@ def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (wish("florence"), "there is no captioner florence"),
-        (wish(options={"input": "/etc"}), "input cannot be changed here"),
-        (wish("wd", options={"threshold": 7}), "threshold"),
-        (wish(only_missing=True, overwrite=True), "contradict"),
+        (caption_request("florence"), "there is no captioner florence"),
+        (caption_request(options={"input": "/etc"}), "input cannot be changed here"),
+        (caption_request("wd", options={"threshold": 7}), "threshold"),
+        (caption_request(only_missing=True, overwrite=True), "contradict"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, asked, sentence):
@@ -170,12 +172,17 @@ def test_what_cannot_be_is_said(tmp_path, asked, sentence):
     ],
 )
 def test_visitors_from_elsewhere_choose_from_the_list_and_name_no_model_or_file(tmp_path, model):
-    assert settings(tmp_path, wish(options={"model": model})).model == model
+    assert settings(tmp_path, caption_request(options={"model": model})).model == model
     with pytest.raises(Forbidden, match="only the captioners in the list"):
-        settings(tmp_path, wish(options={"model": model}), remote=True)
+        settings(tmp_path, caption_request(options={"model": model}), remote=True)
     with pytest.raises(Forbidden):
-        settings(tmp_path, wish("clip", options={"vocabulary": "/etc/passwd"}), remote=True)
-    assert settings(tmp_path, wish(options={"model": "", "prefix": "a"}), remote=True).model == ""
+        settings(
+            tmp_path, caption_request("clip", options={"vocabulary": "/etc/passwd"}), remote=True
+        )
+    assert (
+        settings(tmp_path, caption_request(options={"model": "", "prefix": "a"}), remote=True).model
+        == ""
+    )
 
 
 def test_visitors_from_elsewhere_are_not_asked_for_what_they_cannot_name(tmp_path):
@@ -195,7 +202,7 @@ def test_captions_go_where_the_dataset_keeps_them(tmp_path):
     assert not keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     (tmp_path / "a" / "a.txt").write_text("fox", encoding="utf-8")
     assert keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
-    assert settings(tmp_path / "a", wish()).format == "txt"
+    assert settings(tmp_path / "a", caption_request()).format == "txt"
     (tmp_path / "a" / "metadata.csv").write_text("a.png,fox\n", encoding="utf-8")
     assert not keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     save(tmp_path / "b" / "10_fox" / "a.png")

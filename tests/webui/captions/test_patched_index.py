@@ -143,14 +143,14 @@ def seen(bench: Workbench) -> dict[str, object]:
     view = bench.store.view()
     known = bench.known(view, "zrb", 75)
     found = known.findings
-    wish = image_query.PageQuery(trigger="zrb", order="findings")
+    query = image_query.PageQuery(trigger="zrb", order="findings")
     return {
         "items": view.items,
         "findings": view.findings,
         "captions": view.captions.by_image,
         "versions": view.versions,
-        "order": [item.name for item in image_query.page(view, wish, known).items],
-        "counts": image_query.counts(view.items, wish, known),
+        "order": [item.name for item in image_query.page(view, query, known).items],
+        "counts": image_query.counts(view.items, query, known),
         "tags": tag_counts.table([item.caption for item in view.items]),
         "told": {path: [told.id for told in some] for path, some in found.of_images.items()},
         "of all": sorted(told.id for told in found.of_all),

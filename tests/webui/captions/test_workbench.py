@@ -438,9 +438,10 @@ def found(
     bench: Workbench, trigger: str = "", tokens: int = 75, order: str = "name", **where
 ) -> list[str]:
     view = bench.store.view()
-    wish = image_query.PageQuery(trigger=trigger, order=order, **where)
+    query = image_query.PageQuery(trigger=trigger, order=order, **where)
     return [
-        item.name for item in image_query.page(view, wish, bench.known(view, trigger, tokens)).items
+        item.name
+        for item in image_query.page(view, query, bench.known(view, trigger, tokens)).items
     ]
 
 

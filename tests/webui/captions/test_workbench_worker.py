@@ -9,7 +9,7 @@ import pytest
 
 from lora_trainer.hosts.base import HostDevice
 from lora_trainer.hosts.gpu_lease import GpuLease
-from lora_trainer.webui.captions.caption_runs import CaptionWish, begin, settings_of
+from lora_trainer.webui.captions.caption_runs import CaptionRequest, begin, settings_of
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
@@ -30,10 +30,10 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     gpu_lease = GpuLease(host, data.root / "handover.json")
     runs = Runs(data=data, gpu_lease=gpu_lease, delivered=lambda: None)
     options = {"model": str(tiny_blip()), "max_tokens": 5, "prefix": "ink,"}
-    wish = CaptionWish(
+    request = CaptionRequest(
         captioner="blip", options=options, only_missing=False, overwrite=False, trigger="sks"
     )
-    settings = settings_of(wish, folder, bench.store.view(), tmp_path / "models", remote=False)
+    settings = settings_of(request, folder, bench.store.view(), tmp_path / "models", remote=False)
     run = begin(
         runs, bench, settings, "水墨 fox", token="a-token-of-a-click", when="now", language=""
     )

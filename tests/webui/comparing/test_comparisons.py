@@ -89,12 +89,13 @@ def test_a_pair_shows_one_seed_without_and_with_the_lora(jobs, host, folder, dat
     write_lora(folder / "ink.safetensors", trigger="inkstyle")
     job = ask(jobs, "ink", strengths=(0.9,), negative="blurry", cfg=5.0, sampler="Euler")
     assert job.status == "done" and job.error is None
-    assert [wish.prompt for wish in host.wishes] == [
+    assert [request.prompt for request in host.requests] == [
         "inkstyle, a fox",
         "inkstyle, a fox <lora:ink:0.9>",
     ]
     assert {
-        (wish.seed, wish.negative, wish.cfg, wish.steps, wish.sampler) for wish in host.wishes
+        (request.seed, request.negative, request.cfg, request.steps, request.sampler)
+        for request in host.requests
     } == {(7, "blurry", 5.0, 3, "Euler")}
     first, second = (Image.open(jobs.file(job.id, picture.file)) for picture in job.pictures)
     assert first.tobytes() != second.tobytes()
@@ -117,7 +118,7 @@ def test_a_prompt_with_the_trigger_and_a_tag_of_its_own_gets_neither_twice(jobs,
     write_lora(folder / "ink.safetensors", trigger="InkStyle")
     write_lora(folder / "other.safetensors", content=9)
     job = ask(jobs, "ink", prompt="inkstyle, a fox <lora:ink:0.3> <lora:other:1>", strengths=(1.0,))
-    assert [wish.prompt for wish in host.wishes] == [
+    assert [request.prompt for request in host.requests] == [
         "inkstyle, a fox <lora:other:1>",
         "inkstyle, a fox <lora:other:1> <lora:ink:1>",
     ]
@@ -130,13 +131,13 @@ def test_a_pair_without_a_strength_uses_the_preferred_one(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     (folder / "ink.json").write_text('{"preferred weight": 0.45}', encoding="utf-8")
     ask(jobs, "ink")
-    assert host.wishes[1].prompt == "a fox <lora:ink:0.45>"
+    assert host.requests[1].prompt == "a fox <lora:ink:0.45>"
 
 
 def test_a_seed_of_minus_one_is_drawn_once_for_all_pictures(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     job = ask(jobs, "ink", kind="grid", seed=-1)
-    assert {wish.seed for wish in host.wishes} == {job.seed} and job.seed >= 0
+    assert {request.seed for request in host.requests} == {job.seed} and job.seed >= 0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_a_matrix_shows_saved_steps_which_the_host_sees_only_meanwhile(jobs, hos
         (200, 0.5),
         (200, 1.0),
     ]
-    assert len(host.wishes) == job.total == 5
+    assert len(host.requests) == job.total == 5
     names = {name for name, _ in host.seen}
     assert len(names) == 2 and all(re.fullmatch(r"try-[0-9a-f]{8}-[01]", name) for name in names)
     assert all(alias == name for name, alias in host.seen)
@@ -296,7 +297,7 @@ def test_a_lora_of_another_family_is_refused_at_once(host, data, folder):
         ),
     ):
         ask(make(host, data), "ink")
-    assert host.wishes == []
+    assert host.requests == []
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400), float("nan"), float("inf"), 2**40])
@@ -336,7 +337,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
             height=64,
         )
     )
-    while not host.wishes:
+    while not host.requests:
         time.sleep(0.005)
     assert (
         told(first)["sentence"] == "Image 1 of 5: step 1 of 20."
@@ -345,7 +346,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
     jobs.cancel(second.id)
     jobs.cancel(first.id)
     assert over(first).status == "cancelled" and over(second).status == "cancelled"
-    assert len(host.wishes) == 1
+    assert len(host.requests) == 1
 
 
 def test_what_a_crash_left_in_the_lora_folder_is_removed_at_the_next_start(host, data, folder):

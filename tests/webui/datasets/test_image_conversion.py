@@ -126,8 +126,8 @@ def program(code: str) -> Converter:
 def test_a_picture_that_ends_the_process_is_one_and_the_next_are_converted(tmp_path):
     pictures = [(tmp_path / name, tmp_path / f"made-{name}") for name in ("a", "deadly", "c")]
     code = (
-        "say({'begun': True})\nfor picture, stem in asked:\n    os._exit(11) if"
-        " picture.endswith('deadly') else say({'made': stem})"
+        "send({'begun': True})\nfor picture, stem in asked:\n    os._exit(11) if"
+        " picture.endswith('deadly') else send({'made': stem})"
     )
     first, problem, third = program(code).convert(pictures)
     assert (first, third) == (tmp_path / "made-a", tmp_path / "made-c")
@@ -144,7 +144,7 @@ def test_a_process_that_cannot_begin_is_not_tried_once_a_picture(tmp_path):
 
 
 def test_a_process_that_takes_too_long_is_ended_and_what_it_made_counts(tmp_path):
-    code = "say({'begun': True})\nsay({'made': asked[0][1]})\ntime.sleep(600)"
+    code = "send({'begun': True})\nsay({'made': asked[0][1]})\ntime.sleep(600)"
     first, problem = program(code).convert(
         [(tmp_path / name, tmp_path / f"made-{name}") for name in "ab"]
     )

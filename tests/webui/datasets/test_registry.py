@@ -251,10 +251,10 @@ def test_pages_filters_and_orders(tmp_path):
     )
     os.utime(tmp_path / "b.png", (time.time() + 60, time.time() + 60))
 
-    def names(**wish):
+    def names(**request):
         found = image_query.page(
             store.view(),
-            image_query.PageQuery(**wish),
+            image_query.PageQuery(**request),
             Workbench(store).known(store.view()),
         )
         return [item.name for item in found.items], found.matching

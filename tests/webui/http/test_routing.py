@@ -389,7 +389,7 @@ def basic(words: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(words.encode()).decode()}
 
 
-def test_the_language_is_the_visitors_wish_then_the_hosts_then_the_browsers(client):
+def test_the_language_is_the_visitors_preference_then_the_hosts_then_the_browsers(client):
     visitor = client(language="zh-Hans (All)")
     assert visitor.get("/lora-trainer/things/fox").json()["language"] == "zh_CN"
     assert (

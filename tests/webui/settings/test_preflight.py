@@ -43,7 +43,7 @@ def app(tmp_path):
     return made
 
 
-def wish(name="", checkpoint="loaded", dataset="discs", **settings):
+def plan_request(name="", checkpoint="loaded", dataset="discs", **settings):
     return PlanRequest(dataset=dataset, checkpoint=checkpoint, name=name, settings=settings)
 
 
@@ -64,7 +64,7 @@ def facts(made):
 
 
 def test_the_plan_is_what_the_worker_then_does(app):
-    asked = wish(
+    asked = plan_request(
         "My.discs",
         max_train_steps=None,
         epochs=3,
@@ -97,7 +97,7 @@ def test_the_plan_is_what_the_worker_then_does(app):
 
 
 def test_the_facts_name_checkpoint_images_steps_and_file(app):
-    made = app.preflight.check(wish("ink", max_train_steps=40))
+    made = app.preflight.check(plan_request("ink", max_train_steps=40))
     assert facts(made)["Checkpoint"] == "tiny-sd1 (SD1.5), loaded now"
     assert facts(made)["Images"] == "5, in sizes 64 x 64 (5)"
     assert facts(made)["Steps"] == "40: each image is seen 8 times"
@@ -110,7 +110,7 @@ def test_the_facts_name_checkpoint_images_steps_and_file(app):
 
 
 def test_a_share_of_less_than_one_image_is_told_beside_it(app):
-    made = app.preflight.check(wish(validation_split=0.05))
+    made = app.preflight.check(plan_request(validation_split=0.05))
     (problem,) = [one for one in made.problems if one.field == "validation_split"]
     assert str(problem.message) == (
         "validation_split is 0.05, less than one of 5 images: none is held out"
@@ -119,18 +119,18 @@ def test_a_share_of_less_than_one_image_is_told_beside_it(app):
 
 
 def test_the_first_caption_is_suggested_for_previews_with_the_trigger_in_front(app):
-    made = app.preflight.check(wish(trigger_word="zrb"))
+    made = app.preflight.check(plan_request(trigger_word="zrb"))
     (prompt,) = made.suggested["sample_prompts"]
     assert prompt.startswith("zrb, ") and made.to_json("en")["suggested"] == {
         "sample_prompts": [prompt]
     }
-    assert app.preflight.run_config(wish(trigger_word="zrb")).samples.sample_prompts == (), (
-        "only who asks for it"
-    )
+    assert (
+        app.preflight.run_config(plan_request(trigger_word="zrb")).samples.sample_prompts == ()
+    ), "only who asks for it"
 
 
 def test_every_auto_is_told(app):
-    made = app.preflight.check(wish(epochs=8, batch_size=2))
+    made = app.preflight.check(plan_request(epochs=8, batch_size=2))
     assert made.resolved == {
         "resolution": 64,
         "lora_rank": 8,
@@ -164,7 +164,7 @@ def test_a_licence_that_restricts_is_told_before_the_start(app, tmp_path):
             " (CC-BY-NC-SA-4.0)",
         ),
     ]
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert made.ok and told(made, "warning") == wanted
     # from the file in which it is kept, and anew when a companion states another one
     kept = Checkpoints(app.host, app.data.folder("runs").parent / "checkpoints.json")
@@ -173,7 +173,7 @@ def test_a_licence_that_restricts_is_told_before_the_start(app, tmp_path):
         tiny_parts("sd1"), path, metadata={"modelspec.resolution": "64x64", "a": "change"}
     )
     path.with_suffix(".civitai.info").write_text('{"allowCommercialUse": "None"}')
-    assert told(app.preflight.check(wish()), "warning") == [
+    assert told(app.preflight.check(plan_request()), "warning") == [
         ("checkpoint", "inkbase is not for commercial use (Civitai)")
     ]
 
@@ -199,15 +199,15 @@ def lora_file(app, name="earlier", version="sd_v1", rank=4, alpha=2.0):
 
 def test_a_lora_to_begin_with_brings_its_rank_and_alpha(app):
     path, identity = lora_file(app)
-    asked = replace(wish(), init_lora=identity)
+    asked = replace(plan_request(), init_lora=identity)
     made = app.preflight.check(asked)
     assert told(made) == [] and made.ok
     assert (made.resolved["lora_rank"], made.resolved["lora_alpha"]) == (4, 2.0)
     config = app.preflight.run_config(asked).lora
     assert (config.init_lora, config.lora_rank) == (path, None)
-    grown = app.preflight.check(replace(wish(lora_rank=16), init_lora=identity))
+    grown = app.preflight.check(replace(plan_request(lora_rank=16), init_lora=identity))
     assert grown.resolved["lora_alpha"] == 8.0 and told(grown, "warning") == []
-    reduced = app.preflight.check(replace(wish(lora_rank=2), init_lora=identity))
+    reduced = app.preflight.check(replace(plan_request(lora_rank=2), init_lora=identity))
     words = "earlier.safetensors has rank 4, so that rank 2 does not keep all of it"
     assert told(reduced, "warning") == [("lora_rank", words)] and reduced.ok
 
@@ -218,19 +218,19 @@ def test_a_lora_to_begin_with_brings_its_rank_and_alpha(app):
 )
 def test_a_lora_that_does_not_fit_the_checkpoint_is_said_beside_it(app, version, words):
     _, identity = lora_file(app, "sdxl", version)
-    made = app.preflight.check(replace(wish(), init_lora=identity))
+    made = app.preflight.check(replace(plan_request(), init_lora=identity))
     assert told(made) == [("init_lora", words)] and not made.ok
 
 
 def test_a_lora_to_begin_with_that_is_gone_is_said_beside_it(app):
     path, identity = lora_file(app)
     path.unlink()
-    asked = replace(wish(), init_lora=identity)
+    asked = replace(plan_request(), init_lora=identity)
     made = app.preflight.check(asked)
     assert told(made) == [("init_lora", "this LoRA is no longer there")] and not made.ok
     with pytest.raises(NotFound):
         app.preflight.run_config(asked)
-    no_path = replace(wish(), init_lora=str(path))
+    no_path = replace(plan_request(), init_lora=str(path))
     assert told(app.preflight.check(no_path)) == [("init_lora", "this LoRA is no longer there")]
 
 
@@ -238,54 +238,56 @@ def test_a_name_that_is_taken_gets_a_number(app):
     (app.host.models / "Lora" / "sub").mkdir()
     (app.host.models / "Lora" / "sub" / "Ink.safetensors").write_bytes(b"")
     run_estimate._held_names.cache_clear()
-    assert app.preflight.check(wish("ink")).target == "models/Lora/ink-2.safetensors"
+    assert app.preflight.check(plan_request("ink")).target == "models/Lora/ink-2.safetensors"
 
 
 def test_runs_that_come_before_take_their_names_first(app):
     pending = ["Ink", "other", "ink"]
-    assert app.preflight.check(wish("ink"), pending).target == "models/Lora/ink-3.safetensors"
+    assert (
+        app.preflight.check(plan_request("ink"), pending).target == "models/Lora/ink-3.safetensors"
+    )
 
 
 def test_without_a_name_the_datasets_name_is_taken(app):
-    assert app.preflight.check(wish()).target == "models/Lora/discs.safetensors"
-    assert app.preflight.run_config(wish()).lora.name == "discs"
+    assert app.preflight.check(plan_request()).target == "models/Lora/discs.safetensors"
+    assert app.preflight.run_config(plan_request()).lora.name == "discs"
 
 
 def test_the_loaded_checkpoint_brings_its_vae_and_clip_skip(app, tmp_path):
     vae = tmp_path / "kl.safetensors"
     vae.write_bytes(b"")
     app.host.load(tiny_checkpoint("sd1"), vae=vae, clip_skip=2)
-    run = app.preflight.run_config(wish())
+    run = app.preflight.run_config(plan_request())
     assert (run.checkpoint.vae, run.checkpoint.clip_skip) == (vae, 2)
-    assert app.preflight.run_config(wish(clip_skip=1)).checkpoint.clip_skip == 1
-    assert facts(app.preflight.check(wish()))["VAE"] == "kl.safetensors"
+    assert app.preflight.run_config(plan_request(clip_skip=1)).checkpoint.clip_skip == 1
+    assert facts(app.preflight.check(plan_request()))["VAE"] == "kl.safetensors"
     other = next(
         choice for choice in app.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl")
     )
     assert (
-        app.preflight.run_config(wish(checkpoint=other.id)).checkpoint.vae,
-        app.preflight.run_config(wish(checkpoint=other.id)).checkpoint.clip_skip,
+        app.preflight.run_config(plan_request(checkpoint=other.id)).checkpoint.vae,
+        app.preflight.run_config(plan_request(checkpoint=other.id)).checkpoint.clip_skip,
     ) == (None, 1)
 
 
 def test_the_hosts_vae_as_a_pickle_is_left_out_and_told(app, tmp_path):
     app.host.load(tiny_checkpoint("sd1"), vae=tmp_path / "anime.vae.pt")
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert (
         "checkpoint",
         "the WebUI's VAE anime.vae.pt is a pickle; the one inside the checkpoint is used instead",
     ) in told(made, "warning")
-    assert app.preflight.run_config(wish()).checkpoint.vae is None
+    assert app.preflight.run_config(plan_request()).checkpoint.vae is None
 
 
 def test_a_runs_folder_is_called_as_its_lora(app):
-    asked = app.preflight.run_config(wish("ink"))
+    asked = app.preflight.run_config(plan_request("ink"))
     assert asked.output.output_dir == app.data.folder("runs") / "ink"
 
 
 def test_paths_are_not_taken_from_the_browser(app, tmp_path):
     run = app.preflight.run_config(
-        wish(
+        plan_request(
             lora_dir="/",
             output_dir="/tmp/x",
             base_model="/etc/passwd",
@@ -303,7 +305,7 @@ def test_paths_are_not_taken_from_the_browser(app, tmp_path):
 
 
 def earlier_run(app, images_per_second, **changes):
-    asked = app.preflight.run_config(wish("earlier", max_train_steps=200, **changes))
+    asked = app.preflight.run_config(plan_request("earlier", max_train_steps=200, **changes))
     folder = folders.begin(
         asked.output.output_dir,
         training.to_yaml(training.settle(asked, asked.dataset.resolution or 64, 200)),
@@ -317,13 +319,13 @@ def earlier_run(app, images_per_second, **changes):
 
 def test_time_comes_from_earlier_runs_of_the_same_kind(app):
     earlier_run(app, 4.0)
-    made = app.preflight.check(wish(max_train_steps=1200))
+    made = app.preflight.check(plan_request(max_train_steps=1200))
     assert made.seconds == pytest.approx(300)
     assert facts(made)["Time"] == "about 5 minutes"
 
 
 def test_what_comes_before_and_after_the_steps_takes_time_too(app):
-    asked = app.preflight.run_config(wish("earlier", max_train_steps=200))
+    asked = app.preflight.run_config(plan_request("earlier", max_train_steps=200))
     folder = folders.begin(
         asked.output.output_dir, training.to_yaml(training.settle(asked, 64, 200))
     )
@@ -340,9 +342,11 @@ def test_what_comes_before_and_after_the_steps_takes_time_too(app):
     writer.close()
     # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its picture; four
     # rounds of previews on the way
-    assert app.preflight.check(wish(max_train_steps=100)).seconds == pytest.approx(20 + 25 + 6)
+    assert app.preflight.check(plan_request(max_train_steps=100)).seconds == pytest.approx(
+        20 + 25 + 6
+    )
     assert app.preflight.check(
-        wish(max_train_steps=100, sample_prompts=["a disc"], sample_every=20)
+        plan_request(max_train_steps=100, sample_prompts=["a disc"], sample_every=20)
     ).seconds == pytest.approx(20 + 25 + 5 * 6)
 
 
@@ -351,11 +355,11 @@ def test_what_comes_before_and_after_the_steps_takes_time_too(app):
 )
 def test_runs_of_another_kind_say_nothing_of_the_time(app, changes):
     earlier_run(app, 4.0)
-    assert app.preflight.check(wish(max_train_steps=1200, **changes)).seconds is None
+    assert app.preflight.check(plan_request(max_train_steps=1200, **changes)).seconds is None
 
 
 def test_disk_counts_what_the_run_will_write(app):
-    asked = wish(
+    asked = plan_request(
         "ink",
         max_train_steps=12,
         save_steps=4,
@@ -379,7 +383,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(app, monkeypatch):
     monkeypatch.setattr(
         planning.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})()
     )
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert not made.ok and told(made)[0][1].endswith("and the disk has 1 MB left")
 
 
@@ -424,28 +428,28 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(app, monkeypatch):
     ],
 )
 def test_a_setting_out_of_bounds_is_told_beside_its_field(app, settings, field, words):
-    made = app.preflight.check(wish(**settings))
+    made = app.preflight.check(plan_request(**settings))
     assert not made.ok
     (problem,) = [problem for problem in made.problems if problem.severity == "error"]
     assert problem.field == field and words in str(problem.message)
 
 
 def test_all_wrong_settings_are_told_at_once_and_the_rest_still_counts(app):
-    made = app.preflight.check(wish(lora_rank=0, learning_rate=-1, epochs=2))
+    made = app.preflight.check(plan_request(lora_rank=0, learning_rate=-1, epochs=2))
     assert {field for field, _ in told(made)} == {"lora_rank", "learning_rate"}
     assert (made.steps, made.ok) == (10, False)
 
 
 def test_a_name_that_no_file_can_have_is_told_beside_the_name(app):
-    made = app.preflight.check(wish("con"))
+    made = app.preflight.check(plan_request("con"))
     assert told(made) == [("name", "name 'con' cannot be a file's name on Windows")]
     with pytest.raises(ConfigError, match="Windows"):
-        app.preflight.run_config(wish("con"))
+        app.preflight.run_config(plan_request("con"))
 
 
 @pytest.mark.parametrize("character", "<>:,=")
 def test_a_name_that_a_tag_cannot_hold_is_refused_rather_than_changed(app, character):
-    made = app.preflight.check(wish(f"my{character}lora"))
+    made = app.preflight.check(plan_request(f"my{character}lora"))
     assert told(made) == [
         (
             "name",
@@ -453,30 +457,30 @@ def test_a_name_that_a_tag_cannot_hold_is_refused_rather_than_changed(app, chara
         )
     ]
     with pytest.raises(ConfigError, match="cannot hold"):
-        app.preflight.run_config(wish(f"my{character}lora"))
+        app.preflight.run_config(plan_request(f"my{character}lora"))
 
 
 def test_a_dot_in_a_name_is_told_as_the_file_will_have_it(app):
-    assert app.preflight.check(wish("ink v1.5")).target.endswith("/ink v1_5.safetensors")
+    assert app.preflight.check(plan_request("ink v1.5")).target.endswith("/ink v1_5.safetensors")
 
 
 def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(app):
     app.host.now = None
-    made = app.preflight.check(wish(dataset=""))
+    made = app.preflight.check(plan_request(dataset=""))
     assert told(made) == [
         ("dataset", "no images are chosen"),
         ("checkpoint", "the WebUI has no checkpoint loaded"),
     ]
     (app.datasets.folders["discs"] / "img00.png").write_bytes(b"not a picture")
-    assert [field for field, _ in told(app.preflight.check(wish(lora_rank=0)))] == [
+    assert [field for field, _ in told(app.preflight.check(plan_request(lora_rank=0)))] == [
         "checkpoint",
         "lora_rank",
         "dataset",
     ]
     with pytest.raises(DatasetError):
-        app.preflight.run_config(wish(dataset=""))
+        app.preflight.run_config(plan_request(dataset=""))
     with pytest.raises(CheckpointError):
-        app.preflight.run_config(wish())
+        app.preflight.run_config(plan_request())
 
 
 def test_a_checkpoint_that_cannot_be_trained_is_told_with_the_images_findings(app, tmp_path):
@@ -484,31 +488,33 @@ def test_a_checkpoint_that_cannot_be_trained_is_told_with_the_images_findings(ap
     pickle.write_bytes(b"PK\x03\x04" + bytes(600))
     app.host.load(pickle)
     (tmp_path / "discs" / "img00.png").write_bytes(b"not a picture")
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert [field for field, _ in told(made)] == ["checkpoint", "dataset"]
     assert told(made)[0][1].startswith("old.ckpt is a pickle")
     with pytest.raises(CheckpointError):
-        app.preflight.run_config(wish())
+        app.preflight.run_config(plan_request())
 
 
 def test_a_folder_that_is_gone_is_told_in_plain_words(app):
     for picture in app.datasets.folders["discs"].iterdir():
         picture.unlink()
     app.datasets.folders["discs"].rmdir()
-    assert told(app.preflight.check(wish())) == [("dataset", "the folder discs no longer exists")]
+    assert told(app.preflight.check(plan_request())) == [
+        ("dataset", "the folder discs no longer exists")
+    ]
     with pytest.raises(DatasetError, match="no longer exists"):
-        app.preflight.run_config(wish())
+        app.preflight.run_config(plan_request())
 
 
 def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_to_do(app, tmp_path):
     for file in (tmp_path / "discs").glob("*.csv"):
         file.unlink()
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert told(made) == [
         ("captions", "5 images have no caption (img00.png, img01.png, img02.png ...)")
     ]
     assert "a trigger word is enough" in str(made.problems[0].hint)
-    with_word = app.preflight.check(wish(trigger_word="zrb"))
+    with_word = app.preflight.check(plan_request(trigger_word="zrb"))
     assert with_word.ok and told(with_word, "warning")[0][0] == "trigger_word"
 
 
@@ -516,7 +522,7 @@ def test_with_a_trigger_word_nobody_is_sent_to_set_one(app, tmp_path):
     for file in (tmp_path / "discs").glob("*.csv"):
         file.unlink()
     (tmp_path / "discs" / "img00.txt").write_text("a disc", encoding="utf-8")
-    made = app.preflight.check(wish(trigger_word="zrb"))
+    made = app.preflight.check(plan_request(trigger_word="zrb"))
     assert told(made) == [
         ("captions", "4 images have no caption (img01.png, img02.png, img03.png ...)")
     ]
@@ -533,23 +539,23 @@ def test_a_caption_that_is_too_long_is_told_before_the_worker_would(app, tmp_pat
             "file_name,text\n" + "".join(f"img{number:02d}.png,a disc\n" for number in range(1, 5)),
             encoding="utf-8",
         )
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     assert told(made) == [
         (
             "max_token_length",
             "img00.png: the caption has 90 tokens, 15 more than max_token_length 75",
         )
     ]
-    assert app.preflight.check(wish(max_token_length=150)).ok
+    assert app.preflight.check(plan_request(max_token_length=150)).ok
 
 
 def test_many_findings_of_one_kind_are_one_line(app, tmp_path):
     for number in range(30):
         (tmp_path / "discs" / f"bad{number:02d}.png").write_bytes(b"")
-    made = app.preflight.check(wish())
+    made = app.preflight.check(plan_request())
     lines = [message for field, message in told(made) if field == "dataset"]
     assert lines == ["30 images cannot be read (bad00.png, bad01.png, bad02.png ...)"]
-    skipping = app.preflight.check(wish(on_bad_data="skip"))
+    skipping = app.preflight.check(plan_request(on_bad_data="skip"))
     assert skipping.ok and skipping.steps == 50
 
 
@@ -557,9 +563,9 @@ def test_no_path_of_this_machine_is_in_what_is_told(app, tmp_path):
     (tmp_path / "discs" / "bad.png").write_bytes(b"")
     app.datasets.folders["gone"] = tmp_path / "gone"
     for made in (
-        app.preflight.check(wish()),
-        app.preflight.check(wish(dataset="gone")),
-        app.preflight.check(wish(lora_rank=0)),
+        app.preflight.check(plan_request()),
+        app.preflight.check(plan_request(dataset="gone")),
+        app.preflight.check(plan_request(lora_rank=0)),
     ):
         assert made.problems and str(tmp_path) not in str(made.to_json("en"))
 
@@ -569,21 +575,26 @@ def test_a_resolution_far_below_the_checkpoints_own_is_a_warning(app, tmp_path):
     write_checkpoint(tiny_parts("sd1"), path, metadata={"modelspec.resolution": "512x512"})
     app.host.load(path)
     assert "This checkpoint was made for 512 pixels; at 256 it learns less detail" in str(
-        app.preflight.check(wish(resolution=256)).to_json("en")
+        app.preflight.check(plan_request(resolution=256)).to_json("en")
     )
-    assert "learns less" not in str(app.preflight.check(wish(resolution=448)).to_json("en"))
+    assert "learns less" not in str(app.preflight.check(plan_request(resolution=448)).to_json("en"))
 
 
 def test_the_practice_model_can_be_trained_on(app):
-    made = app.preflight.check(wish(checkpoint="practice"))
+    made = app.preflight.check(plan_request(checkpoint="practice"))
     assert made.ok and facts(made)["Checkpoint"] == "Tiny practice model (SD1.5)"
     assert made.to_json("zh_CN")["facts"][0]["value"] == "小型练习模型 (SD1.5)"
-    assert app.preflight.run_config(wish(checkpoint="practice")).checkpoint.base_model == EMBEDDED
+    assert (
+        app.preflight.run_config(plan_request(checkpoint="practice")).checkpoint.base_model
+        == EMBEDDED
+    )
 
 
 def test_a_missing_lora_folder_is_told(app):
     (app.host.models / "Lora").rmdir()
-    assert (None, "the WebUI's LoRA folder Lora is missing") in told(app.preflight.check(wish()))
+    assert (None, "the WebUI's LoRA folder Lora is missing") in told(
+        app.preflight.check(plan_request())
+    )
 
 
 @pytest.mark.parametrize(
@@ -614,7 +625,7 @@ def test_sd2_that_does_not_say_its_resolution_leaves_it_open(app, tmp_path):
         + content[8 + length :]
     )
     app.host.load(path)
-    made = app.preflight.check(wish(max_train_steps=10))
+    made = app.preflight.check(plan_request(max_train_steps=10))
     assert facts(made)["Resolution"] == "512 or 768: found when the checkpoint is loaded"
     assert (made.steps, made.seconds, "resolution" in made.resolved) == (10, None, False)
 
@@ -633,13 +644,13 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
         (folder / f"{number:06d}.txt").write_text(f"a picture, number {number}", encoding="utf-8")
     app.datasets.folders["many"] = folder
     begin = time.thread_time()
-    made = app.preflight.check(wish(dataset="many"))
+    made = app.preflight.check(plan_request(dataset="many"))
     first = time.thread_time() - begin
     # ten epochs of all but the eight that are held out
     assert made.unchecked > 0 and made.steps == 19_920
     app.image_cache.wait()
     begin = time.thread_time()
-    made = app.preflight.check(wish(dataset="many", lora_rank=16))
+    made = app.preflight.check(plan_request(dataset="many", lora_rank=16))
     again = time.thread_time() - begin
     print(f"first {first:.2f} s, again {again:.2f} s")
     assert made.unchecked == 0
@@ -665,7 +676,7 @@ def with_sd15(app, tmp_path):
 
     def check(gigabytes, **settings):
         app.host.device_kind, app.host.card_bytes = "cuda", int(gigabytes * 1e9)
-        return app.preflight.check(wish(resolution=512, **settings))
+        return app.preflight.check(plan_request(resolution=512, **settings))
 
     return check
 
@@ -698,6 +709,6 @@ def test_previews_that_do_not_fit_are_told_apart_from_the_training(with_sd15):
 
 def test_no_memory_is_foretold_for_an_unknown_architecture_or_no_card(app):
     app.host.device_kind, app.host.card_bytes = "cuda", 10**9
-    assert "Memory" not in facts(app.preflight.check(wish()))
+    assert "Memory" not in facts(app.preflight.check(plan_request()))
     app.host.card_bytes = None
-    assert "Memory" not in facts(app.preflight.check(wish()))
+    assert "Memory" not in facts(app.preflight.check(plan_request()))

@@ -1,4 +1,4 @@
-"""The routes of settings and set-up over real HTTP: what the browser gets, for sound wishes and for
+"""The routes of settings and set-up over real HTTP: what the browser gets, for valid requests and for
 nonsense.
 """
 
@@ -52,13 +52,13 @@ def post(client, path, body, language="en"):
 
 
 def test_a_plan_is_told_in_the_visitors_language(client):
-    wish = {
+    body = {
         "dataset": "discs",
         "checkpoint": "loaded",
         "name": "ink",
         "settings": {"max_train_steps": 40, "lora_rank": 0},
     }
-    told = post(client, "plan", wish).json()
+    told = post(client, "plan", body).json()
     assert (told["ok"], told["steps"], told["target"]) == (False, 40, "models/Lora/ink.safetensors")
     assert told["problems"][0] == {
         "field": "lora_rank",
@@ -227,17 +227,17 @@ def test_without_the_header_nothing_is_set_up(client, app):
 
 
 def test_a_preset_of_ones_own_is_saved_shown_and_deleted(client):
-    wish = {"title": "墨 faces", "why": "", "values": {"lora_rank": 16, "trigger_word": "ohwx"}}
-    saved = post(client, "presets", wish).json()
+    body = {"title": "墨 faces", "why": "", "values": {"lora_rank": 16, "trigger_word": "ohwx"}}
+    saved = post(client, "presets", body).json()
     assert saved["saved"] == "own:墨 faces.yaml" and [
         preset["values"] for preset in saved["presets"]
     ] == [{"lora_rank": 16}]
-    again = post(client, "presets", wish, language="zh_CN")
+    again = post(client, "presets", body, language="zh_CN")
     assert (
         again.status_code == 409
         and again.json()["error"]["message"] == "你已有名为 墨 faces 的预设"
     )
-    assert post(client, "presets", {**wish, "replace": True}).json()["saved"] == "own:墨 faces.yaml"
+    assert post(client, "presets", {**body, "replace": True}).json()["saved"] == "own:墨 faces.yaml"
     assert post(client, "presets/%E5%A2%A8%20faces.yaml/delete", {}).json() == {
         "presets": [],
         "problems": [],

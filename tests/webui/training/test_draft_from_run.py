@@ -78,15 +78,15 @@ def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
 
 def test_the_draft_can_be_planned_and_started_as_it_is(app):
     draft = draft_again(app)
-    wish = PlanRequest(
+    request = PlanRequest(
         dataset=draft["dataset"],
         checkpoint=draft["checkpoint"],
         name=draft["name"],
         settings=draft["settings"],
     )
-    made = app.preflight.check(wish)
+    made = app.preflight.check(request)
     assert made.ok and made.steps == 40
-    assert app.preflight.run_config(wish).lora.lora_rank == 4
+    assert app.preflight.run_config(request).lora.lora_rank == 4
 
 
 def test_images_and_checkpoint_that_are_gone_are_left_open(app):

@@ -16,7 +16,7 @@ from lora_trainer.webui.training import routes
 from tests.jobs.logs import FINISHED, TRAINED, append, write_run
 from tests.webui import made_runs
 
-WISH = {
+BODY = {
     "dataset": "ink",
     "checkpoint": "loaded",
     "name": "水墨 ink",
@@ -32,16 +32,16 @@ def desk(tmp_path):
         yield made
 
 
-def run_config(desk, wish):
-    if not wish.dataset:
+def run_config(desk, plan):
+    if not plan.dataset:
         raise DatasetError("no images are chosen", hint="Add images first, under Images.")
-    return desk.asked(wish.name)
+    return desk.asked(plan.name)
 
 
 def browser(desk, *, remote=False, app=None):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: remote, api_credentials=dict)
     app = app or Starlette()
-    preflight = SimpleNamespace(run_config=lambda wish: run_config(desk, wish))
+    preflight = SimpleNamespace(run_config=lambda plan: run_config(desk, plan))
     routing.mount(
         app, SimpleNamespace(host=host, runs=desk.runs, preflight=preflight, redactions=dict)
     )
@@ -56,7 +56,7 @@ def browser(desk, *, remote=False, app=None):
 def test_a_run_from_the_click_to_the_trash(desk):
     client = browser(desk)
     for _ in range(2):
-        begun = client.post("/lora-trainer/runs", json=WISH)
+        begun = client.post("/lora-trainer/runs", json=BODY)
         assert (
             begun.status_code == 200
             and begun.json()["id"] == "水墨 ink"
@@ -92,13 +92,13 @@ def test_a_run_from_the_click_to_the_trash(desk):
     "body",
     [
         {},
-        {**WISH, "token": ""},
-        {**WISH, "token": 3},
-        {**WISH, "token": "x" * 300},
-        {**WISH, "dataset": ""},
+        {**BODY, "token": ""},
+        {**BODY, "token": 3},
+        {**BODY, "token": "x" * 300},
+        {**BODY, "dataset": ""},
     ],
 )
-def test_a_bad_wish_gets_a_sentence(desk, body):
+def test_a_bad_request_gets_a_sentence(desk, body):
     answer = browser(desk).post("/lora-trainer/runs", json=body)
     assert (
         answer.status_code == 400

@@ -304,7 +304,7 @@ def test_what_a_worker_said_is_translated_by_its_template_and_braces_of_others_s
         },
     )
     failure = run_view.run(
-        entry(*FAILED), QueueState(), lambda message: texts.say(message, "zh_CN")
+        entry(*FAILED), QueueState(), lambda message: texts.render(message, "zh_CN")
     )["failure"]
     assert failure == {"message": "第 10 步内存不足", "hint": "把 batch_size 设为 1。"}
     odd = events.Failed(
