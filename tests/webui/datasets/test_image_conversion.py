@@ -115,7 +115,7 @@ def test_one_process_converts_what_it_can_and_says_of_the_rest_why_not(tmp_path)
 def program(code: str) -> Converter:
     """A converter that is a few lines of Python: `asked` is what it is told."""
     before = (
-        "import json, os, sys, time\nasked = json.load(sys.stdin)['pictures']\nsay = lambda line:"
+        "import json, os, sys, time\nasked = json.load(sys.stdin)['pictures']\nsend = lambda line:"
         " print(json.dumps(line), flush=True)\n"
     )
     return Converter(
@@ -144,7 +144,7 @@ def test_a_process_that_cannot_begin_is_not_tried_once_a_picture(tmp_path):
 
 
 def test_a_process_that_takes_too_long_is_ended_and_what_it_made_counts(tmp_path):
-    code = "send({'begun': True})\nsay({'made': asked[0][1]})\ntime.sleep(600)"
+    code = "send({'begun': True})\nsend({'made': asked[0][1]})\ntime.sleep(600)"
     first, problem = program(code).convert(
         [(tmp_path / name, tmp_path / f"made-{name}") for name in "ab"]
     )
