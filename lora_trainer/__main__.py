@@ -156,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("--json", **AS_JSON)
 
-    summary = "judge a run and write its report.html: best step, strength, curves, pictures"
+    summary = "judge a run and write its report.html: best step, strength, curves, images"
     sub = add("report", write_report, summary)
     sub.add_argument("run_dir", **RUN)
 
@@ -544,7 +544,7 @@ def crop(asked: argparse.Namespace) -> int:
             only=asked.only,
             progress=progress,
         )
-    print(f"Pictures written to {asked.output}: {len(done.written)}")
+    print(f"Images written to {asked.output}: {len(done.written)}")
     if done.findings:
         print(findings.report(done.findings))
     return 1 if any(finding.severity == "error" for finding in done.findings) else 0

@@ -96,7 +96,7 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 def pytest_addoption(parser: Any) -> None:
     group = parser.getgroup("LoRA Trainer")
     group.addoption(
-        "--screenshots", metavar="FOLDER", help="the browser tests put pictures of the tab there"
+        "--screenshots", metavar="FOLDER", help="the browser tests put images of the tab there"
     )
     group.addoption(
         "--every-webui",

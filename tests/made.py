@@ -1,4 +1,4 @@
-"""Things tests train on, made on the spot: small pictures with captions, and tiny checkpoints in
+"""Things tests train on, made on the spot: small images with captions, and tiny checkpoints in
 the WebUI's format.
 """
 
@@ -46,7 +46,7 @@ COLOURS = ("red", "green", "blue", "orange", "purple", "black", "white", "yellow
 
 
 def draw_images(folder: Path, count: int = 4, size: tuple[int, int] = (64, 64)) -> Path:
-    """`count` pictures of one disc each, captioned in metadata.csv as the seeds do: no header."""
+    """`count` images of one disc each, captioned in metadata.csv as the seeds do: no header."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
@@ -64,7 +64,7 @@ def draw_images(folder: Path, count: int = 4, size: tuple[int, int] = (64, 64)) 
 def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
     """A tiny checkpoint file of random weights, made once a test session."""
     path = Path(mkdtemp(prefix="tiny-checkpoint-")) / f"tiny-{family}.safetensors"
-    # its pictures are 64 pixels wide, and it says so
+    # its images are 64 pixels wide, and it says so
     write_checkpoint(
         tiny_parts(family, prediction_type=prediction_type),
         path,

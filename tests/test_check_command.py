@@ -34,7 +34,7 @@ def folder(tmp_path, scenes):
 def test_a_good_dataset_passes(folder, capsys):
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Pictures checked: 5. No problems found",
+        "Images checked: 5. No problems found",
         (
             'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a'
             " new meaning, though its parts may lend it some of theirs: try it in a prompt before"
@@ -64,7 +64,7 @@ def test_warnings_pass_and_errors_do_not(folder, scenes, tmp_path, capsys):
 
 
 def test_the_checkpoint_tells_the_resolution(folder, capsys):
-    # the tiny checkpoint says that its pictures are 64 pixels wide: nothing has to grow
+    # the tiny checkpoint says that its images are 64 pixels wide: nothing has to grow
     assert main(["check", str(folder), "--checkpoint", str(tiny_checkpoint("sd1"))]) == 0
     assert "No problems found" in capsys.readouterr().out
 
@@ -86,11 +86,11 @@ def test_what_a_captioner_saw_tells_how_much_variety_there_is(folder, capsys):
     )
     assert main(["check", str(folder), "--resolution", "128"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Pictures checked: 5. Things to look at: 1",
-        "- to CLIP the pictures look much alike: they differ 0 % as much as unrelated pictures do",
+        "Images checked: 5. Things to look at: 1",
+        "- to CLIP the images look much alike: they differ 0 % as much as unrelated images do",
         (
             "  If they show one angle or one distance, add others, or other backgrounds and light;"
-            " what all pictures share becomes part of the LoRA."
+            " what all images share becomes part of the LoRA."
         ),
     ]
 
@@ -103,7 +103,7 @@ def test_twenty_pictures_with_one_fault_are_one_thing(folder, scenes, capsys):
         framed.save(folder / f"{number}.png")
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Pictures checked: 5. Things to look at: 2, in 5 files"
+    assert lines[0] == "Images checked: 5. Things to look at: 2, in 5 files"
     assert [line for line in lines if line.startswith("- ")] == [
         '- 5 images have the same caption, "a scene"',
         "- 5 images have a wide border of one colour",
@@ -133,7 +133,7 @@ def test_crop_writes_copies_once(folder, tmp_path, capsys):
         "--subject",
     ]
     assert main(call) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"Pictures written to {tmp_path / 'out'}: 5"
+    assert capsys.readouterr().out.splitlines()[0] == f"Images written to {tmp_path / 'out'}: 5"
     assert Image.open(tmp_path / "out" / "3.png").size == (64, 64)
     assert (tmp_path / "out" / "3.txt").read_text(encoding="utf-8") == "zorbl, scene 3\n"
     assert main(call) == 1

@@ -74,7 +74,7 @@ export async function reload(words, options) {
     }
 }
 
-const PICTURES_KEY = "lora-trainer-captions-pictures";
+const IMAGE_SIZE_KEY = "lora-trainer-captions-images";
 
 /**
  * What can be heard of, and what is said then.
@@ -114,7 +114,7 @@ export function begin(/** @type {BenchPage} */ page) {
     drawn.now = page;
     bench.edits = { undo: null, redo: null };
     bench.selection = nothing();
-    page.panel.dataset.pictures = picturesAreLarge() ? "large" : "small";
+    page.panel.dataset.images = imagesAreLarge() ? "large" : "small";
 }
 
 /** Whether the page's captions are in several places: two tables, or a table and text files. */
@@ -128,12 +128,12 @@ export function hasSeveralSources(items = drawn.now?.pages.answer?.items ?? []) 
     );
 }
 
-export const picturesAreLarge = () => kept.get(PICTURES_KEY) === "large";
+export const imagesAreLarge = () => kept.get(IMAGE_SIZE_KEY) === "large";
 
 /** "small" or "large" images beside the captions; kept in this browser. */
-export function showPictures(/** @type {string} */ size) {
-    kept.set(PICTURES_KEY, size);
-    bench.page.panel.dataset.pictures = picturesAreLarge() ? "large" : "small";
+export function setImageSize(/** @type {string} */ size) {
+    kept.set(IMAGE_SIZE_KEY, size);
+    bench.page.panel.dataset.images = imagesAreLarge() ? "large" : "small";
     for (const row of bench.page.rows().values()) row.redraw();
 }
 

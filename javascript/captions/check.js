@@ -11,7 +11,7 @@ import { currentSection } from "../common/sections.js";
 import { kept, settings, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { enlarge, sizeText, thumbnail } from "../images/pictures.js";
+import { enlarge, sizeText, thumbnail } from "../images/images.js";
 import { bench, listen, tokenLimit, triggerWord } from "./bench.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
@@ -236,7 +236,7 @@ function sumLine(/** @type {SumView} */ sum, /** @type {Cluster[]} */ clusters) 
 
 /** Images are loaded when expanded. */
 function unfolding(/** @type {SumView} */ sum, /** @type {HTMLElement | null} */ hint) {
-    const place = el("div.lora-trainer-bench-pictures");
+    const place = el("div.lora-trainer-bench-images");
     const details = el(
         "details",
         {
@@ -247,7 +247,7 @@ function unfolding(/** @type {SumView} */ sum, /** @type {HTMLElement | null} */
                     return;
                 }
                 unfolded.add(sum.kind);
-                fetchPictures(sum, place).catch((problem) => fill(place, widgets.problem(problem)));
+                fetchImages(sum, place).catch((problem) => fill(place, widgets.problem(problem)));
             },
         },
         el("summary", el("b", sum.message)),
@@ -256,11 +256,11 @@ function unfolding(/** @type {SumView} */ sum, /** @type {HTMLElement | null} */
     return el("div", details, hint);
 }
 
-async function fetchPictures(/** @type {SumView} */ sum, /** @type {HTMLElement} */ place) {
+async function fetchImages(/** @type {SumView} */ sum, /** @type {HTMLElement} */ place) {
     const { items, matching } = await itemsPage({ finding: sum.kind, limit: MOST_PICTURES });
     fill(
         place,
-        items.map((item) => picture(sum, item, items)),
+        items.map((item) => imageCard(sum, item, items)),
         matching > items.length
             ? widgets.help(t("and {count} more", { count: formatNumber(matching - items.length) }))
             : null,
@@ -272,14 +272,14 @@ async function fetchPictures(/** @type {SumView} */ sum, /** @type {HTMLElement}
  * @param {ItemView} item
  * @param {ItemView[]} items all that are shown
  */
-function picture(sum, item, items) {
+function imageCard(sum, item, items) {
     const messages = item.findings
         .filter((finding) => finding.kind === sum.kind)
         .map((finding) => finding.message);
     return el(
         "figure.lora-trainer-bench-alike",
         el(
-            "button.lora-trainer-caption-picture",
+            "button.lora-trainer-caption-image",
             {
                 type: "button",
                 "aria-label": t("Enlarge {name}", { name: item.name }),

@@ -4,7 +4,7 @@
 import { el, fill } from "../common/elements.js";
 import { formatNumber, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { bench, listen, picturesAreLarge, showPictures, triggerWord } from "./bench.js";
+import { bench, listen, imagesAreLarge, setImageSize, triggerWord } from "./bench.js";
 import * as check from "./check.js";
 import { link } from "./controls.js";
 import { EVERY } from "../images/pages.js";
@@ -85,8 +85,8 @@ const orderChoice = (/** @type {PageQuery} */ query) =>
 const sizeChoice = () =>
     widgets.select({
         label: t("Images"),
-        value: picturesAreLarge() ? "large" : "small",
-        onchange: showPictures,
+        value: imagesAreLarge() ? "large" : "small",
+        onchange: setImageSize,
         options: [
             { value: "small", label: t("Small images") },
             { value: "large", label: t("Large images") },

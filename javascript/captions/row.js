@@ -8,8 +8,8 @@ import { dotted, formatNumber, plural, t } from "../common/language.js";
 import { store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { enlarge, thumbnail } from "../images/pictures.js";
-import { bench, hasSeveralSources, picturesAreLarge, triggerWord } from "./bench.js";
+import { enlarge, thumbnail } from "../images/images.js";
+import { bench, hasSeveralSources, imagesAreLarge, triggerWord } from "./bench.js";
 import * as check from "./check.js";
 import { complete } from "./complete.js";
 import * as controls from "./controls.js";
@@ -28,8 +28,8 @@ const isAlt = (/** @type {KeyboardEvent} */ event, /** @type {string} */ code) =
     event.altKey && !event.ctrlKey && event.code === code;
 
 /** The thumbnail, or the image if large ones are chosen; loaded lazily. */
-const pictured = (/** @type {ItemView} */ item) =>
-    thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
+const shownImage = (/** @type {ItemView} */ item) =>
+    thumbnail(imagesAreLarge() ? { ...item, thumbnail: item.image } : item);
 
 /** Where a caption is stored; shown only if there are several places. */
 function sourceText(/** @type {ItemView} */ item) {
@@ -124,15 +124,15 @@ export class CaptionRow {
         this.length = tokens.line(() => this.current);
         this.remarks = el("ul.lora-trainer-caption-remarks");
         this.choice = el("div");
-        this.picture = el(
-            "button.lora-trainer-caption-picture",
+        this.image = el(
+            "button.lora-trainer-caption-image",
             {
                 type: "button",
                 tabindex: "-1",
                 "aria-label": t("Enlarge {name}", { name: first.name }),
                 onclick: () => this.showLarge(),
             },
-            pictured(first),
+            shownImage(first),
         );
         this.select = this.makeSelect();
         this.reviewed = this.makeReviewed();
@@ -172,7 +172,7 @@ export class CaptionRow {
         return el(
             "div.lora-trainer-caption-row",
             { dataset: { key } },
-            el("div.lora-trainer-caption-side", this.picture, this.select),
+            el("div.lora-trainer-caption-side", this.image, this.select),
             el(
                 "div.lora-trainer-caption-text",
                 widgets.apart(el("b.lora-trainer-cell-name", { title: name }, name), this.state),
@@ -210,7 +210,7 @@ export class CaptionRow {
         });
         // with large images, the image is scrolled into view too
         this.box.addEventListener("focus", () => {
-            if (picturesAreLarge()) this.element.scrollIntoView({ block: "nearest" });
+            if (imagesAreLarge()) this.element.scrollIntoView({ block: "nearest" });
         });
         this.box.addEventListener("keydown", (event) => {
             if (event.isComposing) return;
@@ -307,7 +307,7 @@ export class CaptionRow {
 
     /** Another image size was chosen. */
     redraw() {
-        fill(this.picture, pictured(this.current));
+        fill(this.image, shownImage(this.current));
     }
 
     // --- what is known of it -------------------------------------------------------------------

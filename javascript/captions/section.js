@@ -12,7 +12,7 @@ import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import { ImagePages, lookEvery } from "../images/pages.js";
-import { remarksCard } from "../images/pictures.js";
+import { remarksCard } from "../images/images.js";
 import { begin, isOutOfDate, listen } from "./bench.js";
 import * as captioner from "./captioner.js";
 import * as changes from "./changes.js";

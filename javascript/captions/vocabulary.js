@@ -7,7 +7,7 @@ import { el, fill, need, uniqueId } from "../common/elements.js";
 import { plural, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { thumbnail } from "../images/pictures.js";
+import { thumbnail } from "../images/images.js";
 import { bench, triggerWord } from "./bench.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
@@ -70,8 +70,8 @@ function fieldRow(field, input, preferred, soon) {
 }
 
 /** @type {(item: ItemView, number: number, count: number) => HTMLElement[]} */
-const itemPicture = (item, number, count) => [
-    thumbnail({ thumbnail: item.picture }),
+const itemImage = (item, number, count) => [
+    thumbnail({ thumbnail: item.image }),
     widgets.help(t("{label} ({number} of {count})", { label: item.name, number, count })),
 ];
 
@@ -170,7 +170,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
     ]);
     const rows = [...bench.page.rows().values()];
     let at = rows.findIndex((one) => one.item().key === row.item().key);
-    const picture = el("div.lora-trainer-bench-picture");
+    const image = el("div.lora-trainer-bench-image");
     const shown = el("p.lora-trainer-bench-composed", { role: "status" });
     const errorPlace = el("div");
     const ordered = inOrder(template);
@@ -203,7 +203,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
         const { fields } = await api.post(datasets.path("split"), { caption });
         at = next;
         text.start(caption);
-        fill(picture, itemPicture(item, at + 1, rows.length));
+        fill(image, itemImage(item, at + 1, rows.length));
         fill(shown, caption || t("(empty)"));
         for (const [name, input] of inputs) input.value = fields[name] || "";
         focusFirst();
@@ -221,7 +221,7 @@ export async function compose(/** @type {CaptionRow} */ row) {
         onclose: text.stop,
         body: el(
             "div.lora-trainer-bench-two.lora-trainer-bench-compose",
-            picture,
+            image,
             el(
                 "div.lora-trainer-bench-form",
                 el("div.lora-trainer-bench-fields", lines),

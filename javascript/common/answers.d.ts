@@ -405,7 +405,7 @@ export interface ItemView {
     author: "machine" | "person" | "nobody";
     findings: FindingView[];
     thumbnail: string;
-    picture: string;
+    image: string;
     key: string;
     name: string;
     width: number;
@@ -509,7 +509,7 @@ export interface LoraView {
     license: string;
     description: string;
     training_comment: string;
-    picture: string | null;
+    preview: string | null;
     delivered: boolean;
     tag: string | null;
 }
@@ -705,7 +705,7 @@ export interface RunProgress {
     memory: number | null;
     started: number | null;
     changed: number | null;
-    picture: string | null;
+    preview: string | null;
     delivered: string | null;
     lora: string | null;
     file: string | null;
@@ -740,7 +740,7 @@ export interface RunView {
     memory: number | null;
     started: number | null;
     changed: number | null;
-    picture: string | null;
+    preview: string | null;
     delivered: string | null;
     lora: string | null;
     file: string | null;
@@ -763,7 +763,7 @@ export interface SavedItem {
     author: "machine" | "person" | "nobody";
     findings: FindingView[];
     thumbnail: string;
-    picture: string;
+    image: string;
     key: string;
     name: string;
     width: number;
@@ -945,7 +945,7 @@ export interface TryBody {
     loras?: string[];
 }
 
-export interface TryPicture {
+export interface TryImage {
     url: string;
     label: string;
     strength: number;
@@ -962,7 +962,7 @@ export interface TryView {
     total: number;
     step: number;
     step_count: number;
-    pictures: TryPicture[];
+    images: TryImage[];
     sheet: string | null;
     infotext: string;
     prompt: string;

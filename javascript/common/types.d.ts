@@ -133,7 +133,7 @@ export interface Section {
 }
 
 /** A picture to look at. `note` stands below it; those of one `kind` are worth comparing. */
-export interface Picture {
+export interface ViewerImage {
     url: string;
     label: string;
     note?: string;

@@ -7,30 +7,30 @@ import { el, fill, wayOf } from "./elements.js";
 import { t } from "./language.js";
 import * as widgets from "./widgets.js";
 
-/** @import { Picture } from "./types" */
+/** @import { ViewerImage } from "./types" */
 
-/** A dialog that shows pictures[index]; arrow keys and two buttons navigate. */
-export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ index) {
+/** A dialog that shows images[index]; arrow keys and two buttons navigate. */
+export function open(/** @type {ViewerImage[]} */ images, /** @type {number} */ index) {
     const image = el("img.lora-trainer-viewer-image", { alt: "" });
     const label = el("p.lora-trainer-viewer-label", { "aria-live": "polite" });
     const note = widgets.help();
     let at = index;
     const show = (/** @type {number} */ next) => {
-        at = (next + pictures.length) % pictures.length;
-        const picture = pictures[at];
-        image.src = picture.url;
-        image.alt = picture.label;
+        at = (next + images.length) % images.length;
+        const shown = images[at];
+        image.src = shown.url;
+        image.alt = shown.label;
         label.textContent =
-            pictures.length > 1
+            images.length > 1
                 ? t("{label} ({number} of {count})", {
-                      label: picture.label,
+                      label: shown.label,
                       number: at + 1,
-                      count: pictures.length,
+                      count: images.length,
                   })
-                : picture.label;
-        note.textContent = picture.note || "";
+                : shown.label;
+        note.textContent = shown.note || "";
     };
-    const several = pictures.length > 1;
+    const several = images.length > 1;
     const body = el(
         "div.lora-trainer-viewer",
         image,
@@ -53,7 +53,7 @@ export function open(/** @type {Picture[]} */ pictures, /** @type {number} */ in
 }
 
 /** Two images of equal size on top of each other, with a slider between them. */
-function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second) {
+function comparison(/** @type {ViewerImage} */ first, /** @type {ViewerImage} */ second) {
     const over = el("img.lora-trainer-compare-over", { src: second.url, alt: second.label });
     const move = () => {
         over.style.clipPath = "inset(0 0 0 " + range.value + "%)";
@@ -78,21 +78,18 @@ function comparison(/** @type {Picture} */ first, /** @type {Picture} */ second)
 }
 
 /** A dialog with two selects and the comparison of the chosen images. */
-export function compare(/** @type {Picture[]} */ pictures) {
+export function compare(/** @type {ViewerImage[]} */ images) {
     const place = el("div");
-    const last = pictures.length - 1;
+    const last = images.length - 1;
     // the first and the last: the largest difference
-    const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
+    const first = images.findIndex((shown) => shown.kind === images[last].kind);
     const chosen = [first === last ? 0 : first, last];
-    const draw = () => fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
+    const draw = () => fill(place, comparison(images[chosen[0]], images[chosen[1]]));
     const choice = (/** @type {number} */ side, /** @type {string} */ label) =>
         widgets.select({
             label,
             value: String(chosen[side]),
-            options: pictures.map((picture, number) => ({
-                value: String(number),
-                label: picture.label,
-            })),
+            options: images.map((shown, number) => ({ value: String(number), label: shown.label })),
             onchange: (number) => {
                 chosen[side] = Number(number);
                 draw();
@@ -117,21 +114,21 @@ export function compare(/** @type {Picture[]} */ pictures) {
 /**
  * A thumbnail with a label, which opens the image.
  *
- * @param {Picture} picture
+ * @param {ViewerImage} shown
  * @param {() => void} onclick
  * @param {string} [caption]
  */
-export function thumbnail(picture, onclick, caption = picture.label) {
+export function thumbnail(shown, onclick, caption = shown.label) {
     return el(
         "figure.lora-trainer-figure",
         el(
             "button.lora-trainer-figure-button",
             {
                 type: "button",
-                "aria-label": t("Show large: {label}", { label: picture.label }),
+                "aria-label": t("Show large: {label}", { label: shown.label }),
                 onclick,
             },
-            el("img", { src: picture.url, alt: picture.label, loading: "lazy" }),
+            el("img", { src: shown.url, alt: shown.label, loading: "lazy" }),
         ),
         el("figcaption", caption),
     );

@@ -22,7 +22,7 @@ import * as loraTags from "../prompt/lora_tags.js";
 import { markOf } from "../prompt/strength_panel.js";
 import * as runActions from "../training/runs.js";
 
-/** @import { LoraView, Samplers, TryBody, TryPicture, TryView } from "../common/answers" */
+/** @import { LoraView, Samplers, TryBody, TryImage, TryView } from "../common/answers" */
 /** @import { Poll } from "../common/types" */
 
 /** @import { Problem } from "../common/api.js" */
@@ -396,7 +396,7 @@ function askSteps(/** @type {LoraView} */ lora) {
                     el(
                         "li",
                         boxes[at],
-                        runActions.picture(step.picture),
+                        runActions.previewImage(step.preview),
                         el(
                             "label",
                             { for: boxes[at].id },
@@ -432,7 +432,7 @@ function askSteps(/** @type {LoraView} */ lora) {
     });
 }
 
-// --- after the pictures ------------------------------------------------------------------------
+// --- after the images ------------------------------------------------------------------------
 
 async function useStrength(/** @type {LoraView} */ lora) {
     const strength = Math.round(inputs.strength * 100) / 100;
@@ -472,12 +472,12 @@ function send(/** @type {LoraView} */ lora) {
     });
 }
 
-const pictureOf = (/** @type {TryPicture} */ made) => ({ url: made.url, label: made.label });
+const viewerImage = (/** @type {TryImage} */ made) => ({ url: made.url, label: made.label });
 
 /** The images so far, with placeholders for the others to avoid layout shifts. */
-function pictures(/** @type {TryView} */ job) {
-    const all = job.pictures.map(pictureOf);
-    const made = all.map((picture, at) => viewer.thumbnail(picture, () => viewer.open(all, at)));
+function imageGrid(/** @type {TryView} */ job) {
+    const all = job.images.map(viewerImage);
+    const made = all.map((image, at) => viewer.thumbnail(image, () => viewer.open(all, at)));
     for (let at = made.length; at < job.total && !isOver(job); at += 1)
         made.push(
             el(
@@ -493,7 +493,7 @@ function pictures(/** @type {TryView} */ job) {
             : {};
     return el(
         "div",
-        { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind, style: columns },
+        { class: "lora-trainer-try-images lora-trainer-try-" + job.kind, style: columns },
         made,
     );
 }
@@ -501,15 +501,15 @@ function pictures(/** @type {TryView} */ job) {
 /** The content below the title of a try. */
 function resultBody(/** @type {TryView} */ job) {
     const sheet = job.sheet ? { url: job.sheet, label: t("All in one image") } : null;
-    const two = job.kind === "pair" && job.pictures.length === 2;
+    const two = job.kind === "pair" && job.images.length === 2;
     return [
         job.error ? widgets.notice("error", job.error.message, job.error.hint) : null,
-        pictures(job),
+        imageGrid(job),
         widgets.row(
             two
                 ? widgets.button({
                       label: t("Compare"),
-                      onclick: () => viewer.compare(job.pictures.map(pictureOf)),
+                      onclick: () => viewer.compare(job.images.map(viewerImage)),
                   })
                 : null,
             sheet
@@ -581,7 +581,7 @@ function resultCard() {
             put(words, endText(job));
             redraw(
                 place,
-                JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]),
+                JSON.stringify([job.id, job.status, job.images, job.sheet, job.notes]),
                 () => resultBody(job),
             );
         },
@@ -604,7 +604,7 @@ function historyCard() {
         matrix: () => t("Saved steps"),
     };
     const look = (/** @type {TryView} */ job) => {
-        const last = job.pictures.at(-1);
+        const last = job.images.at(-1);
         return el(
             "button.lora-trainer-try-history-item",
             {
@@ -632,7 +632,7 @@ function historyCard() {
                 row,
                 JSON.stringify([
                     shown?.id,
-                    tries.map((job) => [job.id, job.status, job.pictures.length]),
+                    tries.map((job) => [job.id, job.status, job.images.length]),
                 ]),
                 () => tries.map(look),
             );

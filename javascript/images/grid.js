@@ -4,7 +4,7 @@
 import { el, fill, wayOf } from "../common/elements.js";
 import { t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
-import { enlarge, sizeText, thumbnail } from "./pictures.js";
+import { enlarge, sizeText, thumbnail } from "./images.js";
 
 /** @import { ItemView } from "../common/answers" */
 

@@ -10,7 +10,7 @@ import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
 import { Grid } from "./grid.js";
 import { ImagePages, pageFilters } from "./pages.js";
-import { remarksCard } from "./pictures.js";
+import { remarksCard } from "./images.js";
 import { uploadArea } from "./upload.js";
 
 /** @import { KnownCard, PageAnswer } from "../common/types" */

@@ -7,7 +7,7 @@ import { el, fill } from "../common/elements.js";
 import { formatBytes, formatNumber, plural, sentences, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
-import { hintBehind } from "./pictures.js";
+import { hintBehind } from "./images.js";
 
 /** @import { AcceptedView } from "../common/answers" */
 /** @import { Remark } from "../common/types" */

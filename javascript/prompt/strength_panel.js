@@ -179,9 +179,9 @@ function choices(/** @type {Panel} */ panel) {
             el(
                 "button.lora-trainer-insert-choice",
                 { type: "button", onclick: () => panel.insert(lora) },
-                lora.picture
+                lora.preview
                     ? el("img", {
-                          src: lora.picture,
+                          src: lora.preview,
                           alt: "",
                           loading: "lazy",
                           width: 40,

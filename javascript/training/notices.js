@@ -159,13 +159,13 @@ function keptNotice(lora, done, more) {
         }),
         ...more,
     );
-    return lora.picture
+    return lora.preview
         ? el(
               "div.lora-trainer-live-kept",
               el("img", {
-                  src: lora.picture,
+                  src: lora.preview,
                   alt: t("Step {step}", { step: lora.step }),
-                  class: "lora-trainer-run-picture",
+                  class: "lora-trainer-run-preview",
               }),
               notice,
           )

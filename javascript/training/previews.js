@@ -9,11 +9,11 @@ import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "./runs.js";
 
 /** @import { PreviewView, RunView } from "../common/answers" */
-/** @import { Picture } from "../common/types" */
+/** @import { ViewerImage } from "../common/types" */
 
 // --- previews ----------------------------------------------------------------------------------
 
-function pictureOf(/** @type {PreviewView} */ preview) {
+function viewerImage(/** @type {PreviewView} */ preview) {
     const strength = preview.strength === null ? "" : loraTags.format(preview.strength);
     return {
         url: preview.url,
@@ -42,20 +42,17 @@ const strengthOf = (/** @type {PreviewView} */ preview) =>
 /** Newest step first, grouped by step. */
 export function previewGrid() {
     const place = el("div.lora-trainer-previews");
-    const compare = widgets.button({
-        label: t("Compare"),
-        onclick: () => viewer.compare(pictures),
-    });
+    const compare = widgets.button({ label: t("Compare"), onclick: () => viewer.compare(images) });
     const head = el("div.lora-trainer-live-head", el("h4", t("Previews")), compare);
     const element = el("div.lora-trainer-previews-box", head, place);
-    /** @type {Picture[]} */
-    let pictures = [];
+    /** @type {ViewerImage[]} */
+    let images = [];
     return {
         element,
         set(/** @type {PreviewView[]} */ previews, /** @type {string} */ empty) {
             redraw(place, JSON.stringify([previews, previews.length ? "" : empty]), () => {
-                pictures = previews.map(pictureOf);
-                compare.hidden = pictures.length < 2;
+                images = previews.map(viewerImage);
+                compare.hidden = images.length < 2;
                 if (!previews.length) return widgets.help(empty);
                 const steps = [...new Set(previews.map((preview) => preview.step))].sort(
                     (a, b) => b - a,
@@ -69,8 +66,8 @@ export function previewGrid() {
                             previews.map((preview, at) =>
                                 preview.step === step
                                     ? viewer.thumbnail(
-                                          pictures[at],
-                                          () => viewer.open(pictures, at),
+                                          images[at],
+                                          () => viewer.open(images, at),
                                           strengthOf(preview),
                                       )
                                     : null,

@@ -346,7 +346,7 @@ export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done
     const line = (/** @type {LoraView} */ lora) =>
         el(
             "li.lora-trainer-row",
-            picture(lora.picture),
+            previewImage(lora.preview),
             el(
                 "div.lora-trainer-run-text.lora-trainer-saved-name",
                 el("strong", lora.step ? t("Step {step}", { step: lora.step }) : lora.name),
@@ -384,16 +384,16 @@ export async function showSaved(/** @type {Run} */ run, /** @type {Done} */ done
 }
 
 /** A thumbnail, or a placeholder. */
-export const picture = (/** @type {string | null} */ address) =>
+export const previewImage = (/** @type {string | null} */ address) =>
     address
-        ? el("img.lora-trainer-run-picture", {
+        ? el("img.lora-trainer-run-preview", {
               src: address,
               alt: "",
               loading: "lazy",
               width: 64,
               height: 64,
           })
-        : el("span.lora-trainer-run-picture");
+        : el("span.lora-trainer-run-preview");
 
 /** Notify the sections that show LoRAs. */
 export function announceDelivery() {

@@ -584,7 +584,7 @@ function runRow(/** @type {RunView} */ run) {
     );
     return el(
         "li.lora-trainer-run",
-        runActions.picture(run.picture),
+        runActions.previewImage(run.preview),
         el(
             "div.lora-trainer-run-text",
             el("strong", { id: name }, run.name),
@@ -634,7 +634,7 @@ function shape(/** @type {RunView} */ run) {
               run.job,
               run.status,
               run.step > 0,
-              run.picture,
+              run.preview,
               run.family,
               remove,
               goOn,

@@ -48,15 +48,12 @@ def unrelated_spread(encoder: ImageEncoder) -> float:
     """1 - mean cosine similarity of unrelated images; 0 if undefined."""
     # one by one, which needs less memory than a batch of captions
     seen = [
-        row
-        for picture in unrelated_pictures()
-        for row in encoder.embed([picture])
-        if row is not None
+        row for image in unrelated_images() for row in encoder.embed([image]) if row is not None
     ]
     return max(0.0, spread(np.stack(seen))) if len(seen) > 1 else 0.0
 
 
-def unrelated_pictures() -> list[Image.Image]:
+def unrelated_images() -> list[Image.Image]:
     """Eight generated images without common subject, colours, shapes or texture; always the
     same.
     """
@@ -70,7 +67,7 @@ def unrelated_pictures() -> list[Image.Image]:
         np.stack([0.45 + 0.35 * rings, 0.25 + 0.25 * rings, 0.1 + 0.1 * rings], axis=-1),  # wood
         np.repeat(squares[..., None], 3, axis=-1),  # a chessboard
     )
-    return [_picture(plane) for plane in planes] + [
+    return [_image(plane) for plane in planes] + [
         _ball(),
         _night(draws),
         _sketch(draws),
@@ -78,7 +75,7 @@ def unrelated_pictures() -> list[Image.Image]:
     ]
 
 
-def _picture(plane: NDArray[np.float64]) -> Image.Image:
+def _image(plane: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(np.rint(plane * 255).astype(np.uint8))
 
 

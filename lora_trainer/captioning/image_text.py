@@ -6,7 +6,7 @@
 OpenAI's file, a TorchScript archive, is what a WebUI's interrogator has downloaded. Its names are
 translated into transformers', sizes read from the tensors; what those do not determine (64 channels
 per head, quick GELU) is from that repository's clip/model.py. Used by the captioner `clip`, and by
-tasks.picture_measures.
+tasks.preview_measures.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     ),
     (
         _begins("embedder.model.", "noise_augmentor."),
-        "an unCLIP checkpoint, which takes pictures for prompts",
+        "an unCLIP checkpoint, which takes images for prompts",
         ANOTHER,
     ),
     (_begins("depth_model."), "a depth-to-image checkpoint", ANOTHER),

@@ -163,7 +163,7 @@ def _bucket_findings(
         yield warning(
             "small-image",
             "{name} is only {width} x {height} pixels and is enlarged {factor} times, to {bucket}",
-            hint="Use larger pictures; enlarged ones teach the model blur.",
+            hint="Use larger images; enlarged ones teach the model blur.",
             path=example.path,
             **size,
             factor=f"{factor:.1f}",
@@ -172,7 +172,7 @@ def _bucket_findings(
         yield warning(
             "small-image",
             "{name} is only {width} x {height} pixels and is trained at {bucket}",
-            hint="Use larger pictures, or a lower resolution.",
+            hint="Use larger images, or a lower resolution.",
             path=example.path,
             **size,
         )

@@ -285,8 +285,8 @@ def _chosen(images: Sequence[Path], listing: Listing, only: Collection[str] | No
         image = by_name.get(folded(Path(name).as_posix()))
         if image is None:
             raise DatasetError(
-                "there is no picture {name} in {folder}",
-                hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
+                "there is no image {name} in {folder}",
+                hint="Name images as they lie in the folder, as in fox.png or portraits/fox.png.",
                 name=name,
                 folder=listing.root,
             )
@@ -336,7 +336,7 @@ def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
         "bucket": str(plan.bucket),
         "factor": f"{factor:.2f}",
     }
-    hint = "Use larger pictures, or a smaller size; enlarged ones teach the model blur."
+    hint = "Use larger images, or a smaller size; enlarged ones teach the model blur."
     measured = round(factor, 2)
     return [
         warning("small-image", template, hint=hint, path=plan.source, measured=measured, **values)

@@ -95,7 +95,7 @@ SUMS: Texts = {
     "unreadable-folder": "{count} folders cannot be opened",
     "unreadable-image": "{count} images cannot be read",
     "unsupported-format": "{count} files have a format that is not read",
-    "unconverted-image": "{count} pictures are not read as they are, but can be converted",
+    "unconverted-image": "{count} images are not read as they are, but can be converted",
     "duplicate-image": "{count} images are copies of others",
     "small-image": "{count} images are too small",
     "cropped-image": "Much is cropped away of {count} images",

@@ -45,7 +45,7 @@ READABLE_SUFFIXES = frozenset(
 available.
 """
 
-OTHER_PICTURE_SUFFIXES = frozenset(
+OTHER_IMAGE_SUFFIXES = frozenset(
     (
         ".heic .heif .hif .avif .jxl .jp2 .j2k .tga .svg .eps .exr .hdr .psd .psb .xcf .kra"
         " .clip .sai .sai2 .mdp .ora .procreate .afphoto .raw .dng .cr2 .cr3 .nef .arw .orf .rw2"
@@ -326,7 +326,7 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
     try:
         image = Image.open(file, formats=_readable_formats())
     except UnidentifiedImageError:
-        raise _not_a_picture(path, file) from None
+        raise _not_an_image(path, file) from None
     except Image.DecompressionBombError as error:
         claimed = re.search(r"\d+", str(error))
         raise _too_large(path, int(claimed[0]) if claimed else 0, limit) from None
@@ -375,7 +375,7 @@ def _explained(path: Path) -> Iterator[None]:
         # struct.error, zlib.error ...
         if "truncated" in str(error).lower():
             raise DatasetError(
-                "{path} is cut off: the file ends before the picture does",
+                "{path} is cut off: the file ends before the image does",
                 hint=_COPY_AGAIN,
                 path=path,
             ) from error
@@ -406,7 +406,7 @@ def _room_for(image: Image.Image) -> AbstractContextManager[Any]:
     return _large_ones if image.width * image.height > _LARGE else nullcontext()
 
 
-def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
+def _not_an_image(path: Path, file: BinaryIO) -> DatasetError:
     """The error for a file that no decoder recognizes."""
     file.seek(0)
     head = file.read(4096)
@@ -423,31 +423,29 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
     if form == "HEIC":
         hint = (
             "Export it as JPEG or PNG. On an iPhone, Settings, Camera, Formats, Most Compatible"
-            " takes JPEG pictures from now on."
+            " takes JPEG images from now on."
         )
-        return DatasetError(
-            "{path} is an HEIC picture, which is not read here", hint=hint, path=path
-        )
+        return DatasetError("{path} is an HEIC image, which is not read here", hint=hint, path=path)
     if form == "AVIF":
         hint = "Export it as PNG, or use Pillow 11.3 or later."
         return DatasetError(
-            "{path} is an AVIF picture, which this Pillow cannot read", hint=hint, path=path
+            "{path} is an AVIF image, which this Pillow cannot read", hint=hint, path=path
         )
     if head[:2] == b"\xff\x0a" or head[4:8] == b"JXL ":
         return DatasetError(
-            "{path} is a JPEG XL picture, which is not read here",
+            "{path} is a JPEG XL image, which is not read here",
             hint="Export it as JPEG or PNG.",
             path=path,
         )
     if start.startswith((b"<!doctype html", b"<html")):
         return DatasetError(
-            "{path} is a web page, not a picture",
-            hint="Download the picture itself, or remove it.",
+            "{path} is a web page, not an image",
+            hint="Download the image itself, or remove it.",
             path=path,
         )
     if start.startswith(b"version https://git-lfs"):
         return DatasetError(
-            "{path} is a Git LFS pointer, not the picture",
+            "{path} is a Git LFS pointer, not the image",
             hint="Run `git lfs pull` in its folder.",
             path=path,
         )
@@ -458,7 +456,7 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
             "{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path
         )
     return DatasetError(
-        "{path} is not a picture in a format that is read here", hint=_SAVE_AGAIN, path=path
+        "{path} is not an image in a format that is read here", hint=_SAVE_AGAIN, path=path
     )
 
 

@@ -1,14 +1,14 @@
 """One dataset's folder, read once and kept while its files stay as they are.
 
     index.look() -> Reading             everything is compared with the folder: each folder is
-                                        listed, each picture, caption file and table asked for its
+                                        listed, each image, caption file and table asked for its
                                         size and time; what differs is read again
     index.glance(files) -> Reading      only these files are compared, and whether anything came
                                         into the folders or left them
     index.wrote(changes, written)       what this process has just written: nothing is read again
 
 What is compared when: a page, a poll and a plan look, so that they show what any other program has
-saved. Saving one caption glances at its picture and its file; that file's content is compared again
+saved. Saving one caption glances at its image and its file; that file's content is compared again
 in the moment of writing (dataset.edits), whoever changed it and whatever its time says. The other
 files are compared at the next look, which then is another reading.
 
@@ -34,7 +34,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lora_trainer.dataset.edits import WrittenFiles, after_writing
-from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
+from lora_trainer.dataset.images import OTHER_IMAGE_SUFFIXES, READABLE_SUFFIXES
 from lora_trainer.dataset.listing import (
     CAPTION_SUFFIXES,
     IGNORED_FOLDERS,
@@ -60,7 +60,7 @@ from lora_trainer.settings.training import DatasetSettings
 
 SETTLED = 2.0
 """Seconds: FAT keeps times in steps of two."""
-_PICTURES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
+_PICTURES = READABLE_SUFFIXES | OTHER_IMAGE_SUFFIXES
 _STAMPED = frozenset(_PICTURES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES))
 
 Stamp = tuple[int, int]
@@ -78,7 +78,7 @@ class Reading:
     captions: Captions
     """As read_captions finds them; nothing is filled in."""
     stamps: Mapping[str, Mapping[str, Stamp]]
-    """Folder, with the separator at its end -> {name: Stamp} of the pictures and caption files in
+    """Folder, with the separator at its end -> {name: Stamp} of the images and caption files in
     it.
     """
     problem: DatasetError | None = None
@@ -101,7 +101,7 @@ class _Folder:
     """What lies in a folder; names that begin with a dot are left out."""
 
     stamps: dict[str, Stamp] = field(default_factory=dict)
-    """Of the pictures and caption files."""
+    """Of the images and caption files."""
     others: dict[str, bool] = field(default_factory=dict)
     """Name -> whether it is a folder, or a file of no kind known here."""
     links: set[str] = field(default_factory=set)

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from lora_trainer.dataset.findings import Finding, error, warning
-from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, readable_suffixes
+from lora_trainer.dataset.images import OTHER_IMAGE_SUFFIXES, readable_suffixes
 from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES
 from lora_trainer.errors import DatasetError
 
@@ -44,7 +44,7 @@ _INSTANCES = frozenset(
     "instance instances instanceimages instancedata instancedatadir subject train img".split()
 )
 _MOST_NAMED = 5
-_NAMED_LIKE_CLASS_IMAGES = "If they are pictures of the subject, give the folder another name."
+_NAMED_LIKE_CLASS_IMAGES = "If they are images of the subject, give the folder another name."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,9 +366,9 @@ class _Walk:
         ]
         suffixes = {name: file_suffix(name) for name in names}
         listing.suffixes.update(suffixes.values())
-        pictures = [name for name in names if suffixes[name] in self._readable]
-        stems = {file_stem(name) for name in pictures}
-        owners = {folded(name) for name in (*stems, *pictures)}
+        images = [name for name in names if suffixes[name] in self._readable]
+        stems = {file_stem(name) for name in images}
+        owners = {folded(name) for name in (*stems, *images)}
         for name, suffix in suffixes.items():
             path = folder / name
             if name in entries.links:
@@ -376,7 +376,7 @@ class _Walk:
             if suffix in self._readable:
                 listing.images.append(path)
             # beside a readable image of the same name, it is that image's source
-            elif suffix in OTHER_PICTURE_SUFFIXES and file_stem(name) not in stems:
+            elif suffix in OTHER_IMAGE_SUFFIXES and file_stem(name) not in stems:
                 listing.others.append(path)
             elif suffix in CAPTION_SUFFIXES or (
                 suffix == JSON_SUFFIX and folded(file_stem(name)) in owners
@@ -384,7 +384,7 @@ class _Walk:
                 listing.texts[folder, folded(name)] = path
             elif suffix in TABLE_SUFFIXES and name not in metadata:
                 listing.tables.append(path)
-            elif name not in metadata and suffix not in OTHER_PICTURE_SUFFIXES:
+            elif name not in metadata and suffix not in OTHER_IMAGE_SUFFIXES:
                 listing.rest.append(path)
 
 

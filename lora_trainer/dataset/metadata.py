@@ -19,7 +19,7 @@ from typing import Any
 
 from lora_trainer.dataset.captions import MAX_CAPTION_LENGTH, caption_of, require_length
 from lora_trainer.dataset.findings import Finding, error
-from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
+from lora_trainer.dataset.images import OTHER_IMAGE_SUFFIXES, READABLE_SUFFIXES
 from lora_trainer.dataset.json_rows import CAPTION_COLUMNS, caption_in, entries, parse
 from lora_trainer.dataset.text import LARGEST_TABLE, decode, guessed_encoding, read_bytes
 from lora_trainer.errors import DatasetError
@@ -41,7 +41,7 @@ _DELIMITERS = (",", ";", "\t")
 _DECLARED = re.compile(r"sep=(.)\n", re.IGNORECASE)
 """Excel's first line with the delimiter."""
 _NEXT = "next"
-_PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
+_IMAGE_SUFFIXES = READABLE_SUFFIXES | OTHER_IMAGE_SUFFIXES
 _ROW_BEGINS = re.compile(r"[^,;\t]*[,;\t]")
 _ROW_HINT = (
     'A row is: name of the image, comma, caption in quotation marks, as in img01.jpg,"a red fox,'
@@ -138,9 +138,9 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
     )
 
 
-def names_a_picture(name: str) -> bool:
+def names_an_image(name: str) -> bool:
     """Whether a cell looks like an image file name."""
-    return "\n" not in name and name.strip().lower().endswith(tuple(_PICTURE_SUFFIXES))
+    return "\n" not in name and name.strip().lower().endswith(tuple(_IMAGE_SUFFIXES))
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def _plausibility(content: str, delimiter: str) -> int:
         return 0
     named = bool(records) and _named_columns(records[0]) is not None
     return 100 * named + sum(
-        len(cells) > 1 and (named or names_a_picture(cells[0])) for cells in records
+        len(cells) > 1 and (named or names_an_image(cells[0])) for cells in records
     )
 
 
@@ -291,13 +291,13 @@ def _header(records: list[TableRow], path: Path) -> Columns | None:
     """
     first = records[0].cells
     named = _named_columns(first)
-    if named or names_a_picture(first[0]):
+    if named or names_an_image(first[0]):
         return named
     file = _column(first, FILE_COLUMNS)
-    rest_are_pictures = len(records) > 1 and all(
-        names_a_picture(record.cells[0]) for record in records[1:]
+    rest_are_images = len(records) > 1 and all(
+        names_an_image(record.cells[0]) for record in records[1:]
     )
-    if file is None and not rest_are_pictures:
+    if file is None and not rest_are_images:
         return None
     # an unknown header
     file = file or 0
@@ -361,7 +361,7 @@ def _swallows_a_row(cell: str) -> bool:
     if "\n" not in cell:
         return False
     begins = (_ROW_BEGINS.match(line) for line in cell.split("\n")[1:])
-    return any(match and names_a_picture(match[0][:-1].strip().strip('"')) for match in begins)
+    return any(match and names_an_image(match[0][:-1].strip().strip('"')) for match in begins)
 
 
 def _joined(cells: list[str], delimiter: str) -> str:
@@ -424,7 +424,7 @@ def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
     rows, findings = _split_results(results)
     if not rows:
         raise DatasetError(
-            "{path} holds no captions that are known by the names of pictures",
+            "{path} holds no captions that are known by the names of images",
             hint=_DOCUMENT_HINT,
             path=path,
         )

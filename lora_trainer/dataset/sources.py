@@ -294,7 +294,7 @@ def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Find
     findings = []
     if several:
         template = (
-            "pictures with several captions, one a line ({count}, such as {name}): each time one of"
+            "images with several captions, one a line ({count}, such as {name}): each time one of"
             " them is drawn"
         )
         hint = "If the lines are one caption, put them into one line."
@@ -339,7 +339,7 @@ def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]
         if caption.source == "text" and caption.path:
             users[caption.path].append(image)
     template = "{images} share the caption in {file}"
-    hint = "If they are one picture, remove one; if not, rename one and write its own caption."
+    hint = "If they are one image, remove one; if not, rename one and write its own caption."
     return [
         warning(
             "shared-caption",

@@ -66,7 +66,7 @@ def unread_captions(
     )
     template = "files that look like captions are not read ({count} of them: {names})"
     hint = (
-        "Save each as a .txt file of its picture's name beside the picture, or all in one"
+        "Save each as a .txt file of its image's name beside the image, or all in one"
         " metadata.csv with the columns file_name and text."
     )
     return [
@@ -127,19 +127,19 @@ def _is_text(head: bytes) -> bool:
 def left_out(listing: Listing) -> list[Finding]:
     """A warning for each image whose suffix does not say so, and one for texts without an image."""
     return [
-        *(finding for path in listing.rest if (finding := _odd_picture(path, listing))),
-        *_without_picture(listing),
+        *(finding for path in listing.rest if (finding := _odd_image(path, listing))),
+        *_without_image(listing),
     ]
 
 
-def _odd_picture(path: Path, listing: Listing) -> Finding | None:
+def _odd_image(path: Path, listing: Listing) -> Finding | None:
     if not _head(path).startswith(_PICTURES_BEGIN):
         return None
     try:
         suffix = suffix_of(path)
     except DatasetError:
         return None
-    template = "{name} is left out: it is a picture, but its name does not end in {suffix}"
+    template = "{name} is left out: it is an image, but its name does not end in {suffix}"
     return warning(
         "left-out",
         template,
@@ -150,7 +150,7 @@ def _odd_picture(path: Path, listing: Listing) -> Finding | None:
     )
 
 
-def _without_picture(listing: Listing) -> list[Finding]:
+def _without_image(listing: Listing) -> list[Finding]:
     owned = {
         text for image in (*listing.images, *listing.others) for text in listing.texts_beside(image)
     }
@@ -161,8 +161,8 @@ def _without_picture(listing: Listing) -> list[Finding]:
     ]
     if not alone:
         return []
-    template = "texts that belong to no picture are left out ({count} of them, such as {name})"
-    hint = "A text belongs to the picture of its name in the same folder."
+    template = "texts that belong to no image are left out ({count} of them, such as {name})"
+    hint = "A text belongs to the image of its name in the same folder."
     return [
         warning(
             "left-out",

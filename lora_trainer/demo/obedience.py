@@ -50,13 +50,13 @@ def sample(
     return to_images(parts.vae.decode(latents / parts.vae.config.scaling_factor).sample)
 
 
-def to_images(pictures: torch.Tensor) -> list[Image.Image]:
+def to_images(images: torch.Tensor) -> list[Image.Image]:
     """(B, 3, side, side) in [-1, 1] -> images."""
     levels = (
-        ((pictures.float().clamp(-1, 1) + 1) * 127.5)
+        ((images.float().clamp(-1, 1) + 1) * 127.5)
         .round()
         .to(torch.uint8)
         .permute(0, 2, 3, 1)
         .numpy()
     )
-    return [Image.fromarray(np.ascontiguousarray(picture), "RGB") for picture in levels]
+    return [Image.fromarray(np.ascontiguousarray(image), "RGB") for image in levels]

@@ -85,7 +85,7 @@ def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
     world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     (place / "Lora").mkdir()
     print(
-        f"Drew {RECIPES[concept].image_count} pictures of something the checkpoint has never seen:"
+        f"Drew {RECIPES[concept].image_count} images of something the checkpoint has never seen:"
         f" {place / 'images'}",
         flush=True,
     )
@@ -144,12 +144,12 @@ def write_grid(folder: RunFolder, target: Path) -> None:
     rows: dict[str, list[Previewed]] = {}
     for preview in last:
         rows.setdefault(preview.prompt, []).append(preview)
-    picture = draw_grid(
+    image = draw_grid(
         [[Image.open(folder.path / preview.file) for preview in row] for row in rows.values()],
         list(rows),
         STRENGTHS,
     )
-    files.replace_file(target, lambda partial: picture.save(partial, format="PNG"))
+    files.replace_file(target, lambda partial: image.save(partial, format="PNG"))
 
 
 def draw_grid(

@@ -227,7 +227,7 @@ class Family(ABC):
 
         return join_rows(rows)
 
-    def encode_pictures(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 2 x channels, h, w) float32 on the CPU:
         mean and standard deviation of the scaled latents.
         """
@@ -245,8 +245,8 @@ class Family(ABC):
         """Upper bound for the size of cached latents and captions: float32, two numbers per
         channel, `caption_bytes` per 75 tokens.
         """
-        pictures = pixel_count * (2 if mirrored else 1) * 2 * self.latent_channels * 4
-        return pictures // self.pixels_per_latent**2 + caption_count * self.caption_bytes
+        images = pixel_count * (2 if mirrored else 1) * 2 * self.latent_channels * 4
+        return images // self.pixels_per_latent**2 + caption_count * self.caption_bytes
 
     # --- noise and prediction ---------------------------------------------------------------------
 

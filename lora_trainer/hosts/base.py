@@ -499,7 +499,7 @@ class Host:
         stopped = stop_asked or (lambda: False)
         with self.queue.lock:
             if stopped():
-                raise GenerationCancelled("the picture was cancelled")
+                raise GenerationCancelled("the image was cancelled")
             return self._on_main_thread(
                 lambda: self._make(request, progress or (lambda step, steps: None), stopped)
             )
@@ -521,7 +521,7 @@ class Host:
             ):
                 processed = self._process(request)
             if was_stopped():
-                raise GenerationCancelled("the picture was cancelled")
+                raise GenerationCancelled("the image was cancelled")
             return self._made(processed, remarks)
         finally:
             state.end()
@@ -570,7 +570,7 @@ class Host:
         images = list(getattr(processed, "images", None) or [])
         if not images:
             raise HostError(
-                "the WebUI made no picture",
+                "the WebUI made no image",
                 hint=(
                     "Make one in txt2img with the same checkpoint; the WebUI's console may say"
                     " more."
@@ -675,7 +675,7 @@ def _watching(
                 interrupted.set()
                 state.interrupt()
 
-    thread = threading.Thread(target=watch, name="lora-trainer-picture", daemon=True)
+    thread = threading.Thread(target=watch, name="lora-trainer-image", daemon=True)
     thread.start()
     try:
         yield interrupted.is_set
@@ -730,11 +730,11 @@ def _failure(error: Exception) -> HostError:
     text = _reason(error)
     if "out of memory" in text.lower():
         return HostError(
-            "the graphics card ran out of memory while the WebUI made the picture",
+            "the graphics card ran out of memory while the WebUI made the image",
             hint="Choose a smaller width and height, or close other programs.",
         )
     return HostError(
-        "the WebUI could not make the picture: {reason}",
+        "the WebUI could not make the image: {reason}",
         hint="Try the prompt in txt2img; the WebUI's console says more.",
         reason=text,
     )

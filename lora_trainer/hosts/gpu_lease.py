@@ -140,17 +140,17 @@ class GpuLease:
         self._model_moved = False
         self._freed = 0
         self._stays = False
-        self._last_picture = 0.0
+        self._last_generation = 0.0
         self._trouble = Message("")
         self._before: Memory | None = None
         self._after: Memory | None = None
         self._on_processor = host.device().kind == "cpu"
-        self._sees_pictures = False
+        self._sees_generations = False
         self.watch()
 
     def watch(self) -> None:
         """Hook into the host's queue; again after "Reload UI", which removes the hook."""
-        self._sees_pictures = self._on_processor or self.host.on_generation(
+        self._sees_generations = self._on_processor or self.host.on_generation(
             self._before_turn, self._after_turn, describe=self._describe
         )
 
@@ -188,7 +188,7 @@ class GpuLease:
         if any(run.is_over() for run in self._runs.values()):
             self._give_back()
         elif self.state in ("lent", "beside"):
-            if self._clock() - self._last_picture >= self._grace:
+            if self._clock() - self._last_generation >= self._grace:
                 self._take_back()
         elif (
             self.state == "training"
@@ -238,7 +238,7 @@ class GpuLease:
             except LoraTrainerError as error:
                 # the run stays paused; retried with the next tick
                 self._trouble = error.message
-                self._last_picture = self._clock()
+                self._last_generation = self._clock()
                 return
             self._end_loan()
 
@@ -311,7 +311,7 @@ class GpuLease:
         self.state = "lent"
 
     def _after_turn(self) -> None:
-        self._last_picture = self._clock()
+        self._last_generation = self._clock()
         self._stays = False
 
     def _wait_until_paused(self) -> bool:
@@ -352,7 +352,7 @@ class GpuLease:
         if all(run.state.phase == "training" for run in self._running()):
             return GpuLeaseError(
                 "the training did not pause within {seconds} seconds, so there is no room on the"
-                " graphics card for a picture",
+                " graphics card for an image",
                 hint=(
                     "Press Pause in the tab LoRA Trainer, wait until it says paused, and generate"
                     " again."
@@ -361,7 +361,7 @@ class GpuLease:
             )
         return GpuLeaseError(
             "the training is still preparing and cannot pause yet, so there is no room on the"
-            " graphics card for a picture",
+            " graphics card for an image",
             hint=(
                 "Generate again when its first steps are done, or stop it in the tab LoRA Trainer."
             ),
@@ -396,10 +396,10 @@ class GpuLease:
         if self._on_processor:
             return Message(
                 "The WebUI runs on the CPU: no model has to be moved, and training does not pause"
-                " for pictures."
+                " for images."
             )
         if self.state == "asking":
-            return Message("The WebUI makes a picture: the training pauses after its current step.")
+            return Message("The WebUI makes an image: the training pauses after its current step.")
         if self.state == "lent":
             return Message(
                 "The training is paused while the WebUI uses the graphics card, and resumes by"
@@ -407,12 +407,12 @@ class GpuLease:
             )
         if self.state == "beside":
             return Message(
-                "The WebUI's model is on the graphics card together with the training, for a"
-                " picture; it is moved off again by itself."
+                "The WebUI's model is on the graphics card together with the training, for"
+                " an image; it is moved off again by itself."
             )
         if self.state == "idle":
             return Message("")
-        if not self._sees_pictures:
+        if not self._sees_generations:
             return Message(
                 "This WebUI does not report generations: press Pause before you generate, and"
                 " Resume after it."
@@ -420,11 +420,11 @@ class GpuLease:
         if not self._pauses():
             return Message(
                 "The WebUI's model was moved off the graphics card for the training, and is moved"
-                " back for a picture while training continues."
+                " back for an image while training continues."
             )
         return Message(
             "The WebUI's model was moved off the graphics card for the training. Generate pauses"
-            " the training while a picture is made."
+            " the training while an image is made."
         )
 
     # --- moving the model -------------------------------------------------------------------------

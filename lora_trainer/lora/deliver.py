@@ -109,13 +109,13 @@ def deliver(
         ) from None
     except OSError as error:
         raise _delivery_error(error, lora_dir, file) from error
-    target, picture = lora_dir / f"{stem}.safetensors", lora_dir / f"{stem}.png"
+    target, image = lora_dir / f"{stem}.safetensors", lora_dir / f"{stem}.png"
     return Delivered(
         path=target,
         name=stem,
         renamed=stem != name,
         sidecar=target.with_suffix(".json"),
-        preview=picture if picture.exists() else None,
+        preview=image if image.exists() else None,
         warnings=warnings,
     )
 
@@ -124,11 +124,11 @@ def _put(
     file: Path, lora_dir: Path, stem: str, texts: str, preview: Path | None, note: _Note
 ) -> tuple[Message, ...]:
     """Write everything under the claimed name, the weights last."""
-    target, sidecar, picture = (
+    target, sidecar, image = (
         lora_dir / f"{stem}{end}" for end in (".safetensors", ".json", ".png")
     )
     try:
-        warnings = _write_preview(preview, picture) if preview else ()
+        warnings = _write_preview(preview, image) if preview else ()
         files.write_text(sidecar, texts)
         changes = {
             key: stem
@@ -138,7 +138,7 @@ def _put(
         files.replace_file(target, lambda partial: copy_with_metadata(file, partial, changes))
     except BaseException:
         if not target.exists():
-            _remove(sidecar, picture)
+            _remove(sidecar, image)
             note.cancel()
         raise
     note.release()

@@ -579,7 +579,7 @@ def _notes(
         yield Message("All its weights are zero: it changes nothing.")
     effects = (part.effect for part in description.parts.values())
     if any(effect is not None and not math.isfinite(effect) for effect in effects):
-        yield Message("Some weights are not finite: pictures will be black or noise.")
+        yield Message("Some weights are not finite: images will be black or noise.")
     if measure.unread:
         yield Message(
             "Weights of type {types} were not measured.",

@@ -115,7 +115,7 @@ def encoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
     width, height = size
     return _vae_peak(
         checkpoint,
-        lambda vae: checkpoint.family.encode_pictures(vae, torch.zeros(1, 3, height, width)),
+        lambda vae: checkpoint.family.encode_images(vae, torch.zeros(1, 3, height, width)),
     )
 
 

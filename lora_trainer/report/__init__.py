@@ -5,7 +5,7 @@
 Verdict, curves, previews by steps and strengths, images with captions, settings and versions.
 Images are JPEGs inside the file and curves SVG; it loads nothing, runs no script, and names no
 folder of the machine. page.py puts the parts together, elements.py escapes, curves.py draws,
-pictures.py shrinks. Called by the worker at the end of a run and by `python -m lora_trainer
+images.py shrinks. Called by the worker at the end of a run and by `python -m lora_trainer
 report`.
 """
 

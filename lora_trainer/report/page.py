@@ -12,7 +12,7 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.scan import Example
 from lora_trainer.report.curves import Line, chart
 from lora_trainer.report.elements import Markup, joined, table, tag
-from lora_trainer.report.pictures import data_uri
+from lora_trainer.report.images import data_uri
 from lora_trainer.report.style import STYLE
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -200,7 +200,7 @@ def _step_lines(measurements: Measurements) -> list[Line]:
     ]
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def _previews(folder: RunFolder, verdict: Verdict | None) -> Markup | None:
@@ -256,7 +256,7 @@ def _grid(
     for step in steps:
         is_best = verdict is not None and step == verdict.best_step
         cells = [
-            tag("td", _picture(found.get((step, strength)), PREVIEW, f"step {step}, {strength:g}"))
+            tag("td", _image(found.get((step, strength)), PREVIEW, f"step {step}, {strength:g}"))
             for strength in strengths
         ]
         label = f"{step:,}" if step else "before"
@@ -271,7 +271,7 @@ def _grid(
     )
 
 
-def _picture(path: Path | None, side: int, alt: str) -> Markup | None:
+def _image(path: Path | None, side: int, alt: str) -> Markup | None:
     uri = data_uri(path, side) if path is not None else None
     return tag("img", src=uri, alt=alt) if uri else None
 
@@ -280,7 +280,7 @@ def _images(examples: Sequence[Example]) -> Markup | None:
     shown = [
         tag(
             "figure",
-            _picture(one.path, THUMBNAIL, one.name) or tag("p", "no longer there", class_="gone"),
+            _image(one.path, THUMBNAIL, one.name) or tag("p", "no longer there", class_="gone"),
             tag(
                 "figcaption",
                 tag("strong", one.name),

@@ -522,7 +522,7 @@ class TrainingSettings(Settings):
         order=6,
         other_names=("lr", "unet_lr"),
     )
-    """The step size of the optimizer. Too high: broken pictures; too low: nothing learned. auto:
+    """The step size of the optimizer. Too high: broken images; too low: nothing learned. auto:
     the optimizer's default, 1e-4 for AdamW.
     """
     text_encoder_lr: float | None = setting(
@@ -636,7 +636,7 @@ class TrainingSettings(Settings):
         choices={"snr": ProperName("SNR"), "exponential": "exponential", "constant": "constant"},
         terms="huber",
     )
-    """How the threshold of Huber and Smooth L1 falls from 1 near the picture to huber_c in pure
+    """How the threshold of Huber and Smooth L1 falls from 1 near the image to huber_c in pure
     noise. constant: it is huber_c everywhere.
     """
     noise_offset: float = setting(
@@ -647,7 +647,7 @@ class TrainingSettings(Settings):
         step=0.01,
         terms="dark bright offset noise",
     )
-    """Allows very dark and very bright pictures."""
+    """Allows very dark and very bright images."""
     seed: int = setting(0, label="Seed", bounds=(0, 2**32 - 1))
     """The same seed and settings give the same LoRA again."""
     cache_latents: Literal["auto", "memory", "disk"] = setting(
@@ -747,7 +747,7 @@ class SampleSettings(Settings):
         terms="sample previews",
         in_presets=False,
     )
-    """Prompts for preview pictures during training, one per line. Empty: only one picture at the
+    """Prompts for preview images during training, one per line. Empty: only one image at the
     end, from the first caption. For a language model: questions that it answers.
     """
     sample_negative_prompt: str = setting("", label="Preview negative prompt")
@@ -777,7 +777,7 @@ class SampleSettings(Settings):
             "ddim": ProperName("DDIM"),
         },
     )
-    """The sampler of the preview pictures."""
+    """The sampler of the preview images."""
     sample_guidance: float = setting(
         7.0, label="Preview CFG scale", bounds=(0.0, 30.0), step=0.5, terms="cfg scale guidance"
     )

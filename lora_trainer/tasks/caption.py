@@ -376,8 +376,8 @@ class Selecting:
         names = {folded(Path(name).as_posix()): name for name in self.settings.only}
         for name in [names[key] for key in names if key not in by_name]:
             self.named.warn(
-                "there is no picture {name} in {folder}",
-                hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
+                "there is no image {name} in {folder}",
+                hint="Name images as they lie in the folder, as in fox.png or portraits/fox.png.",
                 name=name,
                 folder=self.settings.input,
             )

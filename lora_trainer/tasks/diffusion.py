@@ -42,8 +42,8 @@ from lora_trainer.tasks.fixed_noise import make_validation
 from lora_trainer.tasks.images import Encoded, LoadedParts, PreparedImages
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.tasks.lora_metadata import Hashes
-from lora_trainer.tasks.picture_measures import PictureMeasures
 from lora_trainer.tasks.preparation import PreparationStage, schedule_batches, trainer_of
+from lora_trainer.tasks.preview_measures import PreviewMeasures
 from lora_trainer.tasks.previews import Previews
 from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
@@ -94,7 +94,7 @@ class DiffusionTask(TrainingTask):
                 prepared=prepared,
                 captions=encoded.captions,
                 folder=self.folder,
-                measures=PictureMeasures(prepared),
+                measures=PreviewMeasures(prepared),
             ),
             trainer=trainer,
             validation=make_validation(prepared, encoded, trainer),

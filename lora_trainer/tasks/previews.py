@@ -13,7 +13,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.tasks.images import PreparedImages
-from lora_trainer.tasks.picture_measures import PictureMeasures
+from lora_trainer.tasks.preview_measures import PreviewMeasures
 from lora_trainer.tasks.training_run import Samples
 from lora_trainer.training import batches, preview
 from lora_trainer.training.train import Trainer
@@ -26,7 +26,7 @@ class Previews(Samples):
     prepared: PreparedImages
     captions: batches.CaptionEncoder
     folder: RunFolder
-    measures: PictureMeasures
+    measures: PreviewMeasures
 
     memory_hint = Message("A smaller sample_size needs less.")
 
@@ -39,7 +39,7 @@ class Previews(Samples):
     ) -> Generator[events.Event, None, None]:
         side = settings.sample_size or 512
         with self.prepared.vae():
-            pictures = preview.make_pictures(
+            images = preview.make_previews(
                 self.prepared.parts,
                 trainer.adapters,
                 self.prompts,
@@ -51,20 +51,20 @@ class Previews(Samples):
                 stop_asked=stop_asked,
             )
             made: list[preview.PreviewImage] = []
-            for number, picture in enumerate(pictures):
-                made.append(picture)
-                yield self._write(trainer.step, number, picture)
+            for number, image in enumerate(images):
+                made.append(image)
+                yield self._write(trainer.step, number, image)
         yield from self.measures.measure(trainer.step, made, stop_asked)
 
-    def _write(self, step: int, number: int, picture: preview.PreviewImage) -> events.Previewed:
+    def _write(self, step: int, number: int, image: preview.PreviewImage) -> events.Previewed:
         folder = self.folder
-        target = folder.previews / f"step{step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
-        preview.write_picture(picture, target)
+        target = folder.previews / f"step{step:08d}-{number:02d}-strength{image.strength:.2f}.png"
+        preview.write_preview(image, target)
         return events.Previewed(
             step=step,
             file=folder.relative(target),
-            prompt=picture.prompt,
-            strength=picture.strength,
+            prompt=image.prompt,
+            strength=image.strength,
         )
 
     def _states(self, text: str) -> TextStates:

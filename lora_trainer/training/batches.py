@@ -171,7 +171,7 @@ def _encoded(
     parts: Parts, example: Example, bucket: Bucket, settings: DatasetSettings
 ) -> dict[str, torch.Tensor]:
     loaded = load_pixels(example, bucket, settings.background)
-    encode = parts.family.encode_pictures
+    encode = parts.family.encode_images
     tensors = {
         "moments": encode(parts.vae, loaded.pixels[None])[0],
         "size_condition": torch.tensor(loaded.size_condition, dtype=torch.float32),

@@ -174,7 +174,7 @@ LOSSES: dict[str, LossEntry] = {
         LossEntry(
             name="smooth_l1",
             title="Smooth L1",
-            sentence="As Huber, divided by its threshold: noisy pictures count more.",
+            sentence="As Huber, divided by its threshold: noisy images count more.",
             elementwise=smooth_l1,
         ),
     )
@@ -191,7 +191,7 @@ WEIGHTINGS: dict[str, WeightingEntry] = {
         WeightingEntry(
             name="debiased",
             title="Debiased estimation",
-            sentence="Noisy pictures count more, fine detail less; Min-SNR gamma has no effect.",
+            sentence="Noisy images count more, fine detail less; Min-SNR gamma has no effect.",
             weight=debiased_weight,
         ),
     )

@@ -71,7 +71,7 @@ def sample_latents(
     return latents
 
 
-def make_pictures(
+def make_previews(
     parts: Parts,
     adapters: Adapters,
     prompts: Sequence[str],
@@ -130,12 +130,12 @@ def parameters_text(
     return "\n".join(lines)
 
 
-def write_picture(picture: PreviewImage, target: Path) -> None:
+def write_preview(image: PreviewImage, target: Path) -> None:
     """Write a PNG with `parameters`, atomically."""
     info = PngInfo()
-    info.add_itxt("parameters", picture.parameters)
+    info.add_itxt("parameters", image.parameters)
     files.replace_file(
-        target, lambda partial: picture.image.save(partial, format="PNG", pnginfo=info)
+        target, lambda partial: image.image.save(partial, format="PNG", pnginfo=info)
     )
 
 

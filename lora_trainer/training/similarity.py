@@ -1,6 +1,6 @@
-"""How similar pictures are: pixel by pixel, and by an image-text encoder.
+"""How similar images are: pixel by pixel, and by an image-text encoder.
 
-Pixels need no model: pictures are reduced to SIDE x SIDE, and correlated as they are and mirrored.
+Pixels need no model: images are reduced to SIDE x SIDE, and correlated as they are and mirrored.
 That finds copies: the same thing at the same place on the same ground. Embeddings compare what is
 seen, and the texts that describe it.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 SIDE = 32
 COPIED = 0.95
-"""Correlation from which a picture is a copy. Measured with the embedded checkpoint: a LoRA that
+"""Correlation from which an image is a copy. Measured with the embedded checkpoint: a LoRA that
 was overfitted on three images reaches 0.91 to 0.97 with their own captions, and at most 0.72 with
 other prompts.
 """
@@ -51,8 +51,8 @@ def correlations(ours: Row, theirs: Row) -> Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """nearest: training image -> its correlation with the most similar picture, the highest first.
-    copied: those of which a picture is a copy.
+    """nearest: training image -> its correlation with the most similar image, the highest first.
+    copied: those of which an image is a copy.
     """
 
     nearest: dict[str, float]
@@ -70,7 +70,7 @@ class TrainingImages:
 
     def _own_thresholds(self) -> Row:
         """From which correlation each image is copied: COPIED, but no less than its correlation
-        with any other training image, and than that of nine in ten images with another: pictures of
+        with any other training image, and than that of nine in ten images with another: images of
         much the same thing are similar without being copies.
         """
         others = np.full(len(self._rows), -1.0, np.float32)
@@ -82,9 +82,9 @@ class TrainingImages:
         found: Row = np.maximum(others + MARGIN, max(COPIED, float(np.quantile(others, 0.9))))
         return found
 
-    def nearest(self, pictures: Sequence[Image.Image], count: int) -> Nearest:
-        """The `count` training images that are most similar to any of the pictures."""
-        table = correlations(np.stack([signature(picture) for picture in pictures]), self._rows)
+    def nearest(self, images: Sequence[Image.Image], count: int) -> Nearest:
+        """The `count` training images that are most similar to any of the images."""
+        table = correlations(np.stack([signature(image) for image in images]), self._rows)
         best = table.max(axis=0)
         highest = heapq.nlargest(count, range(len(best)), key=best.__getitem__)
         return Nearest(

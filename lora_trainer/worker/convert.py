@@ -1,7 +1,7 @@
 """Converts images in a subprocess with the worker's packages, for a host whose Pillow decodes
 neither HEIC nor AVIF.
 
-Reads JSON on stdin: {"pictures": [[image, stem of the copy], ...]}. Prints a JSON line when it has
+Reads JSON on stdin: {"images": [[image, stem of the copy], ...]}. Prints a JSON line when it has
 started, then one for each image: {"made": path}, or an error's template, hint and values. If the
 process dies, the image after the last line is the cause. Called by webui.converting.
 """
@@ -24,14 +24,14 @@ def main() -> None:
     from lora_trainer.dataset.images import convert
     from lora_trainer.errors import DatasetError
 
-    def converted(picture: str, stem: str) -> dict[str, Any]:
+    def converted(image: str, stem: str) -> dict[str, Any]:
         try:
-            return {"made": str(convert(Path(picture), Path(stem)))}
+            return {"made": str(convert(Path(image), Path(stem)))}
         except MemoryError:
             problem = DatasetError(
                 "{path} needs more memory than there is",
                 hint="Make it smaller, or close other programs.",
-                path=picture,
+                path=image,
             )
         except DatasetError as found:
             problem = found
@@ -42,10 +42,10 @@ def main() -> None:
         }
         return {"message": message.template, "hint": hint.template, "values": values}
 
-    pictures = files.parse_json(sys.stdin.buffer.read(), names=True)["pictures"]
+    images = files.parse_json(sys.stdin.buffer.read(), names=True)["images"]
     _print({"begun": True})
-    for picture, stem in pictures:
-        _print(converted(picture, stem))
+    for image, stem in images:
+        _print(converted(image, stem))
 
 
 def _print(values: dict[str, Any]) -> None:

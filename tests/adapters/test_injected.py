@@ -115,7 +115,7 @@ def test_a_bfloat16_base_gives_bfloat16_outputs_and_float32_gradients() -> None:
     assert output.dtype == torch.bfloat16
     ups = {name: parameter.grad for name, parameter in adapters.parameters() if "lora_B" in name}
     assert {grad.dtype if grad is not None else None for grad in ups.values()} == {torch.float32}
-    # the middle of an 8x8 picture is one pixel, and its self-attention has nothing to choose
+    # the middle of an 8x8 image is one pixel, and its self-attention has nothing to choose
     # between: what reaches these two is zero, or a processor's rounding
     undecided = {
         f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.{layer}.lora_B.weight"

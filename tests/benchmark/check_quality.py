@@ -1,9 +1,9 @@
-"""How often the check is right: precision and recall on pictures that were spoiled on purpose.
+"""How often the check is right: precision and recall on images that were spoiled on purpose.
 
-    python -m tests.benchmark.check_quality                        drawn pictures, and the sample
-                                                                   pictures of installed packages
-    python -m tests.benchmark.check_quality --pictures FOLDER      and those of a folder of good
-                                                                   pictures, 500 pixels or larger
+    python -m tests.benchmark.check_quality                        drawn images, and the sample
+                                                                   images of installed packages
+    python -m tests.benchmark.check_quality --images FOLDER      and those of a folder of good
+                                                                   images, 500 pixels or larger
     python -m tests.benchmark.check_quality --half tune            the half that the thresholds were
                                                                    chosen on
 
@@ -11,7 +11,7 @@ Each source is good as it is: flat drawings (the demo's world, enlarged), drawin
 dead leaves (overlapping shaded shapes of all sizes, which share the statistics of photographs), and
 photographs that scikit-image, scikit-learn, matplotlib, imgaug and ultralytics bring along, where
 they are installed. Each is spoiled in every way of `WAYS`, saved, and checked through the same code
-as a dataset. Sources, not pictures, are halved by a hash of their name: what was tuned on one half
+as a dataset. Sources, not images, are halved by a hash of their name: what was tuned on one half
 is reported on the other. Hard ones are among the good: bokeh, grain, dusk, pale colours, gradients.
 """
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from lora_trainer.dataset.check.image_findings import CheckedImage, picture_findings
+from lora_trainer.dataset.check.image_findings import CheckedImage, findings_of_image
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world
@@ -66,12 +66,12 @@ PACKAGED = {
     "imgaug": ["quokka.jpg"],
     "ultralytics": ["assets/bus.jpg", "assets/zidane.jpg"],
 }
-"""Sharp pictures without borders or lettering, by package."""
+"""Sharp images without borders or lettering, by package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A good picture. Those of one `group` (views of one scene) are in the same half."""
+    """A good image. Those of one `group` (views of one scene) are in the same half."""
 
     group: str
     image: Image.Image
@@ -79,7 +79,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture file and the kind of finding that is right for it; "" where nothing is to be
+    """An image file and the kind of finding that is right for it; "" where nothing is to be
     found.
     """
 
@@ -159,7 +159,7 @@ def dead_leaves(rng: random.Random, side: int) -> Image.Image:
 
 
 def packaged_sources() -> Iterator[Source]:
-    """The sample pictures of installed packages, none of which is imported."""
+    """The sample images of installed packages, none of which is imported."""
     for package, names in PACKAGED.items():
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -171,7 +171,7 @@ def packaged_sources() -> Iterator[Source]:
 
 
 def folder_sources(folder: Path) -> Iterator[Source]:
-    """The pictures of a folder; what is in front of a last hyphen names the group: fox-1.png and
+    """The images of a folder; what is in front of a last hyphen names the group: fox-1.png and
     fox-2.png.
     """
     for path in sorted(folder.iterdir()):
@@ -203,7 +203,7 @@ def in_half(group: str, half: str) -> bool:
     return (zlib.crc32(group.encode()) % 2 == 0) == (half == "tune")
 
 
-# --- ways to spoil a picture ----------------------------------------------------------------------
+# --- ways to spoil an image ----------------------------------------------------------------------
 
 Way = Callable[[Image.Image, random.Random], Image.Image]
 
@@ -214,7 +214,7 @@ def graded(image: Image.Image, gain: float, lift: float = 0.0) -> Image.Image:
 
 
 def unit(image: Image.Image) -> float:
-    """Pixels of this picture for each pixel of it when trained."""
+    """Pixels of this image for each pixel of it when trained."""
     return max(1.0, (image.width * image.height) ** 0.5 / RESOLUTION)
 
 
@@ -262,7 +262,7 @@ def small(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def framed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Bars at two sides or a frame at four, in a colour the picture's edge does not have."""
+    """Bars at two sides or a frame at four, in a colour the image's edge does not have."""
     edge = np.asarray(image, np.float32)[[0, -1]].mean(axis=(0, 1))
     choices = [(0, 0, 0), (255, 255, 255), (40, 60, 90), (200, 190, 170)]
     colour = rng.choice([each for each in choices if np.abs(np.array(each) - edge).max() > 90])
@@ -415,7 +415,7 @@ def make_samples(
 
 
 def make_copies(sources: Iterable[Source], folder: Path) -> list[tuple[Path, Path]]:
-    """(picture, original) for each copy, and (original, original) for each original."""
+    """(image, original) for each copy, and (original, original) for each original."""
     pairs = []
     for number, source in enumerate(sources):
         rng = random.Random(f"copies {source.group} {number}")
@@ -466,7 +466,7 @@ def score_samples(samples: list[Sample], verbose: bool = False) -> dict[str, Sco
         measures = measured[sample.path]
         assert isinstance(measures, Measures), measures
         picture = CheckedImage(path=sample.path, name=sample.path.name)
-        found = {finding.kind for finding in picture_findings(picture, measures, RESOLUTION)}
+        found = {finding.kind for finding in findings_of_image(picture, measures, RESOLUTION)}
         for kind, score in scores.items():
             if kind == sample.kind:
                 score.right += kind in found
@@ -488,7 +488,7 @@ def score_samples(samples: list[Sample], verbose: bool = False) -> dict[str, Sco
 
 
 def score_copies(pairs: list[tuple[Path, Path]], verbose: bool = False) -> Score:
-    """Each picture but the best of its cluster is named: right if that cluster holds another
+    """Each image but the best of its cluster is named: right if that cluster holds another
     version of the same original.
     """
     measured = measure_all([path for path, _ in pairs])
@@ -525,7 +525,7 @@ def table(scores: dict[str, Score]) -> str:
 
 
 def run(sources: list[Source], verbose: bool = False) -> tuple[int, dict[str, Score]]:
-    """(number of labelled pictures, score by kind)."""
+    """(number of labelled images, score by kind)."""
     with tempfile.TemporaryDirectory(prefix="check-quality-") as folder:
         samples = make_samples(sources, Path(folder))
         copies_folder = Path(folder, "copies")
@@ -544,10 +544,10 @@ def main() -> None:
         "--pictures",
         type=Path,
         metavar="FOLDER",
-        help="good pictures of your own, 500 pixels or larger",
+        help="good images of your own, 500 pixels or larger",
     )
     parser.add_argument(
-        "--drawn", type=int, default=60, help="how many pictures are drawn (default: %(default)s)"
+        "--drawn", type=int, default=60, help="how many images are drawn (default: %(default)s)"
     )
     parser.add_argument(
         "--half",
@@ -564,7 +564,7 @@ def main() -> None:
     ]
     sources = [each for each in sources if is_good(each.image) and in_half(each.group, asked.half)]
     count, scores = run(sources, asked.verbose)
-    print(f"{len(sources)} sources, {count} pictures, resolution {RESOLUTION}\n\n{table(scores)}")
+    print(f"{len(sources)} sources, {count} images, resolution {RESOLUTION}\n\n{table(scores)}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ class HeldOut:
         self._parts = parts
         self._captions = [drawing.caption for drawing in drawings]
         with torch.no_grad():
-            self._latents = parts.family.encode_pictures(parts.vae, pixels).chunk(2, dim=1)[0]
+            self._latents = parts.family.encode_images(parts.vae, pixels).chunk(2, dim=1)[0]
             self._text = parts.family.encode_captions(
                 parts, self._captions, clip_skip=1, max_token_length=75
             )

@@ -48,7 +48,7 @@ from lora_trainer.worker import job
 
 CONCEPTS = ("ink", "zorbl")
 SCENES = 24
-"""Pictures by which the quality of a save is measured."""
+"""Images by which the quality of a save is measured."""
 SAMPLER_STEPS = 10
 SEED = 5
 WITHIN = 0.05
@@ -56,11 +56,11 @@ WITHIN = 0.05
 
 
 def as_drawn(folder: Path) -> None:
-    """The pictures and captions as they were drawn."""
+    """The images and captions as they were drawn."""
 
 
 def deal_captions_anew(folder: Path) -> None:
-    """A third of the pictures get captions of each other."""
+    """A third of the images get captions of each other."""
     with (folder / "metadata.csv").open(encoding="utf-8-sig", newline="") as stream:
         head, *rows = list(csv.reader(stream))
     captions = [caption for _, caption in rows]

@@ -12,9 +12,9 @@ NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textare
         if (control.tagName === 'IMG') return !control.hasAttribute('alt');
         const by = (control.getAttribute('aria-labelledby') || '').split(/\s+/).filter(Boolean).map(id => document.getElementById(id)?.textContent || '').join('');
         const labels = [...(control.labels || [])].map(label => label.textContent).join('');
-        const pictures = [...control.querySelectorAll('img[alt], [aria-label]')].map(inner => inner.getAttribute('alt') || inner.getAttribute('aria-label')).join('');
+        const images = [...control.querySelectorAll('img[alt], [aria-label]')].map(inner => inner.getAttribute('alt') || inner.getAttribute('aria-label')).join('');
         const own = ['INPUT', 'SELECT', 'TEXTAREA'].includes(control.tagName) ? '' : control.textContent;
-        return ![control.getAttribute('aria-label'), by, labels, own, pictures, control.title].some(name => name && /[\p{L}\p{N}]/u.test(name));
+        return ![control.getAttribute('aria-label'), by, labels, own, images, control.title].some(name => name && /[\p{L}\p{N}]/u.test(name));
     })
     .map(control => control.outerHTML.slice(0, 160))"""
 
@@ -96,7 +96,7 @@ STILL = r"""async milliseconds => {
     changes.observe(root, {subtree: true, childList: true, attributes: true, characterData: true});
     const sizes = new ResizeObserver(touch);
     sizes.observe(root);
-    // each answer and picture is an entry once it is there
+    // each answer and image is an entry once it is there
     const loads = new PerformanceObserver(touch);
     loads.observe({type: 'resource'});
     const moves = () => root.getAnimations({subtree: true}).some(one => one.playState === 'running' && one.effect.getComputedTiming().endTime < Infinity);

@@ -1,4 +1,4 @@
-"""Little pictures for the journeys: each number another one."""
+"""Little images for the journeys: each number another one."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ class RealHost(RunningHost):
         return self.folder
 
     def environ(self) -> dict[str, str]:
-        # one thread would do for the fake ones; here a picture is work
+        # one thread would do for the fake ones; here an image is work
         return {**super().environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
 
     def prepare(self) -> None:

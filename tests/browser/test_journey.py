@@ -1,7 +1,7 @@
-"""An artist's way through the tab on both WebUIs, from a few images to a picture with the LoRA; and
+"""An artist's way through the tab on both WebUIs, from a few images to an image with the LoRA; and
 what a run survives meanwhile.
 
-Everything is real but the WebUI's pictures: the worker trains the embedded checkpoint. One test
+Everything is real but the WebUI's images: the worker trains the embedded checkpoint. One test
 leaves what the next begins with, as an artist would.
 """
 
@@ -27,7 +27,7 @@ PATIENCE = 150_000
 
 def files(*numbers: int) -> list[dict[str, Any]]:
     return [
-        {"name": f"picture {number}.png", "mimeType": "image/png", "buffer": picture(number)}
+        {"name": f"image {number}.png", "mimeType": "image/png", "buffer": picture(number)}
         for number in numbers
     ]
 
@@ -101,7 +101,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
 
     captions = open_step(page, "captions")
     for number in (1, 2, 3, 4):
-        box = captions.get_by_label(f"Caption of picture {number}.png")
+        box = captions.get_by_label(f"Caption of image {number}.png")
         box.fill(f"a disc, plain ground {number}")
         box.blur()
         captions.get_by_text(f"{number} of 4 with a caption").first.wait_for()
@@ -111,7 +111,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
         for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]
     }
     assert captioned == {
-        f"picture {number}.png": f"a disc, plain ground {number}" for number in (1, 2, 3, 4)
+        f"image {number}.png": f"a disc, plain ground {number}" for number in (1, 2, 3, 4)
     }
 
     choose_settings(page, NAME, STEPS)
@@ -186,7 +186,7 @@ def test_send_to_txt2img_then_the_slider_changes_the_picture_and_zero_is_no_lora
 
 
 def generate(page: Any) -> bytes:
-    """Press the host's Generate; returns the picture's pixels, as the browser has them."""
+    """Press the host's Generate; returns the image's pixels, as the browser has them."""
     before = page.evaluate(
         "() => [...document.querySelectorAll('#txt2img_gallery img')].map(image =>"
         " image.src).join()"

@@ -1,5 +1,5 @@
 """The artist's way through the tab on an installed AUTOMATIC1111, Forge or Forge Neo, ending with
-pictures that the host makes with the LoRA.
+images that the host makes with the LoRA.
 
     python -m tests tests/browser/test_real_host.py --host-folder FOLDER [--host-checkpoint FILE]
 
@@ -149,7 +149,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
         dialog.locator(".lora-trainer-dialog-actions .lora-trainer-primary").click()
     images.get_by_text("4 images added.").wait_for()
 
-    box = open_step(page, "captions").get_by_label("Caption of picture 1.png")
+    box = open_step(page, "captions").get_by_label("Caption of image 1.png")
     box.fill("a disc, plain ground")
     box.blur()
     (dataset,) = host.get("datasets")
@@ -157,7 +157,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     while host.get("datasets")[0]["captioned"] == 0 and time.monotonic() < end:
         time.sleep(0.2)
     for item in host.get(f"datasets/{quote(dataset['id'])}/items")["items"]:
-        if item["name"] != "picture 1.png":
+        if item["name"] != "image 1.png":
             assert (
                 host.post(
                     f"datasets/{quote(dataset['id'])}/caption",
@@ -253,14 +253,14 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     section.get_by_role("button", name="Generate", exact=True).click()
     pair = finished_try(host, "pair")
     assert pair["infotext"].startswith(f"{TRIGGER}, a disc <lora:{NAME}:1>")
-    without, with_lora = (host.ask("GET", made["url"]).body for made in pair["pictures"])
+    without, with_lora = (host.ask("GET", made["url"]).body for made in pair["images"])
     assert pixels(without) != pixels(with_lora)
     section.get_by_label("Images", exact=True).locator("img").nth(1).wait_for()
 
     section.get_by_role("button", name="Strength grid", exact=True).click()
     grid = finished_try(host, "grid")
-    assert [made["strength"] for made in grid["pictures"]] == [0, 0.25, 0.5, 0.8, 1]
-    shown = [pixels(host.ask("GET", made["url"]).body) for made in grid["pictures"]]
+    assert [made["strength"] for made in grid["images"]] == [0, 0.25, 0.5, 0.8, 1]
+    shown = [pixels(host.ask("GET", made["url"]).body) for made in grid["images"]]
     assert shown[0] == pixels(without)
     assert shown[4] == pixels(with_lora)
     assert len(set(shown)) == 5
@@ -270,7 +270,7 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     page.locator("dialog[open]").get_by_role("button", name="Generate the images").click()
     matrix = finished_try(host, "matrix")
     assert len(matrix["loras"]) == 2
-    assert len({pixels(host.ask("GET", made["url"]).body) for made in matrix["pictures"]}) > 4
+    assert len({pixels(host.ask("GET", made["url"]).body) for made in matrix["images"]}) > 4
     assert [
         note
         for job in (pair, grid, matrix)
@@ -371,7 +371,7 @@ def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
 
 
 def generate(page: Any, host: RealHost) -> bytes:
-    """Press the host's Generate; returns the picture's pixels."""
+    """Press the host's Generate; returns the image's pixels."""
     sources = (
         "() => [...document.querySelectorAll('#txt2img_gallery img')].map(image =>"
         " image.src).join()"

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
 
 @pytest.fixture
 def dataset(host: Any) -> Iterator[str]:
-    """Six square pictures with captions; its id."""
+    """Six square images with captions; its id."""
     identity = json.loads(host.post("datasets", {"name": f"Discs {time.time_ns()}"}).body)["id"]
     draw_images(host.trainer_folder / "datasets" / identity, 6)
     yield identity

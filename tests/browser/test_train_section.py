@@ -403,7 +403,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         begun = form.get_by_label("Start from a LoRA").locator("option:checked")
         expect(begun).to_have_text("stopped_early-step00000010")
     finally:
-        # the picture stays: the host's cards go on asking for it
+        # the image stays: the host's cards go on asking for it
         for ending in ("safetensors", "json"):
             for left in host.lora_folder.glob(f"stopped_early*.{ending}"):
                 left.unlink()

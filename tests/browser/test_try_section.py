@@ -1,4 +1,4 @@
-"""The section "try" and the strength panel on both WebUIs: the host makes the pictures, and takes
+"""The section "try" and the strength panel on both WebUIs: the host makes the images, and takes
 up the prompt that a slider wrote.
 """
 
@@ -83,7 +83,7 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         at = shown.index("tried_fox")
         assert shown[at + 1] == ["fox run: saved steps", "fox run, step 100", "fox run, step 50"]
         assert [label for label in shown if isinstance(label, str) and "step" in label] == []
-        # and their pictures: a row for each step, a column for each strength
+        # and their images: a row for each step, a column for each strength
         section.get_by_label("Prompt", exact=True).fill("a fox")
         section.get_by_role("button", name="Saved steps × strengths").click()
         section.page.get_by_role("dialog").get_by_role("button", name="Generate the images").click()

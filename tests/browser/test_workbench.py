@@ -62,7 +62,7 @@ def dataset(host: Any) -> Iterator[Dataset]:
 @pytest.fixture
 def visitor(dataset: Dataset, visitor: Any) -> Any:
     """One who comes after the dataset, and leaves before it is deleted: an open page asks for the
-    pictures of what it shows.
+    images of what it shows.
     """
     return visitor
 
@@ -364,7 +364,7 @@ def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
     eventually(lambda: dataset.captions()[0], "a fox")
     page.keyboard.press("PageDown")
     page.keyboard.press("PageDown")
-    # the whole picture came along
+    # the whole image came along
     row = section.locator(".lora-trainer-caption-row").last.bounding_box()
     assert row["y"] >= 0 and row["y"] + row["height"] <= page.viewport_size["height"]
     page.keyboard.press("PageUp")
@@ -402,14 +402,14 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
 def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
-    small = section.locator(".lora-trainer-caption-picture img").first.bounding_box()["width"]
+    small = section.locator(".lora-trainer-caption-image img").first.bounding_box()["width"]
     section.get_by_label("Images", exact=True).select_option("large")
-    image = section.locator(".lora-trainer-caption-picture img").first
+    image = section.locator(".lora-trainer-caption-image img").first
     assert "/picture/" in image.get_attribute("src")
     assert image.bounding_box()["width"] > 2 * small
     page.reload()
     page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
-    page.locator(f"{ROOT} .lora-trainer-captions[data-pictures=large]").wait_for()
+    page.locator(f"{ROOT} .lora-trainer-captions[data-images=large]").wait_for()
 
 
 def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, visitor, dataset):
@@ -569,7 +569,7 @@ def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
     eventually(dataset.captions, CAPTIONS)
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def spoil(folder: Path) -> None:

@@ -66,12 +66,12 @@ def test_a_picture_is_fitted_into_the_models_memory(size, fitted):
     ("answer", "complete", "caption"),
     [
         ("The image shows a red fox standing in snow.", True, "A red fox standing in snow."),
-        ("This picture depicts two people\n\n**walking**.", True, "Two people walking."),
-        ("Here is a description of the picture: A castle at night.", True, "A castle at night."),
+        ("This image depicts two people\n\n**walking**.", True, "Two people walking."),
+        ("Here is a description of the image: A castle at night.", True, "A castle at night."),
         ("A fox in the snow. Its fur is red and", False, "A fox in the snow."),
         ("a fox, snow, mountains in the", False, "a fox, snow, mountains in"),
         ('"A quiet street."', True, "A quiet street."),
-        ("A picture frame is on the wall.", True, "A picture frame is on the wall."),
+        ("An image frame is on the wall.", True, "An image frame is on the wall."),
     ],
 )
 def test_the_answer_becomes_a_caption(answer, complete, caption):

@@ -46,7 +46,7 @@ def test_the_scores_are_clips_own():
         CLIPModel.from_pretrained(tiny_clip()),
         CLIPProcessor.from_pretrained(tiny_clip()),
     )
-    words = [f"a picture of {word}" for word in GROUPS[0].words]
+    words = [f"an image of {word}" for word in GROUPS[0].words]
     ours = loaded((GROUPS[0],), top_k=3)
     ours._words = torch.nn.functional.normalize(
         model.get_text_features(**processor(text=words, return_tensors="pt", padding=True)), dim=-1

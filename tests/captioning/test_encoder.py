@@ -1,4 +1,4 @@
-"""What falls off while a picture is captioned: its embedding, and the encoder's scale."""
+"""What falls off while an image is captioned: its embedding, and the encoder's scale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from lora_trainer.captioning.captioner import SentenceSettings
 from lora_trainer.captioning.captioners import blip, clip
-from lora_trainer.captioning.encoder import ImageEncoder, rows, unrelated_pictures, unrelated_spread
+from lora_trainer.captioning.encoder import ImageEncoder, rows, unrelated_images, unrelated_spread
 from lora_trainer.dataset.embeddings import spread
 from tests.captioning.tiny_captioners import tiny_blip, tiny_clip, words_file
 
@@ -105,14 +105,14 @@ def test_what_overflowed_in_sixteen_bits_is_no_embedding():
 
 def test_the_scale_is_how_far_apart_unrelated_drawings_are(captioner):
     assert isinstance(captioner, ImageEncoder)
-    expected = spread(np.stack(captioner.embed(unrelated_pictures())))
+    expected = spread(np.stack(captioner.embed(unrelated_images())))
     assert unrelated_spread(captioner) == pytest.approx(expected, abs=1e-3) and expected > 0
 
 
 def test_the_unrelated_drawings_are_the_same_each_time_and_differ_from_one_another():
-    pictures = unrelated_pictures()
+    pictures = unrelated_images()
     assert [picture.tobytes() for picture in pictures] == [
-        picture.tobytes() for picture in unrelated_pictures()
+        picture.tobytes() for picture in unrelated_images()
     ]
     assert len(pictures) == 8 and {picture.size for picture in pictures} == {(224, 224)}
     small = [np.asarray(picture.resize((8, 8)), float).ravel() for picture in pictures]

@@ -69,7 +69,7 @@ def bert_vocabulary() -> list[str]:
 
 @cache
 def tiny_blip() -> Path:
-    """BLIP with pictures of 32 pixels and BERT's tokenizer of a few words."""
+    """BLIP with images of 32 pixels and BERT's tokenizer of a few words."""
     from transformers import (
         BertTokenizer,
         BlipForConditionalGeneration,
@@ -112,7 +112,7 @@ def blip_config() -> Any:
 
 @cache
 def tiny_clip() -> Path:
-    """CLIP with pictures of 32 pixels and its true tokenizer."""
+    """CLIP with images of 32 pixels and its true tokenizer."""
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -309,7 +309,7 @@ def tiny_llava() -> Path:
 
 @cache
 def tiny_smolvlm() -> Path:
-    """Idefics 3, the class of SmolVLM: a picture in pieces and once as a whole."""
+    """Idefics 3, the class of SmolVLM: an image in pieces and once as a whole."""
     from transformers import (
         Idefics3Config,
         Idefics3ForConditionalGeneration,
@@ -363,7 +363,7 @@ TAGS = [
 
 @cache
 def tiny_tagger(side: int = 8) -> Path:
-    """A tagger that means the picture over its pixels, and says of red, green and blue how much
+    """A tagger that means the image over its pixels, and says of red, green and blue how much
     there is of it.
 
     Probability = sigmoid(mean of (blue, green, red) / 255 @ WEIGHTS + BIAS); so its answer can be

@@ -1,4 +1,4 @@
-"""Pictures drawn on the spot, and the file formats Pillow cannot write, written by hand."""
+"""Images drawn on the spot, and the file formats Pillow cannot write, written by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def save(
     colour: tuple[int, ...] | str = (200, 100, 50),
     **options: object,
 ) -> Path:
-    """A picture of one colour."""
+    """An image of one colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)  # type: ignore[arg-type]
     return path
 
 
 def noise(size: tuple[int, int] = (128, 96), seed: int = 1) -> Image.Image:
-    """A picture that does not compress, so that half its file is half of it."""
+    """An image that does not compress, so that half its file is half of it."""
     state, data = seed, bytearray()
     for _ in range(size[0] * size[1] * 3):
         state = (state * 1103515245 + 12345) % 2**31

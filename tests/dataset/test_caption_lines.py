@@ -1,4 +1,4 @@
-"""Several lines of a caption are several captions of one picture, or one list of tags; never glued,
+"""Several lines of a caption are several captions of one image, or one list of tags; never glued,
 whatever is done to them.
 """
 

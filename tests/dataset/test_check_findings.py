@@ -57,7 +57,7 @@ def only(report, kind):
 def test_a_good_dataset_has_no_findings(folder):
     report = checked(folder)
     assert report.findings == () and not report.stops_training
-    assert report.to_text() == "Pictures checked: 6. No problems found"
+    assert report.to_text() == "Images checked: 6. No problems found"
 
 
 def test_each_fault_is_named_with_its_measure_and_its_fix(folder, scenes):
@@ -102,7 +102,7 @@ def test_each_fault_is_named_with_its_measure_and_its_fix(folder, scenes):
     assert only(report, "blurred-image").measured == pytest.approx(4, rel=0.35)
     border = only(report, "wide-border")
     assert (border.measured, border.fix) == (0.2, {"do": "crop", "box": [0, 32, 256, 288]})
-    assert str(border) == "bars.png has a border of one colour: 20 % of the picture"
+    assert str(border) == "bars.png has a border of one colour: 20 % of the image"
     assert only(report, "small-image").measured == 2.0
     assert (only(report, "extreme-aspect").measured, only(report, "extreme-aspect").fix) == (
         3.0,
@@ -117,7 +117,7 @@ def test_each_fault_is_named_with_its_measure_and_its_fix(folder, scenes):
     broken = only(report, "unreadable-image")
     assert str(
         broken
-    ) == "cut.png is cut off: the file ends before the picture does" and broken.fix == {
+    ) == "cut.png is cut off: the file ends before the image does" and broken.fix == {
         "do": "leave_out"
     }
     assert report.stops_training
@@ -140,7 +140,7 @@ def test_a_dataset_that_is_soft_altogether_is_told_once(folder):
     for path in folder.glob("*.png"):
         Image.open(path).filter(ImageFilter.GaussianBlur(4)).save(path)
     finding = only(checked(folder), "blurred-image")
-    assert str(finding) == "most pictures are soft at 256: 6 of 6" and finding.path is None
+    assert str(finding) == "most images are soft at 256: 6 of 6" and finding.path is None
 
 
 def test_a_mask_says_how_much_of_the_picture_is_the_subject(folder):
@@ -148,8 +148,8 @@ def test_a_mask_says_how_much_of_the_picture_is_the_subject(folder):
     ImageDraw.Draw(mask).rectangle((32, 64, 63, 127), fill=255)
     mask.save(folder / "scene4_mask.png")
     finding = only(checked(folder), "small-subject")
-    assert str(finding) == "scene4.png: the subject takes up 12 % of the picture"
-    # the mask is half the picture's size: its box is 64 x 128 at (64, 128)
+    assert str(finding) == "scene4.png: the subject takes up 12 % of the image"
+    # the mask is half the image's size: its box is 64 x 128 at (64, 128)
     assert finding.fix == {"do": "crop", "box": list(grown((64, 128, 128, 256), 0.6, 256, 256))}
     assert finding.measured == 0.125
 
@@ -225,7 +225,7 @@ def test_copies_do_not_make_a_dataset_larger(tmp_path, scenes):
         members([*scenes[:3], *(ImageOps.mirror(scene) for scene in scenes[:3])], tmp_path)
     )
     assert [(str(finding), finding.measured) for finding in found] == [
-        ("there are only 3 different pictures", 3.0)
+        ("there are only 3 different images", 3.0)
     ]
 
 
@@ -237,7 +237,7 @@ def test_pictures_of_one_composition_have_little_variety(tmp_path, scenes):
 
 
 def as_seen(folder, directions, unrelated=0.5, title="CLIP"):
-    """What an encoder made of the pictures of a folder, in the order of their names: one direction
+    """What an encoder made of the images of a folder, in the order of their names: one direction
     each.
     """
     digests = [digest(path) for path in sorted(folder.glob("*.png"))]
@@ -260,7 +260,7 @@ ALIKE, APART = np.ones((6, 8)) + np.eye(6, 8), np.ones((6, 8)) + np.eye(6, 8) * 
         (ALIKE, 0.5, 0.182),
         (APART, 0.5, None),
         (np.ones((6, 8)), 0.5, 0.0),
-        # one and the same distance is little to an encoder that sees pictures far apart, and much
+        # one and the same distance is little to an encoder that sees images far apart, and much
         # to one that does not
         (ALIKE, 0.4, None),
         (APART, 4.0, 0.125),
@@ -282,7 +282,7 @@ def test_the_finding_says_whose_embeddings_it_is_from_and_what_to_do(folder):
     finding = only(report, "little-variety")
     assert (
         str(finding)
-        == "to BLIP the pictures look much alike: they differ 18 % as much as unrelated pictures do"
+        == "to BLIP the images look much alike: they differ 18 % as much as unrelated images do"
     )
     assert (
         "add others, or other backgrounds and light" in str(finding.hint)
@@ -294,7 +294,7 @@ def test_embeddings_are_asked_before_fingerprints(tmp_path, scenes):
     ground = Image.radial_gradient("L").convert("RGB")
     alike_in_light = members([Image.blend(ground, scene, 0.4) for scene in scenes], tmp_path)
     assert str(variety(alike_in_light)[0]).startswith(
-        "by light and dark the pictures are much alike: "
+        "by light and dark the images are much alike: "
     )
     assert variety(alike_in_light, [as_seen(tmp_path, APART)]) == []
 
@@ -302,7 +302,7 @@ def test_embeddings_are_asked_before_fingerprints(tmp_path, scenes):
 def test_an_encoder_that_has_not_seen_nearly_all_pictures_is_not_asked(folder):
     add_embeddings(folder, as_seen(folder, ALIKE))
     assert only(checked(folder), "little-variety")
-    # another content is another picture, of which nothing is known; and five of six are not nearly
+    # another content is another image, of which nothing is known; and five of six are not nearly
     # all
     dead_leaves(random.Random(30), 256).save(folder / "scene0.png")
     assert checked(folder).findings == ()
@@ -380,12 +380,12 @@ def test_the_report_as_json_has_what_a_fix_needs(folder, scenes):
         {"do": "crop", "box": [32, 0, 288, 256]},
     )
     assert (
-        border["template"] == "{name} has a border of one colour: {percent} % of the picture"
+        border["template"] == "{name} has a border of one colour: {percent} % of the image"
         and border["values"]["percent"] == "20"
     )
     copy = next(each for each in data["findings"] if each["kind"] == "near-duplicate")
     assert copy["related"] == ["scene0.png", "bars.png"]
-    assert {"name": "bars.png", "width": 320, "height": 256} in data["pictures"]
+    assert {"name": "bars.png", "width": 320, "height": 256} in data["images"]
 
 
 def test_the_tab_checks_pictures_it_knows(folder):
@@ -395,7 +395,7 @@ def test_the_tab_checks_pictures_it_knows(folder):
     assert [str(finding) for finding in report.findings] == [
         "first has no caption",
         "first is only 256 x 256 pixels: for 512 it is enlarged 2.0 times",
-        "there is only one picture, copies aside",
+        "there is only one image, copies aside",
     ]
 
 

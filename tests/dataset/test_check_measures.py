@@ -1,4 +1,4 @@
-"""What is measured of one picture: on pictures of which the answer is known."""
+"""What is measured of one image: on images of which the answer is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora_trainer.dataset.check.fingerprint import (
     palette,
     vectors,
 )
-from lora_trainer.dataset.check.image_findings import CheckedImage, picture_findings
+from lora_trainer.dataset.check.image_findings import CheckedImage, findings_of_image
 from lora_trainer.dataset.check.measure import measure, measure_all
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
 from lora_trainer.dataset.check.store import Store
@@ -199,7 +199,7 @@ def vivid():
 )
 def test_thin_lines_on_paper_and_vivid_colours_are_no_faults_of_light(tmp_path, image, kinds):
     image.save(tmp_path / "a.png")
-    found = picture_findings(
+    found = findings_of_image(
         CheckedImage(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512
     )
     assert [

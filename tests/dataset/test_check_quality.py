@@ -1,4 +1,4 @@
-"""The check is right often enough: a small run of tests.benchmark.check_quality, on drawn pictures
+"""The check is right often enough: a small run of tests.benchmark.check_quality, on drawn images
 alone.
 """
 

@@ -16,7 +16,7 @@ from tests.dataset.pictures import save
 
 
 def plain_with_detail(size, at, side=60):
-    """A grey picture with a chequered patch around `at`."""
+    """A grey image with a chequered patch around `at`."""
     image = Image.new("RGB", size, "grey")
     draw = ImageDraw.Draw(image)
     for number in range(36):
@@ -144,7 +144,7 @@ def test_a_mask_is_cut_as_its_picture_is_and_stays_black_and_white(tmp_path, mas
 
 def test_a_mask_that_cannot_be_read_is_named_and_its_picture_is_written(tmp_path):
     save(tmp_path / "in" / "fox.png", size=(80, 80))
-    (tmp_path / "in" / "fox_mask.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "fox_mask.png").write_bytes(b"no image")
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["fox.png"]
     assert [(finding.kind, finding.path.name) for finding in done.findings] == [
@@ -196,7 +196,7 @@ def test_only_the_named_pictures_are_taken(tmp_path):
         "sub/c.png",
         "a.png",
     ]
-    with pytest.raises(DatasetError, match="there is no picture d.png"):
+    with pytest.raises(DatasetError, match="there is no image d.png"):
         crop(tmp_path / "in", tmp_path / "other", size=64, only=["d.png"])
 
 
@@ -230,5 +230,5 @@ def test_what_is_not_copied_is_named(tmp_path):
         and "a.txt is damaged" in told
         and "c.xcf is in a format that is not read here" in told
     )
-    # who asks for one picture hears of that one
+    # who asks for one image hears of that one
     assert crop(tmp_path / "in", tmp_path / "one", size=64, only=["b.png"]).findings == ()

@@ -108,15 +108,15 @@ def test_captions_that_many_share_are_not_added_up_to_one():
     groups = [
         warning(
             "identical-captions",
-            "{count} pictures have the caption {caption}",
+            "{count} images have the caption {caption}",
             count=3,
             caption=caption,
         )
         for caption in ("fox", "hen")
     ]
     assert [str(one.message) for one in sums(groups)] == [
-        "3 pictures have the caption fox",
-        "3 pictures have the caption hen",
+        "3 images have the caption fox",
+        "3 images have the caption hen",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Whatever an image file holds, an upright 8-bit RGB picture comes out, or a sentence."""
+"""Whatever an image file holds, an upright 8-bit RGB image comes out, or a sentence."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_pictures_come_out_upright(tmp_path, suffix, orientation):
 
 
 def heic(path: Path, orientation: int = 1, **options: object) -> Path:
-    """A picture as a phone writes it. Skips where no encoder is installed."""
+    """An image as a phone writes it. Skips where no encoder is installed."""
     encoder = pytest.importorskip("pillow_heif")
     method = STORED[orientation]
     stored = corners() if method is None else corners().transpose(method)
@@ -325,7 +325,7 @@ def test_a_heic_picture_that_is_cut_off_gets_a_sentence(tmp_path):
 
 
 def place_taken() -> Image.Exif:
-    """EXIF of a picture that lies on its side, taken at a place."""
+    """EXIF of an image that lies on its side, taken at a place."""
     found = exif(6)
     found.get_ifd(0x8825)[2] = (48.0, 51.0, 30.0)
     return found
@@ -451,7 +451,7 @@ def test_a_colour_profile_of_another_colour_model_is_left_aside(tmp_path):
     assert colour(tmp_path / "a.png") == (77, 77, 77)
 
 
-# --- files that are no whole pictures -------------------------------------------------------------
+# --- files that are no whole images -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
@@ -473,7 +473,7 @@ def test_a_truncated_jpeg_is_said_to_end_before_its_picture(tmp_path):
     path.write_bytes((tmp_path / "a.jpg").read_bytes()[:-2000])
     with pytest.raises(DatasetError) as caught:
         examine(path)
-    assert str(caught.value) == f"{path} is cut off: the file ends before the picture does"
+    assert str(caught.value) == f"{path} is cut off: the file ends before the image does"
     assert str(caught.value.hint) == "Copy or download it again, or remove it."
 
 
@@ -487,18 +487,18 @@ def test_a_truncated_jpeg_is_said_to_end_before_its_picture(tmp_path):
             (
                 "is cut off or damaged: its header cannot be read"
                 if HEIC
-                else "is an HEIC picture, which is not read here"
+                else "is an HEIC image, which is not read here"
             ),
         ),
-        (b"\xff\x0a" + b"x" * 50, "is a JPEG XL picture, which is not read here"),
-        (b"\n<!DOCTYPE html><html>404</html>", "is a web page, not a picture"),
+        (b"\xff\x0a" + b"x" * 50, "is a JPEG XL image, which is not read here"),
+        (b"\n<!DOCTYPE html><html>404</html>", "is a web page, not an image"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
-            "is a Git LFS pointer, not the picture",
+            "is a Git LFS pointer, not the image",
         ),
         (b"\xff\xd8\xff\xe0\0", "is cut off or damaged: its header cannot be read"),
         (b"\x89PNG\r\n\x1a\n", "is cut off or damaged: its header cannot be read"),
-        (b"my holiday pictures", "is not a picture in a format that is read here"),
+        (b"my holiday images", "is not an image in a format that is read here"),
     ],
 )
 def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, sentence):

@@ -1,4 +1,4 @@
-"""Which picture is the mask of which."""
+"""Which image is the mask of which."""
 
 from __future__ import annotations
 

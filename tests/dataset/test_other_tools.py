@@ -1,4 +1,4 @@
-"""What other tools write beside pictures: read, or named; and what is not a picture of the
+"""What other tools write beside images: read, or named; and what is not an image of the
 subject.
 """
 
@@ -241,9 +241,9 @@ def test_pictures_by_odd_names_and_texts_without_a_picture_are_named(tmp_path):
     write(tmp_path / "gone.txt", "a caption")
     write(tmp_path / "README.txt", "about")
     assert [text for _, _, text in told(look(tmp_path))] == [
-        "c.png_large is left out: it is a picture, but its name does not end in .png",
-        "noname is left out: it is a picture, but its name does not end in .png",
-        "texts that belong to no picture are left out (1 of them, such as gone.txt)",
+        "c.png_large is left out: it is an image, but its name does not end in .png",
+        "noname is left out: it is an image, but its name does not end in .png",
+        "texts that belong to no image are left out (1 of them, such as gone.txt)",
     ]
 
 

@@ -100,7 +100,7 @@ def test_nothing_learned_does_not_pass(parts, tmp_path):
 
 
 def scramble_pixels(folder: Path) -> None:
-    """Every picture keeps its colours and loses its content."""
+    """Every image keeps its colours and loses its content."""
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         pixels = np.asarray(Image.open(path)).reshape(-1, 3).copy()
         np.random.default_rng(number).shuffle(pixels)
@@ -108,7 +108,7 @@ def scramble_pixels(folder: Path) -> None:
 
 
 def deal_captions_anew(folder: Path) -> None:
-    """Every picture gets the caption of another, of another shape, size and place."""
+    """Every image gets the caption of another, of another shape, size and place."""
     lines = (folder / "metadata.csv").read_text(encoding="utf-8-sig").splitlines()
     names, captions = zip(*(line.split(",", 1) for line in lines[1:]), strict=True)
     dealt = list(captions)

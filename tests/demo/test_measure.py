@@ -1,4 +1,4 @@
-"""The measuring functions, judged on pictures whose content is known."""
+"""The measuring functions, judged on images whose content is known."""
 
 from __future__ import annotations
 

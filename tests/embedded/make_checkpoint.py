@@ -23,7 +23,7 @@ How the file in this folder was made, on two threads of a shared four-core machi
   0.99, all else 1.00. In 96 more (shape 0.89) each miss was a small star, read as another shape.
 
 Everything is seeded; a run that is interrupted, or shared among another number of processes, goes
-on with other pictures and ends in other weights.
+on with other images and ends in other weights.
 """
 
 from __future__ import annotations

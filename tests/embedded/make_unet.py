@@ -27,7 +27,7 @@ class UnetSettings:
     seed: int = 30
     step_count: int = 3700
     batch_size: int = 48
-    picture_count: int = 10000
+    image_count: int = 10000
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
     caption_dropout: float = 0.1
@@ -90,9 +90,9 @@ class TokenizedCaptions:
 def world_latents(
     folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share
 ) -> torch.Tensor:
-    """(picture_count, 4, 8, 8), unit variance; each process encodes and caches its part."""
+    """(image_count, 4, 8, 8), unit variance; each process encodes and caches its part."""
     path = folder / f"latents-{share.rank}-of-{share.count}.pt"
-    count = settings.picture_count // share.count
+    count = settings.image_count // share.count
     if path.exists():
         kept: torch.Tensor = torch.load(path, weights_only=True)
         return kept

@@ -322,7 +322,7 @@ def vae_pictures(seed: int) -> Iterator[np.ndarray]:
 
 
 def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
-    """(side, side, 3) pictures of 0 to 255 -> (B, 3, side, side) in [-1, 1]."""
+    """(side, side, 3) images of 0 to 255 -> (B, 3, side, side) in [-1, 1]."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
 
 
@@ -333,7 +333,7 @@ def drawn(drawings: Iterator[world.Drawing], count: int) -> torch.Tensor:
 
 
 def decibels(squared_error: float) -> float:
-    """Peak signal-to-noise ratio of pictures in [-1, 1]."""
+    """Peak signal-to-noise ratio of images in [-1, 1]."""
     return -10 * math.log10(squared_error / 4)
 
 

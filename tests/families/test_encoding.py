@@ -1,4 +1,4 @@
-"""Captions and pictures as Stable Diffusion's families encode them."""
+"""Captions and images as Stable Diffusion's families encode them."""
 
 import pytest
 import torch

@@ -106,7 +106,7 @@ def _each(*reads: Callable[[], object]) -> None:
             read()
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def _picture(form: str, **options: Any) -> Callable[[Path], Path]:
@@ -179,7 +179,7 @@ def _work_with_captions(folder: Path, path: Path) -> None:
         found = {item.name: item for item in view.items}
         _require(
             set(found) >= {"img00.png", "img01.png", "img02.png"},
-            f"pictures beside {path.name}: {sorted(found)}",
+            f"images beside {path.name}: {sorted(found)}",
         )
         json.dumps(
             [str(finding.message) for item in view.items for finding in item.findings]
@@ -533,7 +533,7 @@ def _restore(folder: Path, path: Path) -> None:
 
     def restore() -> None:
         removed = store.removed()
-        _require(any(entry.folder != path.parent for entry in removed), "the other removed picture")
+        _require(any(entry.folder != path.parent for entry in removed), "the other removed image")
         json.dumps([entry.name for entry in removed])
         for entry in removed:
             with contextlib.suppress(LoraTrainerError):
@@ -588,7 +588,7 @@ def _use_bench(folder: Path, path: Path) -> None:
     images = folder / "images"
     bench = Workbench(CaptionStore(images, follow_links=True))
     view = bench.store.view()
-    _require(len(view.items) == 3, "the pictures")
+    _require(len(view.items) == 3, "the images")
     known = bench.known(view)
     _each(
         lambda: caption_provenance.read_authors(images),
@@ -607,7 +607,7 @@ def _use_bench(folder: Path, path: Path) -> None:
 def _vocabulary(folder: Path) -> Path:
     images = draw_images(folder / "images", 2)
     return write_vocabulary(
-        images, Vocabulary(opening="a picture of", fields={"style": ("ink wash", "oil")})
+        images, Vocabulary(opening="an image of", fields={"style": ("ink wash", "oil")})
     )
 
 
@@ -702,7 +702,7 @@ def _see_again(folder: Path, path: Path) -> None:
 
     def look() -> None:
         found = image_cache.ImageCache(folder / "images.json").look(image)
-        _require(isinstance(found.width, int) and isinstance(found.digest, str), "the picture")
+        _require(isinstance(found.width, int) and isinstance(found.digest, str), "the image")
 
     found = Checkpoints(PaintingHost(folder), folder / "checkpoints.json")  # type: ignore[arg-type]
     _each(
@@ -863,7 +863,7 @@ _ONE = {"text": "a red disc", "by": "blip 1"}
 READERS: tuple[Reader, ...] = (
     *(
         Reader(
-            name=f"picture {form}",
+            name=f"image {form}",
             make=_picture(form),
             read=_look_at_picture,
             form="picture",
@@ -881,7 +881,7 @@ READERS: tuple[Reader, ...] = (
         megabytes=700,
     ),
     Reader(
-        name="card's picture",
+        name="card's image",
         make=_card,
         read=_deliver_with_card,
         form="picture",

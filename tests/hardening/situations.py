@@ -64,7 +64,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/training/test_device.py::test_running_out_of_memory_is_recognised",
         ),
         Situation(
-            what="There is no memory for the preview pictures",
+            what="There is no memory for the preview images",
             seen='"there was no memory for the previews of step"',
             kept="The training, which goes on",
             then="Nothing, or a smaller `sample_size`",
@@ -78,7 +78,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/jobs/test_real_workers.py::test_a_worker_outlives_its_host_and_the_ctrl_c_in_its_terminal_or_ends_with_it_as_chosen",
         ),
         Situation(
-            what="The WebUI stops while a picture is made, for which the training was paused",
+            what="The WebUI stops while an image is made, for which the training was paused",
             seen="The WebUI that starts next lets the training go on",
             kept="Everything",
             then="Nothing",
@@ -168,7 +168,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         Situation(
             what="The disk is full while something is uploaded, edited, named or queued in the tab",
             seen="A sentence that names the file; what was asked for is not done",
-            kept="Every picture, and every caption as it was or as it is to be, whole",
+            kept="Every image, and every caption as it was or as it is to be, whole",
             then="Make room, and do it again",
             test="tests/hardening/test_hardening.py::test_on_a_full_disk_everything_is_told_and_nothing_is_lost",
         ),
@@ -269,9 +269,9 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/webui/captions/test_workbench.py::test_everything_is_undone_step_by_step_after_a_restart",
         ),
         Situation(
-            what="The program is killed while it changes captions, or removes pictures",
+            what="The program is killed while it changes captions, or removes images",
             seen="Nothing; the next start finds each caption old or new, never half",
-            kept="Every picture, in its place or in the dataset's trash; every caption",
+            kept="Every image, in its place or in the dataset's trash; every caption",
             then="Do it again, or *Undo*",
             test="tests/hardening/test_hardening.py::test_after_kills_going_on_comes_to_the_same_and_nothing_is_lost",
         ),
@@ -283,7 +283,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test=("tests/tasks/test_caption.py::test_a_killed_worker_loses_no_more_than_seconds"),
         ),
         Situation(
-            what="A zip holds a damaged picture",
+            what="A zip holds a damaged image",
             seen="Its name, among what was left out",
             kept="The others, which are taken",
             then="Upload that one again",
@@ -303,7 +303,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             ),
             seen=(
                 "When the worker's packages are installed, an upload becomes a JPEG or PNG of its"
-                " name; in a folder that is yours the pictures are named, and converted at a click"
+                " name; in a folder that is yours the images are named, and converted at a click"
             ),
             kept=(
                 "The original of an upload that cannot be converted yet; those of a folder come"
@@ -313,9 +313,9 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/webui/datasets/test_image_conversion.py::test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later",
         ),
         Situation(
-            what="A picture has more pixels than are read, or claims to",
+            what="An image has more pixels than are read, or claims to",
             seen='"million pixels, and no more than" the limit, before it is decoded',
-            kept="The picture; no memory is taken for it",
+            kept="The image; no memory is taken for it",
             then=(
                 "Make it smaller, or raise the limit in the environment variable that the hint"
                 " names"
@@ -332,7 +332,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 " begin"
             ),
             kept="The files",
-            then="Save each as a .txt file of its picture's name, or all in one metadata.csv",
+            then="Save each as a .txt file of its image's name, or all in one metadata.csv",
             test="tests/dataset/test_other_tools.py::test_neither_the_trigger_word_nor_a_folders_name_stands_in_for_captions_that_are_there",
         ),
         Situation(
@@ -434,7 +434,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 " use a name that the WebUI does not know"
             ),
             seen='"is not known as a name of this WebUI"',
-            kept="Pictures and folders: nothing is answered",
+            kept="Images and folders: nothing is answered",
             then=(
                 "If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this"
                 " WebUI*"

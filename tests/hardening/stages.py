@@ -266,7 +266,7 @@ def _prepare_captioning(root: Path) -> None:
 
 
 def _caption(root: Path) -> str:
-    """A caption job, as the worker does it, with a captioner that says how bright a picture is; it
+    """A caption job, as the worker does it, with a captioner that says how bright an image is; it
     writes after every batch.
     """
     settings = captioning.from_mapping(
@@ -460,7 +460,7 @@ def _lost_in_uploading(root: Path) -> list[str]:
     }
     pictures = (root / "images").glob("*.png")
     return lost + [
-        f"{path.name} is half a picture"
+        f"{path.name} is half an image"
         for path in pictures
         if hashlib.sha256(path.read_bytes()).hexdigest() not in known
     ]
@@ -475,7 +475,7 @@ UPLOADING = Stage(
     lost=_lost_in_uploading,
 )
 
-# --- editing captions, removing pictures ----------------------------------------------------------
+# --- editing captions, removing images ----------------------------------------------------------
 
 BEFORE = {f"img{number:02d}.png": f"a disc, {number}" for number in range(4)}
 AFTER = {name: caption.replace("disc", "ball") for name, caption in BEFORE.items()}
@@ -499,7 +499,7 @@ def _bench(root: Path) -> Workbench:
 
 
 def _edit(root: Path) -> int:
-    """A bulk edit, taken back and made again; two captions are looked at; and one picture goes to
+    """A bulk edit, taken back and made again; two captions are looked at; and one image goes to
     the trash and comes back.
     """
     bench = _bench(root)
@@ -542,7 +542,7 @@ def _edited(root: Path) -> dict[str, Any]:
 
 
 def _lost_in_editing(root: Path) -> list[str]:
-    """A picture is in its place or in the trash, and its caption is the old one or the new one,
+    """An image is in its place or in the trash, and its caption is the old one or the new one,
     whole.
     """
     captions, store = (

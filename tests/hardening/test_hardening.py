@@ -39,7 +39,7 @@ def test_on_a_full_disk_everything_is_told_and_nothing_is_lost():
 
 
 def test_whatever_a_file_holds_it_is_a_value_or_a_sentence():
-    readers = named(["config.yaml", "metadata.csv", "LoRA", "removed.json", "picture PNG"])
+    readers = named(["config.yaml", "metadata.csv", "LoRA", "removed.json", "image PNG"])
     run = Run(seed=SEED, seconds=60, most=len(readers))
     mutations.attack(run, readers, batch=10)
     assert run.faults == [] and run.counts["mutations"] == 10 * len(readers)

@@ -22,7 +22,7 @@ from lora_trainer.runs.requests import take_requests, waiting_requests
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
 
 CARD, MODEL, WORKER, PICTURE = 8, 4, 6, 3
-"""Bytes: the model leaves room for a picture, but not for a worker."""
+"""Bytes: the model leaves room for an image, but not for a worker."""
 PATIENCE = 20.0
 
 
@@ -52,7 +52,7 @@ class Card:
 
 
 class GpuHost:
-    """A host as A1111 is: a picture with the model elsewhere is an error."""
+    """A host as A1111 is: an image with the model elsewhere is an error."""
 
     def __init__(self, card, *, kind="cuda", watchable=True):
         self.card, self.kind = card, kind
@@ -258,7 +258,7 @@ def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the
         assert lease.state == "lent" and card.used == {"model": MODEL}
         worker.end = end
         assert until(lambda: not worker.is_alive())
-        assert until(lambda: scheduler.current is None), "its end waits for no picture"
+        assert until(lambda: scheduler.current is None), "its end waits for no image"
     assert_all_is_well(card, lease)
 
 
@@ -450,7 +450,7 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
     scheduler = Scheduler(lease)
     worker = training(scheduler, tmp_path, card)
     assert lease.status().sentence.template.endswith(
-        "moved back for a picture while training continues."
+        "moved back for an image while training continues."
     )
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate, 0.1)
@@ -507,7 +507,7 @@ def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture
 ):
     worker = training(scheduler, tmp_path, card)
     with host.queue.lock:
-        scheduler.over.set()  # the host dies in the middle of a picture
+        scheduler.over.set()  # the host dies in the middle of an image
         scheduler.thread.join()
         assert worker.status == "paused"
         card.give("model")
@@ -791,7 +791,7 @@ def test_pause_pressed_before_or_while_a_picture_waits_for_the_worker_to_start_c
             lease.ask(run, "pause")
         picture.result(timeout=20)
     assert until(lambda: lease.state == "training")
-    # after the picture the worker goes on for a moment, until it has read what was asked
+    # after the image the worker goes on for a moment, until it has read what was asked
     assert until(lambda: stays_paused(worker))
     worker.end = "stopped"
     assert_all_is_well(card, lease)

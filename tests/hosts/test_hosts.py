@@ -192,7 +192,7 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     ]
     loaded = host.loaded()
     assert (loaded.path.name, loaded.clip_skip, loaded.vae) == ("alpha.safetensors", 1, None)
-    # it is what the menu says: nothing is in memory before the first picture
+    # it is what the menu says: nothing is in memory before the first image
     assert not loaded.in_memory
     assert host.paths().lora_dir == tmp_path / "data" / "models" / "Lora"
     assert host.data_folder() == tmp_path / "data" / "lora-trainer"
@@ -235,7 +235,7 @@ def test_what_is_loaded_is_told_from_what_is_chosen(start, kind):
     sd_models.model_for_generation()
     assert (host.loaded().path.name, host.loaded().in_memory) == ("alpha.safetensors", True)
     if kind == "forge":
-        # another one was chosen in the menu; it is loaded for the next picture
+        # another one was chosen in the menu; it is loaded for the next image
         sd_models.model_data.forge_loading_parameters = {
             "checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]
         }
@@ -602,11 +602,11 @@ def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
     [
         (
             ValueError("Sampler X is not supported"),
-            "the WebUI could not make the picture: ValueError: Sampler X is not supported",
+            "the WebUI could not make the image: ValueError: Sampler X is not supported",
         ),
         (
             RuntimeError("CUDA out of memory. Tried to allocate"),
-            "the graphics card ran out of memory while the WebUI made the picture",
+            "the graphics card ran out of memory while the WebUI made the image",
         ),
     ],
 )
@@ -698,7 +698,7 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
     from modules import call_queue
     from modules_forge import main_thread
 
-    main_thread.last_exception = ValueError("of an earlier picture")
+    main_thread.last_exception = ValueError("of an earlier image")
 
     def refuse():
         raise LoraTrainerError("the training is still at {step}", hint="Wait.", step=7)

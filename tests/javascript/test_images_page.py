@@ -174,7 +174,7 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     page.fill("dialog input", "foxes")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=1 image added, 1 caption written.")
-    page.wait_for_selector("text=b.jxl is a JPEG XL picture, which is not read here")
+    page.wait_for_selector("text=b.jxl is a JPEG XL image, which is not read here")
     page.wait_for_selector(".lora-trainer-cell")
     assert names(page) == ["a.png"]
     assert (tab.folder / "foxes" / "metadata.csv").read_text(
@@ -220,14 +220,14 @@ def images_step(page) -> tuple[str, str]:
 
 
 def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(tab, tmp_path):
-    folder = tmp_path / "fox pictures"
+    folder = tmp_path / "fox images"
     save(folder / "a.png", size=(90, 60), colour="teal")
     identity = tab.datasets.open(str(folder)).id
     tab.make("other", {}, ("b.png",))
     page = tab.open()
     page.evaluate("id => loraTrainer.datasets.choose(id)", identity)
     page.wait_for_selector(".lora-trainer-cell")
-    assert images_step(page) == ("fox pictures: 1 image", "")
+    assert images_step(page) == ("fox images: 1 image", "")
     folder.rename(tmp_path / "elsewhere")
     page.wait_for_function(
         "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
@@ -235,14 +235,14 @@ def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(
     assert images_step(page) == ("The folder is gone", "problem")
     notice = page.locator(".lora-trainer-images .lora-trainer-notice-error")
     assert notice.inner_text().startswith(f"The folder {folder} no longer exists")
-    assert "no longer exists" in page.get_by_role("radio", name="fox pictures").inner_text()
+    assert "no longer exists" in page.get_by_role("radio", name="fox images").inner_text()
     # a page that is opened now says the same
     other = tab.open()
     other.evaluate("id => loraTrainer.datasets.choose(id)", identity)
     assert images_step(other) == ("The folder is gone", "problem")
     (tmp_path / "elsewhere").rename(folder)
     page.wait_for_selector(".lora-trainer-cell")
-    assert images_step(page) == ("fox pictures: 1 image", "")
+    assert images_step(page) == ("fox images: 1 image", "")
 
 
 def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_its_place(tab):
@@ -263,7 +263,7 @@ def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_it
 
 
 def test_the_plan_notices_a_folder_that_went_while_another_step_is_open(tab, tmp_path):
-    folder = tmp_path / "fox pictures"
+    folder = tmp_path / "fox images"
     save(folder / "a.png", size=(90, 60), colour="teal")
     identity = tab.datasets.open(str(folder)).id
     page = tab.open("captions")
@@ -564,7 +564,7 @@ def test_nothing_is_wider_than_the_page(tab, width):
     tab.make(
         "fox",
         {"metadata.csv": f"a.png,{'word ' * 60}\n"},
-        ("a.png", "a very long name of a picture that goes on and on and on.png"),
+        ("a.png", "a very long name of an image that goes on and on and on.png"),
     )
     page = tab.open()
     page.set_viewport_size({"width": width, "height": 844})

@@ -26,7 +26,7 @@ INSERTABLE = {
             "tag": "<lora:fox:0.8> ohwx",
             "preferred_weight": 0.8,
             "trigger": "ohwx",
-            "picture": None,
+            "preview": None,
         }
     ],
     "weights": {"fox": 0.8, "other": 0.65},
@@ -185,20 +185,20 @@ def test_removing_a_tag_leaves_the_rest_and_can_be_taken_back(panel):
 
 def test_a_lora_of_ours_is_inserted_at_the_end_with_its_trigger(panel):
     page = panel()
-    page.locator("textarea").fill("a picture")
+    page.locator("textarea").fill("an image")
     page.locator("summary", has_text="Insert a LoRA").click()
     page.locator(".lora-trainer-insert-choice", has_text="fox").click()
-    assert prompt_of(page) == "a picture <lora:fox:0.8> ohwx"
-    assert page.evaluate("heard.at(-1)") == "a picture <lora:fox:0.8> ohwx"
+    assert prompt_of(page) == "an image <lora:fox:0.8> ohwx"
+    assert page.evaluate("heard.at(-1)") == "an image <lora:fox:0.8> ohwx"
     assert rows(page).count() == 1
 
 
 def test_a_lora_that_is_there_already_is_not_inserted_twice(panel):
     page = panel()
-    page.locator("textarea").fill("a picture <lora:fox:0.3>")
+    page.locator("textarea").fill("an image <lora:fox:0.3>")
     page.locator("summary", has_text="Insert a LoRA").click()
     page.locator(".lora-trainer-insert-choice", has_text="already in the prompt").click()
-    assert prompt_of(page) == "a picture <lora:fox:0.3>"
+    assert prompt_of(page) == "an image <lora:fox:0.3>"
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Strength of fox"
 
 

@@ -307,7 +307,7 @@ def test_words_of_the_host_and_of_windows_are_not_names(
 
 
 def test_a_broken_picture_is_a_warning(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "preview.png").write_bytes(b"not a picture")
+    (tmp_path / "preview.png").write_bytes(b"not an image")
     delivered = put(lora, lora_dir, preview=tmp_path / "preview.png")
     assert delivered.preview is None
     assert "cannot be read and was left out" in str(delivered.warnings[0])

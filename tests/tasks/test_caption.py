@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Says:
-    """A captioner that says how bright each picture is, and does what a test asks for on the
+    """A captioner that says how bright each image is, and does what a test asks for on the
     way.
     """
 
@@ -144,7 +144,7 @@ def test_only_the_images_that_are_named_are_captioned(tmp_path):
         "sub/IMG9.png": "level 200",
     }
     assert [warned.message for warned in told(folder, events.Warned)] == [
-        f"there is no picture ghost.png in {images}"
+        f"there is no image ghost.png in {images}"
     ]
     # these captions say nothing of which images were meant: the next call goes on with the rest
     _, folder = work(images, Says())
@@ -348,7 +348,7 @@ def test_bad_images_are_named_and_end_nothing(tmp_path):
         "img2.png",
     ]
     warned = " ".join(event.message for event in told(folder, events.Warned))
-    assert "cut.png" in warned and "no.jpg is a web page, not a picture" in warned
+    assert "cut.png" in warned and "no.jpg is a web page, not an image" in warned
     captioner = Says()
     work(images, captioner)
     assert captioner.batches == []
@@ -554,7 +554,7 @@ def seen(images):
 
 
 class Sees(Says):
-    """Says how bright each picture is, and has an image encoder."""
+    """Says how bright each image is, and has an image encoder."""
 
     encoder = "CLIP"
 

@@ -295,7 +295,7 @@ def failure(folder):
 
 def test_a_bad_dataset_fails_with_its_list_before_anything_is_loaded(tmp_path):
     folder = begin(tmp_path)
-    (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
+    (tmp_path / "images" / "img01.png").write_bytes(b"not an image")
     (tmp_path / "images" / "img02.png").unlink()
     failed = failure(folder)
     assert (
@@ -309,7 +309,7 @@ def test_a_bad_dataset_fails_with_its_list_before_anything_is_loaded(tmp_path):
 
 def test_on_bad_data_skip_goes_on_without_them_and_says_so(tmp_path):
     folder = begin(tmp_path, on_bad_data="skip")
-    (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
+    (tmp_path / "images" / "img01.png").write_bytes(b"not an image")
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert state.image_count == 4 and any(

@@ -134,7 +134,7 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
         "checking": (diffusion.Preparation, "report_check"),
         "captions": (batches.CaptionEncoder, "keep"),
         "images": (batches, "_encoded"),
-        "previews": (preview, "write_picture"),
+        "previews": (preview, "write_preview"),
     }
     place, name = names[moment]
     real, moved, asked = getattr(place, name), [], []
@@ -207,13 +207,13 @@ def test_a_stop_before_the_first_step_after_a_resume_keeps_the_resume_point(tmp_
 
 def test_a_stop_during_previews_does_not_wait_for_them(tmp_path, monkeypatch):
     folder = begin(tmp_path, sample_prompts=["a", "b", "c"], sample_every=2, sample_steps=3)
-    real = preview.write_picture
+    real = preview.write_preview
 
     def write(picture, target):
         real(picture, target)
         send_request(folder.requests, "stop")
 
-    monkeypatch.setattr(preview, "write_picture", write)
+    monkeypatch.setattr(preview, "write_preview", write)
     assert job.run(folder.path) == job.STOPPED
     state = folder.read_state()
     assert len(state.previews) == 1 and (state.status, state.step) == ("stopped", 2)
@@ -241,7 +241,7 @@ def test_the_lora_is_written_before_its_last_pictures_are_made(tmp_path, monkeyp
     def broken(*arguments, **named):
         raise ValueError("anything")
 
-    monkeypatch.setattr(preview, "make_pictures", broken)
+    monkeypatch.setattr(preview, "make_previews", broken)
     assert job.run(folder.path) == job.FAILED
     assert load_file(folder.path / "run.safetensors") and folder.read_state().saved[-1].step == 6
 

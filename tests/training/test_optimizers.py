@@ -212,13 +212,13 @@ def test_what_is_exported_is_the_average_and_the_training_weights_come_back_exac
 
 def test_saved_steps_and_previews_show_the_averaged_weights(tmp_path, monkeypatch):
     seen = []
-    real = preview.make_pictures
+    real = preview.make_previews
 
-    def make_pictures(parts, adapters, *others, **named):
+    def make_previews(parts, adapters, *others, **named):
         seen.append({name: one.detach().clone() for name, one in adapters.parameters()})
         return real(parts, adapters, *others, **named)
 
-    monkeypatch.setattr(preview, "make_pictures", make_pictures)
+    monkeypatch.setattr(preview, "make_previews", make_previews)
     run = begin(
         tmp_path,
         name="one",

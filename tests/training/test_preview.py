@@ -110,7 +110,7 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
         sample_sampler="dpmpp_2m_karras",
     )
     pictures = list(
-        preview.make_pictures(
+        preview.make_previews(
             parts,
             adapters,
             ["a red cat"],
@@ -127,7 +127,7 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
         adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers
     )
     target = tmp_path / "p.png"
-    preview.write_picture(pictures[1], target)
+    preview.write_preview(pictures[1], target)
     assert (
         Image.open(target).text["parameters"]
         == "a red cat <lora:ink:0.7>\nNegative prompt: ugly\nSteps: 2, Sampler: DPM++ 2M Karras,"
@@ -150,7 +150,7 @@ def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
     settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 1.0))
 
     def pictures():
-        made = preview.make_pictures(
+        made = preview.make_previews(
             parts,
             adapters,
             ["a cat"],
@@ -177,7 +177,7 @@ def test_of_sdxls_negative_prompts_the_empty_one_is_zeros_as_in_the_webui_and_di
         sample_steps=2, sample_strengths=(0.0,), sample_negative_prompt=negative
     )
     picture = next(
-        preview.make_pictures(
+        preview.make_previews(
             parts,
             adapters,
             ["a cat"],
@@ -219,7 +219,7 @@ def test_a_stop_ends_a_picture_between_two_of_its_steps():
     parts, adapters = trained_text_encoder("sd1")
     asked = iter([False, False, True])
     settings = SampleSettings(sample_steps=20)
-    pictures = preview.make_pictures(
+    pictures = preview.make_previews(
         parts,
         adapters,
         ["a cat"],

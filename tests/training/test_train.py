@@ -37,7 +37,7 @@ def example(path, number):
     return Example(
         path=path,
         name=path.name,
-        caption=f"picture {number}",
+        caption=f"image {number}",
         caption_source=None,
         width=64,
         height=64,
@@ -140,7 +140,7 @@ def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monk
 def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_otherwise(tmp_path):
     trainer = make_trainer(tmp_path)
     first, *others = trainer.objective.data.examples
-    lines = ["picture 0", "a photo, sharp", "the first picture"]
+    lines = ["image 0", "a photo, sharp", "the first image"]
     several = dataclasses.replace(
         trainer.objective.data,
         examples=[dataclasses.replace(first, caption="\n".join(lines)), *others],
@@ -153,8 +153,8 @@ def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_other
             several.batch([0, 1], step, 0),
             trainer.objective.data.batch([0, 1], step, 0),
         )
-        assert batch.captions == again.captions and batch.captions[1] == "picture 1"
-        assert alone.captions == ("picture 0", "picture 1")
+        assert batch.captions == again.captions and batch.captions[1] == "image 1"
+        assert alone.captions == ("image 0", "image 1")
         for one, other in (
             (batch.noise, alone.noise),
             (batch.latents, alone.latents),

@@ -1,4 +1,4 @@
-"""HEIC pictures as a phone writes them, for the tests of the tab; and a process that cannot decode
+"""HEIC images as a phone writes them, for the tests of the tab; and a process that cannot decode
 them, as a host's.
 """
 

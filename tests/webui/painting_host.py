@@ -1,4 +1,4 @@
-"""A host that paints: each picture depends on prompt and seed, and on the bytes of each LoRA by its
+"""A host that paints: each image depends on prompt and seed, and on the bytes of each LoRA by its
 strength.
 """
 
@@ -58,7 +58,7 @@ class PaintingHost:
         progress(1, request.steps)
         while self.gate is not None and not self.gate.is_set():
             if stop_asked():
-                raise GenerationCancelled("the picture was cancelled")
+                raise GenerationCancelled("the image was cancelled")
             time.sleep(0.005)
         if self.fails:
             raise self.fails

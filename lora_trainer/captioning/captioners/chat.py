@@ -149,7 +149,7 @@ def load(
         )
         if not getattr(processor, "chat_template", None) or not hasattr(processor, "tokenizer"):
             raise CaptionerError(
-                "{folder} has no chat template, so it cannot be asked to describe a picture",
+                "{folder} has no chat template, so it cannot be asked to describe an image",
                 folder=folder,
                 hint=(
                     "Use one that was made to follow instructions, such as"

@@ -2,7 +2,7 @@
 and, if possible, a fix.
 
     check_folder(settings, ...) -> CheckReport    a dataset folder, as training reads it
-    check(pictures, ...)        -> CheckReport    known images and captions
+    check(images, ...)        -> CheckReport    known images and captions
 
 Pillow and numpy only. An image of 1024 x 1024 pixels takes about 0.13 seconds on one core; with
 `cache`, two thousand take a second the next time.
@@ -46,8 +46,8 @@ from lora_trainer.dataset import findings as reporting
 from lora_trainer.dataset.check.caption_findings import caption_findings
 from lora_trainer.dataset.check.image_findings import (
     CheckedImage,
+    findings_of_image,
     is_blurred,
-    picture_findings,
     unreadable,
 )
 from lora_trainer.dataset.check.measure import Measures, measure_all
@@ -72,7 +72,7 @@ __all__ = [
     "Store",
     "check",
     "check_folder",
-    "pictures_of",
+    "images_of",
 ]
 
 MOSTLY_SOFT = 0.5
@@ -83,7 +83,7 @@ MOSTLY_SOFT = 0.5
 class CheckReport:
     """The result of a check."""
 
-    pictures: tuple[CheckedImage, ...]
+    images: tuple[CheckedImage, ...]
     measures: Mapping[Path, Measures]
     """Of the readable images."""
     findings: tuple[Finding, ...]
@@ -97,10 +97,10 @@ class CheckReport:
         """Findings grouped by kind, errors first."""
         errors = sum(finding.severity == "error" for finding in self.findings)
         if not self.findings:
-            return f"Pictures checked: {len(self.pictures)}. No problems found"
+            return f"Images checked: {len(self.images)}. No problems found"
         about = len({path for finding in self.findings for path in finding.about})
         things, files = len(reporting.sums(self.findings)), f", in {about} files" if about else ""
-        head = f"Pictures checked: {len(self.pictures)}. Things to look at: {things}{files}"
+        head = f"Images checked: {len(self.images)}. Things to look at: {things}{files}"
         return "\n".join(
             [
                 head + (f". Errors, which stop a training: {errors}" if errors else ""),
@@ -111,14 +111,14 @@ class CheckReport:
     def to_json(self, root: Path) -> str:
         """The report as JSON; paths are relative to `root`, with forward slashes."""
         data = {
-            "pictures": [
+            "images": [
                 (
-                    {"name": picture.name, "width": known.width, "height": known.height}
+                    {"name": image.name, "width": known.width, "height": known.height}
                     if known
-                    else {"name": picture.name}
+                    else {"name": image.name}
                 )
-                for picture in self.pictures
-                for known in [self.measures.get(picture.path)]
+                for image in self.images
+                for known in [self.measures.get(image.path)]
             ],
             "findings": [as_data(finding, root) for finding in self.findings],
         }
@@ -126,7 +126,7 @@ class CheckReport:
 
 
 def check(
-    pictures: Sequence[CheckedImage],
+    images: Sequence[CheckedImage],
     *,
     resolution: int,
     trigger_word: str = "",
@@ -143,7 +143,7 @@ def check(
     created if missing. `progress` receives (images measured, total); its exceptions end the check.
     """
     store = Store(cache)
-    measured = measure_all([picture.path for picture in pictures], store, progress)
+    measured = measure_all([image.path for image in images], store, progress)
     try:
         store.save()
     except OSError as error:
@@ -151,29 +151,27 @@ def check(
         log.warning("%s cannot be written: %s", cache, error)
     findings: list[Finding] = []
     readable: list[tuple[CheckedImage, Measures]] = []
-    for picture in pictures:
-        result = measured[picture.path]
+    for image in images:
+        result = measured[image.path]
         if isinstance(result, DatasetError):
-            findings.append(unreadable(picture, result))
+            findings.append(unreadable(image, result))
         else:
-            readable.append((picture, result))
-    findings += caption_findings(pictures, trigger_word, count_tokens, token_limit)
+            readable.append((image, result))
+    findings += caption_findings(images, trigger_word, count_tokens, token_limit)
     if vocabulary is not None:
-        captions = {
-            picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption
-        }
+        captions = {image.path: (image.name, image.caption) for image in images if image.caption}
         findings += vocabulary_findings(captions, vocabulary, trigger_word)
-    on_pictures = [
+    on_images = [
         finding
-        for picture, measures in readable
-        for finding in picture_findings(picture, measures, resolution)
+        for image, measures in readable
+        for finding in findings_of_image(image, measures, resolution)
     ]
-    findings += _soft_as_a_whole(on_pictures, readable, resolution)
+    findings += _soft_as_a_whole(on_images, readable, resolution)
     findings += near_duplicates(readable)
     findings += variety(readable, embedded)
     return CheckReport(
-        pictures=tuple(pictures),
-        measures={picture.path: measures for picture, measures in readable},
+        images=tuple(images),
+        measures={image.path: measures for image, measures in readable},
         findings=tuple(findings),
     )
 
@@ -191,9 +189,9 @@ def check_folder(
     """Check settings.train_data_dir as training reads it. Raises DatasetError only if there is no
     folder, or no image in it.
     """
-    pictures, found = pictures_of(settings)
+    images, found = images_of(settings)
     report = check(
-        pictures,
+        images,
         resolution=resolution,
         trigger_word=settings.trigger_word,
         count_tokens=count_tokens,
@@ -204,19 +202,19 @@ def check_folder(
         progress=progress,
     )
     return CheckReport(
-        pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings)
+        images=report.images, measures=report.measures, findings=(*found, *report.findings)
     )
 
 
-def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tuple[Finding, ...]]:
+def images_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tuple[Finding, ...]]:
     """The images of a dataset folder with captions and masks, without opening them, and findings
     about its files. Raises DatasetError.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
-    images, mask_findings = without_masks(listing, captions)
+    paths, mask_findings = without_masks(listing, captions)
     masks = {image: mask for mask, image in find_masks(listing.images, captions.by_image).items()}
-    filled = fill_in(captions, images, listing, settings)
+    filled = fill_in(captions, paths, listing, settings)
 
     def caption_of(image: Path) -> str | None:
         if image in captions.by_image:
@@ -224,13 +222,13 @@ def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tu
         # filled-in and unreadable captions are reported once, not per image
         return None
 
-    pictures = tuple(
+    images = tuple(
         CheckedImage(
             path=image, name=listing.name(image), caption=caption_of(image), mask=masks.get(image)
         )
-        for image in images
+        for image in paths
     )
-    return pictures, (*listing.findings, *filled.findings, *mask_findings, *unsupported(listing))
+    return images, (*listing.findings, *filled.findings, *mask_findings, *unsupported(listing))
 
 
 def as_data(finding: Finding, root: Path) -> dict[str, Any]:
@@ -262,7 +260,7 @@ def _soft_as_a_whole(
     if len(members) < 4 or blurred <= MOSTLY_SOFT * len(members):
         return findings
     hint = "If it is their style, all is well; if they were enlarged, train at a lower resolution."
-    template = "most pictures are soft at {resolution}: {count} of {total}"
+    template = "most images are soft at {resolution}: {count} of {total}"
     share, total = round(blurred / len(members), 3), len(members)
     whole = warning(
         "blurred-image",

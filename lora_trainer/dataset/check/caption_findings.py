@@ -22,7 +22,7 @@ LONGEST_QUOTE = 80
 
 
 class ImageCaption(Protocol):
-    """A picture with its caption: "" where there is none; None: say nothing about it."""
+    """An image with its caption: "" where there is none; None: say nothing about it."""
 
     @property
     def path(self) -> Path: ...
@@ -33,64 +33,59 @@ class ImageCaption(Protocol):
 
 
 def caption_findings(
-    pictures: Sequence[ImageCaption],
+    images: Sequence[ImageCaption],
     trigger_word: str = "",
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
 ) -> list[Finding]:
     """Problems with the captions. Their length is only checked with `count_tokens`."""
-    found = [
-        findings_of_one(picture, trigger_word, count_tokens, token_limit) for picture in pictures
-    ]
-    return [*(finding for some in found for finding in some), *findings_of_all(pictures)]
+    found = [findings_of_one(image, trigger_word, count_tokens, token_limit) for image in images]
+    return [*(finding for some in found for finding in some), *findings_of_all(images)]
 
 
 def findings_of_one(
-    picture: ImageCaption,
+    image: ImageCaption,
     trigger_word: str = "",
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
 ) -> list[Finding]:
     """Problems with one caption that do not depend on the others."""
-    if picture.caption is None:
+    if image.caption is None:
         return []
-    if not picture.caption:
-        return [_missing(picture)]
-    findings = escaped_brackets(picture.path, picture.name, picture.caption)
+    if not image.caption:
+        return [_missing(image)]
+    findings = escaped_brackets(image.path, image.name, image.caption)
     if count_tokens is not None:
-        caption = with_trigger_word(picture.caption, trigger_word)
-        findings += long_caption(picture.path, picture.name, caption, count_tokens, token_limit)
+        caption = with_trigger_word(image.caption, trigger_word)
+        findings += long_caption(image.path, image.name, caption, count_tokens, token_limit)
     return findings
 
 
-def findings_of_all(pictures: Sequence[ImageCaption]) -> list[Finding]:
+def findings_of_all(images: Sequence[ImageCaption]) -> list[Finding]:
     """What is told once, of several captions."""
-    captioned = [picture for picture in pictures if picture.caption]
+    captioned = [image for image in images if image.caption]
     return _identical(captioned) + foreign_syntax(
-        (picture.path, picture.name, picture.caption or "") for picture in captioned
+        (image.path, image.name, image.caption or "") for image in captioned
     )
 
 
-def _missing(picture: ImageCaption) -> Finding:
+def _missing(image: ImageCaption) -> Finding:
     hint = "Write one, or let a captioner write a first draft."
-    return error(
-        "no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name
-    )
+    return error("no-caption", "{name} has no caption", hint=hint, path=image.path, name=image.name)
 
 
-def _identical(pictures: Sequence[ImageCaption]) -> list[Finding]:
+def _identical(images: Sequence[ImageCaption]) -> list[Finding]:
     """One warning for each caption that too many images share, from three on."""
-    captions = [(picture.caption or "").casefold() for picture in pictures]
-    least = max(3, MAX_IDENTICAL_SHARE * len(pictures))
+    captions = [(image.caption or "").casefold() for image in images]
+    least = max(3, MAX_IDENTICAL_SHARE * len(images))
     groups: dict[str, list[ImageCaption]] = {
         caption: [] for caption, count in Counter(captions).items() if count >= least
     }
-    for picture, caption in zip(pictures, captions, strict=True) if groups else ():
+    for image, caption in zip(images, captions, strict=True) if groups else ():
         if caption in groups:
-            groups[caption].append(picture)
+            groups[caption].append(image)
     hint = (
-        "Say what differs from picture to picture: what captions do not tell apart is learned as"
-        " one."
+        "Say what differs from image to image: what captions do not tell apart is learned as one."
     )
     template = '{count} images have the same caption, "{caption}"'
     return [
@@ -104,7 +99,7 @@ def _identical(pictures: Sequence[ImageCaption]) -> list[Finding]:
             caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
-        if len(group) > MAX_IDENTICAL_SHARE * len(pictures)
+        if len(group) > MAX_IDENTICAL_SHARE * len(images)
     ]
 
 

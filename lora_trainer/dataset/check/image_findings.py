@@ -1,7 +1,7 @@
 """Measures of an image -> findings: every threshold of the check, and every message about a single
 image.
 
-    picture_findings(picture, measures, resolution)    all findings about an image
+    findings_of_image(image, measures, resolution)    all findings about an image
     is_blurred(measures, resolution)                   and similar predicates
 
 The thresholds were chosen on one half of the images of tests/benchmark/check_quality; BENCHMARKS.md
@@ -63,20 +63,20 @@ class CheckedImage:
     """An image that is white where the subject is."""
 
 
-def picture_findings(picture: CheckedImage, measures: Measures, resolution: int) -> list[Finding]:
+def findings_of_image(image: CheckedImage, measures: Measures, resolution: int) -> list[Finding]:
     """All findings about an image trained at `resolution`."""
-    found = (check(picture, measures, resolution) for check in _CHECKS)
-    return [*itertools.chain.from_iterable(found), *_subject(picture, measures)]
+    found = (check(image, measures, resolution) for check in _CHECKS)
+    return [*itertools.chain.from_iterable(found), *_subject(image, measures)]
 
 
-def _warning(picture: CheckedImage, kind: Kind, template: str, **details: Any) -> Finding:
-    return warning(kind, template, path=picture.path, name=picture.name, **details)
+def _warning(image: CheckedImage, kind: Kind, template: str, **details: Any) -> Finding:
+    return warning(kind, template, path=image.path, name=image.name, **details)
 
 
-def unreadable(picture: CheckedImage, problem: DatasetError) -> Finding:
+def unreadable(image: CheckedImage, problem: DatasetError) -> Finding:
     """The finding for an unreadable file."""
     return dataclasses.replace(
-        from_error("unreadable-image", problem, picture.path, picture.name),
+        from_error("unreadable-image", problem, image.path, image.name),
         fix={"do": "leave_out"},
     )
 
@@ -139,15 +139,15 @@ def is_flat(measures: Measures) -> bool:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _size(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _size(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     factor = enlargement(measures, resolution)
     if factor > MAX_ENLARGEMENT:
         yield _warning(
-            picture,
+            image,
             "small-image",
             "{name} is only {width} x {height} pixels: for {resolution} it is enlarged {factor}"
             " times",
-            hint="Use larger pictures, or a lower resolution; enlarged ones teach the model blur.",
+            hint="Use larger images, or a lower resolution; enlarged ones teach the model blur.",
             measured=round(factor, 2),
             fix=LEAVE_OUT,
             width=measures.width,
@@ -157,18 +157,18 @@ def _size(picture: CheckedImage, measures: Measures, resolution: int) -> Iterabl
         )
 
 
-def _blur(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _blur(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     if not is_blurred(measures, resolution):
         return
     width = training_edge_width(measures, resolution)
     hint = "Leave it out, or train at a lower resolution."
     if width is None:
         template = "{name} is blurred: there is no edge in it"
-        yield _warning(picture, "blurred-image", template, hint=hint, fix=LEAVE_OUT)
+        yield _warning(image, "blurred-image", template, hint=hint, fix=LEAVE_OUT)
     else:
         template = "{name} is blurred: its sharpest edges are {width} pixels wide at {resolution}"
         yield _warning(
-            picture,
+            image,
             "blurred-image",
             template,
             hint=hint,
@@ -180,13 +180,13 @@ def _blur(picture: CheckedImage, measures: Measures, resolution: int) -> Iterabl
         )
 
 
-def _border(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _border(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     share = border_share(measures)
     if share >= FRAME_SHARE:
         yield _warning(
-            picture,
+            image,
             "wide-border",
-            "{name} has a border of one colour: {percent} % of the picture",
+            "{name} has a border of one colour: {percent} % of the image",
             hint="Crop it; otherwise the border is learned as well.",
             measured=round(share, 3),
             fix={"do": "crop", "box": list(measures.inner)},
@@ -194,11 +194,11 @@ def _border(picture: CheckedImage, measures: Measures, resolution: int) -> Itera
         )
 
 
-def _shape(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _shape(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     ratio = max(measures.width, measures.height) / min(measures.width, measures.height)
     if ratio > MAX_ASPECT:
         yield _warning(
-            picture,
+            image,
             "extreme-aspect",
             "{name} is {width} x {height} pixels: one side is {ratio} times the other",
             hint="Crop it to what matters.",
@@ -210,7 +210,7 @@ def _shape(picture: CheckedImage, measures: Measures, resolution: int) -> Iterab
         )
 
 
-def _lettering(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _lettering(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     if measures.mark is None:
         return
     _, top, _, bottom = measures.mark
@@ -223,18 +223,18 @@ def _lettering(picture: CheckedImage, measures: Measures, resolution: int) -> It
         else [left, math.ceil(bottom + 1), right, lower]
     )
     hint = (
-        "Crop or paint it over: lettering that many pictures share is learned first. Where it"
-        " belongs to the picture, say it in the caption."
+        "Crop or paint it over: lettering that many images share is learned first. Where it"
+        " belongs to the image, say it in the caption."
     )
     fix = {"do": "crop", "box": box}
     share = round((bottom - top) / measures.height, 3)
     template = "{name} seems to have lettering at the top: a watermark, signature or date"
     if above:
         template = "{name} seems to have lettering at the bottom: a watermark, signature or date"
-    yield _warning(picture, "lettering", template, hint=hint, measured=share, fix=fix)
+    yield _warning(image, "lettering", template, hint=hint, measured=share, fix=fix)
 
 
-def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _exposure(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
 
     if is_dark(measures):
         hint = (
@@ -245,7 +245,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
         level = measures.brightest
         percent = max(1, math.ceil(level / 2.55))
         yield _warning(
-            picture,
+            image,
             "too-dark",
             template,
             hint=hint,
@@ -265,7 +265,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
         share = measures.clipped
         percent = round(100 * share)
         yield _warning(
-            picture,
+            image,
             "too-bright",
             template,
             hint=hint,
@@ -282,7 +282,7 @@ def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Ite
         range_ = measures.contrast
         percent = round(range_ / 2.55)
         yield _warning(
-            picture,
+            image,
             "low-contrast",
             template,
             hint=hint,
@@ -305,21 +305,21 @@ _CHECKS: tuple[Callable[[CheckedImage, Measures, int], Iterable[Finding]], ...] 
 # --- the subject, if there is a mask --------------------------------------------------------------
 
 
-def _subject(picture: CheckedImage, measures: Measures) -> Iterable[Finding]:
-    if picture.mask is None:
+def _subject(image: CheckedImage, measures: Measures) -> Iterable[Finding]:
+    if image.mask is None:
         return
-    box = mask_box(picture.mask, measures.width, measures.height)
+    box = mask_box(image.mask, measures.width, measures.height)
     if box is None:
         template = "{name}: its mask {mask} is empty or cannot be read"
-        yield _warning(picture, "small-subject", template, measured=0.0, mask=picture.mask.name)
+        yield _warning(image, "small-subject", template, measured=0.0, mask=image.mask.name)
         return
     share = (box[2] - box[0]) * (box[3] - box[1]) / (measures.width * measures.height)
     if share < SUBJECT_SHARE:
         larger = grown(box, WANTED_SHARE, measures.width, measures.height)
         yield _warning(
-            picture,
+            image,
             "small-subject",
-            "{name}: the subject takes up {percent} % of the picture",
+            "{name}: the subject takes up {percent} % of the image",
             hint="Crop closer: 60 % or more teaches a subject best.",
             measured=round(share, 3),
             fix={"do": "crop", "box": list(larger)},

@@ -92,8 +92,8 @@ def measure(path: Path, content_digest: str | None = None) -> Measures:
     reduced = _reduced(path, size, scale)
     pixels = np.asarray(reduced)
     box = inner_box(pixels)
-    picture = reduced.crop(box) if box != (0, 0, *reduced.size) else reduced
-    grey = picture.convert("L")
+    image = reduced.crop(box) if box != (0, 0, *reduced.size) else reduced
+    grey = image.convert("L")
     return Measures(
         digest=content_digest or digest(path),
         width=size[0],
@@ -103,8 +103,8 @@ def measure(path: Path, content_digest: str | None = None) -> Measures:
         analysed_side=(grey.width * grey.height) ** 0.5,
         mark=_mark_box(find_mark(grey), box, scale),
         fingerprint=fingerprint(grey).hex(),
-        palette=palette(picture).hex(),
-        **_tones(picture),
+        palette=palette(image).hex(),
+        **_tones(image),
     )
 
 
@@ -217,9 +217,9 @@ def _mark_box(
     return tuple(round(value * scale, 1) for value in corners)  # type: ignore[return-value]
 
 
-def _tones(picture: Image.Image) -> dict[str, float]:
+def _tones(image: Image.Image) -> dict[str, float]:
     small = np.asarray(
-        picture.resize((TONE_SIDE, TONE_SIDE), Image.Resampling.BOX), np.float32
+        image.resize((TONE_SIDE, TONE_SIDE), Image.Resampling.BOX), np.float32
     ).reshape(-1, 3)
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
     low, high = np.percentile(small, [1, 99], axis=0)

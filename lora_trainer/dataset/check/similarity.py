@@ -30,7 +30,7 @@ distance of 0.115, which is enough to train on. Such a set passes if the unrelat
 distance is at most 0.57. That distance is unknown for CLIP and BLIP, so the limit is relative, and
 the finding is only a hint.
 """
-MIN_PICTURES = 5
+MIN_IMAGES = 5
 """With fewer different images, variety is not judged."""
 _BLOCK = 1024
 
@@ -70,11 +70,11 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
     """
     findings = []
     for group in clusters([measures for _, measures in members]):
-        pictures = [members[index][0] for index in group]
-        best = pictures[0]
+        images = [members[index][0] for index in group]
+        best = images[0]
         best_measures = members[group[0]][1]
         for index in group[1:]:
-            picture, measures = members[index]
+            image, measures = members[index]
             kind: Kind = "duplicate-image"
             similarity = 1.0
             if measures.digest == best_measures.digest:
@@ -84,16 +84,16 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
                 kind = "near-duplicate"
                 similarity = round(_similarity(measures, best_measures), 3)
                 hint = "Keep the best of each: what is there twice is learned twice as strongly."
-                template = "{name} is nearly the same picture as {original}"
+                template = "{name} is nearly the same image as {original}"
             finding = warning(
                 kind,
                 template,
                 hint=hint,
-                path=picture.path,
+                path=image.path,
                 measured=similarity,
                 fix={"do": "leave_out"},
-                related=tuple(each.path for each in pictures),
-                name=picture.name,
+                related=tuple(each.path for each in images),
+                name=image.name,
                 original=best.name,
             )
             findings.append(finding)
@@ -110,14 +110,14 @@ def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> lis
     different = len(members) - copies
     if not members:
         return []
-    if different < MIN_PICTURES:
+    if different < MIN_IMAGES:
         hint = (
             "Ten to thirty, from several angles, at several distances and on several backgrounds,"
             " make a LoRA that can be steered."
         )
-        template = "there are only {count} different pictures"
+        template = "there are only {count} different images"
         if different == 1:
-            template = "there is only one picture, copies aside"
+            template = "there is only one image, copies aside"
         return [
             warning(
                 "little-variety", template, hint=hint, measured=float(different), count=different
@@ -134,11 +134,11 @@ def _alike_as_seen(seen: Embedded, digests: Sequence[str]) -> list[Finding]:
         return []
     hint = (
         "If they show one angle or one distance, add others, or other backgrounds and light; what"
-        " all pictures share becomes part of the LoRA."
+        " all images share becomes part of the LoRA."
     )
     template = (
-        "to {encoder} the pictures look much alike: they differ {percent} % as much as unrelated"
-        " pictures do"
+        "to {encoder} the images look much alike: they differ {percent} % as much as unrelated"
+        " images do"
     )
     part = max(0.0, part)
     found = warning(
@@ -159,10 +159,10 @@ def _alike_in_light(members: Sequence[Member]) -> list[Finding]:
     if likeness <= ALIKE:
         return []
     hint = (
-        "Add other angles, distances, backgrounds or light; what all pictures share becomes part of"
+        "Add other angles, distances, backgrounds or light; what all images share becomes part of"
         " the LoRA."
     )
-    template = "by light and dark the pictures are much alike: {percent} % on average"
+    template = "by light and dark the images are much alike: {percent} % on average"
     return [
         warning(
             "little-variety",

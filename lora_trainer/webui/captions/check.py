@@ -293,7 +293,7 @@ class Checker:
                 raise _CheckStopped
 
         report = check.check(
-            _pictures(view),
+            _images(view),
             resolution=settings.resolution,
             embedded=read_all(self._store.path),
             cache=self._folder / CACHE,
@@ -406,7 +406,7 @@ def _by_path(told: Iterable[IdentifiedFinding]) -> dict[Path | None, tuple[Ident
     return {path: tuple(some) for path, some in found.items()}
 
 
-def _pictures(view: View) -> list[CheckedImage]:
+def _images(view: View) -> list[CheckedImage]:
     """The view's images for the check, whatever their captions."""
     masks = {
         image: mask

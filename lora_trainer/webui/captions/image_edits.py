@@ -50,11 +50,11 @@ def crop_in_place(
     # the mask first: if the image fails, the mask is put back
     mask_swap = _swap(root, mask, cut, aside / mask.name, of=_name(root, image))
     try:
-        picture_swap = _swap(root, image, cropped, folder / image.name)
+        image_swap = _swap(root, image, cropped, folder / image.name)
     except DatasetError:
         swap_back(root, _name(root, mask), mask_swap)
         raise
-    return {_name(root, image): picture_swap, _name(root, mask): mask_swap}
+    return {_name(root, image): image_swap, _name(root, mask): mask_swap}
 
 
 def _swap(root: Path, place: Path, new: Path, kept: Path, of: str = "") -> Swap:

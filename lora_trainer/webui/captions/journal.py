@@ -95,8 +95,8 @@ class Edit:
     @property
     def count(self) -> int:
         """Number of images; 0 for the vocabulary."""
-        pictures = (name for name, swap in self.swaps.items() if not swap.mask_of)
-        return len({*self.captions, *pictures}) + len(self.removed) + len(self.restored)
+        images = (name for name, swap in self.swaps.items() if not swap.mask_of)
+        return len({*self.captions, *images}) + len(self.removed) + len(self.restored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from lora_trainer.webui.texts import Sentence
 
 Kind = Literal["pair", "grid", "matrix"]
 Status = Literal["waiting", "making", "done", "failed", "cancelled"]
-MOST_PICTURES = 64
+MOST_IMAGES_MADE = 64
 MOST_STRENGTHS = 12
 LONGEST_PROMPT = 10_000
 LARGEST_SEED = 2**32 - 1
@@ -34,7 +34,7 @@ class ComparisonError(LoraTrainerError):
     """The requested images cannot be made."""
 
 
-class TryPicture(TypedDict):
+class TryImage(TypedDict):
     url: str
     label: str
     strength: float
@@ -52,7 +52,7 @@ class TryView(TypedDict):
     total: int
     step: int
     step_count: int
-    pictures: list[TryPicture]
+    images: list[TryImage]
     sheet: str | None
     infotext: str
     prompt: str
@@ -132,12 +132,12 @@ class ComparisonRequest:
             )
         if (
             len(self.strengths) > MOST_STRENGTHS
-            or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES
+            or len(self.loras) * max(1, len(self.strengths)) > MOST_IMAGES_MADE
         ):
             raise ComparisonError(
                 "that would be more than {most} images",
                 hint="Choose fewer strengths or fewer saved steps.",
-                most=MOST_PICTURES,
+                most=MOST_IMAGES_MADE,
             )
 
     def _require(self, name: str, value: float, least: float, most: float) -> None:
@@ -171,7 +171,7 @@ class Comparison:
     total: int
     started: float
     status: Status = "waiting"
-    pictures: list[ComparisonImage] = field(default_factory=list)
+    images: list[ComparisonImage] = field(default_factory=list)
     sheet: str = ""
     infotext: str = ""
     seed: int = -1
@@ -193,10 +193,10 @@ class Comparison:
     def sentence(self) -> Message:
         if self.status == "waiting":
             return Message("Waiting for its turn.")
-        if self.status == "making" and not self.step_count and self.pictures:
+        if self.status == "making" and not self.step_count and self.images:
             return Message(
                 "Image {number} of {total}: waiting for the WebUI.",
-                {"number": len(self.pictures) + 1, "total": self.total},
+                {"number": len(self.images) + 1, "total": self.total},
             )
         if self.status == "making" and not self.step_count:
             return Message(
@@ -205,7 +205,7 @@ class Comparison:
             )
         if self.status == "making":
             values = {
-                "number": len(self.pictures) + 1,
+                "number": len(self.images) + 1,
                 "total": self.total,
                 "step": self.step,
                 "steps": self.step_count,
@@ -224,25 +224,25 @@ class Comparison:
             if self.error
             else None
         )
-        pictures: list[TryPicture] = [
+        images: list[TryImage] = [
             {
-                "url": address(picture.file),
-                "label": render(_label(picture, self.wanted.kind)),
-                "strength": picture.strength,
-                "step": picture.step,
-                "lora": picture.lora or None,
+                "url": address(image.file),
+                "label": render(_label(image, self.wanted.kind)),
+                "strength": image.strength,
+                "step": image.step,
+                "lora": image.lora or None,
             }
-            for picture in self.pictures
+            for image in self.images
         ]
         return {
             "id": self.id,
             "kind": self.wanted.kind,
             "status": self.status,
-            "done": len(self.pictures),
+            "done": len(self.images),
             "total": self.total,
             "step": self.step,
             "step_count": self.step_count,
-            "pictures": pictures,
+            "images": images,
             "sheet": address(self.sheet) if self.sheet else None,
             "infotext": self.infotext,
             "prompt": self.wanted.prompt,
@@ -329,17 +329,17 @@ def with_strengths(wanted: ComparisonRequest, lora: Lora) -> ComparisonRequest:
     return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
 
 
-def picture_count(wanted: ComparisonRequest) -> int:
+def image_count(wanted: ComparisonRequest) -> int:
     """Number of images: without the LoRA it is one, whatever the number of LoRAs."""
     strong = sum(1 for strength in wanted.strengths if strength)
     return len(wanted.loras) * strong + (1 if 0.0 in wanted.strengths else 0)
 
 
-def _label(picture: ComparisonImage, kind: Kind) -> Message:
-    if not picture.strength:
+def _label(image: ComparisonImage, kind: Kind) -> Message:
+    if not image.strength:
         return Message("Without the LoRA")
-    values = {"strength": f"{picture.strength:g}", "step": picture.step, "name": picture.lora}
-    if kind == "matrix" and picture.step is not None:
+    values = {"strength": f"{image.strength:g}", "step": image.step, "name": image.lora}
+    if kind == "matrix" and image.step is not None:
         return Message("Step {step}, strength {strength}", values)
     return (
         Message("{name}, strength {strength}", values)
@@ -361,7 +361,7 @@ def to_file(job: Comparison, status: Status) -> dict[str, Any]:
         "total": job.total,
         "started": job.started,
         "status": status,
-        "pictures": [dataclasses.asdict(picture) for picture in job.pictures],
+        "pictures": [dataclasses.asdict(image) for image in job.images],
         "sheet": job.sheet,
         "infotext": job.infotext,
         "seed": job.seed,
@@ -388,7 +388,7 @@ def from_file(values: Mapping[str, Any]) -> Comparison:
         total=int(values["total"]),
         started=float(values["started"]),
         status=status,
-        pictures=[ComparisonImage(**picture) for picture in values["pictures"]],
+        images=[ComparisonImage(**image) for image in values["pictures"]],
         sheet=str(values["sheet"]),
         infotext=str(values["infotext"]),
         seed=int(values["seed"]),

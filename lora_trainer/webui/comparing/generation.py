@@ -46,7 +46,7 @@ from lora_trainer.webui.comparing.comparisons import (
     ComparisonRequest,
     Status,
     from_file,
-    picture_count,
+    image_count,
     prompt_for,
     to_file,
     with_strengths,
@@ -101,7 +101,7 @@ class ComparisonJobs:
         self._require_family(loras)
         with self._lock:
             job = Comparison(
-                id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock()
+                id=self._new_id(), wanted=wanted, total=image_count(wanted), started=self._clock()
             )
             self._data.new("tries", job.id).mkdir()
             self._jobs[job.id] = job
@@ -181,7 +181,7 @@ class ComparisonJobs:
     def file(self, comparison_id: str, name: str) -> Path:
         """One of its images. Raises NotFound for other names."""
         job = self.find(comparison_id)
-        if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
+        if name not in {job.sheet, *(picture.file for picture in job.images)} - {""}:
             raise NotFound("there is no image {name}", name=name[:40])
         return self._data.child("tries", job.id) / name
 
@@ -207,7 +207,7 @@ class ComparisonJobs:
 
     def _make(self, job: Comparison) -> None:
         if job.stop.is_set():
-            raise GenerationCancelled("the pictures were cancelled")
+            raise GenerationCancelled("the images were cancelled")
         job.status = "making"
         job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
         loras = self._loras.find(*job.wanted.loras)
@@ -230,19 +230,19 @@ class ComparisonJobs:
                 made = next(
                     (
                         picture
-                        for picture in job.pictures
+                        for picture in job.images
                         if not picture.lora and picture.step is None
                     ),
                     None,
                 )
-                row.append(self._open(job, made) if made else self._picture(job, lora, name, 0.0))
+                row.append(self._open(job, made) if made else self._image(job, lora, name, 0.0))
             else:
-                row.append(self._picture(job, lora, name, strength))
+                row.append(self._image(job, lora, name, strength))
         if 0.0 in job.wanted.strengths:
             self._note_sameness(job, lora, row)
         return row
 
-    def _picture(self, job: Comparison, lora: Lora, name: str, strength: float) -> Image.Image:
+    def _image(self, job: Comparison, lora: Lora, name: str, strength: float) -> Image.Image:
         prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
         for note in notes:
             job.note(note)
@@ -264,7 +264,7 @@ class ComparisonJobs:
         if strength:
             self._check_messages(job, lora, name, made)
         job.infotext = made.infotext.replace(name, lora.name)
-        file = f"{len(job.pictures):02d}.png"
+        file = f"{len(job.images):02d}.png"
         picture = ComparisonImage(
             file=file,
             strength=strength,
@@ -272,7 +272,7 @@ class ComparisonJobs:
             lora=lora.name if strength else "",
         )
         _save(made.image, self._data.child("tries", job.id) / picture.file, job.infotext)
-        job.pictures.append(picture)
+        job.images.append(picture)
         self._write(job)
         return made.image
 

@@ -57,8 +57,8 @@ def restore_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.restore(request.path["id"]), request)
 
 
-@route("GET", "/tries/{id}/picture/{name}")
-def try_picture(app: App, request: Request) -> Response:
+@route("GET", "/tries/{id}/image/{name}")
+def try_image(app: App, request: Request) -> Response:
     return FileResponse(
         app.comparisons.file(request.path["id"], request.path["name"]), headers=FOREVER
     )
@@ -68,6 +68,4 @@ def _try(job: Comparison, request: Request) -> TryView:
     def render(message: Message) -> str:
         return texts.render(message, request.language)
 
-    return job.to_mapping(
-        render, lambda name: f"{PREFIX.lstrip('/')}/tries/{job.id}/picture/{name}"
-    )
+    return job.to_mapping(render, lambda name: f"{PREFIX.lstrip('/')}/tries/{job.id}/image/{name}")

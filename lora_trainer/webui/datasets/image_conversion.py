@@ -2,7 +2,7 @@
 the host's Pillow often cannot decode them.
 
     converter.is_ready                        whether those packages are installed
-    converter.convert([(picture, stem), ...]) -> the path of the copy, or a DatasetError, for each
+    converter.convert([(image, stem), ...]) -> the path of the copy, or a DatasetError, for each
 
 One subprocess converts all images of a call, with a timeout. Called by uploads.py and workbench.py.
 Standard library only.
@@ -49,49 +49,48 @@ class Converter:
         """Whether images can be converted."""
         return self._look().state != "missing"
 
-    def convert(self, pictures: Sequence[tuple[Path, Path]]) -> list[Path | DatasetError]:
+    def convert(self, images: Sequence[tuple[Path, Path]]) -> list[Path | DatasetError]:
         """(image, stem of its copy) -> the copy with suffix, or the error."""
         results: list[Path | DatasetError] = []
-        while len(results) < len(pictures):
-            rest = pictures[len(results) :]
+        while len(results) < len(images):
+            rest = images[len(results) :]
             with _AT_ONCE:
                 told, reason, goes_on = self._run(rest)
             results += told
             unfinished = rest[len(told) :]
             # a decoder that crashes on one image may be able to convert the next
             results += [
-                _failed(picture, reason)
-                for picture, _ in (unfinished[:1] if goes_on else unfinished)
+                _failed(image, reason) for image, _ in (unfinished[:1] if goes_on else unfinished)
             ]
         return results
 
     def _run(
-        self, pictures: Sequence[tuple[Path, Path]]
+        self, images: Sequence[tuple[Path, Path]]
     ) -> tuple[list[Path | DatasetError], str, bool]:
         """The results of one subprocess, why it ended early, and whether the image caused that."""
-        asked = json.dumps({"pictures": [(str(picture), str(stem)) for picture, stem in pictures]})
+        asked = json.dumps({"images": [(str(image), str(stem)) for image, stem in images]})
         begin, each = self._seconds
         try:
             done = subprocess.run(
                 self._command(),
                 input=asked.encode(),
                 capture_output=True,
-                timeout=begin + each * len(pictures),
+                timeout=begin + each * len(images),
                 check=False,
                 env=environment.worker_environ(os.environ),
                 creationflags=environment.NO_WINDOW,
             )
         except subprocess.TimeoutExpired as error:
-            return _parse_results(error.stdout or b"", pictures)[0], _TOO_LONG, False
+            return _parse_results(error.stdout or b"", images)[0], _TOO_LONG, False
         except OSError as error:
             return [], error.strerror or str(error), False
-        told, begun = _parse_results(done.stdout, pictures)
+        told, begun = _parse_results(done.stdout, images)
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         return told, words[-1] if words else f"exit status {done.returncode}", begun
 
 
 def _parse_results(
-    output: bytes, pictures: Sequence[tuple[Path, Path]]
+    output: bytes, images: Sequence[tuple[Path, Path]]
 ) -> tuple[list[Path | DatasetError], bool]:
     """The lines of output as results, and whether it had started. Other output of libraries is
     ignored.
@@ -103,7 +102,7 @@ def _parse_results(
         except files.NotJson:
             continue
     told = [line for line in lines if isinstance(line, dict)]
-    return [_result(line) for line in told[1 : len(pictures) + 1]], bool(told)
+    return [_result(line) for line in told[1 : len(images) + 1]], bool(told)
 
 
 def _result(line: dict[str, Any]) -> Path | DatasetError:
@@ -114,12 +113,10 @@ def _result(line: dict[str, Any]) -> Path | DatasetError:
     )
 
 
-def _failed(picture: Path, reason: str) -> DatasetError:
+def _failed(image: Path, reason: str) -> DatasetError:
     hint = "Try again, or convert it in another program."
     if reason == _TOO_LONG:
-        return DatasetError(
-            "{path} cannot be converted: it takes too long", hint=hint, path=picture
-        )
+        return DatasetError("{path} cannot be converted: it takes too long", hint=hint, path=image)
     return DatasetError(
-        "{path} cannot be converted: {reason}", hint=hint, path=picture, reason=reason
+        "{path} cannot be converted: {reason}", hint=hint, path=image, reason=reason
     )

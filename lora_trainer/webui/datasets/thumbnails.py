@@ -1,6 +1,6 @@
 """Thumbnails, created on first use and cached by content.
 
-    thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
+    thumbnails.image(path) -> Path of a WebP, upright, no side above 384 pixels
 
 A few images are decoded at a time; concurrent requests for one image share the result. Thumbnails
 unused for a month are deleted. Called by the routes.
@@ -48,7 +48,7 @@ class Thumbnails:
         self._making: dict[tuple[Path, int], Future[Path]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
 
-    def picture(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
+    def image(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
         """The thumbnail of an image, created if needed. Raises DatasetError if the image is
         unreadable or the disk is full.
         """

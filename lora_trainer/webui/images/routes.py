@@ -79,7 +79,7 @@ class Addresses(TypedDict):
     """URLs of an image, thumbnail and original."""
 
     thumbnail: str
-    picture: str
+    image: str
 
 
 class ItemView(ItemFacts, Addresses):
@@ -265,18 +265,18 @@ def items(app: App, request: Request) -> ItemsView | Unchanged:
 @route("GET", "/datasets/{id}/thumbnail/{key}.webp")
 def thumbnail(app: App, request: Request) -> Response:
     path, version = _store(app, request).image(request.path["key"])
-    return _picture(app.datasets.thumbnails.picture(path), "image/webp", version, request)
+    return _image(app.datasets.thumbnails.image(path), "image/webp", version, request)
 
 
-@route("GET", "/datasets/{id}/picture/{key}")
-def picture(app: App, request: Request) -> Response:
+@route("GET", "/datasets/{id}/image/{key}")
+def image(app: App, request: Request) -> Response:
     path, version = _store(app, request).image(request.path["key"])
     kind = _SHOWN_BY_BROWSERS.get(path.suffix.lower())
     if kind is None:
-        return _picture(
-            app.datasets.thumbnails.picture(path, LARGE_SIDE), "image/webp", version, request
+        return _image(
+            app.datasets.thumbnails.image(path, LARGE_SIDE), "image/webp", version, request
         )
-    return _picture(path, kind, version, request)
+    return _image(path, kind, version, request)
 
 
 @route("POST", "/datasets/{id}/remove")
@@ -379,7 +379,7 @@ def _item(identity: str, item: Item, known: ImageFacts, language: str) -> ItemVi
 def _addresses(identity: str, key: str, version: str) -> Addresses:
     return {
         "thumbnail": thumbnail_address(identity, key, version),
-        "picture": f"lora-trainer/datasets/{quote(identity, safe='')}/picture/{key}?v={version}",
+        "image": f"lora-trainer/datasets/{quote(identity, safe='')}/image/{key}?v={version}",
     }
 
 
@@ -408,7 +408,7 @@ def _counts(view: View) -> Counts:
     return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items)}
 
 
-def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
+def _image(path: Path, kind: str, version: str, request: Request) -> Response:
     # the URL contains the version, so it can be cached forever
     keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
     return FileResponse(

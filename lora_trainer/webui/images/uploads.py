@@ -38,7 +38,7 @@ from lora_trainer.dataset import caption_provenance, edits
 from lora_trainer.dataset.captions import require_length
 from lora_trainer.dataset.images import (
     CONVERTIBLE_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
+    OTHER_IMAGE_SUFFIXES,
     READABLE_SUFFIXES,
     digest,
     examine,
@@ -292,10 +292,8 @@ def accept(
         elif suffix in TABLE_SUFFIXES:
             _accept_table(store, name, incoming.read_bytes(), accepted, replace_captions)
         else:
-            _require_picture_name(name)
-            if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES and is_text_file(
-                incoming
-            ):
+            _require_image_name(name)
+            if suffix not in readable_suffixes() | OTHER_IMAGE_SUFFIXES and is_text_file(incoming):
                 raise DatasetError(
                     "{path} is a text, but not of a kind that is read here",
                     hint=_CAPTION_KINDS,
@@ -332,7 +330,7 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).suffix.lower()
 
 
-def _require_picture_name(name: str) -> None:
+def _require_image_name(name: str) -> None:
     suffix = _suffix(name)
     if suffix in _OTHER_ARCHIVES:
         raise DatasetError(
@@ -384,8 +382,8 @@ def _put(
         ):
             raise DatasetError("{path} is here already", path=name)
         # by stem: fox.png and fox.jpg would share fox.txt
-        pictures = readable_suffixes() | OTHER_PICTURE_SUFFIXES
-        stems = {folded(entry.stem) for entry in there.values() if entry.suffix.lower() in pictures}
+        images = readable_suffixes() | OTHER_IMAGE_SUFFIXES
+        stems = {folded(entry.stem) for entry in there.values() if entry.suffix.lower() in images}
         target = folder / (
             free_name(
                 safe_name(stem),
@@ -400,7 +398,7 @@ def _put(
 def _stem(name: str) -> str:
     return (
         PurePosixPath(name).stem
-        if _suffix(name) in readable_suffixes() | OTHER_PICTURE_SUFFIXES
+        if _suffix(name) in readable_suffixes() | OTHER_IMAGE_SUFFIXES
         else name
     )
 
@@ -509,11 +507,11 @@ def _images_of(store: CaptionStore, name: str, folder: str = "") -> list[Path]:
     stem = folded(PurePosixPath(name).stem)
     # IMG_1.heic.txt, for an image that was converted to IMG_1.jpg
     stems = {stem, PurePosixPath(stem).stem} if _suffix(stem) in CONVERTIBLE_SUFFIXES else {stem}
-    images = [path for path in _pictures(store) if stems & {folded(path.stem), folded(path.name)}]
+    images = [path for path in _images(store) if stems & {folded(path.stem), folded(path.name)}]
     return [image for image in images if not folder or image.parent.name == folder]
 
 
-def _pictures(store: CaptionStore) -> list[Path]:
+def _images(store: CaptionStore) -> list[Path]:
     """Images that a caption may belong to, including those to be converted."""
     return [*(item.path for item in store.view().items), *store.waiting()]
 
@@ -534,7 +532,7 @@ def _caption(data: bytes, name: str) -> str:
 def _accept_table(
     store: CaptionStore, name: str, data: bytes, accepted: Accepted, replace: bool
 ) -> None:
-    index = NameIndex(_pictures(store))
+    index = NameIndex(_images(store))
     captions = _of_table(
         Path(name), data, lambda row_name: index.find(row_name, (store.path,)).images, accepted
     )
@@ -603,13 +601,11 @@ def _write_captions(
         accepted.captions += len(writing)
 
 
-def _write_beside(
-    picture: Path, caption: str, name: str, accepted: Accepted, replace: bool
-) -> None:
+def _write_beside(image: Path, caption: str, name: str, accepted: Accepted, replace: bool) -> None:
     """The caption of an image to be converted, in a file of the same stem, which will belong to the
     copy too. Raises DatasetError.
     """
-    target = picture.with_suffix(CAPTION_SUFFIXES[0])
+    target = image.with_suffix(CAPTION_SUFFIXES[0])
     there = edits.clean(decode(target.read_bytes(), target).content) if target.is_file() else ""
     if not caption or there == caption:
         return
@@ -666,7 +662,7 @@ def _accept_archive(
             )
         members = _members(archive, accepted)
         _require_sane(incoming, [member.info for member in members], free(incoming.parent))
-        placed = _place_pictures(store, archive, members, accepted, converter)
+        placed = _place_images(store, archive, members, accepted, converter)
         captions = _captions_in(store, archive, members, placed, accepted)
     _write_captions(store, captions, accepted, replace)
 
@@ -765,8 +761,8 @@ def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
             hint="Unpack it, and upload it by itself.",
             path=name,
         )
-    _require_picture_name(name)
-    if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(
+    _require_image_name(name)
+    if suffix not in readable_suffixes() | OTHER_IMAGE_SUFFIXES | TABLE_SUFFIXES | set(
         CAPTION_SUFFIXES
     ):
         raise DatasetError("{path} is neither an image nor a caption", path=name)
@@ -793,7 +789,7 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
         )
 
 
-def _place_pictures(
+def _place_images(
     store: CaptionStore,
     archive: zipfile.ZipFile,
     members: Sequence[_Member],
@@ -806,7 +802,7 @@ def _place_pictures(
     placed, foreign = {}, {}
     with store.scratch() as scratch:
         for member in members:
-            if _suffix(member.name) not in readable_suffixes() | OTHER_PICTURE_SUFFIXES:
+            if _suffix(member.name) not in readable_suffixes() | OTHER_IMAGE_SUFFIXES:
                 continue
             name, folder = PurePosixPath(member.name).name, _kohya_folder(member.name)
             try:
@@ -886,7 +882,7 @@ def _captions_in(
     """
     root = store.path
     in_archive = NameIndex(placed)
-    here = NameIndex(_pictures(store))
+    here = NameIndex(_images(store))
     captions: dict[Path, str] = {}
     beside = {(path.parent, folded(name)) for path in placed for name in (path.stem, path.name)}
     of_one = {member.name for member in members if _suffix(member.name) in CAPTION_SUFFIXES}

@@ -4,7 +4,7 @@ runs.
     loras.listing()                 delivered ones, then saved steps; newest first
     loras.find(id, ...)             by id, a hash of the path: the browser never sends paths
     loras.startable()               all files that init_lora accepts; loras.file(id): its path
-    loras.picture(id)               the card's image, or the preview nearest to its strength
+    loras.preview(id)               the card's image, or the preview nearest to its strength
     loras.insertable()              delivered ones, and the preferred weight of every LoRA in the
                                     folder that has one
     loras.set_strength(id, 0.7)     writes the preferred weight into NAME.json
@@ -48,7 +48,7 @@ NEXT_TO = 0.1
 TRIES = "lora-trainer-tries"
 """Below the LoRA folder: temporary copies of saved steps for Try it."""
 LONGEST_TEXT = 1000
-PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
+PREVIEWS = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Lora:
     preferred_weight: float
     family: Family | None
     credits: Credits
-    picture: Path | None
+    preview: Path | None
     delivered: bool
     changed: float
 
@@ -112,7 +112,7 @@ class Loras:
         self._history = history
         self._headers: dict[Path, tuple[tuple[int, int], _Header]] = {}
         self._reading = threading.Lock()
-        self._pictures: dict[str, Path] = {}
+        self._previews: dict[str, Path] = {}
 
     def listing(self) -> list[Lora]:
         """Delivered ones, then saved steps; each newest first."""
@@ -120,7 +120,7 @@ class Loras:
         delivered = self._delivered(entries, self._files())
         there = {self._header(lora.path).weights for lora in delivered}
         found = [*delivered, *(lora for entry in entries for lora in self._saved_of(entry, there))]
-        self._pictures = {lora.id: lora.picture for lora in found if lora.picture}
+        self._previews = {lora.id: lora.preview for lora in found if lora.preview}
         return found
 
     def find(self, *lora_ids: str) -> list[Lora]:
@@ -162,16 +162,16 @@ class Loras:
         identity = _id(path)
         return identity if any(one["id"] == identity for one in self.startable()) else None
 
-    def picture(self, lora_id: str) -> Path:
+    def preview(self, lora_id: str) -> Path:
         """The image of a LoRA, without scanning the folders for each image of a page. Raises
         NotFound.
         """
-        picture = self._pictures.get(lora_id)
-        if picture is None or not picture.is_file():
-            picture = self.find(lora_id)[0].picture
-        if picture is None:
+        image = self._previews.get(lora_id)
+        if image is None or not image.is_file():
+            image = self.find(lora_id)[0].preview
+        if image is None:
             raise NotFound("this LoRA has no image")
-        return picture
+        return image
 
     def insertable(self) -> tuple[list[Lora], dict[str, float]]:
         """(delivered LoRAs, name or alias -> preferred weight of every LoRA whose sidecar has
@@ -222,7 +222,7 @@ class Loras:
             trigger=lora.trigger,
             preferred_weight=lora.preferred_weight,
             family=lora.family,
-            preview=lora.picture,
+            preview=lora.preview,
         )
         self._host.refresh_loras()
         return self.find(_id(done.path))[0]
@@ -304,10 +304,10 @@ class Loras:
             preferred_weight=sidecar.weight(values) or DEFAULT_STRENGTH,
             family=header.family,
             credits=header.credits,
-            picture=next(
+            preview=next(
                 (
                     found
-                    for ending in PICTURES
+                    for ending in PREVIEWS
                     if (found := path.with_name(path.stem + ending)).is_file()
                 ),
                 None,
@@ -374,7 +374,7 @@ class Loras:
                 preferred_weight=weight,
                 family=families.find(state.family),
                 credits=header.credits,
-                picture=_file_of(entry, nearest.file) if nearest else None,
+                preview=_file_of(entry, nearest.file) if nearest else None,
                 delivered=False,
                 changed=_changed(path),
             )
@@ -418,7 +418,7 @@ class LoraView(TypedDict):
     license: str
     description: str
     training_comment: str
-    picture: str | None
+    preview: str | None
     delivered: bool
     tag: str | None
 
@@ -441,7 +441,7 @@ def to_mapping(lora: Lora, address: str) -> LoraView:
         "license": lora.credits.license,
         "description": lora.credits.description,
         "training_comment": lora.credits.training_comment,
-        "picture": address if lora.picture else None,
+        "preview": address if lora.preview else None,
         "delivered": lora.delivered,
         "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
     }

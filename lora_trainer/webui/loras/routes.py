@@ -31,9 +31,9 @@ def startable(app: App, request: Request) -> list[LoraFileView]:
     return app.loras.startable()
 
 
-@route("GET", "/loras/{id}/picture")
-def lora_picture(app: App, request: Request) -> Response:
-    return FileResponse(app.loras.picture(request.path["id"]))
+@route("GET", "/loras/{id}/preview")
+def lora_preview(app: App, request: Request) -> Response:
+    return FileResponse(app.loras.preview(request.path["id"]))
 
 
 @route("POST", "/loras/{id}/strength")
@@ -53,4 +53,4 @@ def insertable(app: App, request: Request) -> Insertable:
 
 
 def _lora(lora: Lora) -> LoraView:
-    return to_mapping(lora, f"{PREFIX.lstrip('/')}/loras/{lora.id}/picture?v={int(lora.changed)}")
+    return to_mapping(lora, f"{PREFIX.lstrip('/')}/loras/{lora.id}/preview?v={int(lora.changed)}")

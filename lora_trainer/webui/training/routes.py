@@ -87,11 +87,11 @@ def show_folder(app: App, request: Request) -> Nothing:
     return {}
 
 
-@route("GET", "/runs/{id}/picture/{name}")
-def picture(app: App, request: Request) -> Response:
+@route("GET", "/runs/{id}/preview/{name}")
+def preview(app: App, request: Request) -> Response:
     # the URL contains the version
     return FileResponse(
-        app.runs.picture(request.path["id"], request.path["name"]),
+        app.runs.preview(request.path["id"], request.path["name"]),
         headers={"Cache-Control": "private, max-age=604800"},
     )
 

@@ -86,7 +86,7 @@ class RunProgress(TypedDict):
     memory: int | None
     started: float | None
     changed: float | None
-    picture: str | None
+    preview: str | None
     delivered: str | None
     lora: str | None
     """Name of the delivered LoRA file; None without one, and for a language model."""
@@ -283,7 +283,7 @@ def run(
         "memory": shown.memory,
         "started": state.started or None,
         "changed": state.changed or entry.made or None,
-        "picture": picture_address(entry),
+        "preview": preview_address(entry),
         "delivered": last_part(state.delivered) or None,
         "lora": lora_name(state) or None,
         "file": shown.file or None,
@@ -517,7 +517,7 @@ def points(found: list[Point]) -> list[list[float | None]]:
     return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]
 
 
-def picture_address(entry: HistoryEntry) -> str | None:
+def preview_address(entry: HistoryEntry) -> str | None:
     """The newest preview, else the card's image. None for a language model."""
     if entry.state.previews:
         newest = entry.state.previews[-1]
@@ -527,12 +527,12 @@ def picture_address(entry: HistoryEntry) -> str | None:
     return None
 
 
-def address(run_id: str, picture: str, version: float) -> str:
+def address(run_id: str, name: str, version: float) -> str:
     """A URL relative to the page, because the host may be under a subpath. It contains the
     `version`, so that browsers can cache the image.
     """
-    run, name = quote(run_id, safe=""), quote(picture, safe="")
-    return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
+    run, name = quote(run_id, safe=""), quote(name, safe="")
+    return f"lora-trainer/runs/{run}/preview/{name}?v={round(version * 1000)}"
 
 
 def report_address(entry: HistoryEntry) -> str:

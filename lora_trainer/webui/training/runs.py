@@ -56,7 +56,7 @@ LONGEST_TOKEN = 200
 ALIVE_SECONDS = 2.0
 """Seconds for which the list of living workers is cached, if another WebUI runs the scheduler."""
 SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
-PICTURES = (".png", ".webp", ".jpg", ".jpeg")
+PREVIEWS = (".png", ".webp", ".jpg", ".jpeg")
 
 
 class RunList(TypedDict):
@@ -438,7 +438,7 @@ class Runs:
 
     # --- files ------------------------------------------------------------------------------------
 
-    def picture(self, run_id: str, name: str) -> Path:
+    def preview(self, run_id: str, name: str) -> Path:
         """A preview, or the card's image. Raises NotFound for other names."""
         entry = self._entry(run_id)
         path = _card(entry) if name == run_view.DELIVERED else _preview(entry, name)
@@ -516,7 +516,7 @@ def _preview(entry: HistoryEntry, name: str) -> Path | None:
     if (
         name not in known
         or name_problem(name)
-        or path.suffix.lower() not in PICTURES
+        or path.suffix.lower() not in PREVIEWS
         or not path.is_file()
     ):
         return None

@@ -101,7 +101,7 @@ class Toy(Family):
         # 256 begins each text, so that none is empty
         return join_rows([encoder([256, *tokenizer(caption)]) for caption in captions])
 
-    def encode_pictures(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         import torch
 
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The check in the tab: pictures measured once, captions judged as they are now, findings fixed at
+"""The check in the tab: images measured once, captions judged as they are now, findings fixed at
 a click.
 """
 

@@ -174,7 +174,7 @@ def test_what_is_kept_is_what_a_fresh_start_finds(tmp_path, kind, seed):
             done[-1] += " (refused)"
         view = folder.bench.store.view()
         if folder.bench.checker.status(view).stale:
-            # pictures are measured again by themselves, after a while
+            # images are measured again by themselves, after a while
             folder.bench.checker.start(CHECK)
             folder.bench.checker.wait()
         fresh = seen(folder._opened())

@@ -422,7 +422,7 @@ def test_the_check_stands_beside_each_image_and_is_fixed_at_a_click(page):
     }
     assert sums["wide-border"] == (
         "Wide border",
-        "d.png has a border of one colour: 60 % of the picture",
+        "d.png has a border of one colour: 60 % of the image",
         1,
         {"label": "Crop", "count": 1},
     )
@@ -430,8 +430,8 @@ def test_the_check_stands_beside_each_image_and_is_fixed_at_a_click(page):
     assert "no-trigger" not in sums and found["sums"][0]["severity"] == "error", "the gravest first"
     item = page.items(finding="wide-border")[0]
     told = next(finding for finding in item["findings"] if finding["kind"] == "wide-border")
-    # beside its picture the sentence does not repeat the picture's name
-    assert told["message"] == "Has a border of one colour: 60 % of the picture"
+    # beside its image the sentence does not repeat the image's name
+    assert told["message"] == "Has a border of one colour: 60 % of the image"
     assert (
         item["name"] == "d.png"
         and told["measured"] > 0.3
@@ -484,7 +484,7 @@ def test_what_is_one_thing_is_said_once_fixed_at_once_and_shown_picture_by_pictu
 
 
 def seen_alike(folder, count):
-    """As a caption job leaves it behind: CLIP saw `count` pictures of the folder, all nearly the
+    """As a caption job leaves it behind: CLIP saw `count` images of the folder, all nearly the
     same.
     """
     paths = sorted(folder.glob("*.png"))[:count]
@@ -510,7 +510,7 @@ def test_the_check_says_that_to_a_captioners_image_encoder_the_pictures_look_ali
     _, told = found["sums"]
     assert (
         told["message"]
-        == "To CLIP the pictures look much alike: they differ 1 % as much as unrelated pictures do"
+        == "To CLIP the images look much alike: they differ 1 % as much as unrelated images do"
     )
     assert (told["kind"], told["label"], told["severity"], told["images"], told["fix"]) == (
         "little-variety",

@@ -33,7 +33,7 @@ COLOURS = ("red", "green", "blue", "white", "black", "orange")
 
 
 def make(folder: Path, captions: dict[str, str], name: str = "metadata.csv") -> Workbench:
-    """A dataset of pictures in different colours, with its captions in a table; or in .txt files,
+    """A dataset of images in different colours, with its captions in a table; or in .txt files,
     for name=".txt".
     """
     for image, colour in zip(captions, COLOURS, strict=False):
@@ -654,7 +654,7 @@ def test_a_removed_image_takes_its_mask_along_and_brings_it_back(tmp_path, mask)
     save(tmp_path / mask, size=(40, 30), colour="white")
     before = (tmp_path / mask).read_bytes()
     bench.remove([key_of("a.png")])
-    # left behind, the mask would be a picture of its own
+    # left behind, the mask would be an image of its own
     assert captions(bench) == {"b.png": "wolf"}
     bench.undo()
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf"}

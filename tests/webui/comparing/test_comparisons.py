@@ -97,11 +97,11 @@ def test_a_pair_shows_one_seed_without_and_with_the_lora(jobs, host, folder, dat
         (request.seed, request.negative, request.cfg, request.steps, request.sampler)
         for request in host.requests
     } == {(7, "blurry", 5.0, 3, "Euler")}
-    first, second = (Image.open(jobs.file(job.id, picture.file)) for picture in job.pictures)
+    first, second = (Image.open(jobs.file(job.id, picture.file)) for picture in job.images)
     assert first.tobytes() != second.tobytes()
     assert second.info["parameters"] == "inkstyle, a fox <lora:ink:0.9>\nSteps: 3"
     answer = told(job)
-    assert [picture["label"] for picture in answer["pictures"]] == [
+    assert [picture["label"] for picture in answer["images"]] == [
         "Without the LoRA",
         "Strength 0.9",
     ]
@@ -161,7 +161,7 @@ def test_the_recommended_strength_is_among_those_that_are_compared(
 def test_a_grid_is_five_strengths_on_one_labelled_sheet(jobs, folder):
     write_lora(folder / "ink.safetensors")
     job = ask(jobs, "ink", kind="grid")
-    assert [picture.strength for picture in job.pictures] == [
+    assert [picture.strength for picture in job.images] == [
         0.0,
         0.25,
         0.5,
@@ -188,8 +188,8 @@ def test_a_matrix_shows_saved_steps_which_the_host_sees_only_meanwhile(jobs, hos
         jobs, "fox-step00000100", "fox-step00000200", kind="matrix", strengths=(0.0, 0.5, 1.0)
     )
     assert job.status == "done", job.error
-    # without the LoRA it is the same picture in both rows
-    assert [(picture.step, picture.strength) for picture in job.pictures] == [
+    # without the LoRA it is the same image in both rows
+    assert [(picture.step, picture.strength) for picture in job.images] == [
         (None, 0.0),
         (100, 0.5),
         (100, 1.0),
@@ -201,7 +201,7 @@ def test_a_matrix_shows_saved_steps_which_the_host_sees_only_meanwhile(jobs, hos
     assert len(names) == 2 and all(re.fullmatch(r"try-[0-9a-f]{8}-[01]", name) for name in names)
     assert all(alias == name for name, alias in host.seen)
     assert not (folder / TRIES).exists() and host.refreshed == 2
-    assert [picture["label"] for picture in told(job)["pictures"]][:2] == [
+    assert [picture["label"] for picture in told(job)["images"]][:2] == [
         "Without the LoRA",
         "Step 100, strength 0.5",
     ]
@@ -226,13 +226,13 @@ def test_what_goes_wrong_in_the_host_is_a_sentence_and_leaves_nothing_behind(
 ):
     write_run(data.folder("runs"), "fox", (100,))
     host.fails = HostError(
-        "the WebUI could not make the picture: {reason}",
+        "the WebUI could not make the image: {reason}",
         hint="Try it in txt2img.",
         reason="ValueError: no",
     )
     job = ask(jobs, "fox")
     assert job.status == "failed" and told(job)["error"] == {
-        "message": "the WebUI could not make the picture: ValueError: no",
+        "message": "the WebUI could not make the image: ValueError: no",
         "hint": "Try it in txt2img.",
     }
     assert not (folder / TRIES).exists()
@@ -250,7 +250,7 @@ def test_a_lora_that_the_host_did_not_find_is_no_picture(jobs, host, folder):
     host.comments = ("Networks not found: {name}",)
     job = ask(jobs, "ink")
     assert str(job.error) == "the WebUI did not find the LoRA ink" and [
-        picture.strength for picture in job.pictures
+        picture.strength for picture in job.images
     ] == [0.0]
 
 

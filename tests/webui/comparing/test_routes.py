@@ -77,7 +77,7 @@ def over(client, job):
 
 def test_a_lora_is_tried_and_its_pictures_are_served(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
-    assert (lora["name"], lora["file"], lora["tag"], lora["picture"]) == (
+    assert (lora["name"], lora["file"], lora["tag"], lora["preview"]) == (
         "ink",
         "ink.safetensors",
         "<lora:ink:0.7> inkstyle",
@@ -97,7 +97,7 @@ def test_a_lora_is_tried_and_its_pictures_are_served(client, ink):
     )
     job = over(client, answer.json())
     assert (job["status"], job["done"], job["total"], job["sentence"]) == ("done", 2, 2, "")
-    for address in (job["sheet"], *(picture["url"] for picture in job["pictures"])):
+    for address in (job["sheet"], *(picture["url"] for picture in job["images"])):
         picture = client.get("/" + address)
         assert (
             picture.status_code == 200
@@ -121,9 +121,9 @@ def test_what_is_wrong_with_a_request_is_told(client, ink):
     [
         "/tries/unknown",
         "/tries/..%2F..%2Fqueue.json",
-        "/tries/unknown/picture/00.png",
-        "/loras/unknown/picture",
-        "/loras/..%2Fink/picture",
+        "/tries/unknown/image/00.png",
+        "/loras/unknown/preview",
+        "/loras/..%2Fink/preview",
     ],
 )
 def test_what_is_not_there_is_not_found(client, ink, path):
@@ -132,7 +132,7 @@ def test_what_is_not_there_is_not_found(client, ink, path):
 
 def test_a_lora_without_a_picture_says_so(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
-    assert client.get(f"/lora-trainer/loras/{lora['id']}/picture").status_code == 404
+    assert client.get(f"/lora-trainer/loras/{lora['id']}/preview").status_code == 404
 
 
 def test_the_strength_is_written_and_shown_to_the_panel(client, ink):

@@ -26,7 +26,7 @@ from tests.webui.heic import avif, heic, without_decoder
 
 PLENTY = lambda path: 2**40  # noqa: E731
 HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
-"""The beginning of a HEIC picture: enough to tell what it is, for tests in which nothing decodes
+"""The beginning of a HEIC image: enough to tell what it is, for tests in which nothing decodes
 it.
 """
 
@@ -115,7 +115,7 @@ def test_one_process_converts_what_it_can_and_says_of_the_rest_why_not(tmp_path)
 def program(code: str) -> Converter:
     """A converter that is a few lines of Python: `asked` is what it is told."""
     before = (
-        "import json, os, sys, time\nasked = json.load(sys.stdin)['pictures']\nsend = lambda line:"
+        "import json, os, sys, time\nasked = json.load(sys.stdin)['images']\nsend = lambda line:"
         " print(json.dumps(line), flush=True)\n"
     )
     return Converter(
@@ -126,8 +126,8 @@ def program(code: str) -> Converter:
 def test_a_picture_that_ends_the_process_is_one_and_the_next_are_converted(tmp_path):
     pictures = [(tmp_path / name, tmp_path / f"made-{name}") for name in ("a", "deadly", "c")]
     code = (
-        "send({'begun': True})\nfor picture, stem in asked:\n    os._exit(11) if"
-        " picture.endswith('deadly') else send({'made': stem})"
+        "send({'begun': True})\nfor image, stem in asked:\n    os._exit(11) if"
+        " image.endswith('deadly') else send({'made': stem})"
     )
     first, problem, third = program(code).convert(pictures)
     assert (first, third) == (tmp_path / "made-a", tmp_path / "made-c")
@@ -237,7 +237,7 @@ def test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_la
 
 @pytest.fixture
 def folder(tmp_path, store):
-    """Opened in place: two phone pictures, one of them with a caption beside it, and the JPEG that
+    """Opened in place: two phone images, one of them with a caption beside it, and the JPEG that
     a phone made of a third.
     """
     for name, data in {

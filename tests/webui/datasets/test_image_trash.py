@@ -21,7 +21,7 @@ CAPTIONS = {"a.png": "one", "b.png": "two", "c.png": "three"}
 
 
 def make(folder):
-    """Captions in a table and in a text, and one picture with a mask."""
+    """Captions in a table and in a text, and one image with a mask."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, name in enumerate(CAPTIONS):
         save(folder / name, size=(40, 30), colour=("red", "green", "blue")[number])

@@ -1,4 +1,4 @@
-"""Small copies of pictures: made once, by content, whoever asks."""
+"""Small copies of images: made once, by content, whoever asks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.dataset.pictures import noise, save
 
 @pytest.fixture
 def made(monkeypatch):
-    """The pictures decoded so far."""
+    """The images decoded so far."""
     decoded = []
     real = thumbnails.write_reduced
     monkeypatch.setattr(
@@ -30,7 +30,7 @@ def made(monkeypatch):
 
 
 def test_a_thumbnail_is_a_small_webp(tmp_path):
-    small = Thumbnails(tmp_path / "cache").picture(save(tmp_path / "a.png", size=(800, 400)))
+    small = Thumbnails(tmp_path / "cache").image(save(tmp_path / "a.png", size=(800, 400)))
     with Image.open(small) as image:
         assert (image.format, image.size) == ("WEBP", (384, 192))
 
@@ -38,18 +38,16 @@ def test_a_thumbnail_is_a_small_webp(tmp_path):
 def test_it_is_made_once_also_for_a_copy_and_by_another_process(tmp_path, made):
     first, copy = save(tmp_path / "a.png"), save(tmp_path / "b.png")
     cache = Thumbnails(tmp_path / "cache")
-    assert (
-        cache.picture(first) == cache.picture(copy) == Thumbnails(tmp_path / "cache").picture(first)
-    )
+    assert cache.image(first) == cache.image(copy) == Thumbnails(tmp_path / "cache").image(first)
     assert made == ["a.png"]
 
 
 def test_a_changed_picture_gets_another_one(tmp_path, made):
     cache = Thumbnails(tmp_path / "cache")
-    before = cache.picture(save(tmp_path / "a.png", colour="red"))
+    before = cache.image(save(tmp_path / "a.png", colour="red"))
     path = save(tmp_path / "a.png", colour="blue")
     os.utime(path, (1, 1))
-    assert cache.picture(path) != before
+    assert cache.image(path) != before
     assert made == ["a.png", "a.png"]
 
 
@@ -58,7 +56,7 @@ def test_those_who_ask_at_once_wait_for_the_same_one(tmp_path, made):
     noise((400, 300)).save(path)
     cache = Thumbnails(tmp_path / "cache")
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: cache.picture(path), range(8)))) == 1
+        assert len(set(pool.map(lambda _: cache.image(path), range(8)))) == 1
     assert made == ["a.png"]
 
 
@@ -67,7 +65,7 @@ def test_a_damaged_picture_is_said_and_leaves_no_half_copy(tmp_path):
     noise().save(path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DatasetError):
-        Thumbnails(tmp_path / "cache").picture(path)
+        Thumbnails(tmp_path / "cache").image(path)
     assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
 
 
@@ -78,18 +76,18 @@ def test_what_nobody_has_looked_at_for_a_month_goes_away(tmp_path, made):
     )
     now = [1_000_000.0]
     cache = Thumbnails(tmp_path / "cache", clock=lambda: now[0])
-    small_kept, small_gone = cache.picture(kept), cache.picture(gone)
+    small_kept, small_gone = cache.image(kept), cache.image(gone)
     for small in (small_kept, small_gone):
         os.utime(small, (now[0], now[0]))
     now[0] += 20 * 86400
-    cache.picture(kept)
+    cache.image(kept)
     now[0] += 20 * 86400
-    cache.picture(kept)
+    cache.image(kept)
     end = time.monotonic() + 10
     while small_gone.exists() and time.monotonic() < end:
         time.sleep(0.01)
     assert small_kept.exists() and not small_gone.exists()
-    assert cache.picture(gone) == small_gone and made == ["kept.png", "gone.png", "gone.png"]
+    assert cache.image(gone) == small_gone and made == ["kept.png", "gone.png", "gone.png"]
 
 
 def test_the_same_picture_in_two_datasets_may_be_asked_for_at_once(tmp_path, monkeypatch):
@@ -105,7 +103,7 @@ def test_the_same_picture_in_two_datasets_may_be_asked_for_at_once(tmp_path, mon
     monkeypatch.setattr(thumbnails, "write_reduced", at_once)
     scheduler = thumbnails.Thumbnails(tmp_path / "cache")
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(scheduler.picture, (tmp_path / "fox.png", tmp_path / "owl.png"))
+        one, other = pool.map(scheduler.image, (tmp_path / "fox.png", tmp_path / "owl.png"))
     assert one == other and [
         path for path in (tmp_path / "cache").rglob("*") if path.is_file()
     ] == [one]

@@ -8,7 +8,7 @@ and without a model.
 It runs on the real gradio of that host (a1111: 3.41.2, forge: 4.40.0), which `install.py --tests`
 puts into folders of their own; that folder comes first on this process's sys.path and nowhere else,
 so a worker that the extension starts from here knows nothing of it. The modules beside this file
-have the names and signatures of the hosts' own, and as little inside as behaves the same: pictures
+have the names and signatures of the hosts' own, and as little inside as behaves the same: images
 are drawn by Pillow, the "GPU" is a label (--fake-gpu). Every call that a test may ask about is
 written to FOLDER/calls.jsonl.
 

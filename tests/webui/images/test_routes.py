@@ -81,7 +81,7 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     assert answer == {"added": added, "converted": {}, "waiting": {}, "captions": 0, "skipped": []}
     skipped = page.upload("水墨 fox", "b.jxl", b"\xff\x0a" + b"\0" * 20).json()["skipped"]
     assert [(one["name"], one["message"], one["kept_caption"]) for one in skipped] == [
-        ("b.jxl", "b.jxl is a JPEG XL picture, which is not read here", False)
+        ("b.jxl", "b.jxl is a JPEG XL image, which is not read here", False)
     ]
     assert skipped[0]["hint"].startswith("Export it as JPEG or PNG.")
     item = page.get("datasets/水墨 fox/items").json()["items"][0]
@@ -115,7 +115,7 @@ def test_a_phones_pictures_are_converted_as_they_arrive_and_where_they_lie(page)
         [],
     )
     assert (
-        page.address(page.get("datasets/fox/items").json()["items"][0]["picture"]).headers[
+        page.address(page.get("datasets/fox/items").json()["items"][0]["image"]).headers[
             "content-type"
         ]
         == "image/jpeg"
@@ -146,12 +146,12 @@ def test_pictures_are_kept_by_the_browser_for_good_under_their_version(page):
     page.post("datasets", {"name": "fox"})
     page.upload("fox", "a.png", picture())
     item = page.get("datasets/fox/items").json()["items"][0]
-    for address in (item["thumbnail"], item["picture"]):
+    for address in (item["thumbnail"], item["image"]):
         answer = page.address(address)
         assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert page.address(address.split("?")[0]).headers["cache-control"] == "no-cache"
-    assert page.address(item["picture"]).content == picture()
+    assert page.address(item["image"]).content == picture()
     os.utime(page.root / "data folder" / "datasets" / "fox" / "a.png", (1, 1))
     assert page.get("datasets/fox/items").json()["items"][0]["thumbnail"] != item["thumbnail"]
 
@@ -159,7 +159,7 @@ def test_pictures_are_kept_by_the_browser_for_good_under_their_version(page):
 def test_a_format_no_browser_shows_is_shown_as_webp(page):
     page.post("datasets", {"name": "fox"})
     page.upload("fox", "a.tiff", picture(name="x.tiff"))
-    answer = page.address(page.get("datasets/fox/items").json()["items"][0]["picture"])
+    answer = page.address(page.get("datasets/fox/items").json()["items"][0]["image"])
     assert (answer.headers["content-type"], answer.content[8:12]) == ("image/webp", b"WEBP")
 
 

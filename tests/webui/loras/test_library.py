@@ -155,7 +155,7 @@ def test_a_run_that_names_files_outside_its_folder_shows_none_of_them(loras, fol
     writer.write(events.Previewed(step=100, file="../../secret.safetensors"))
     writer.write(events.Finished(step=100, file="ink.safetensors", delivered="a\0b"))
     writer.close()
-    assert [(lora.name, lora.picture) for lora in loras.listing()] == [("ink", None)]
+    assert [(lora.name, lora.preview) for lora in loras.listing()] == [("ink", None)]
 
 
 def test_the_sidecar_says_trigger_and_strength(loras, folder):
@@ -289,7 +289,7 @@ def test_a_saved_step_shows_the_preview_nearest_to_its_strength(loras, runs):
         Image.new("RGB", (8, 8)).save(run.previews / f"{strength}.png")
         writer.write(events.Previewed(step=100, file=f"previews/{strength}.png", strength=strength))
     writer.close()
-    assert only(loras).picture == run.previews / "0.7.png"
+    assert only(loras).preview == run.previews / "0.7.png"
 
 
 def test_a_saved_step_has_its_measured_strength_where_the_settings_leave_it_at_auto(loras, runs):
@@ -356,7 +356,7 @@ def test_a_page_of_cards_looks_through_the_folders_once(loras, folder, monkeypat
     monkeypatch.setattr(
         os, "walk", lambda *all, **options: looked.append(all) or walk(*all, **options)
     )
-    assert [loras.picture(lora.id).name for lora in found] == [
+    assert [loras.preview(lora.id).name for lora in found] == [
         f"{lora.name}.png" for lora in found
     ] and looked == []
     assert loras.find(*(lora.id for lora in found)) == found and len(looked) == 1
@@ -369,14 +369,14 @@ def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
     write_lora(folder / "ink.safetensors")
     lora = only(loras)
     with pytest.raises(NotFound, match="no image"):
-        loras.picture(lora.id)
+        loras.preview(lora.id)
     Image.new("RGB", (8, 8)).save(folder / "ink.png")
-    assert loras.picture(lora.id) == folder / "ink.png"
+    assert loras.preview(lora.id) == folder / "ink.png"
     Image.new("RGB", (8, 8)).save(folder / "ink.jpg")
     (folder / "ink.png").unlink()
-    assert loras.picture(lora.id) == folder / "ink.jpg"
+    assert loras.preview(lora.id) == folder / "ink.jpg"
     with pytest.raises(NotFound, match="no longer there"):
-        loras.picture("0" * 16)
+        loras.preview("0" * 16)
 
 
 def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_more_offered(

@@ -86,7 +86,7 @@ def test_damage_inside_a_picture_is_found_by_the_thorough_look(tmp_path, images)
 
 def test_a_file_that_is_gone_or_no_picture_is_told_at_once(tmp_path):
     known = ImageCache(tmp_path / "images.json")
-    (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     for name in ("gone.png", "text.png"):
         with pytest.raises(DatasetError):
             known.look(tmp_path / name)

@@ -35,7 +35,7 @@ from tests.webui.drafts import app as make_app
 
 @pytest.fixture
 def app(tmp_path):
-    """Five square pictures with captions, and a tiny SD1 checkpoint loaded."""
+    """Five square images with captions, and a tiny SD1 checkpoint loaded."""
     made = make_app(tmp_path)
     made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
     made.host.list(tiny_checkpoint("sd1"), tiny_checkpoint("sdxl"))
@@ -340,7 +340,7 @@ def test_what_comes_before_and_after_the_steps_takes_time_too(app):
     ):
         writer.write(event)
     writer.close()
-    # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its picture; four
+    # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its image; four
     # rounds of previews on the way
     assert app.preflight.check(plan_request(max_train_steps=100)).seconds == pytest.approx(
         20 + 25 + 6
@@ -471,7 +471,7 @@ def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(app):
         ("dataset", "no images are chosen"),
         ("checkpoint", "the WebUI has no checkpoint loaded"),
     ]
-    (app.datasets.folders["discs"] / "img00.png").write_bytes(b"not a picture")
+    (app.datasets.folders["discs"] / "img00.png").write_bytes(b"not an image")
     assert [field for field, _ in told(app.preflight.check(plan_request(lora_rank=0)))] == [
         "checkpoint",
         "lora_rank",
@@ -487,7 +487,7 @@ def test_a_checkpoint_that_cannot_be_trained_is_told_with_the_images_findings(ap
     pickle = tmp_path / "old.ckpt"
     pickle.write_bytes(b"PK\x03\x04" + bytes(600))
     app.host.load(pickle)
-    (tmp_path / "discs" / "img00.png").write_bytes(b"not a picture")
+    (tmp_path / "discs" / "img00.png").write_bytes(b"not an image")
     made = app.preflight.check(plan_request())
     assert [field for field, _ in told(made)] == ["checkpoint", "dataset"]
     assert told(made)[0][1].startswith("old.ckpt is a pickle")
@@ -641,7 +641,7 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
     content = picture.read_bytes()
     for number in range(2000):
         (folder / f"{number:06d}.jpg").write_bytes(content + bytes([number % 256, number // 256]))
-        (folder / f"{number:06d}.txt").write_text(f"a picture, number {number}", encoding="utf-8")
+        (folder / f"{number:06d}.txt").write_text(f"an image, number {number}", encoding="utf-8")
     app.datasets.folders["many"] = folder
     begin = time.thread_time()
     made = app.preflight.check(plan_request(dataset="many"))
@@ -655,7 +655,7 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
     print(f"first {first:.2f} s, again {again:.2f} s")
     assert made.unchecked == 0
     # this thread's own time, which a busy machine does not lengthen: measured 0.9 and 0.4 s;
-    # decoding two thousand pictures takes far more
+    # decoding two thousand images takes far more
     assert first < 6 and again < 3
 
 

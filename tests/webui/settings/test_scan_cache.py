@@ -31,7 +31,7 @@ def scanned(tmp_path, monkeypatch):
         images.wait()
         return found, len(counts)
 
-    ask()  # the first one has its pictures decoded afterwards
+    ask()  # the first one has its images decoded afterwards
     counts.clear()
     ask.folder = folder
     yield ask

@@ -19,7 +19,7 @@ from tests.webui.drafts import app as make_app
 
 @pytest.fixture
 def app(tmp_path):
-    """Five pictures, a tiny checkpoint, and a finished run "ink" of them whose settings are
+    """Five images, a tiny checkpoint, and a finished run "ink" of them whose settings are
     resolved as a worker leaves them.
     """
     made = make_app(tmp_path)

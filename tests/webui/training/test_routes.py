@@ -123,7 +123,7 @@ def test_a_bad_request_gets_a_sentence(desk, body):
         "x" * 400,
     ],
 )
-@pytest.mark.parametrize("part", ["/log", "/config", "/live", "/report", "/picture/a.png"])
+@pytest.mark.parametrize("part", ["/log", "/config", "/live", "/report", "/preview/a.png"])
 def test_no_address_leads_out_of_the_runs_folder(desk, path, part):
     write_run(desk.folder("ink").path, *FINISHED)
     assert browser(desk).get(f"/lora-trainer/runs/{path}{part}").status_code == 404
@@ -136,7 +136,7 @@ def test_pictures_are_kept_by_browsers_and_changing_ones_have_other_addresses(de
     folder.previews.mkdir()
     (folder.previews / "a 水.png").write_bytes(b"\x89PNG")
     client = browser(desk)
-    address = client.get("/lora-trainer/runs").json()["runs"][0]["picture"]
+    address = client.get("/lora-trainer/runs").json()["runs"][0]["preview"]
     answer = client.get("/" + address)
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
         200,
@@ -144,7 +144,7 @@ def test_pictures_are_kept_by_browsers_and_changing_ones_have_other_addresses(de
         "image/png",
     )
     assert "max-age" in answer.headers["cache-control"]
-    assert client.get("/lora-trainer/runs/ink/picture/..%2F..%2Fconfig.yaml").status_code == 404
+    assert client.get("/lora-trainer/runs/ink/preview/..%2F..%2Fconfig.yaml").status_code == 404
 
 
 def test_a_verdict_is_told_in_the_visitors_language_and_its_report_runs_nothing(desk):

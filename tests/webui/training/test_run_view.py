@@ -224,14 +224,14 @@ def test_a_run_as_the_browser_gets_it():
         None,
     )
     assert (
-        run["picture"]
-        == "lora-trainer/runs/ink%20%E6%B0%B4/picture/step00000005-00-strength0.70.png?v=2500"
+        run["preview"]
+        == "lora-trainer/runs/ink%20%E6%B0%B4/preview/step00000005-00-strength0.70.png?v=2500"
     )
     assert run_view.preview(found, previewed) == {
         "step": 5,
         "strength": 0.7,
         "prompt": "a fox",
-        "url": run["picture"],
+        "url": run["preview"],
     }
     done = shown(entry(*DELIVERED))
     assert (done["delivered"], done["lora"], done["seconds_left"]) == (
@@ -239,7 +239,7 @@ def test_a_run_as_the_browser_gets_it():
         "ink-2",
         None,
     )
-    assert done["picture"].startswith("lora-trainer/runs/ink%20%E6%B0%B4/picture/delivered?v=")
+    assert done["preview"].startswith("lora-trainer/runs/ink%20%E6%B0%B4/preview/delivered?v=")
 
 
 def test_a_run_that_waits_to_go_on_shows_no_numbers_of_the_past_but_its_step():
@@ -432,7 +432,7 @@ def test_a_language_models_run_has_answers_and_no_picture():
     )
     found = entry(*history)
     run = shown(found)
-    assert (run["data"], run["family"], run["picture"], run["lora"]) == (
+    assert (run["data"], run["family"], run["preview"], run["lora"]) == (
         "texts",
         "qwen2",
         None,

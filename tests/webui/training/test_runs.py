@@ -245,7 +245,7 @@ def test_a_live_look_gives_what_is_new(desk):
         [],
     )
     assert (
-        then["previews"][0]["url"].startswith("lora-trainer/runs/ink/picture/a.png?v=")
+        then["previews"][0]["url"].startswith("lora-trainer/runs/ink/preview/a.png?v=")
         and then["handover"]["state"] == "idle"
     )
     append(folder, *steps(13, 5000))
@@ -297,7 +297,7 @@ def test_only_the_runs_own_pictures_are_given(desk, tmp_path):
         (folder.previews / name).write_bytes(b"picture")
     if os.name != "nt":
         (folder.previews / "link.png").symlink_to(secret)
-    assert desk.runs.picture("ink", "a.png") == folder.previews / "a.png"
+    assert desk.runs.preview("ink", "a.png") == folder.previews / "a.png"
     refused = [
         "link.png",
         "notes.txt",
@@ -315,9 +315,9 @@ def test_only_the_runs_own_pictures_are_given(desk, tmp_path):
     ]
     for name in refused:
         with pytest.raises(NotFound):
-            desk.runs.picture("ink", name)
+            desk.runs.preview("ink", name)
     lora.with_suffix(".png").write_bytes(b"card")
-    assert desk.runs.picture("ink", "delivered") == lora.with_suffix(".png")
+    assert desk.runs.preview("ink", "delivered") == lora.with_suffix(".png")
 
 
 @pytest.mark.parametrize(

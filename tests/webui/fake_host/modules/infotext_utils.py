@@ -1,4 +1,4 @@
-"""Sending a picture's text to a tab: on the hosts buttons are bound to a tab's fields after all
+"""Sending an image's text to a tab: on the hosts buttons are bound to a tab's fields after all
 tabs are drawn.
 """
 

@@ -1,4 +1,4 @@
-"""The hosts' pipeline, drawn by Pillow: a picture depends on prompt, seed, size and settings, and
+"""The hosts' pipeline, drawn by Pillow: an image depends on prompt, seed, size and settings, and
 on each LoRA file that is there, by its strength.
 """
 
@@ -204,7 +204,7 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
 
 
 def draw(key: str, width: int, height: int, loras: list[tuple[str, float, float]]) -> Image.Image:
-    """The picture of a key; each LoRA adds a pattern of its own, as strong as its strength.
+    """The image of a key; each LoRA adds a pattern of its own, as strong as its strength.
     Strength 0 adds nothing at all.
     """
     image = _pattern(hashlib.sha256(key.encode()).digest(), width, height, 30)

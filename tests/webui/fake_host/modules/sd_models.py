@@ -136,7 +136,7 @@ def unload_model_weights(sd_model=None, info=None):
 
 
 def model_for_generation() -> Model:
-    """The model, if it lies where the pictures are made; else what torch would say."""
+    """The model, if it lies where the images are made; else what torch would say."""
     model = model_data.get_sd_model()
     if model is None:
         raise FileNotFoundError("No checkpoints found. Can't run without a checkpoint.")

@@ -136,7 +136,7 @@ def _draw_generation(name, runner, interface):
 
 
 def in_main_thread(function, *arguments):
-    """Forge makes all pictures in one thread of its own."""
+    """Forge makes all images in one thread of its own."""
     if shared.cmd_opts.flavour != "forge":
         return function(*arguments)
     from modules_forge import main_thread

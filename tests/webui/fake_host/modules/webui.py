@@ -31,7 +31,7 @@ template_response = gr.routes.templates.TemplateResponse
 
 def run() -> None:
     """Serve until killed. A1111 serves from its main thread; Forge keeps that for making
-    pictures.
+    images.
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -1,4 +1,4 @@
-"""Forge's model: nothing is loaded before the first picture, and what a picture needs is loaded for
+"""Forge's model: nothing is loaded before the first image, and what an image needs is loaded for
 it.
 """
 

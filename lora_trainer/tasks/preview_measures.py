@@ -1,6 +1,6 @@
 """Measures previews: against the training images, and against their prompts.
 
-    PictureMeasures(prepared).measure(step, pictures, ...)   -> event PicturesMeasured
+    PreviewMeasures(prepared).measure(step, images, ...)   -> event PicturesMeasured
 
 The encoder is loaded on the processor for each measurement: the graphics card is full of the
 training.
@@ -39,7 +39,7 @@ IMAGES_AT_ONCE = 8
 LORA_TAG = re.compile(r"<lora:[^<>]*>")
 
 
-class PictureMeasures:
+class PreviewMeasures:
     """Measures the previews of a run."""
 
     def __init__(self, prepared: PreparedImages) -> None:
@@ -49,19 +49,19 @@ class PictureMeasures:
         self._stop_asked: Callable[[], bool] = lambda: False
 
     def measure(
-        self, step: int, pictures: Sequence[PreviewImage], stop_asked: Callable[[], bool]
+        self, step: int, images: Sequence[PreviewImage], stop_asked: Callable[[], bool]
     ) -> Iterator[events.Event]:
         """Measure these previews; yields the event. An error is a warning, and ends all measuring.
         Raises Abandoned once `stop_asked`.
         """
-        with_lora = [picture.image for picture in pictures if picture.strength]
+        with_lora = [image.image for image in images if image.strength]
         if self._is_off or not with_lora:
             return
         self._stop_asked = stop_asked
         start = time.perf_counter()
         try:
             found = self._training_images.nearest(with_lora, NEAREST)
-            encoded = self._encoded(pictures)
+            encoded = self._encoded(images)
         except (LoraTrainerError, OSError, RuntimeError, MemoryError) as error:
             self._is_off = True
             yield self._warning(error)
@@ -113,7 +113,7 @@ class PictureMeasures:
 
     # --- embeddings -------------------------------------------------------------------------------
 
-    def _encoded(self, pictures: Sequence[PreviewImage]) -> dict[str, Any]:
+    def _encoded(self, images: Sequence[PreviewImage]) -> dict[str, Any]:
         """The fields of PicturesMeasured that an encoder measures; none without one."""
         folder: Path | None = self._prepared.encoder
         if folder is None:
@@ -121,18 +121,18 @@ class PictureMeasures:
         # autocast is on while previews are made
         with torch.autocast("cpu", enabled=False):
             encoder = image_text.load(folder, device=torch.device("cpu"), dtype=torch.float32)
-            return self._compared(encoder, pictures)
+            return self._compared(encoder, images)
 
     def _compared(
-        self, encoder: ImageTextEncoder, pictures: Sequence[PreviewImage]
+        self, encoder: ImageTextEncoder, images: Sequence[PreviewImage]
     ) -> dict[str, Any]:
         if self._centroid is None:
             self._centroid = self._mean_embedding(encoder)
-        prompts = [self._described(picture.prompt) for picture in pictures]
-        rows = self._embed(encoder, [picture.image for picture in pictures])
+        prompts = [self._described(image.prompt) for image in images]
+        rows = self._embed(encoder, [image.image for image in images])
         likeness = rows @ self._centroid
         obedience = (rows * encoder.texts(prompts)).sum(1)
-        strengths = torch.tensor([picture.strength for picture in pictures], dtype=torch.float64)
+        strengths = torch.tensor([image.strength for image in images], dtype=torch.float64)
         by_strength = {
             strength: {
                 "likeness": float(likeness[strengths == strength].mean()),
@@ -166,7 +166,7 @@ class PictureMeasures:
         return torch.cat(found)
 
     def _described(self, prompt: str) -> str:
-        """What the picture should show, without LoRA tags and trigger word."""
+        """What the image should show, without LoRA tags and trigger word."""
         return described(prompt, self._prepared.config.dataset.trigger_word)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from lora_trainer.captioning import image_text
 from lora_trainer.errors import CaptionerError
 from lora_trainer.runs import events
-from lora_trainer.tasks.picture_measures import described, variety
+from lora_trainer.tasks.preview_measures import described, variety
 from lora_trainer.training import preview
 from lora_trainer.worker import job
 from tests.captioning.tiny_captioners import tiny_clip

@@ -104,7 +104,7 @@ export const sizeText = (/** @type {{width: number, height: number}} */ item) =>
 export const enlarge = (/** @type {ItemView[]} */ items, /** @type {ItemView} */ item) =>
     viewer.open(
         items.map((one) => ({
-            url: one.picture,
+            url: one.image,
             label: one.name,
             note: dotted(sizeText(one), one.caption),
         })),
