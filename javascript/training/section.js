@@ -444,8 +444,9 @@ function startCard() {
     }
 
     function begun(/** @type {RunView} */ run) {
-        // an active run stays in view; the list below shows the queued one
-        if (known.pulse.active.length) {
+        // an active run stays in view, also one that the server has not adopted yet; the list below
+        // shows the queued one
+        if (isBusy()) {
             changed();
             widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
                 severity: "done",

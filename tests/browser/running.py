@@ -104,7 +104,7 @@ class RunningHost:
     arguments: Sequence[str] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
-    patience: float = 60.0
+    patience: float = 240.0
     page_patience: float = 60_000
     """Milliseconds for what a page is waited for."""
     process: subprocess.Popen[bytes] | None = None
