@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lora_trainer import files, packages
+from lora_trainer import deferred, files, packages
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import Package, same_version
 
@@ -278,6 +278,7 @@ def activate(overlay: Overlay | None = None) -> Overlay:
     sys.path[:] = first + [
         entry for entry in sys.path if entry not in first and not _is_within(entry, inside)
     ]
+    deferred.defer()
     if folder is not None:
         _mark_used(folder)
     return overlay

@@ -50,7 +50,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "files": (set(), set()),
     "packages": (set(), BASICS),
-    "environment": (set(), BASICS | {"packages"}),
+    "deferred": (set(), set()),
+    "environment": (set(), BASICS | {"packages", "deferred"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
     "settings": (
@@ -78,11 +79,21 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "language": (
         TORCH_STACK,
-        BASICS | {"settings", "runs", "dataset", "lora", "adapters", "training"},
+        BASICS | {"environment", "settings", "runs", "dataset", "lora", "adapters", "training"},
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
-        BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "lora", "adapters"},
+        BASICS
+        | {
+            "environment",
+            "settings",
+            "runs",
+            "dataset",
+            "checkpoint",
+            "families",
+            "lora",
+            "adapters",
+        },
     ),
     "tasks": (
         TORCH_STACK | {"PIL", "psutil"},
@@ -246,7 +257,7 @@ def test_what_the_tab_reads_of_the_torch_packages_stays_light():
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
         assert all(
             imported.removeprefix("lora_trainer.").startswith(
-                (*LIGHT_CHECKPOINT, "errors", "files", "settings", "families")
+                (*LIGHT_CHECKPOINT, "errors", "files", "environment", "settings", "families")
             )
             for imported in ours
         ), name

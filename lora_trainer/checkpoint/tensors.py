@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.names import Stored
@@ -75,9 +76,28 @@ def tensors_of(headers: Iterable[Header]) -> dict[str, TensorAt]:
     }
 
 
+class _Uninitialized(TorchFunctionMode):
+    """Leaves weights on the meta device as they are when a layer initializes them: there are no
+    values, and torch works out in Python, at length, what each of these calls would give.
+    """
+
+    _METHODS = frozenset(("normal_", "uniform_", "fill_", "zero_"))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        module, name = getattr(func, "__module__", ""), getattr(func, "__name__", "")
+        if module == "torch.nn.init" or name in self._METHODS:
+            weight = args[0] if args else kwargs["tensor"]
+            if weight.is_meta:
+                return weight
+        if name == "arange":
+            return func(*args, **{**kwargs, "device": "cpu"}).to("meta")
+        return func(*args, **kwargs)
+
+
 def build_empty(build: Callable[[], Any]) -> Any:
     """Build a model on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialized():
         return build()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lora_trainer import environment
 from lora_trainer.adapters.injected import matching_layers
 from lora_trainer.errors import CheckpointError, ConfigError
 from lora_trainer.language.detect import ANOTHER, INCOMPLETE, LanguageModelFolder
@@ -98,6 +99,8 @@ def require_four_bit(device: torch.device) -> None:
             hint="Set load_in_4bit to false.",
             device=device,
         )
+    # bitsandbytes 0.39 to 0.41 import it
+    environment.show("scipy")
     try:
         import bitsandbytes  # noqa: F401
     except Exception as problem:  # it fails in many ways on a machine it does not fit

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lora_trainer import environment
 from lora_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class OptimizerEntry:
     def load(self, device: torch.device) -> type[torch.optim.Optimizer]:
         """Its class. Raises ConfigError if it is not available."""
         module, _, name = self.path.rpartition(".")
+        if self.package == "bitsandbytes":
+            # 0.39 to 0.41 import it
+            environment.show("scipy")
         try:
             found: type[torch.optim.Optimizer] = getattr(importlib.import_module(module), name)
         except Exception as error:  # bitsandbytes raises various exceptions on unsupported machines

@@ -10,7 +10,7 @@ import platform
 import traceback
 from pathlib import Path
 
-from lora_trainer import environment, files
+from lora_trainer import files
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
@@ -74,8 +74,6 @@ def _run_reporting(folder: folders.RunFolder, report: Report) -> int:
     try:
         task = base.find(folder)
         _collect_garbage_from_here()
-        # the torch stack is imported without it; bitsandbytes 0.39 to 0.41 is not
-        environment.show("scipy")
         return FINISHED if _run(task, folder, report) == "finished" else STOPPED
     except LoraTrainerError:
         raise
