@@ -51,9 +51,9 @@ def test_threads_may_write_one_file_at_once(tmp_path):
 
     def write(letter):
         def fill(partial):
-            at_once.wait(10)
+            at_once.wait(120)
             partial.write_text(letter * 1000)
-            at_once.wait(10)
+            at_once.wait(120)
             assert partial.read_text() == letter * 1000
 
         for _ in range(5):

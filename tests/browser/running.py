@@ -105,7 +105,7 @@ class RunningHost:
     variables: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
     patience: float = 240.0
-    page_patience: float = 60_000
+    page_patience: float = 120_000
     """Milliseconds for what a page is waited for."""
     process: subprocess.Popen[bytes] | None = None
 
@@ -266,7 +266,6 @@ class RealHost(RunningHost):
 
     folder: Path = Path()
     checkpoint: Path = Path()
-    page_patience: float = 120_000
 
     @property
     def python(self) -> Path:

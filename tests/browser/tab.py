@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PATIENCE = 40.0
+PATIENCE = 120.0
 """Seconds for which what a page should say is waited for: an answer is drawn a moment after it has
 come.
 """

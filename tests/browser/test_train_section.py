@@ -73,7 +73,7 @@ class PlayedWorker:
             )
         )
 
-    def taken(self, seconds: float = 20.0) -> str:
+    def taken(self, seconds: float = 120.0) -> str:
         """The request that comes next."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

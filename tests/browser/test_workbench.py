@@ -468,9 +468,9 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     dialog.get_by_label("Batch size", exact=True).fill("1")
     apply(dialog)
     panel = section.get_by_role("region", name="Writing captions", exact=True)
-    panel.get_by_text("of 300 images").wait_for(timeout=150_000)
+    panel.get_by_text("of 300 images").wait_for(timeout=300_000)
     panel.get_by_role("button", name="Stop").click()
-    panel.get_by_text("The captioner has stopped.").wait_for(timeout=60_000)
+    panel.get_by_text("The captioner has stopped.").wait_for(timeout=300_000)
     written = sum(bool(caption) for caption in dataset.captions())
     assert 0 < written < 300
     panel.get_by_role("button", name="Close").click()
@@ -698,7 +698,7 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     apply(dialog)
     panel = section.get_by_role("region", name="Writing captions", exact=True)
     panel.get_by_role("progressbar").wait_for()
-    panel.get_by_text("The captions are written.").wait_for(timeout=150_000)
+    panel.get_by_text("The captions are written.").wait_for(timeout=300_000)
     eventually(
         lambda: (
             section.get_by_label("Caption of img01.png").input_value().startswith("a drawing of")

@@ -269,7 +269,7 @@ def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, hos
         picture = pool.submit(host.generate)
         assert until(lambda: lease.state == "asking")
         lease.after_end(run)
-        picture.result(timeout=20)
+        picture.result(timeout=120)
     assert_all_is_well(card, lease)
 
 
@@ -457,7 +457,7 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
         assert until(lambda: "picture" in card.used)
         assert card.used == {"model": MODEL, worker.name: WORKER, "picture": PICTURE}
         assert (lease.state, worker.status) == ("beside", "running")
-        picture.result(timeout=20)
+        picture.result(timeout=120)
     assert until(lambda: lease.state == "training" and card.used == {worker.name: WORKER})
     assert [
         event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")
@@ -588,7 +588,7 @@ def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_ca
             worker.end = ("finished", "killed", "failed")[number]
             assert until(lambda: scheduler.current is None)
         for picture in pictures:
-            picture.result(timeout=20)
+            picture.result(timeout=120)
     assert host.pictures == 12
     assert_all_is_well(card, lease)
     scheduler.over.set()
@@ -789,7 +789,7 @@ def test_pause_pressed_before_or_while_a_picture_waits_for_the_worker_to_start_c
         assert until(lambda: lease.state == "asking")
         if first == "picture":
             lease.ask(run, "pause")
-        picture.result(timeout=20)
+        picture.result(timeout=120)
     assert until(lambda: lease.state == "training")
     # after the image the worker goes on for a moment, until it has read what was asked
     assert until(lambda: stays_paused(worker))

@@ -141,7 +141,7 @@ def serve(stop):
 def aside(work):
     """Do something on a thread of its own, as the tab's requests do."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result(timeout=30)
+        return pool.submit(work).result(timeout=120)
 
 
 def calls(tmp_path):
@@ -754,7 +754,7 @@ def test_our_turn_waits_for_a_picture(start):
             waiting = pool.submit(lambda: take_turn(host, order))
             time.sleep(0.05)
             order.append("picture")
-        waiting.result(timeout=30)
+        waiting.result(timeout=120)
     assert order == ["picture", "ours"]
 
 

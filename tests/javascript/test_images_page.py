@@ -422,7 +422,7 @@ def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
 
 def saved(page, folder: Path, text: str) -> None:
     """Until the file says so; the page's requests are answered meanwhile."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while (folder / "metadata.csv").read_text("utf-8-sig") != text and time.monotonic() < end:
         page.wait_for_timeout(50)
     assert (folder / "metadata.csv").read_text("utf-8-sig") == text

@@ -116,7 +116,6 @@ def test_a_prompt_that_the_host_sets_without_an_event_moves_the_slider(panel):
     page.evaluate("document.querySelector('textarea').value = 'pasted <lora:other:0.4>'")
     page.wait_for_function(
         "document.querySelector('.lora-trainer-strength-row input[type=range]')?.value === '0.4'",
-        timeout=3000,
     )
 
 

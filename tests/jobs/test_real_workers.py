@@ -41,7 +41,7 @@ class Host:
             delivered=lambda: self.shown.append(1),
         )
 
-    def until(self, condition, seconds=90):
+    def until(self, condition, seconds=300):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "waited too long"
@@ -121,7 +121,7 @@ def test_a_stop_asked_while_the_worker_starts_is_not_lost_and_an_old_one_is(tmp_
     worker = start_worker(folder, apart=True)
     assert not list(folder.requests.glob("*.json")), "asked of an earlier worker"
     send_request(folder.requests, "stop")
-    assert worker.wait(90) == 3
+    assert worker.wait(300) == 3
     state = folder.read_state()
     assert (state.status, state.step) == ("stopped", 0)
     assert note_death(folder, 3) is None and not folder.death.exists()
@@ -152,7 +152,7 @@ def host_process(folder, how):
     return process
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -156,13 +156,13 @@ def test_a_check_is_stopped_and_begun_again_with_other_settings(folder, monkeypa
 
     def slow(path, *rest):
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(120)
         return real(path, *rest)
 
     monkeypatch.setattr(measure, "measure", slow)
     bench = again(folder)
     bench.checker.start(CheckSettings(resolution=256))
-    assert begun.wait(10)
+    assert begun.wait(120)
     bench.checker.stop()
     go_on.set()
     bench.checker.wait()
