@@ -36,6 +36,17 @@ def open_tab(visitor: Any, host: Any, query: str = "") -> Page:
     return page
 
 
+def open_bare_tab(visitor: Any, host: Any) -> Page:
+    """Our tab alone, without the WebUI's page around it: half of the processor time. For what only
+    our own modules do; gradio's styles, themes and prompts are not there.
+    """
+    page = visitor.page()
+    page.set_default_timeout(host.page_patience)
+    page.goto(host.url + "bare")
+    page.wait_for_selector(f"{ROOT} [role=tablist]")
+    return page
+
+
 def show_tab(page: Page, title: str = "LoRA Trainer") -> None:
     """Choose one of the host's tabs."""
     # a host with many tabs has more buttons of a name; gradio 4 draws them twice to measure them

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from lora_trainer.settings import schema
-from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
+from tests.browser.tab import ROOT, eventually, expect, open_bare_tab, open_step
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora
 
@@ -43,7 +43,7 @@ def open_settings(
     visitor: Any, host: Any, dataset: str = "", checkpoint: str = ""
 ) -> tuple[Any, Any]:
     """(page, section) with a dataset chosen, and a checkpoint."""
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     page.evaluate("id => loraTrainer.datasets.choose(id)", dataset)
     section = open_step(page, "settings")
     if checkpoint:
@@ -197,7 +197,7 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
     field(section, "trigger_word").locator("input").fill("zrbl")
     section.locator("#lora_trainer_name").fill("My discs")
     section.get_by_role("button", name="Character").click()
-    again = open_tab(visitor, host)
+    again = open_bare_tab(visitor, host)
     section = open_step(again, "settings")
     expect(section.locator("#lora_trainer_name")).to_have_value("My discs")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrbl")
@@ -224,7 +224,7 @@ def two(host: Any) -> Iterator[tuple[str, str]]:
 
 def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, two, visitor, visit):
     fox, owl = two
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     page.evaluate("id => loraTrainer.datasets.choose(id)", fox)
     captions = open_step(page, "captions")
     captions.get_by_label("Trigger word").fill("zrb")
@@ -242,7 +242,7 @@ def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, t
         " got.json()).then((draft) => draft.values.name === 'My fox')",
         arg=fox,
     )
-    other = open_tab(visit(), host)
+    other = open_bare_tab(visit(), host)
     other.evaluate("id => loraTrainer.datasets.choose(id)", fox)
     section = open_step(other, "settings")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
@@ -260,7 +260,7 @@ def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, t
 
 def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, visitor):
     fox, owl = two
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     before = {
         "preset": "style",
         "changes": {"trigger_word": "zrb"},
@@ -275,7 +275,7 @@ def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, vi
         " JSON.stringify(draft)); }",
         [fox, before],
     )
-    section = open_step(open_tab(visitor, host), "settings")
+    section = open_step(open_bare_tab(visitor, host), "settings")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
     expect(section.locator("#lora_trainer_name")).to_have_value("old")
     again = visitor.context.pages[-1]
@@ -329,7 +329,7 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     expect(section.locator(".lora-trainer-settings-why")).to_contain_text(
         "Rank 5", use_inner_text=True
     )
-    section = open_step(open_tab(visitor, host), "settings")
+    section = open_step(open_bare_tab(visitor, host), "settings")
     eventually(
         lambda: section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed"),
         "true",
@@ -540,7 +540,7 @@ class PlayedSetup:
 
 def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup):
     played = played_setup()
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     expect(card).to_contain_text("One step before training", use_inner_text=True)
     expect(card).to_contain_text("Training needs packages.", use_inner_text=True)
@@ -564,7 +564,7 @@ def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done
     host, visitor, played_setup
 ):
     played = played_setup()
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     card.get_by_role("button", name="Set up").wait_for()
     played.now.update(state="installing", lines=["Collecting diffusers"])
@@ -585,7 +585,7 @@ def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_s
         hint="Check the connection.",
         lines=["Collecting diffusers"],
     )
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     expect(card).to_contain_text("no connection", use_inner_text=True)
     expect(card).to_contain_text("Check the connection.", use_inner_text=True)
@@ -599,7 +599,7 @@ def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_s
 
 def test_with_everything_installed_no_set_up_is_shown(host, visitor, played_setup):
     played_setup(state="ready", hint="")
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     expect(page.locator(f"{ROOT} .lora-trainer-setup")).to_be_hidden()
 
 

@@ -20,7 +20,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
-from tests.browser.tab import PATIENCE, ROOT, eventually, expect, open_step, open_tab
+from tests.browser.tab import PATIENCE, ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.webui.lora_files import write_lora
 
 pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
@@ -107,9 +107,9 @@ def worker(host: Any, visitor: Any) -> Iterator[Any]:
         one.go()
 
 
-def watch(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
+def watch(visitor: Any, host: Any, name: str, *, open_page: Any = open_bare_tab) -> tuple[Any, Any]:
     """(page, live view) with the run shown."""
-    page = open_tab(visitor, host)
+    page = open_page(visitor, host)
     section = open_step(page, "train")
     section.locator(".lora-trainer-runs li", has_text=name).get_by_role(
         "button", name="Show", exact=True
@@ -455,7 +455,7 @@ def test_when_nothing_runs_any_more_nothing_is_asked_any_more(host, visitor, wor
 def test_a_hidden_tab_asks_nothing(host, visitor, worker):
     run = worker("unseen")
     run.step(1)
-    page, live = watch(visitor, host, "unseen")
+    page, live = watch(visitor, host, "unseen", open_page=open_tab)
     page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
     assert asked_until_quiet(page, visitor) == []
     run.step(2)
@@ -610,7 +610,7 @@ def test_a_page_of_a_webui_that_was_started_again_says_that_it_has_to_be_reloade
     host, visitor, worker
 ):
     worker("went on").step(1)
-    page, _ = watch(visitor, host, "went on")
+    page, _ = watch(visitor, host, "went on", open_page=open_tab)
 
     def renamed(route):
         answer = route.fetch()
@@ -734,7 +734,7 @@ def played_queue(host: Any, visitor: Any, worker: Any) -> Iterator[Any]:
 
 def open_start(visitor: Any, host: Any) -> tuple[Any, Any]:
     """(page, section) where Start can be pressed."""
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_step(page, "train")
     page.evaluate("loraTrainer.datasets.choose('played')")
     section.get_by_text("Trains 100 steps.").wait_for(state="attached")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize, still
-from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab, show_tab
+from tests.browser.tab import ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.made import draw_images
 
 pytestmark = pytest.mark.webuis("a1111")
@@ -111,7 +111,7 @@ def names(section: Any) -> list[str]:
 
 
 def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Change many").click()
     dialog = dialog_of(page, "Change many captions")
@@ -138,7 +138,6 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     eventually(lambda: section.get_by_label("Caption of img00.png").input_value(), changed[0])
 
     page.reload()
-    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
     undo = page.locator(ROOT).get_by_role("button", name="Undo: ").first
     undo.click()
     page.get_by_text("Undone: ").wait_for()
@@ -148,7 +147,7 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
 
 
 def test_only_what_is_selected_changes(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Select img00.png").check()
     section.get_by_label("Select img02.png").click(modifiers=["Shift"])
@@ -169,7 +168,7 @@ def test_only_what_is_selected_changes(host, visitor, dataset):
 
 
 def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Change many").click()
     dialog = dialog_of(page, "Change many captions")
@@ -189,7 +188,7 @@ def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, v
 
 
 def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Tags", exact=True).click()
     table = section.get_by_role("region", name="Tags", exact=True)
@@ -212,7 +211,7 @@ def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, datase
 
 
 def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Tags", exact=True).click()
     table = section.get_by_role("region", name="Tags", exact=True)
@@ -226,14 +225,13 @@ def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, 
             and left["width"] >= 230
         )
         page.reload()
-        show_tab(page)
         section.locator(".lora-trainer-caption-row").first.wait_for()
     section.get_by_role("button", name="Tags", exact=True).click()
     expect(table).to_be_hidden()
 
 
 def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Tags", exact=True).click()
     section.get_by_role("button", name="red fox: in 2 captions").click()
@@ -259,7 +257,7 @@ def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visito
 
 
 def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     row = section.locator(".lora-trainer-caption-row").first
     box = row.get_by_role("textbox")
@@ -290,7 +288,7 @@ def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor,
 
 
 def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Change many").click()
     dialog = dialog_of(page, "Change many captions")
@@ -329,7 +327,7 @@ def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
 def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
     host, visitor, dataset
 ):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Select img01.png").check()
     section.get_by_label("Select img03.png").click(modifiers=["Shift"])
@@ -353,7 +351,7 @@ def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
 
 
 def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Images", exact=True).select_option("large")
     focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label')")  # noqa: E731
@@ -374,7 +372,7 @@ def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
 
 
 def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     resize(page, 700)
     section.get_by_label("Images", exact=True).select_option("large")
@@ -400,7 +398,7 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
 
 
 def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     small = section.locator(".lora-trainer-caption-image img").first.bounding_box()["width"]
     section.get_by_label("Images", exact=True).select_option("large")
@@ -408,17 +406,15 @@ def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
     assert "/picture/" in image.get_attribute("src")
     assert image.bounding_box()["width"] > 2 * small
     page.reload()
-    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
     page.locator(f"{ROOT} .lora-trainer-captions[data-images=large]").wait_for()
 
 
 def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Caption or name contains").fill("forest")
     eventually(lambda: names(section), ["img01.png", "img03.png"])
     page.reload()
-    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
     section = page.locator("#lora_trainer_section_captions")
     eventually(lambda: names(section), ["img01.png", "img03.png"])
     expect(section.get_by_label("Caption or name contains")).to_have_value("forest")
@@ -442,7 +438,7 @@ def test_what_falls_off_the_end_of_a_caption_is_struck_out_while_it_is_typed(
         "available"
     ]:
         pytest.skip("CLIP's vocabulary is not installed here")
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     row = section.locator(".lora-trainer-caption-row").first
     row.get_by_text("6 / 75 tokens").wait_for()
@@ -458,7 +454,7 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     captioners = pytest.importorskip("tests.captioning.tiny_captioners")
     draw_images(dataset.folder, 300)
     dataset.write([""] * 300)
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Write captions").click()
     dialog = dialog_of(page, "Write captions")
@@ -481,7 +477,7 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
 
 
 def test_a_page_that_is_left_while_somebody_types_saves_first(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     page.on("dialog", lambda dialog: dialog.accept())
     box = section.get_by_label("Caption of img00.png")
@@ -493,7 +489,7 @@ def test_a_page_that_is_left_while_somebody_types_saves_first(host, visitor, dat
 def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is_late(
     host, visitor, dataset
 ):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     open_step(page, "images").get_by_role("radio", name=dataset.name).click()
     page.route("**/lora-trainer/**", lambda route: page.wait_for_timeout(300) or route.continue_())
     section = open_step(page, "captions")
@@ -510,7 +506,7 @@ def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is
 
 
 def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Caption of img00.png").press("F2")
     dialog = dialog_of(page, "Fields of a caption")
@@ -541,7 +537,7 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
 
 
 def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     choose(section, "Export captions")
     dialog = dialog_of(page, "Export captions")
@@ -585,7 +581,7 @@ def spoil(folder: Path) -> None:
 def test_what_the_check_finds_is_fixed_with_a_click_and_undone(host, visitor, dataset, screenshots):
     spoil(dataset.folder)
     before = (dataset.folder / "img01.png").read_bytes()
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Check images").click()
     found = section.get_by_role("region", name="Check", exact=True)
@@ -653,7 +649,7 @@ def test_what_the_check_finds_is_fixed_with_a_click_and_undone(host, visitor, da
 
 
 def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset):
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     choose(section, "Crop into a new dataset")
     dialog = dialog_of(page, "Crop into a new dataset")
@@ -679,7 +675,7 @@ def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset
 def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     captioners = pytest.importorskip("tests.captioning.tiny_captioners")
     dataset.write([CAPTIONS[0], "", "", ""])
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Select img03.png").check()
     section.get_by_role("button", name="Write captions").click()

@@ -12,6 +12,7 @@ from threading import Thread, Timer
 from typing import Any
 
 import gradio as gr
+from fastapi.responses import HTMLResponse
 from modules import (
     initialize,
     localization,
@@ -79,6 +80,7 @@ def webui() -> None:
         tidy_middleware(app)
         app.add_api_route("/internal/ping", ping, methods=["GET"])
         app.add_api_route("/internal/reload", shared.state.request_restart, methods=["POST"])
+        app.add_api_route("/bare", bare_page, methods=["GET"], response_class=HTMLResponse)
         ui_extra_networks.add_pages_to_demo(app)
         script_callbacks.app_started_callback(shared.demo, app)
         print("Startup time: ready.", flush=True)
@@ -134,28 +136,54 @@ def webpath(path: str) -> str:
     return html.escape(f"file={path}?{Path(path).stat().st_mtime}")
 
 
+def bare_page() -> str:
+    """The extensions' scripts and the trainer's mount point without a WebUI around them: what our
+    own page does can be tested there, for a third of the work.
+    """
+    (mount,) = (
+        block.value
+        for block in shared.demo.blocks.values()
+        if block.elem_id == "lora_trainer_mount"
+    )
+    return (
+        f"<!doctype html><html><head>{head()}{foot()}</head><body>"
+        '<div id="tabs"><div class="tab-nav"><button class="selected">LoRA Trainer</button></div>'
+        f'<div class="tabitem" id="tab_lora_trainer">{mount}</div></div>'
+        "<script>addEventListener('DOMContentLoaded', () => document.body.insertAdjacentHTML("
+        "'beforeend', '<div id=txt2img_prompt><textarea></textarea></div>'));</script>"
+        "</body></html>"
+    )
+
+
 def with_head(*args: Any, **kwargs: Any) -> Any:
     """The host's page with the scripts and style sheets of the host and of all extensions in it."""
     response = template_response(*args, **kwargs)
+    response.body = response.body.replace(b"</head>", head().encode() + b"</head>").replace(
+        b"</body>", foot().encode() + b"</body>"
+    )
+    response.init_headers()
+    return response
+
+
+def head() -> str:
     files = [
         str(Path(paths.script_path, "script.js")),
         *(file.path for file in scripts.list_scripts("javascript", ".js")),
     ]
-    head = f"<script>{localization.localization_js(shared.opts.localization)}</script>\n"
-    head += "".join(
+    made = f"<script>{localization.localization_js(shared.opts.localization)}</script>\n"
+    made += "".join(
         f'<script type="text/javascript" src="{webpath(path)}"></script>\n' for path in files
     )
     if cmd_opts.theme:
-        head += f'<script>set_theme("{cmd_opts.theme}");</script>\n'
-    foot = "".join(
+        made += f'<script>set_theme("{cmd_opts.theme}");</script>\n'
+    return made
+
+
+def foot() -> str:
+    return "".join(
         f'<link rel="stylesheet" property="stylesheet" href="{webpath(path)}">'
         for path in scripts.list_files_with_name("style.css")
     )
-    response.body = response.body.replace(b"</head>", head.encode() + b"</head>").replace(
-        b"</body>", foot.encode() + b"</body>"
-    )
-    response.init_headers()
-    return response
 
 
 def pretend_to_lack(name: str) -> None:
