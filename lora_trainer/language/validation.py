@@ -12,7 +12,6 @@ import torch
 from lora_trainer.dataset.held_out import MOST_MEASURED
 from lora_trainer.language.objective import CompletionObjective
 from lora_trainer.language.tokens import TokenRow
-from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import Trainer
 from lora_trainer.training.validation import EFFORT, STRENGTHS, Check, evaluating
 
@@ -38,7 +37,7 @@ class TextValidation:
     def check(self, between: Callable[[], None]) -> Check:
         """Measure now; before the first step, the base alone."""
         rows, whole = self._held_out or self._training, 1.0 if self._trainer.step else 0.0
-        with weights_to_use(self._trainer.optimizer):
+        with self._trainer.weights_to_use():
             if not self._base:
                 self._base = self._losses(self._training, 0.0, between)
             training = self._losses(self._training, 1.0, between) if whole else self._base

@@ -260,10 +260,11 @@ def _leave_meta(model: Any) -> None:
 
 
 def _fill_optimizer(trainer: Trainer, live: LiveStorages) -> None:
-    """Create the optimizer's state, as the first step does."""
+    """Create the optimizer's state, as the first step does; averages are there already."""
     for parameter in trainer.parameters:
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     for state in trainer.optimizer.state.values():
         live.mark("optimizer", [value for value in state.values() if torch.is_tensor(value)])
+    live.mark("optimizer", trainer.averages)

@@ -27,7 +27,7 @@ from lora_trainer.planner.plan import Estimate, Plan, make_plan
 from lora_trainer.planner.throughput import Throughput, kind_of
 from lora_trainer.settings.training import DEFAULT_RANK, RunConfig
 from lora_trainer.training.device import choose_device, choose_precision, describe_device
-from lora_trainer.training.optimizers import OPTIMIZERS, require_optimizer
+from lora_trainer.training.optimizers import require_optimizer, state_bytes
 
 GIB = 2**30
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", re.IGNORECASE)
@@ -220,8 +220,7 @@ def _counted(
 ) -> StepBytes:
     dtype = torch.float32 if precision == "full" else torch.bfloat16
     step = accounting.account(checkpoint, config, dtype, kind)
-    state = OPTIMIZERS[config.training.optimizer].state_bytes
-    optimizer = round(step.adapters / formula.ADAPTER_BYTES * state)
+    optimizer = round(step.adapters / formula.ADAPTER_BYTES * state_bytes(config.training))
     size = config.samples.sample_size or config.dataset.resolution or 0
     loaded = step.weights + step.adapters + optimizer
     return StepBytes(

@@ -25,7 +25,7 @@ from lora_trainer import files
 from lora_trainer.adapters.size import parameter_count
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.settings.training import DEFAULT_RANK, RunConfig
-from lora_trainer.training.optimizers import OPTIMIZERS
+from lora_trainer.training.optimizers import state_bytes
 
 Precision = Literal["full", "half"]
 """Of the frozen model: float32, or bfloat16 and float16."""
@@ -75,7 +75,7 @@ def predict(
     if config.lora.train_text_encoder:
         weights += entry["text_encoder_weights"] * BYTES[precision]
     adapters = count * ADAPTER_BYTES
-    optimizer = round(count * OPTIMIZERS[config.training.optimizer].state_bytes)
+    optimizer = round(count * state_bytes(config.training))
     decoding = entry["decoding"]
     side = config.samples.sample_size or resolution
     return StepBytes(

@@ -596,6 +596,19 @@ class TrainingSettings(Settings):
     """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below,
     later.
     """
+    ema_decay: float | None = setting(
+        0.0,
+        label="EMA decay",
+        bounds=(0.0, 0.9999),
+        hint="auto suits runs of any length; 0.99 averages over about the last hundred steps.",
+        step=0.01,
+        other_names=("use_ema", "ema", "ema_rate", "ema_power"),
+        terms="ema exponential moving average averaged weights smooth",
+    )
+    """The LoRA that is saved, shown and validated is an average over the last steps: smoother from
+    save to save, while training goes on as without it. auto: over about the last tenth of the
+    steps; 0: off.
+    """
     min_snr_gamma: float | None = setting(
         None,
         label="Min-SNR gamma",

@@ -19,7 +19,6 @@ from lora_trainer.settings.training import RunConfig
 from lora_trainer.tasks.provenance import Provenance
 from lora_trainer.tasks.report import Report
 from lora_trainer.training import resume
-from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import Trainer
 
 
@@ -104,7 +103,7 @@ class LoraOutput(ABC):
 
     def _export(self, trainer: Trainer, target: Path, *, finished: bool = False) -> None:
         """Write and verify the LoRA. Raises TrainingError if a finished one has no effect."""
-        with weights_to_use(trainer.optimizer):
+        with trainer.weights_to_use():
             has_effect = self.write(trainer, target, finished=finished)
         if not has_effect and finished:
             self.remove(target)

@@ -23,7 +23,7 @@ from lora_trainer.tasks.control import Control
 from lora_trainer.tasks.lora_output import LoraOutput
 from lora_trainer.tasks.report import Report
 from lora_trainer.training import resume
-from lora_trainer.training.device import free_memory, move_optimizer
+from lora_trainer.training.device import free_memory
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import BatchSchedule, Trainer
 from lora_trainer.training.validation import Validation
@@ -125,10 +125,10 @@ class DeviceOccupant(ABC):
 
 @dataclass(frozen=True)
 class LoadedOptimizer(DeviceOccupant):
-    """The optimizer's state, off the device during a pause."""
+    """The optimizer's state and the averaged weights, off the device during a pause."""
 
-    optimizer: torch.optim.Optimizer
+    trainer: Trainer
     device: torch.device
 
     def move(self, device: torch.device) -> None:
-        move_optimizer(self.optimizer, device)
+        self.trainer.move_state(device)

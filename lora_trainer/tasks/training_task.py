@@ -71,7 +71,7 @@ class TrainingTask(Task):
         except StopRequested:
             return self._stop_without_saving(start)
         trainer = assembled.trainer
-        self.control.occupy(LoadedOptimizer(trainer.optimizer, trainer.device))
+        self.control.occupy(LoadedOptimizer(trainer, trainer.device))
         if start.state:
             trainer.load_state_dict(start.state)
         with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +81,13 @@ class OptimizerEntry:
                 " lowering the learning rate",
                 hint="Set lr_scheduler to constant. A warm-up (lr_warmup_steps) is useful with it.",
                 scheduler=settings.lr_scheduler,
+                optimizer=self.name,
+            )
+        if self.averages and settings.ema_decay != 0:
+            yield ConfigError(
+                "ema_decay is {decay}, but {optimizer} averages the weights itself",
+                hint="Set ema_decay to 0.",
+                decay="auto" if settings.ema_decay is None else settings.ema_decay,
                 optimizer=self.name,
             )
 
@@ -193,6 +199,13 @@ def settled(settings: TrainingSettings) -> dict[str, float]:
     }
 
 
+def state_bytes(settings: TrainingSettings) -> float:
+    """Bytes that are kept for each trained weight: the optimizer's state, and the average of
+    ema_decay in float32.
+    """
+    return OPTIMIZERS[settings.optimizer].state_bytes + (0.0 if settings.ema_decay == 0 else 4.0)
+
+
 def make_optimizer(
     adapters: Adapters, settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
@@ -219,24 +232,3 @@ def make_optimizer(
 def rates_in_use(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Learning rate by parameter group name, times the estimated step size (Prodigy's `d`)."""
     return {group["name"]: group["lr"] * group.get("d", 1.0) for group in optimizer.param_groups}
-
-
-@contextmanager
-def weights_to_use(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """For the block, the parameters hold the weights to export and sample with: the averages of a
-    schedule-free optimizer, otherwise the trained weights. Restored bit-identically afterwards,
-    which the optimizer's own `train()` does not guarantee.
-    """
-    averaging: Any = optimizer
-    if not hasattr(averaging, "eval"):
-        yield
-        return
-    parameters = [one for group in averaging.param_groups for one in group["params"]]
-    kept = [parameter.detach().clone() for parameter in parameters]
-    averaging.eval()
-    try:
-        yield
-    finally:
-        averaging.train()
-        for parameter, value in zip(parameters, kept, strict=True):
-            parameter.data.copy_(value)

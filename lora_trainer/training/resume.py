@@ -83,7 +83,7 @@ def _checked(state: dict[str, Any]) -> dict[str, Any]:
     lacking = [key for key, kinds in NEEDED.items() if not isinstance(state.get(key, ...), kinds)]
     if lacking:
         raise Damaged(f"it lacks {', '.join(lacking)}")
-    if not checksummed.is_finite([state["adapters"], state["optimizer"]]):
+    if not checksummed.is_finite([state["adapters"], state["optimizer"], state.get("average")]):
         raise Damaged("it holds numbers that are not finite")
     return state
 

@@ -19,6 +19,8 @@ from lora_trainer.adapters.injected import Adapters
 from lora_trainer.dataset.buckets import epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.settings.training import TrainingSettings
+from lora_trainer.training.averaging import WeightAverage, averaged_by, make_average
+from lora_trainer.training.device import move_optimizer
 from lora_trainer.training.randomness import seed_dropout
 
 MOST_SKIPPED = 10
@@ -154,15 +156,25 @@ class Trainer:
     """Completed steps."""
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
     _skipped: int = 0
+    _names: list[str] = field(default_factory=list)
     _parameters: list[torch.nn.Parameter] = field(default_factory=list)
+    _average: WeightAverage | None = None
 
     def __post_init__(self) -> None:
-        self._parameters = [parameter for _, parameter in self.adapters.parameters()]
+        named = self.adapters.parameters()
+        self._names = [name for name, _ in named]
+        self._parameters = [parameter for _, parameter in named]
+        self._average = make_average(self._parameters, self.settings)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """All trainable parameters."""
         return self._parameters
+
+    @property
+    def averages(self) -> Sequence[torch.Tensor]:
+        """The averages of all trainable parameters; empty without ema_decay."""
+        return () if self._average is None else self._average.averages
 
     @property
     def epoch(self) -> int:
@@ -178,7 +190,23 @@ class Trainer:
         """Train the next step."""
         result = self.train_step(self.plan.group(self.step))
         self.step += 1
+        if self._average is not None:
+            self._average.add(self.step)
         return result
+
+    def weights_to_use(self) -> contextlib.AbstractContextManager[None]:
+        """For a block, the adapters hold the weights to export, show and validate: averages where
+        the optimizer or ema_decay makes them. Then they are as before, bit for bit.
+        """
+        if self._average is not None:
+            return self._average.in_use()
+        return averaged_by(self.optimizer)
+
+    def move_state(self, device: torch.device) -> None:
+        """Move what is kept beside the parameters: the optimizer's state and the averages."""
+        move_optimizer(self.optimizer, device)
+        if self._average is not None:
+            self._average.move(device)
 
     def require_learned(self) -> None:
         """Raises NotFinite if no step was finite."""
@@ -290,6 +318,7 @@ class Trainer:
             "skipped": self._skipped,
             "adapters": self.adapters.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(self._names),
             "rates": self.rates.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -328,6 +357,8 @@ class Trainer:
             group.update(
                 initial_lr=rate, lr=rate * factor(self.rates.last_epoch), weight_decay=decay
             )
+        if self._average is not None:
+            self._average.load_state_dict(self._names, state.get("average"))
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.smoothed_loss, self._skipped = (

@@ -27,7 +27,6 @@ from lora_trainer.families.base import NoiseProcess
 from lora_trainer.training.batches import EncodedImages
 from lora_trainer.training.caption_fit import caption_fit
 from lora_trainer.training.denoising import DenoisingObjective
-from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.randomness import tensor_generator
 from lora_trainer.training.train import Trainer
 
@@ -306,9 +305,9 @@ class FixedNoiseValidation:
 
     def check(self, between: Callable[[], None]) -> Check:
         """Measure now. `between` is called between batches, with everything as in training but for
-        the averaged weights of a schedule-free optimizer.
+        averaged weights.
         """
-        with weights_to_use(self._trainer.optimizer):
+        with self._trainer.weights_to_use():
             if self._base is None:
                 self._base = self._measure_base(between)
             base = self._base

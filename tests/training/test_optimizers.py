@@ -12,12 +12,12 @@ from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import training
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training import preview
+from lora_trainer.training.averaging import averaged_by
 from lora_trainer.training.optimizers import (
     LOWEST_MULTIPLIER,
     OPTIMIZERS,
     OptimizerEntry,
     require_optimizer,
-    weights_to_use,
 )
 from lora_trainer.training.resume import read_state
 from lora_trainer.webui.common import form
@@ -138,12 +138,16 @@ def test_auto_is_each_optimizers_own_rate_and_decay(optimizer, rate, text_rate, 
             {"optimizer": "adamw_schedule_free", "lr_scheduler": "cosine"},
             "lr_scheduler is cosine, but adamw_schedule_free averages the weights",
         ),
+        (
+            {"optimizer": "adamw_schedule_free", "ema_decay": None},
+            "ema_decay is auto, but adamw_schedule_free averages the weights itself",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_with_an_optimizer_are_refused(settings, words):
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
         TrainingSettings(**settings)
-    assert "auto" in str(caught.value.hint) or "constant" in str(caught.value.hint)
+    assert any(word in str(caught.value.hint) for word in ("auto", "constant", "ema_decay to 0"))
 
 
 def test_a_rate_of_zero_and_a_resolved_prodigy_are_accepted():
@@ -155,6 +159,7 @@ def test_a_rate_of_zero_and_a_resolved_prodigy_are_accepted():
 def test_a_run_goes_on_bit_for_bit_whatever_is_saved_and_shown_in_between(tmp_path, optimizer):
     values = {"name": "one", "optimizer": optimizer, "train_text_encoder": True}
     values |= {"learning_rate": None, "lr_warmup_steps": 1}
+    values["ema_decay"] = None if optimizer == "lion" else 0
     plain = begin(tmp_path, "plain", **values)
     halves = begin(
         tmp_path,
@@ -201,11 +206,11 @@ def averaging(steps):
 def test_what_is_exported_is_the_average_and_the_training_weights_come_back_exactly():
     weight, optimizer, average = averaging(7)
     trained = weight.detach().clone()
-    with weights_to_use(optimizer):
+    with averaged_by(optimizer):
         torch.testing.assert_close(weight.detach(), average)
         assert not torch.equal(weight, trained)
     assert torch.equal(weight, trained)
-    with pytest.raises(KeyError), weights_to_use(optimizer):
+    with pytest.raises(KeyError), averaged_by(optimizer):
         raise KeyError
     assert torch.equal(weight, trained)
 

@@ -14,7 +14,6 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.training.device import free_memory, is_out_of_memory
 from lora_trainer.training.loop import Abandoned, Loop
-from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import StepResult, Trainer
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class Previewing(TrainingHook):
         try:
             with (
                 trainer.precision(),
-                weights_to_use(trainer.optimizer),
+                trainer.weights_to_use(),
                 contextlib.closing(samples.make(trainer, settings, report.stop_asked)) as found,
             ):
                 for event in found:
