@@ -60,6 +60,7 @@ from lora_trainer.training.device import (
 )
 from lora_trainer.training.loop import StopRequested
 from lora_trainer.training.optimizers import require_optimizer
+from lora_trainer.training.processor import keep_freed_memory, prepack_convolutions
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.train import Trainer
 
@@ -417,7 +418,13 @@ def _encode_images(
 
 def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
-    return make_trainer(prepared, encoded, load_with_adapters(prepared))
+    on_processor = prepared.device.type == "cpu"
+    if on_processor:
+        keep_freed_memory()
+    adapters = load_with_adapters(prepared)
+    if on_processor:
+        prepack_convolutions(prepared.parts.unet)
+    return make_trainer(prepared, encoded, adapters)
 
 
 def load_with_adapters(prepared: PreparedImages) -> Adapters:

@@ -55,6 +55,7 @@ from lora_trainer.training.device import (
     precision_name,
 )
 from lora_trainer.training.optimizers import require_optimizer
+from lora_trainer.training.processor import keep_freed_memory
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.train import Trainer
 from lora_trainer.training.validation import evaluating
@@ -130,6 +131,8 @@ class LanguageTask(TrainingTask):
         self.control.check(start)
         output.keep_earlier_result(prepared.plan.step_count)
         self.report.phase("loading")
+        if prepared.device.type == "cpu":
+            keep_freed_memory()
         model = load_model(
             prepared.base,
             prepared.dtype,

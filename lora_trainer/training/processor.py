@@ -1,0 +1,151 @@
+"""What makes a training on a processor quicker: convolutions whose weights are laid out once as
+oneDNN wants them, and an allocator that keeps what is freed for the next step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt (malloc.h)."""
+_MOST = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process's allocator keep what is freed. Each step frees and takes the same blocks;
+    given back to the system, every page of them is cleared and mapped anew. Does nothing where the
+    C library is not glibc.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _MOST)
+
+
+class PrepackedConv2d(torch.nn.Conv2d):
+    """A frozen convolution with its weight in oneDNN's own layouts, one for the output and one for
+    the gradient of the input. Plain convolutions lay it out again at every call.
+
+    A module becomes one by `prepack_convolutions`; it keeps its weight, and lays it out again when
+    that has changed. The layouts do not depend on the size of the images, so that neither does the
+    result depend on the sizes seen before.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        input = input.to(self.weight.dtype)
+        if torch.is_grad_enabled() and input.requires_grad:
+            output: torch.Tensor = _Convolve.apply(input, self)  # type: ignore[no-untyped-call]
+            return output
+        return self.convolve(input)
+
+    def convolve(self, input: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            input,
+            self._packed("_packed_forward"),
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            1,
+            "none",
+            [],
+            "",
+        )
+        return output
+
+    def input_gradient(self, gradient: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        """The gradient of an input of this size (B, C, H, W), by that of the output."""
+        rest = [
+            size[2 + axis]
+            - (gradient.shape[2 + axis] - 1) * self.stride[axis]
+            + 2 * int(self.padding[axis])
+            - self.dilation[axis] * (self.kernel_size[axis] - 1)
+            - 1
+            for axis in (0, 1)
+        ]
+        result: torch.Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            gradient.to(self.weight.dtype).contiguous(),
+            self._packed("_packed_backward"),
+            None,
+            self.padding,
+            rest,
+            self.stride,
+            self.dilation,
+            1,
+            "none",
+            [],
+            "",
+        )
+        return result
+
+    def _packed(self, name: str) -> torch.Tensor:
+        seen, packed = self.__dict__.get(name, (None, None))
+        now = (self.weight.data_ptr(), self.weight._version)
+        if seen != now:
+            weight = self.weight.detach()
+            shared = (self.stride, self.dilation, 1, None)
+            if name == "_packed_forward":
+                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, *shared)
+            else:
+                packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+                    weight, self.padding, (0, 0), *shared
+                )
+            self.__dict__[name] = (now, packed)
+        layout: torch.Tensor = packed
+        return layout
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, convolution: PrepackedConv2d) -> torch.Tensor:
+        ctx.convolution, ctx.size = convolution, input.shape
+        return convolution.convolve(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.convolution.input_gradient(gradient, ctx.size), None
+
+
+def prepack_convolutions(model: torch.nn.Module) -> int:
+    """Prepack the frozen bfloat16 convolutions of a model on a processor that computes in bfloat16,
+    for their weight twice more in memory. In float32 it gains too little for that. Returns how many
+    there are.
+    """
+    found = [
+        module
+        for module in model.modules()
+        if type(module) is torch.nn.Conv2d
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype == torch.bfloat16
+        and not module.weight.requires_grad
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+    ]
+    if not found or not can_prepack():
+        return 0
+    for module in found:
+        module.__class__ = PrepackedConv2d
+    log.info("%d convolutions prepacked", len(found))
+    return len(found)
+
+
+def can_prepack() -> bool:
+    """Whether this processor and this torch have what PrepackedConv2d needs: tried out."""
+    probe = torch.nn.Conv2d(8, 8, 3, padding=1).to(torch.bfloat16).requires_grad_(False)
+    probe.__class__ = PrepackedConv2d
+    try:
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        image = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+        probe(image).sum().backward()
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    return True
