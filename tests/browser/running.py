@@ -155,7 +155,12 @@ class RunningHost:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
-        self.wait_until_ready(start)
+        try:
+            self.wait_until_ready(start)
+        except BaseException:
+            # nobody else would: it has not been handed to anyone
+            self.kill()
+            raise
 
     def working_folder(self) -> Path:
         return self.data
