@@ -197,7 +197,7 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
 }
 ELSEWHERE = {
     "gradient_checkpointing": "tests/tasks/test_diffusion.py",
-    "sample_encoder": "tests/tasks/test_picture_measures.py",
+    "sample_encoder": "tests/tasks/test_preview_measures.py",
     "packing": "tests/tasks/test_language.py",
     "merge_lora": "tests/tasks/test_language.py",
     "load_in_4bit": "tests/tasks/test_language.py",
