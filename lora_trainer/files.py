@@ -59,10 +59,12 @@ _cleaned_folders: set[Path] = set()
 """Folders in which this process has deleted abandoned temporary files."""
 
 
-def replace_file(target: Path, write: Callable[[Path], object]) -> None:
+def replace_file(target: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Write `target` atomically: `write` fills a temporary file beside it, which then replaces it.
 
-    Readers see the old file or the new one. If `write` raises, the old file stays.
+    Readers see the old file or the new one. If `write` raises, the old file stays. durable: wait
+    until the disk has it, so that it outlives a power cut; not needed for what can be made again
+    and whose reader notices damage.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.parent not in _cleaned_folders:
@@ -71,13 +73,15 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     partial = target.with_name(f"{target.name}.{writer_id()}-{next(_writes)}.part")
     try:
         write(partial)
-        with partial.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
         _replace(partial, target)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-    sync_folder(target.parent)
+    if durable:
+        sync_folder(target.parent)
 
 
 def _replace(partial: Path, target: Path) -> None:
@@ -95,9 +99,9 @@ def _replace(partial: Path, target: Path) -> None:
             time.sleep(0.05)
 
 
-def write_bytes(target: Path, content: bytes) -> None:
-    """Write `content` to `target` atomically."""
-    replace_file(target, lambda partial: partial.write_bytes(content))
+def write_bytes(target: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` to `target` atomically; `durable` as for `replace_file`."""
+    replace_file(target, lambda partial: partial.write_bytes(content), durable=durable)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -100,9 +100,11 @@ def _checked_state(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(target: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write tensors to `target` atomically."""
+    """Write tensors to `target` atomically. A power cut may damage them, which is noticed when they
+    are read: they are a cache, and waiting for the disk takes longer than encoding small images.
+    """
     content = safetensors.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    files.write_bytes(target, content + MARK + _hash(content).digest())
+    files.write_bytes(target, content + MARK + _hash(content).digest(), durable=False)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -161,3 +161,12 @@ def test_what_is_damaged_or_something_else_counts_as_not_encoded(tmp_path):
     ):
         store.put("a", wrong)
         assert not store.holds("a", shapes)
+
+
+def test_a_state_waits_for_the_disk_and_an_encoded_image_does_not(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    TensorStore(tmp_path).put("image", {"moments": torch.zeros(2)})
+    assert not synced and list(tmp_path.iterdir())
+    checksummed.write_state(tmp_path / "a.pt", state(1))
+    assert synced
