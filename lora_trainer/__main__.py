@@ -371,7 +371,7 @@ def pairs(asked: argparse.Namespace) -> int:
     if asked.url is None:
         from lora_trainer.language import assistant
 
-        put: making.Ask = assistant.of_base(asked.base_model, PAIRS_TOKENS * asked.count).ask
+        put: making.Ask = assistant.of_base(asked.base_model, making.TOKENS * asked.count).ask
     else:
         put = making.open_server(asked.url, asked.model, remote=asked.remote).ask
     with counting("Asking") as progress:
@@ -388,10 +388,6 @@ def pairs(asked: argparse.Namespace) -> int:
         return 1
     print(f"Wrote {count} pairs to {asked.output}. Read and correct them before you train on them.")
     return 0
-
-
-PAIRS_TOKENS = 120
-"""Tokens of a reply for each pair that is asked for."""
 
 
 def tell(asked: argparse.Namespace) -> int:

@@ -300,6 +300,11 @@ def convert_command() -> list[str]:
     return _entry("convert.py")
 
 
+def rehearsal_command() -> list[str]:
+    """The command of the rehearsal of a training on texts, worker/rehearse.py."""
+    return _entry("rehearse.py")
+
+
 def _entry(name: str) -> list[str]:
     if not sys.executable:
         raise SetupError(

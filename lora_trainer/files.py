@@ -163,6 +163,20 @@ def parse_json(
         raise NotJson(str(error)) from error
 
 
+def json_spans(text: str) -> list[tuple[int, int]]:
+    """Where the elements of a list stand in JSON text that parse_json accepts."""
+    spans: list[tuple[int, int]] = []
+    at = _SPACE.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]
+    while text[at] != "]":
+        _, end = _FAST.raw_decode(text, at)
+        spans.append((at, end))
+        at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        if text[at] == ",":
+            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+    return spans
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # numbers that may be too large, or digits inside strings
 _DIGITS = re.compile("[0-9]{50}")

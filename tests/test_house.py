@@ -79,7 +79,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "language": (
         TORCH_STACK,
-        BASICS | {"environment", "settings", "runs", "dataset", "lora", "adapters", "training"},
+        BASICS
+        | {
+            "environment",
+            "settings",
+            "runs",
+            "dataset",
+            "checkpoint.header",
+            "lora",
+            "adapters",
+            "training",
+        },
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
@@ -132,7 +142,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "worker": (
         {"PIL"},
-        BASICS | {"runs", "dataset", "training", "tasks", "environment"},
+        BASICS | {"settings", "runs", "dataset", "training", "tasks", "environment"},
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
     "verdict": (set(), BASICS | {"runs", "settings", "training.optimizers"}),
@@ -175,6 +185,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "lora.deliver",
             "lora.file",
             "adapters.size",
+            "language.conversations",
+            "language.detect",
+            "language.pairs",
+            "language.text_files",
             "planner.formula",
             "planner.plan",
             "planner.throughput",
@@ -298,6 +312,10 @@ TAB: dict[str, set[str]] = {
     # what is uploaded or removed is undone in the workbench
     "images": SHARED | {"captions"},
     "comparing": SHARED,
+    # a job that answers stands in the queue with the trainings
+    "asking": SHARED | {"training"},
+    # pairs are edited with the workbench's undo, and made by a job
+    "pairs": SHARED | {"captions", "training"},
     # what the page needs when it opens has parts of the settings' types
     "tab": SHARED | {"settings"},
     "options": {"texts", "common", "settings"},

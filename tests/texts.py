@@ -218,6 +218,7 @@ def documented_texts() -> set[str]:
             told = schema.about(item)
             if told.audience != "elsewhere":
                 found |= {told.label, schema.documentation_of(group)[item.name], told.unit}
+                found |= {told.text_label, told.text_help}
                 found |= {
                     words
                     for words in told.choices.values()

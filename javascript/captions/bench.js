@@ -15,7 +15,7 @@ import { Later, kept, settings } from "../common/store.js";
 /** @import { CaptionRow } from "./row.js" */
 
 /**
- * What the section shows.
+ * What the section shows, for images; of texts only what undo needs (TextPage).
  *
  * @typedef {object} BenchPage
  * @property {ImagePages} pages
@@ -31,6 +31,11 @@ import { Later, kept, settings } from "../common/store.js";
  * that was clicked last.
  *
  * @typedef {{keys: Set<string>, where: FilterBody | null, anchor: string}} Selected
+ */
+
+/**
+ * @typedef {Omit<BenchPage, "pages"> & {
+ *     pages: {load: (options?: {quietly?: boolean}) => Promise<unknown>}}} TextPage
  */
 
 /** @type {Later<BenchPage>} */
@@ -109,9 +114,10 @@ export function emit(what, ...details) {
 export const listen = (what, listener) => listeners[what].add(listener);
 
 /** Start a new page; listeners of the previous one are removed. */
-export function begin(/** @type {BenchPage} */ page) {
+export function begin(/** @type {BenchPage | TextPage} */ page) {
     for (const all of Object.values(listeners)) all.clear();
-    drawn.now = page;
+    // the parts that need more of a page than undo does are those of images
+    drawn.now = /** @type {BenchPage} */ (page);
     bench.edits = { undo: null, redo: null };
     bench.selection = nothing();
     page.panel.dataset.images = imagesAreLarge() ? "large" : "small";

@@ -97,7 +97,7 @@ export const section = {
 };
 
 store.on("dataset", () => {
-    if (drawn.now) drawPanel();
+    if (drawn.now && !datasets.isTexts()) drawPanel();
 });
 
 store.on("settings", () => {

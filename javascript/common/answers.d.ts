@@ -20,6 +20,7 @@ export interface AcceptedView {
     converted: Record<string, number>;
     waiting: Record<string, number>;
     captions: number;
+    texts: number;
     skipped: SkippedFile[];
 }
 
@@ -46,6 +47,21 @@ export interface AnswerView {
     strength: number | null;
     prompt: string;
     answer: string;
+}
+
+// `step`: the saved step to ask; null: the newest.
+export interface AskBody {
+    question: string;
+    strength: number;
+    step: number | null;
+    token: string;
+}
+
+// Questions and answers, oldest first. `job`: the job that answers, if there was one.
+export interface AskView {
+    model: TrainedModel;
+    job: RunView | null;
+    answers: AnswerView[];
 }
 
 // A plan that was shown, or an action on some images.
@@ -112,12 +128,13 @@ export interface CaptionerView {
     fields: SettingView[];
 }
 
-// A dataset.
+// A dataset. Of texts: `count` of entries, of which `captioned` can be trained on.
 export interface Card {
     id: string;
     name: string;
     path: string;
     external: boolean;
+    kind: "images" | "texts";
     count: number;
     captioned: number;
     cover: string | null;
@@ -163,6 +180,8 @@ export interface CheckpointView {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    data: "images" | "texts";
+    language_model: string | null;
     problem: string | null;
     hint: string | null;
     id: string | null;
@@ -197,6 +216,11 @@ export interface CopyBody {
     size: number;
     buckets: boolean;
     subject: boolean;
+}
+
+// Where a LoRA was copied to.
+export interface CopyOfLora {
+    path: string;
 }
 
 // A cropping job and its progress.
@@ -334,7 +358,8 @@ export interface FormChoice {
     label: string;
 }
 
-// `terms`: search terms.
+// `terms`: search terms. `data`: what it is a setting of a training on; `text_...`: what is
+// said of it where texts are trained on.
 export interface FormField {
     key: string;
     label: string;
@@ -350,6 +375,9 @@ export interface FormField {
     advanced: boolean;
     unit: string;
     terms: string;
+    data: "images" | "texts" | "both";
+    text_label: string;
+    text_help: string;
 }
 
 export interface FormGroup {
@@ -447,6 +475,8 @@ export interface ListedCheckpoint {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    data: "images" | "texts";
+    language_model: string | null;
     problem: string | null;
     hint: string | null;
     id: string;
@@ -476,6 +506,8 @@ export interface LoadedView {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    data: "images" | "texts";
+    language_model: string | null;
     problem: string | null;
     hint: string | null;
     id: string;
@@ -537,6 +569,13 @@ export interface ModulesView {
 export interface Nothing {
 }
 
+// The list with the language model that was added, and its id.
+export interface OpenedModel {
+    checkpoints: ListedCheckpoint[];
+    loaded: LoadedView | null;
+    id: string;
+}
+
 // The result of an edit.
 export interface OutcomeView {
     title: string;
@@ -560,6 +599,22 @@ export interface OwnPreset {
 export interface OwnPresetList {
     presets: OwnPreset[];
     problems: Sentence[];
+}
+
+// The job, and the new dataset that its pairs go into.
+export interface PairRun {
+    run: RunView;
+    card: Card;
+}
+
+// `model`: the id of a language model; or `url`, the address of a server on this machine, and
+// the name of its `served` model.
+export interface PairRunBody {
+    model?: string;
+    url?: string;
+    served?: string;
+    count?: number;
+    token?: string;
 }
 
 // `init_lora`: the id of a LoRA file to start from.
@@ -630,6 +685,12 @@ export interface Pulse {
     revision: string;
 }
 
+export interface RemarkOfText {
+    severity: "error" | "warning" | "info";
+    message: string;
+    hint: string;
+}
+
 // A finding of the dataset; `each`: its first few sentences.
 export interface RemarkView {
     severity: "error" | "warning" | "info";
@@ -683,7 +744,7 @@ export interface RunList {
 export interface RunProgress {
     id: string;
     name: string;
-    job: "train" | "caption";
+    job: "train" | "caption" | "ask" | "pairs";
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
     position: number | null;
     family: string | null;
@@ -718,7 +779,7 @@ export interface RunProgress {
 export interface RunView {
     id: string;
     name: string;
-    job: "train" | "caption";
+    job: "train" | "caption" | "ask" | "pairs";
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
     position: number | null;
     family: string | null;
@@ -781,6 +842,13 @@ export interface SavedPreset {
     presets: OwnPreset[];
     problems: Sentence[];
     saved: string;
+}
+
+// An entry as it is after a change.
+export interface SavedText {
+    item: TextItemView;
+    edits: EditEnds;
+    revision: string;
 }
 
 // Images by keys, or by a filter.
@@ -883,6 +951,55 @@ export interface TemplateView {
     fields: TemplateField[];
 }
 
+// `texts`: of all fields, in their order.
+export interface TextBody {
+    key: string;
+    texts: string[];
+}
+
+export interface TextFieldView {
+    role: "system" | "user" | "context" | "assistant" | "text";
+    label: string;
+    text: string;
+}
+
+// A file: entries, and those that can be trained on. `is_documents`: plain texts, about which
+// pairs can be made.
+export interface TextFileView {
+    name: string;
+    count: number;
+    usable: number;
+    plain: boolean;
+}
+
+// An entry. Without `fields` it can be read in `raw` only.
+export interface TextItemView {
+    key: string;
+    name: string;
+    file: string;
+    fields: TextFieldView[];
+    raw: string;
+    findings: RemarkOfText[];
+}
+
+export interface TextsUnchanged {
+    unchanged: true;
+    revision: string;
+}
+
+// A page of texts. `total`: all; `matching`: those that the search lets pass.
+export interface TextsView {
+    total: number;
+    usable: number;
+    matching: number;
+    found: number;
+    revision: string;
+    edits: EditEnds;
+    files: TextFileView[];
+    findings: RemarkView[];
+    items: TextItemView[];
+}
+
 export interface TokensBody {
     caption: string;
     trigger: string;
@@ -895,6 +1012,19 @@ export interface TokensView {
     limit: number;
     kept_end: number;
     over: boolean;
+}
+
+// A run that can be asked. `steps`: those saved, oldest first; `strength`: what was judged
+// best, or 1; `folder`: of its newest LoRA, for local users.
+export interface TrainedModel {
+    id: string;
+    name: string;
+    base: string;
+    steps: number[];
+    best_step: number | null;
+    strength: number;
+    folder: string;
+    changed: number | null;
 }
 
 // A caption, and examples of what training reads of it in different steps.
@@ -1006,6 +1136,8 @@ export interface VocabularyView {
 }
 
 export interface GetAnswers {
+    "asks": TrainedModel[];
+    [path: `asks/${string}/answers`]: AskView;
     "captioners": CaptionerView[];
     "checkpoints": CheckpointList;
     [path: `crop-copies/${string}`]: CopyView;
@@ -1015,9 +1147,11 @@ export interface GetAnswers {
     [path: `datasets/${string}/draft`]: DraftView;
     [path: `datasets/${string}/edits`]: EditList;
     [path: `datasets/${string}/items`]: ItemsView | Unchanged;
+    [path: `datasets/${string}/pair-run`]: RunView | Nothing;
     [path: `datasets/${string}/removed`]: RemovedImage[];
     [path: `datasets/${string}/tags`]: TagTableView;
     [path: `datasets/${string}/template`]: TemplateView;
+    [path: `datasets/${string}/texts`]: TextsView | TextsUnchanged;
     [path: `datasets/${string}/vocabulary`]: VocabularyView;
     "deleted-datasets": DeletedDataset[];
     "home": HomeView;
@@ -1041,10 +1175,14 @@ export interface GetAnswers {
 }
 
 export interface PostAnswers {
+    [path: `asks/${string}/ask`]: AskView;
+    [path: `asks/${string}/copy`]: CopyOfLora;
     "checkpoint": CheckpointView;
+    "checkpoints/open": OpenedModel;
     [path: `crop-copies/${string}/stop`]: CopyView;
     "datasets": Card;
     "datasets/open": Card;
+    [path: `datasets/${string}/add-text`]: SavedText;
     [path: `datasets/${string}/bulk`]: OutcomeView;
     [path: `datasets/${string}/bulk/preview`]: BulkPlan;
     [path: `datasets/${string}/caption`]: SavedItem;
@@ -1058,14 +1196,18 @@ export interface PostAnswers {
     [path: `datasets/${string}/draft`]: DraftView;
     [path: `datasets/${string}/fix`]: OutcomeView;
     [path: `datasets/${string}/folder`]: Nothing;
+    [path: `datasets/${string}/pair-run`]: PairRun;
     [path: `datasets/${string}/redo`]: OutcomeView;
     [path: `datasets/${string}/remove`]: CountedOutcome;
+    [path: `datasets/${string}/remove-text-file`]: OutcomeView;
+    [path: `datasets/${string}/remove-texts`]: OutcomeView;
     [path: `datasets/${string}/rename`]: Card;
     [path: `datasets/${string}/restore`]: CountedOutcome;
     [path: `datasets/${string}/reviewed`]: Reviewed;
     [path: `datasets/${string}/shuffle`]: TrainedSamples;
     [path: `datasets/${string}/split`]: SplitCaption;
     [path: `datasets/${string}/template`]: TemplateView;
+    [path: `datasets/${string}/text`]: SavedText;
     [path: `datasets/${string}/undo`]: OutcomeView;
     [path: `datasets/${string}/upload`]: AcceptedView;
     [path: `datasets/${string}/vocabulary`]: VocabularyView;
@@ -1093,12 +1235,15 @@ export interface PostAnswers {
 }
 
 export interface PostBodies {
+    [path: `asks/${string}/ask`]: AskBody;
     [path: `datasets/${string}/bulk`]: BulkBody;
     [path: `datasets/${string}/caption`]: CaptionBody;
     [path: `datasets/${string}/caption-run`]: CaptionRunBody;
     [path: `datasets/${string}/check`]: CheckBody;
     [path: `datasets/${string}/crop-copy`]: CopyBody;
+    [path: `datasets/${string}/pair-run`]: PairRunBody;
     [path: `datasets/${string}/shuffle`]: ShuffleBody;
+    [path: `datasets/${string}/text`]: TextBody;
     "plan": PlanBody;
     "presets": PresetBody;
     "runs": RunBody;

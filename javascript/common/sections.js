@@ -1,7 +1,7 @@
 /*
  * The five steps and their sections, of which one is visible.
  */
-import { el, fill, find, findAll, need, wayOf } from "./elements.js";
+import { el, fill, find, findAll, need, put, wayOf } from "./elements.js";
 import { findRoot, root } from "./host.js";
 import { t } from "./language.js";
 import { lookAround } from "./polling.js";
@@ -62,6 +62,15 @@ function invitation(/** @type {string} */ id) {
             return t("With it and without it");
         default:
             return "";
+    }
+}
+
+/** The steps' names may follow from the dataset. */
+export function retitle() {
+    const place = findRoot();
+    for (const section of sections.values()) {
+        const step = place && find(place, "#" + stepId(section.id));
+        if (step) put(need(step, ".lora-trainer-step-title"), section.title());
     }
 }
 

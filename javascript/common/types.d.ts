@@ -192,6 +192,9 @@ export interface Shared {
     run: string;
     /** The id of the LoRA that somebody wants to try. */
     try: string | null;
+    /** The id of the run whose language model somebody wants to ask; empty: none, null: as the
+     * dataset is. */
+    ask: string | null;
     /** How many deliveries there were since the page was opened. */
     delivered: number;
 }

@@ -22,6 +22,9 @@ const cardOf = (/** @type {string} */ id) => cards().find((card) => card.id === 
 
 export const chosen = () => cardOf(store.get("dataset") ?? "");
 
+/** Whether the selected dataset holds texts. */
+export const isTexts = () => chosen()?.kind === "texts";
+
 /** The selected card. Throws without one. */
 export function needChosen() {
     const card = chosen();
@@ -118,7 +121,7 @@ function summarize() {
         summarizeStep("captions", "");
         return;
     }
-    summarizeStep("images", card ? withColon(card.name, count(card.count)) : "");
+    summarizeStep("images", card ? withColon(card.name, countOf(card)) : "");
     summarizeStep(
         "captions",
         card?.count
@@ -132,6 +135,10 @@ function summarize() {
 
 export const count = (/** @type {number} */ count) =>
     plural(count, "{count} image", "{count} images");
+
+/** What a dataset holds. */
+export const countOf = (/** @type {KnownCard} */ card) =>
+    card.kind === "texts" ? plural(card.count, "{count} text", "{count} texts") : count(card.count);
 
 onStart((home) => {
     if (home.datasets) take(home.datasets);

@@ -14,7 +14,10 @@ import * as datasets from "./datasets.js";
 /** @import { ImagePages } from "./pages.js" */
 
 /** Findings about the whole dataset, collapsed if long; the page is reloaded after a fix. */
-export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {ImagePages} */ pages) {
+export function remarksCard(
+    /** @type {RemarkView[]} */ findings,
+    /** @type {ImagePages | null} */ pages,
+) {
     if (!findings.length) return null;
     const lines = findings.map((finding) =>
         el(
@@ -23,6 +26,7 @@ export function remarksCard(/** @type {RemarkView[]} */ findings, /** @type {Ima
             hintBehind(finding),
             " ",
             finding.fix &&
+                pages &&
                 widgets.button({ label: finding.fix.label, onclick: () => convert(pages) }),
             finding.each.length
                 ? el(

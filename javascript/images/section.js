@@ -2,7 +2,7 @@
  * The section "images": choose or create a dataset, add, view and remove images.
  */
 import { api } from "../common/api.js";
-import { el, fill, find, findAll, need, wayOf } from "../common/elements.js";
+import { el, fill, find, findAll, need, put, wayOf } from "../common/elements.js";
 import { formatDate, formatNumber, plural, t, withColon } from "../common/language.js";
 import { openSection } from "../common/sections.js";
 import { Later, home, store } from "../common/store.js";
@@ -11,7 +11,8 @@ import * as datasets from "./datasets.js";
 import { Grid } from "./grid.js";
 import { ImagePages, pageFilters } from "./pages.js";
 import { remarksCard } from "./images.js";
-import { uploadArea } from "./upload.js";
+import { textFiles } from "./text_files.js";
+import { OF_TEXTS, uploadArea } from "./upload.js";
 
 /** @import { KnownCard, PageAnswer } from "../common/types" */
 
@@ -26,6 +27,7 @@ class Parts {
     tools = widgets.row();
     grid = new Grid(drawTools, (keys) => remove(keys).catch(widgets.toastProblem));
     next = widgets.actions();
+    texts = textFiles();
     onward = widgets.button({
         label: t("Go on to the captions"),
         kind: "primary",
@@ -60,7 +62,8 @@ class Parts {
         target: async (entries) => store.get("dataset") || makeFor(entries),
         done: async () => {
             await datasets.refresh();
-            await this.pages.load();
+            if (datasets.isTexts()) await this.texts.load();
+            else await this.pages.load();
         },
     });
 
@@ -76,7 +79,7 @@ const isRemote = () => home().host.remote;
 
 export const section = {
     id: "images",
-    title: () => t("Images"),
+    title: () => (datasets.isTexts() ? t("Texts") : t("Images")),
     draw(/** @type {HTMLElement} */ container) {
         const { choice, upload, panel, next, pages } = (drawn.now = new Parts());
         fill(container, choice, upload.element, panel, next.element);
@@ -86,8 +89,9 @@ export const section = {
         pages.watch("images");
     },
     shown() {
-        const { pages } = drawn.need();
-        if (pages.answer) pages.load({ quietly: true });
+        const { pages, texts } = drawn.need();
+        if (datasets.isTexts()) texts.load().catch(widgets.toastProblem);
+        else if (pages.answer) pages.load({ quietly: true });
     },
 };
 
@@ -105,7 +109,8 @@ store.on("dataset", () => {
     nameUpload();
 });
 
-const nameUpload = () => drawn.need().upload.name(datasets.chosen()?.name ?? "");
+const nameUpload = () =>
+    drawn.need().upload.name(datasets.chosen()?.name ?? "", datasets.chosen()?.kind ?? "");
 
 /** The next step: add images if there are none, else go on. */
 function showNext() {
@@ -114,8 +119,9 @@ function showNext() {
     const ready = Boolean(card?.count);
     next.element.hidden = !card;
     next.setText(
-        card ? (card.problem?.message ?? withColon(card.name, datasets.count(card.count))) : "",
+        card ? (card.problem?.message ?? withColon(card.name, datasets.countOf(card))) : "",
     );
+    put(onward, card?.kind === "texts" ? t("Go on to the pairs") : t("Go on to the captions"));
     onward.disabled = !ready;
     widgets.makePrimary(onward, ready);
     upload.isNext(!ready);
@@ -137,7 +143,7 @@ function drawCards() {
               )
             : widgets.help(
                   t(
-                      "There is none yet. Drop your images below: 10 to 100 images of one style, character or thing are enough.",
+                      "There is none yet. Drop your images below: 10 to 100 images of one style, character or thing are enough. Or question and answer pairs, for a language model.",
                   ),
               ),
     );
@@ -153,15 +159,20 @@ function drawCards() {
 function datasetCard(card, chosen, reachable) {
     const words = card.problem
         ? card.problem.message
-        : card.count
-          ? t("{images}, {captioned} with a caption", {
-                images: datasets.count(card.count),
-                captioned: formatNumber(card.captioned),
-            })
-          : t("Empty");
+        : card.count && card.kind === "texts"
+          ? datasets.countOf(card)
+          : card.count
+            ? t("{images}, {captioned} with a caption", {
+                  images: datasets.count(card.count),
+                  captioned: formatNumber(card.captioned),
+              })
+            : t("Empty");
     const cover = el(
         "span.lora-trainer-thumb",
         card.cover ? el("img", { src: card.cover, alt: "", loading: "lazy" }) : null,
+        card.kind === "texts"
+            ? el("span.lora-trainer-thumb-texts", { "aria-hidden": "true" }, "\u201c \u201d")
+            : null,
     );
     return el(
         "button.lora-trainer-dataset",
@@ -191,8 +202,8 @@ function moveAmongCards(event) {
     next.click();
 }
 
-async function make(/** @type {string} */ name) {
-    const card = await api.post("datasets", { name });
+async function make(/** @type {string} */ name, kind = "images") {
+    const card = await api.post("datasets", { name, kind });
     datasets.add(card);
     return card.id;
 }
@@ -211,15 +222,16 @@ async function makeFor(entries) {
         : /\.zip$/i.test(first)
           ? first.replace(/\.zip$/i, "")
           : "";
-    if (named) return make(named);
+    const kind = entries.every(({ path }) => OF_TEXTS.test(path)) ? "texts" : "images";
+    if (named) return make(named, kind);
     return new Promise((resolve) => {
         /** @type {string | null} */
         let made = null;
         askName({
             title: t("New dataset"),
-            label: t("Add the images"),
+            label: kind === "texts" ? t("Add the texts") : t("Add the images"),
             act: async (name) => {
-                made = await make(name);
+                made = await make(name, kind);
             },
             onclose: () => resolve(made),
         });
@@ -232,13 +244,14 @@ async function makeFor(entries) {
  * @param {string} title
  * @param {string} name what the box is called
  * @param {HTMLInputElement} input
- * @param {{help: string, label: string, act: () => unknown, onclose?: () => void}} more
+ * @param {{help: string, label: string, act: () => unknown, onclose?: () => void,
+ *     more?: HTMLElement | null}} options
  */
-function askText(title, name, input, { help, label, act, onclose }) {
+function askText(title, name, input, { help, label, act, onclose, more = null }) {
     const asked = widgets.dialog({
         title,
         onclose,
-        body: widgets.labelled(name, input, { help }),
+        body: [widgets.labelled(name, input, { help }), more],
         actions: [{ label: t("Cancel") }, { label, kind: "primary", onclick: act }],
     });
     input.addEventListener("keydown", (event) => {
@@ -255,26 +268,42 @@ function askText(title, name, input, { help, label, act, onclose }) {
  * @param {(name: string) => unknown} wanted.act
  * @param {string} [wanted.value]
  * @param {() => void} [wanted.onclose]
+ * @param {HTMLElement} [wanted.more]
  */
-function askName({ title, label, act, value, onclose }) {
+function askName({ title, label, act, value, onclose, more }) {
     const input = widgets.text({ value, maxlength: 100 });
     askText(title, t("Name"), input, {
         help: t(
-            "For example what the images show. The LoRA gets this name too, unless you give it another.",
+            "For example what it shows or is about. The LoRA gets this name too, unless you give it another.",
         ),
         label,
         act: () => act(input.value),
         onclose,
+        more,
     });
 }
 
-const create = () => askName({ title: t("New dataset"), label: t("Create"), act: make });
+function create() {
+    const kind = widgets.select({
+        options: [
+            { value: "images", label: t("Images, for a checkpoint") },
+            { value: "texts", label: t("Texts, for a language model") },
+        ],
+        value: "images",
+    });
+    askName({
+        title: t("New dataset"),
+        label: t("Create"),
+        act: (name) => make(name, kind.value),
+        more: widgets.labelled(t("What it holds"), kind),
+    });
+}
 
 function openFolder() {
     const input = widgets.text({ placeholder: "C:\\Pictures\\my style" });
     askText(t("Use a folder in place"), t("Folder"), input, {
         help: t(
-            "The folder with your images on this computer. It stays where it is; captions are written into it.",
+            "The folder with your images or texts on this computer. It stays where it is; captions are written into it.",
         ),
         label: t("Use this folder"),
         act: async () => datasets.add(await api.post("datasets/open", { folder: input.value })),
@@ -289,7 +318,7 @@ async function discard(/** @type {KnownCard} */ card) {
     }
     const message = card.external
         ? t("The folder itself stays as it is.")
-        : t("{count} go to the trash in the data folder.", { count: datasets.count(card.count) });
+        : t("{count} go to the trash in the data folder.", { count: datasets.countOf(card) });
     const title = card.external
         ? t("Take {name} off the list?", { name: card.name })
         : t("Delete {name}?", { name: card.name });
@@ -361,7 +390,7 @@ function rename() {
 }
 
 function drawPanel() {
-    const { panel, place, tools, pages, grid } = drawn.need();
+    const { panel, place, tools, pages, grid, texts } = drawn.need();
     const card = datasets.chosen();
     grid.reset();
     Object.assign(pages.query, { offset: 0, filter: "all", text: "" });
@@ -390,11 +419,12 @@ function drawPanel() {
                 }),
             ),
         ),
-        widgets.apart(pageFilters(pages), tools),
-        place,
-        pages.bar,
+        ...(card.kind === "texts"
+            ? [texts.element]
+            : [widgets.apart(pageFilters(pages), tools), place, pages.bar]),
     );
-    pages.load();
+    if (card.kind === "texts") texts.load().catch(widgets.toastProblem);
+    else pages.load();
 }
 
 function drawItems(/** @type {PageAnswer} */ answer) {

@@ -3,7 +3,7 @@
  * skipped and why.
  */
 import { api, expected } from "../common/api.js";
-import { el, fill } from "../common/elements.js";
+import { el, fill, put } from "../common/elements.js";
 import { formatBytes, formatNumber, plural, sentences, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
@@ -24,6 +24,7 @@ import { hintBehind } from "./images.js";
  * @property {number} finished files
  * @property {number} added images
  * @property {number} captions
+ * @property {number} texts
  * @property {Record<string, number>} converted format -> how many
  * @property {Record<string, number>} waiting
  * @property {Remark[]} skipped
@@ -35,6 +36,9 @@ import { hintBehind } from "./images.js";
 const AT_ONCE = 3;
 
 const CAPTIONS = /\.(txt|caption|csv|tsv|jsonl|ndjson)$/i;
+
+/** Files that a dataset of texts is made of, if there is nothing else. */
+export const OF_TEXTS = /\.(txt|md|csv|tsv|jsonl|ndjson|json)$/i;
 
 const ARCHIVE = /\.zip$/i;
 
@@ -122,7 +126,9 @@ const formatText = (/** @type {State} */ state) => ({
  */
 function reportNotice(state, close, replaceKept) {
     const arrived = [
-        plural(state.added, "{count} image added", "{count} images added"),
+        state.texts
+            ? plural(state.texts, "{count} text added", "{count} texts added")
+            : plural(state.added, "{count} image added", "{count} images added"),
         state.captions
             ? plural(state.captions, "{count} caption written", "{count} captions written")
             : "",
@@ -170,6 +176,7 @@ function add(/** @type {Counts} */ counts, /** @type {Counts} */ more) {
 function count(state, entry, answer) {
     state.added += answer.added.length;
     state.captions += answer.captions;
+    state.texts += answer.texts;
     add(state.converted, answer.converted);
     add(state.waiting, answer.waiting);
     state.skipped.push(...answer.skipped);
@@ -244,6 +251,7 @@ async function send(id, entries, query, report) {
         finished: 0,
         added: 0,
         captions: 0,
+        texts: 0,
         converted: {},
         waiting: {},
         skipped: [],
@@ -339,7 +347,7 @@ function fileInput(/** @type {Start} */ start) {
         multiple: true,
         tabindex: "-1",
         "aria-hidden": "true",
-        accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl",
+        accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl,.json,.md",
     });
     input.addEventListener("change", () => {
         const entries = entriesOf(input);
@@ -347,6 +355,20 @@ function fileInput(/** @type {Start} */ start) {
         start(entries);
     });
     return input;
+}
+
+function dropWords(/** @type {string} */ dataset, /** @type {string} */ kind) {
+    if (kind === "texts")
+        return t(
+            "Drop more texts for {name} here: pairs of question and answer (.jsonl, .csv, .json) or documents (.txt, .md)",
+            { name: dataset },
+        );
+    return dataset
+        ? t(
+              "Drop more images for {name} here: files, a folder or a .zip, with captions if you have them",
+              { name: dataset },
+          )
+        : t("Drop images here: files, a folder or a .zip, with captions if you have them");
 }
 
 /**
@@ -372,11 +394,14 @@ export function uploadArea({ target, done }) {
         onclick: () => askFolder(start),
     });
     const words = el("p");
+    const consent = widgets.help(
+        t("Somebody's face or an artist's work? You need their consent to publish."),
+    );
     const drop = el(
         "div.lora-trainer-drop",
         words,
         widgets.row(choose, chooseFolder),
-        widgets.help(t("Somebody's face or an artist's work? You need their consent to publish.")),
+        consent,
         input,
     );
     takeDrops(drop, start);
@@ -416,16 +441,13 @@ export function uploadArea({ target, done }) {
     return {
         isNext: (/** @type {boolean} */ is) => widgets.makePrimary(choose, is),
         element: el("div.lora-trainer-upload-area", drop, report),
-        name(/** @type {string} */ dataset) {
+        name(/** @type {string} */ dataset, /** @type {string} */ kind) {
             // what was said of another dataset's files
             if (dataset !== named && !running) fill(report);
             named = dataset;
-            words.textContent = dataset
-                ? t(
-                      "Drop more images for {name} here: files, a folder or a .zip, with captions if you have them",
-                      { name: dataset },
-                  )
-                : t("Drop images here: files, a folder or a .zip, with captions if you have them");
+            consent.hidden = kind === "texts";
+            put(choose, kind === "texts" ? t("Add texts") : t("Add images"));
+            words.textContent = dropWords(dataset, kind);
         },
     };
 }

@@ -28,9 +28,21 @@ export async function learnCheckpoint() {
 /** A checkpoint that could not be asked about. @returns {CheckpointView} */
 function unknown(/** @type {unknown} */ caught) {
     const { message, hint } = expected(caught);
-    const nothing = { id: null, title: "", practice: false, vae: null, clip_skip: null, notes: [] };
-    const unseen = { family: null, family_name: null, resolution: null };
-    return { ...nothing, ...unseen, problem: message, hint };
+    return {
+        id: null,
+        title: "",
+        practice: false,
+        vae: null,
+        clip_skip: null,
+        notes: [],
+        family: null,
+        family_name: null,
+        resolution: null,
+        data: "images",
+        language_model: null,
+        problem: message,
+        hint,
+    };
 }
 
 export async function learnCheckpoints() {
@@ -38,6 +50,12 @@ export async function learnCheckpoints() {
     store.set("home", { ...home(), ...answer });
     return answer.checkpoints.some((known) => !known.seen);
 }
+
+/** What can be trained on the chosen dataset: language models on texts, checkpoints on images. */
+const offered = () =>
+    (home().checkpoints ?? []).filter(
+        (known) => (known.data === "texts") === datasets.isTexts() || !known.seen,
+    );
 
 const described = (/** @type {ListedCheckpoint | LoadedView} */ { title, family_name }) =>
     family_name ? title + " \u2014 " + family_name : title;
@@ -50,10 +68,13 @@ function loadedText(/** @type {LoadedView | null} */ loaded) {
 }
 
 function checkpointOptions() {
-    const { loaded, checkpoints } = home();
+    const { loaded } = home();
     return [
-        { value: "loaded", label: loadedText(loaded) },
-        ...(checkpoints ?? []).map((known) => ({
+        {
+            value: "loaded",
+            label: datasets.isTexts() ? t("Choose a language model") : loadedText(loaded),
+        },
+        ...offered().map((known) => ({
             value: known.id,
             disabled: Boolean(known.problem),
             label: known.problem
@@ -65,7 +86,12 @@ function checkpointOptions() {
 
 function checkpointText() {
     if (!state.facts) return t("Looking at the checkpoint ...");
-    const { family_name, resolution, vae, clip_skip, notes, problem } = state.facts;
+    const { family_name, resolution, vae, clip_skip, notes, problem, language_model } = state.facts;
+    if (language_model) return language_model;
+    if (datasets.isTexts())
+        return t(
+            "The folder of a model in Hugging Face form, such as Qwen2.5-1.5B-Instruct, in the WebUI's models/LLM or anywhere else.",
+        );
     // the plan shows its problems
     if (problem) return "";
     const line = dotted(
@@ -99,31 +125,34 @@ export function checkpointCard() {
     const problem = el("div.lora-trainer-settings-problem");
     /** @type {Option[] | null} */
     let drawn = null;
-    const element = el(
-        "div.lora-trainer-field",
-        el("label", { for: select.id }, t("Checkpoint")),
-        select,
-        words,
-        problem,
-        unusable,
-    );
+    const label = el("label", { for: select.id });
+    const open = widgets.button({ label: t("Use the folder of a model"), onclick: openModel });
+    const element = el("div.lora-trainer-field", label, select, words, open, problem, unusable);
 
     function update() {
+        put(label, datasets.isTexts() ? t("Language model") : t("Checkpoint"));
+        open.hidden = home().host.remote || !datasets.isTexts();
         const options = checkpointOptions();
         if (!same(options, drawn)) {
             drawn = options;
             fill(select, widgets.options(options));
-            const refused = (home().checkpoints ?? []).filter((known) => known.problem);
+            const refused = offered().filter((known) => known.problem);
             unusable.hidden = !refused.length;
             fill(
                 unusable,
                 el(
                     "summary",
-                    plural(
-                        refused.length,
-                        "{count} checkpoint cannot be trained on",
-                        "{count} checkpoints cannot be trained on",
-                    ),
+                    datasets.isTexts()
+                        ? plural(
+                              refused.length,
+                              "{count} language model cannot be trained on",
+                              "{count} language models cannot be trained on",
+                          )
+                        : plural(
+                              refused.length,
+                              "{count} checkpoint cannot be trained on",
+                              "{count} checkpoints cannot be trained on",
+                          ),
                 ),
                 el(
                     "ul",
@@ -135,6 +164,37 @@ export function checkpointCard() {
         put(words, checkpointText());
     }
     return { element, update, input: select, problem };
+}
+
+/** Ask for a folder of this machine with a language model, and choose that. */
+function openModel() {
+    const input = widgets.text({ placeholder: "D:\\LLM\\Qwen2.5-1.5B-Instruct" });
+    widgets.dialog({
+        title: t("Use the folder of a model"),
+        body: widgets.labelled(t("Folder"), input, {
+            help: t(
+                "With config.json, the tokenizer and .safetensors; or a folder with several models in it. It stays where it is.",
+            ),
+        }),
+        actions: [
+            { label: t("Cancel") },
+            {
+                label: t("Use this folder"),
+                kind: "primary",
+                onclick: async () => {
+                    const { id, ...lists } = await api.post("checkpoints/open", {
+                        folder: input.value,
+                    });
+                    store.set("home", { ...home(), ...lists });
+                    draft.checkpoint = id;
+                    state.facts = null;
+                    edited();
+                    learnCheckpoint();
+                },
+            },
+        ],
+    });
+    input.focus();
 }
 
 /** @returns {Row} */
@@ -150,7 +210,9 @@ export function nameCard() {
     });
     const problem = el("div.lora-trainer-settings-problem");
     const element = widgets.labelled(t("Name of the LoRA"), input, {
-        help: t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."),
+        help: datasets.isTexts()
+            ? t("The name of its folder. Empty: the name of the texts.")
+            : t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."),
         problem,
     });
     return {

@@ -4,6 +4,7 @@
 import { el, fill, put, uniqueId, wayOf } from "../common/elements.js";
 import { plural, t, withColon } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
 import { draft, same } from "./draft.js";
 import { currentPlan } from "./plan.js";
 import {
@@ -389,7 +390,9 @@ function noteOf(/** @type {FormField} */ field, /** @type {boolean} */ changed) 
     const prompts = suggested()[field.key];
     if (prompts && !changed)
         return Array.isArray(prompts) && prompts.length
-            ? t("From the first caption. Write others, or empty it for no previews on the way.")
+            ? datasets.isTexts()
+                ? t("The first question. Write others, or empty it for none on the way.")
+                : t("From the first caption. Write others, or empty it for no previews on the way.")
             : "";
     if (field.optional && valueOf(field) === null && field.key in resolved)
         return t("auto is {value} here.", { value: written(resolved[field.key]) });

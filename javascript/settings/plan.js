@@ -152,11 +152,17 @@ export function planCard(goTo) {
             problems.append(
                 el(
                     "li.lora-trainer-help",
-                    plural(
-                        plan.unchecked,
-                        "{count} image is still being checked ...",
-                        "{count} images are still being checked ...",
-                    ),
+                    datasets.isTexts()
+                        ? plural(
+                              plan.unchecked,
+                              "{count} text is still being checked ...",
+                              "{count} texts are still being checked ...",
+                          )
+                        : plural(
+                              plan.unchecked,
+                              "{count} image is still being checked ...",
+                              "{count} images are still being checked ...",
+                          ),
                 ),
             );
         problems.hidden = !problems.children.length;
@@ -179,7 +185,7 @@ export function planCard(goTo) {
 /** A short summary for the bar. */
 export function planText() {
     const card = datasets.chosen();
-    return dotted(card && withColon(card.name, datasets.count(card.count)), stepText());
+    return dotted(card && withColon(card.name, datasets.countOf(card)), stepText());
 }
 
 /** Places of a problem that are no field here, with their section. */
@@ -193,7 +199,7 @@ export const placeOf = (/** @type {string | null} */ field) =>
 export function placeLabel(/** @type {string | null} */ field) {
     switch (placeOf(field)) {
         case "images":
-            return t("Go to the images");
+            return datasets.isTexts() ? t("Go to the texts") : t("Go to the images");
         case "captions":
             return t("Go to the captions");
         default:

@@ -10,6 +10,7 @@ import { currentSection, openSection } from "../common/sections.js";
 import { onFirstStart, onStart } from "../common/start.js";
 import { home, kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
 import { checkpointCard, learnCheckpoint, learnCheckpoints, nameCard } from "./checkpoints.js";
 import * as drafts from "./draft.js";
 import { draft } from "./draft.js";
@@ -18,7 +19,7 @@ import { LENGTH, fieldRow, lengthRow } from "./fields.js";
 import { SECTION_OF, currentPlan, planCard, replan, summarize } from "./plan.js";
 import { homeChanged, presetCard } from "./presets.js";
 import { lookAtSetUp, setUpCard } from "./setup.js";
-import { edited, fieldsOf, publish, settle, takeOver } from "./values.js";
+import { edited, publish, settle, shownFields, takeOver } from "./values.js";
 import { state } from "./state.js";
 
 /** @import { FormField, FormGroup } from "../common/answers" */
@@ -177,9 +178,9 @@ function formColumn(groups, rows, { checkpoint, name, initLora, presets, search,
             { "aria-label": t("Checkpoint and name") },
             checkpoint.element,
             name.element,
-            initLora.element,
+            datasets.isTexts() ? null : initLora.element,
         ),
-        presets.element,
+        datasets.isTexts() ? null : presets.element,
         ...groups.filter((group) => !group.advanced).map(usual),
         advanced,
     );
@@ -188,8 +189,12 @@ function formColumn(groups, rows, { checkpoint, name, initLora, presets, search,
 /** @returns {Page} */
 function makePage(/** @type {HTMLElement} */ container) {
     state.drawnFor = drafts.dataset();
-    const groups = home().form?.groups ?? [];
-    const fields = fieldsOf(home());
+    const groups = (home().form?.groups ?? [])
+        .map((group) => ({ ...group, fields: shownFields(group.fields) }))
+        .filter((group) => group.fields.length);
+    const fields = new Map(
+        groups.flatMap((group) => group.fields).map((field) => [field.key, field]),
+    );
     const checkpoint = checkpointCard(),
         name = nameCard(),
         initLora = initLoraCard(),

@@ -41,13 +41,25 @@ export function settle(/** @type {HomeView} */ home) {
 export const fieldsOf = (/** @type {HomeView} */ home) =>
     new Map(home.form?.groups.flatMap((group) => group.fields).map((field) => [field.key, field]));
 
+/** The fields of a training on what the dataset holds, as they are called there. */
+export function shownFields(/** @type {FormField[]} */ fields) {
+    const texts = datasets.isTexts();
+    return fields
+        .filter(({ data }) => data === "both" || (data === "texts") === texts)
+        .map((field) =>
+            texts ? { ...field, label: field.text_label, help: field.text_help } : field,
+        );
+}
+
 /** The built-in presets, then user presets, which have a `file`. */
 export const presetsOf = (/** @type {HomeView} */ home) => [
     ...(home.presets ?? []).map((preset) => ({ ...preset, file: "" })),
     ...(home.own_presets?.presets ?? []),
 ];
 
-export const presetOf = () => presetsOf(home()).find((preset) => preset.id === draft.preset);
+/** None for texts: presets are for images. */
+export const presetOf = () =>
+    datasets.isTexts() ? undefined : presetsOf(home()).find((preset) => preset.id === draft.preset);
 
 /** The preset's overrides for the selected checkpoint's family. */
 export function familyValues(/** @type {PresetView} */ preset) {

@@ -20,9 +20,18 @@ import "../prompt/strength_panel.js";
 import * as drafts from "../settings/draft.js";
 import { replan } from "../settings/plan.js";
 import * as settings from "../settings/section.js";
+import * as asking from "../asking/section.js";
+import * as pairs from "../pairs/section.js";
 import * as training from "../training/section.js";
+import { either } from "./either.js";
 
-register(images.section, captions.section, settings.section, training.section, comparing.section);
+register(
+    images.section,
+    either(captions.section, pairs.section),
+    settings.section,
+    training.section,
+    either(comparing.section, asking.section, asking.isWanted),
+);
 
 /** For the browser's console, in bug reports and tests: what the tab knows, and ways to ask it. */
 window.loraTrainer = { store, api, host, datasets, drafts, filter, replan, triggerWord, tab };

@@ -22,7 +22,7 @@ export function answerList() {
         set(/** @type {AnswerView[]} */ answers) {
             redraw(place, JSON.stringify(answers), () => {
                 if (!answers.length)
-                    return widgets.help(t("Answers to the preview prompts appear here."));
+                    return widgets.help(t("Answers to the sample questions appear here."));
                 const steps = [...new Set(answers.map((answer) => answer.step))];
                 return steps
                     .sort((a, b) => b - a)

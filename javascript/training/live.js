@@ -237,6 +237,7 @@ export function runButtons(/** @type {Done} */ done) {
                 if (button.title !== reason) button.title = reason;
             }
             made.save.hidden = made.preview.hidden = run.job !== "train";
+            put(made.preview, run.data === "texts" ? t("Answer now") : t("Preview now"));
             // Pause was replaced by Resume: keep the focus
             if (focused && document.activeElement === document.body)
                 (run.can.resume ? made.resume : made.pause).focus();

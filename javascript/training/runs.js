@@ -198,7 +198,7 @@ async function emptyTrash(/** @type {Done} */ done) {
 /** The settings of a run, with the form's labels, and as a YAML file for the command line. */
 export async function showSettings(/** @type {RunView} */ run) {
     const text = await api.get(route(run, "config"));
-    const hasForm = run.job === "train" && run.data === "images";
+    const hasForm = run.job === "train";
     const draft = hasForm ? await api.get(route(run, "draft")).catch(() => null) : null;
     const file = [
         el("pre.lora-trainer-pre", { tabindex: "0" }, text),
@@ -213,8 +213,11 @@ export async function showSettings(/** @type {RunView} */ run) {
             ? [
                   el(
                       "dl.lora-trainer-run-settings",
-                      fact(t("Checkpoint"), run.checkpoint),
-                      fact(t("Images"), run.dataset),
+                      fact(
+                          run.data === "texts" ? t("Language model") : t("Checkpoint"),
+                          run.checkpoint,
+                      ),
+                      fact(run.data === "texts" ? t("Texts") : t("Images"), run.dataset),
                       settingText(draft.settings).map(({ label, value }) => fact(label, value)),
                   ),
                   el(
@@ -284,7 +287,14 @@ export async function copyReport(/** @type {RunView} */ run) {
 
 /** Try a LoRA: the section "try" reads it from the store. */
 export function tryLora(/** @type {LoraView} */ lora) {
+    store.set("ask", "");
     store.set("try", lora.id);
+    openSection("try");
+}
+
+/** Ask a trained language model: the section "try" reads it from the store. */
+export function askModel(/** @type {Run} */ run) {
+    store.set("ask", run.id);
     openSection("try");
 }
 

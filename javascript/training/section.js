@@ -240,7 +240,7 @@ function obstacle() {
         return { text: t("Training is not set up yet."), section: "", label: "" };
     if (!store.get("dataset"))
         return {
-            text: t("Choose the images first."),
+            text: t("Choose the images or texts first."),
             section: "images",
             label: t("Go to the images"),
         };
@@ -268,7 +268,7 @@ function stage() {
 }
 
 function isOfNow(/** @type {RunView} */ run) {
-    if (run.job !== "train" || run.data === "texts" || !(run.step > 0)) return false;
+    if (run.job !== "train" || !(run.step > 0)) return false;
     if (!store.get("dataset")) return true;
     const card = datasets.chosen();
     if (!card) return false;
@@ -299,6 +299,11 @@ function afterwards(next, redraw) {
         label: t("Try it"),
         kind: "primary",
         onclick: () => used.lora && runActions.tryLora(used.lora),
+    });
+    const ask = widgets.button({
+        label: t("Ask it"),
+        kind: "primary",
+        onclick: () => used.run && runActions.askModel(used.run),
     });
     const deliver = widgets.button({
         label: t("Put into the LoRA folder"),
@@ -331,11 +336,12 @@ function afterwards(next, redraw) {
             const failed = ["failed", "lost"].includes(run.status);
             const goes = run.can.continue || run.can.further;
             put(go, runActions.goOnText(run));
-            widgets.makePrimary(tryIt, !(failed && goes));
-            widgets.makePrimary(go, goes && (failed || (used.answered && !used.lora)));
+            const usable = run.data === "texts" || used.lora;
+            for (const button of [tryIt, ask]) widgets.makePrimary(button, !(failed && goes));
+            widgets.makePrimary(go, goes && (failed || (used.answered && !usable)));
             next.setText(withColon(run.name, run.sentence));
             next.fill(
-                used.lora ? tryIt : null,
+                run.data === "texts" ? ask : used.lora ? tryIt : null,
                 used.lora?.delivered === false ? deliver : null,
                 goes ? go : null,
             );
@@ -413,8 +419,7 @@ function startForm(/** @type {(when: "now" | "queue") => unknown} */ begin) {
     return { element, errorPlace, draw, buttons };
 }
 
-const startText = () =>
-    currentPlan()?.sentence || t("Trains a LoRA from your images with the settings you chose.");
+const startText = () => currentPlan()?.sentence || t("Trains a LoRA with the settings you chose.");
 
 /**
  * The form: open before a training, collapsed while a run is active or has ended; and the bar with
@@ -536,6 +541,19 @@ function queueRow(
     );
 }
 
+function jobWords(/** @type {RunView["job"]} */ job) {
+    switch (job) {
+        case "caption":
+            return t("Captions");
+        case "ask":
+            return t("Questions");
+        case "pairs":
+            return t("Pairs from documents");
+        default:
+            return "";
+    }
+}
+
 function facts(/** @type {RunView} */ run) {
     const steps = run.step_count
         ? t("{step} of {total} steps", {
@@ -544,7 +562,7 @@ function facts(/** @type {RunView} */ run) {
           })
         : "";
     const ofTexts = run.data === "texts" ? t("Language model") : "";
-    const kind = run.job === "caption" ? t("Captions") : ofTexts;
+    const kind = jobWords(run.job) || ofTexts;
     return dotted(
         kind,
         runActions.statusText(run),
@@ -559,6 +577,10 @@ function runRow(/** @type {RunView} */ run) {
     const key = (/** @type {HTMLElement} */ button, /** @type {string} */ what) =>
         mark(button, run.id + what, name);
     const tryIt = async () => {
+        if (run.data === "texts") {
+            runActions.askModel(run);
+            return;
+        }
         const lora = await runActions.loraOf(run);
         if (lora) runActions.tryLora(lora);
         else await runActions.showSaved(run, changed);
@@ -603,8 +625,14 @@ function runRow(/** @type {RunView} */ run) {
                 }),
                 "show",
             ),
-            run.job === "train" && run.data === "images" && run.step > 0
-                ? key(widgets.button({ label: t("Try it"), onclick: tryIt }), "try")
+            run.job === "train" && run.step > 0
+                ? key(
+                      widgets.button({
+                          label: run.data === "texts" ? t("Ask it") : t("Try it"),
+                          onclick: tryIt,
+                      }),
+                      "try",
+                  )
                 : null,
             run.can.continue || run.can.further
                 ? key(

@@ -23,14 +23,13 @@ import yaml
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
-from lora_trainer.runs.folder import Job, RunFolder
+from lora_trainer.runs.folder import JOBS, Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
-from lora_trainer.settings import captioning, training
+from lora_trainer.settings import asking, captioning, pairing, training
 from lora_trainer.settings.schema import Groups, current_keys, read_mapping, require_usable
 
 log = logging.getLogger(__name__)
-SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}
 PROGRESS = b'{"event":"progress"'
 """The first bytes of a Progress line; only the last of consecutive ones matters for the state."""
 LOSS = b',"loss":'
@@ -164,7 +163,7 @@ class History:
         )
 
     def _read_settings(self, path: Path) -> tuple[Mapping[str, Any], Job, float]:
-        for name, job in SETTINGS_FILES.items():
+        for name, job in JOBS.items():
             try:
                 details = (path / name).stat()
             except FileNotFoundError:
@@ -348,7 +347,14 @@ def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
 
 
 def _groups(path: Path, values: Mapping[str, Any]) -> Groups:
-    return captioning.groups(values) if SETTINGS_FILES[path.name] == "caption" else training.GROUPS
+    match JOBS[path.name]:
+        case "caption":
+            return captioning.groups(values)
+        case "ask":
+            return asking.GROUPS
+        case "pairs":
+            return pairing.GROUPS
+    return training.GROUPS
 
 
 def _began(folder: RunFolder) -> float:

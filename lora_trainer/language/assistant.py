@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,21 @@ class Assistant:
     max_tokens: int
     lora: Mapping[str, LayerFactors] = field(default_factory=dict)
 
-    def ask(self, question: str, strength: float = 1.0) -> str:
-        """The answer with the LoRA at this strength; 0: the base's."""
+    def ask(
+        self,
+        question: str,
+        strength: float = 1.0,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> str:
+        """The answer with the LoRA at this strength; 0: the base's. Raises Abandoned once
+        `stop_asked`.
+        """
         with (
             peft_file.applied(self.model, self.lora, strength)
             if self.lora
             else contextlib.nullcontext()
         ):
-            return answer(self.model, self.tokenizer, question, self.max_tokens)
+            return answer(self.model, self.tokenizer, question, self.max_tokens, stop_asked)
 
 
 def of_base(path: Path, max_tokens: int) -> Assistant:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +35,32 @@ class LanguageBase:
         return not is_target(path, OUTPUT_LAYERS)
 
 
+class _NoSlidingWindow(logging.Filter):
+    """Drops transformers' warning that sdpa has no sliding window: texts are shorter than that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "Sliding Window Attention is enabled" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _without_window_warning(folder: LanguageModelFolder) -> Iterator[None]:
+    """For the block that makes a model: without a warning that means nothing for it, because its
+    window is as long as what it was made for, or the model does not use one.
+    """
+    window = folder.config.get("sliding_window")
+    unused = not folder.config.get("use_sliding_window", True)
+    handlers = logging.getLogger("transformers").handlers
+    quiet = _NoSlidingWindow()
+    is_idle = unused or (isinstance(window, int) and window >= (folder.longest or window))
+    try:
+        for handler in handlers if is_idle else ():
+            handler.addFilter(quiet)
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(quiet)
+
+
 def outline(folder: LanguageModelFolder) -> Any:
     """The model without weights, on the meta device. Raises CheckpointError."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -40,7 +69,7 @@ def outline(folder: LanguageModelFolder) -> Any:
         config = AutoConfig.from_pretrained(
             folder.path, local_files_only=True, trust_remote_code=False
         )
-        with torch.device("meta"):
+        with torch.device("meta"), _without_window_warning(folder):
             return AutoModelForCausalLM.from_config(config)
     except Exception as problem:  # an unknown or damaged configuration fails in many ways
         raise CheckpointError(
@@ -72,15 +101,16 @@ def load_model(
         )
         more["device_map"] = {"": str(device)}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder.path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            low_cpu_mem_usage=True,
-            **more,
-        )
+        with _without_window_warning(folder):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder.path,
+                torch_dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                low_cpu_mem_usage=True,
+                **more,
+            )
     except Exception as problem:  # a damaged folder fails in many ways
         if is_out_of_memory(problem):
             raise

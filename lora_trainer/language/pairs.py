@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from lora_trainer import files
 from lora_trainer.dataset.text import LARGEST_TABLE, read_text
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
-from lora_trainer.language.conversations import ANSWERS, QUESTIONS, TEXT_SUFFIXES
+from lora_trainer.language.text_files import ANSWERS, QUESTIONS, TEXT_SUFFIXES
 
 Ask = Callable[[str], str]
 """A prompt -> the model's reply."""
@@ -29,6 +29,8 @@ INSTRUCTION = (
     " text. Every answer must be complete by itself and stand in the text. Write one JSON object a"
     ' line, {{"question": "...", "answer": "..."}}, and nothing else.\n\n{passage}'
 )
+TOKENS = 120
+"""Tokens of a reply for each pair that is asked for."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = 600.0
 """Seconds to wait for a server's answer."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,14 +26,15 @@ from lora_trainer.adapters.injected import Adapters
 from lora_trainer.errors import LoraFileError
 from lora_trainer.language.detect import LanguageModelFolder
 from lora_trainer.language.model import LanguageBase, load_model
+from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import read_header
+from lora_trainer.lora.metadata import STEP
 from lora_trainer.lora.names import adaptable_layers
+from lora_trainer.settings import schema
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-STEP = "lora_trainer_step"
-"""Metadata of the weights: the number of steps."""
 MERGED_SHARD = "4GB"
 
 
@@ -53,9 +55,10 @@ def write(
     targets: tuple[str, ...],
     dropout: float,
     step: int,
+    credits: Credits,
 ) -> bool:
-    """Write the adapters, and read them back. Returns whether they have an effect. Raises
-    LoraFileError.
+    """Write the adapters with their model card, and read them back. Returns whether they have an
+    effect. Raises LoraFileError.
     """
     size = adapters.layers[0].size
     tensors: dict[str, torch.Tensor] = {}
@@ -64,11 +67,12 @@ def write(
             key = PREFIX + name.removeprefix(f"{adapter.part}.")
             tensors[key] = parameter.detach().to("cpu", torch.float32).contiguous()
     config = _config(base, targets, size.rank, size.alpha, dropout)
-    metadata = {"format": "pt", STEP: str(step)}
+    metadata = {"format": "pt", STEP: str(step), **credits.to_metadata()}
     content = safetensors.torch.save(tensors, metadata)
     try:
         # the configuration first: without the weights, the folder is not taken for a LoRA
         files.write_text(folder / CONFIG, config)
+        files.write_text(folder / CARD, _card(folder.name, base, credits))
         files.write_bytes(folder / WEIGHTS, content)
     except OSError as error:
         hint = "Free some space, then continue with `resume`: it goes on from the last save."
@@ -95,6 +99,33 @@ def _config(base: Path, targets: tuple[str, ...], rank: int, alpha: float, dropo
     )
     values = {**config.to_dict(), "target_modules": list(targets)}
     return json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"
+
+
+def _card(name: str, base: Path, credits: Credits) -> str:
+    """README.md: the model card with the front matter that the Hugging Face hub reads,
+    https://huggingface.co/docs/hub/model-cards
+    """
+    front: dict[str, Any] = {
+        "library_name": "peft",
+        "base_model": base.name,
+        "pipeline_tag": "text-generation",
+        "tags": ["lora"],
+    }
+    if credits.license:
+        # the hub knows identifiers only; other terms have a name
+        is_known = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", credits.license.lower())
+        front["license"] = credits.license.lower() if is_known else "other"
+        if not is_known:
+            front["license_name"] = " ".join(credits.license.split())
+    lines = {
+        "Author": credits.author,
+        "Licence": credits.license,
+        "Credits of the texts": credits.training_comment,
+    }
+    told = [f"- {label}: {' '.join(text.split())}" for label, text in lines.items() if text]
+    parts = (f"# {name}", credits.description, "\n".join(told))
+    body = "\n\n".join(part for part in parts if part)
+    return f"---\n{schema.dump(front)}---\n\n{body}\n"
 
 
 def read(path: Path) -> dict[str, LayerFactors]:

@@ -38,7 +38,7 @@ from lora_trainer.lora.layouts import (
     form_of,
     layers_in,
 )
-from lora_trainer.lora.metadata import STRENGTH, VERDICT
+from lora_trainer.lora.metadata import STEP, STRENGTH, VERDICT
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
 from lora_trainer.lora.tensors import read_number, read_tensor
@@ -270,7 +270,7 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
         scales=scales.known if known else None,
         square_root=scales.square_root,
         trigger=values.get("modelspec.trigger_phrase") or None,
-        step=_whole(values.get("ss_steps")),
+        step=_whole(values.get("ss_steps", values.get(STEP))),
         epoch=_whole(values.get("ss_epoch")),
         base_model=_known(values.get("ss_sd_model_name")),
         image_count=_image_count(values),

@@ -228,6 +228,8 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 VERDICT, STRENGTH = "lora_trainer.verdict", "lora_trainer.strength"
 """What was judged at the end of the run, and the strength to use."""
+STEP = "lora_trainer_step"
+"""Of a language model's LoRA: the number of steps."""
 
 
 def verdict_keys(sentence: str, strength: float) -> dict[str, str]:

@@ -353,8 +353,7 @@ def _settings(config: RunConfig, data: str) -> Markup | None:
             if item.name in left_out:
                 continue
             value = getattr(values, item.name)
-            told = schema.about(item)
-            row = (told.label, tag("code", item.name), _shown(value))
+            row = (schema.label_of(item, data), tag("code", item.name), _shown(value))
             (usual if value == item.default else changed).append(row)
     head = ("setting", "key", "value")
     return _section(

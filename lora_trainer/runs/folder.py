@@ -18,7 +18,15 @@ from lora_trainer.errors import RunError
 from lora_trainer.runs.events import Event, Failed, from_line, read_events, to_line
 from lora_trainer.runs.state import RunState, fold
 
-Job = Literal["train", "caption"]
+Job = Literal["train", "caption", "ask", "pairs"]
+JOBS: Mapping[str, Job] = {
+    "config.yaml": "train",
+    "caption.yaml": "caption",
+    "ask.yaml": "ask",
+    "pairs.yaml": "pairs",
+}
+"""Name of a settings file -> the kind of job."""
+SETTINGS_OF: Mapping[Job, str] = {job: name for name, job in JOBS.items()}
 BEGIN_TIMEOUT = 1.0
 """Seconds to wait for another process that creates a run in the same folder."""
 
@@ -65,7 +73,7 @@ class RunFolder:
         """The settings file, which determines the task: config.yaml, caption.yaml, or another
         task's.
         """
-        known = (self.config, self.caption_config)
+        known = (self.path / name for name in JOBS)
         return next(
             (path for path in (*known, *sorted(self.path.glob("*.yaml"))) if path.exists()),
             self.config,
@@ -74,7 +82,7 @@ class RunFolder:
     @property
     def job(self) -> Job:
         """The kind of job, from its settings file."""
-        return "caption" if self.settings == self.caption_config else "train"
+        return JOBS.get(self.settings.name, "train")
 
     @property
     def has_learned(self) -> bool:
@@ -218,12 +226,12 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
     return folder
 
 
-def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> RunFolder:
-    """Make `path` the run folder of a caption job. Raises RunError if a worker runs there, or if it
-    is a training's.
+def begin_job(path: Path, job: Job, settings_yaml: str, *, new: bool = False) -> RunFolder:
+    """Make `path` the run folder of a job that is no training. Raises RunError if a worker runs
+    there, or if it is a training's.
 
-    A job reuses the folder of an earlier one and continues it: captions are in the dataset. new: as
-    for `begin`.
+    A job reuses the folder of an earlier one and continues it: its result is elsewhere. new: as for
+    `begin`.
     """
     if new:
         _make_new(path)
@@ -239,10 +247,15 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
                 "{path} is the folder of a training", hint="Choose another folder.", path=path
             )
         try:
-            files.write_text(folder.caption_config, caption_yaml)
+            files.write_text(path / SETTINGS_OF[job], settings_yaml)
         except OSError as error:
             raise _no_room_in_dataset(path, error) from error
         return folder
+
+
+def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> RunFolder:
+    """`begin_job` for a caption job."""
+    return begin_job(path, "caption", caption_yaml, new=new)
 
 
 def _no_room_in_dataset(path: Path, error: OSError) -> RunError:

@@ -2,6 +2,7 @@
 
     stop      finish the step, save, end            save             write a LoRA file now
     preview   make the preview images now           pause / resume
+    ask       answer a question (a job that answers: question, strength, step)
 
 A request is a JSON file whose name sorts by time; it is written atomically and deleted when taken.
 Standard library only.
@@ -20,7 +21,7 @@ from typing import Any, Literal, cast, get_args
 from lora_trainer import files
 from lora_trainer.errors import RunError
 
-RequestKind = Literal["stop", "save", "preview", "pause", "resume"]
+RequestKind = Literal["stop", "save", "preview", "pause", "resume", "ask"]
 
 
 @dataclass(frozen=True)

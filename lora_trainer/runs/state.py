@@ -20,7 +20,7 @@ DISK_FULL = 4
 class RunState:
     status: Status = "new"
     job: str = "train"
-    """train or caption."""
+    """The kind of job, as runs.folder.Job."""
     name: str = ""
     family: str = ""
     data: str = "images"
@@ -92,7 +92,12 @@ def _after(state: RunState, event: Event) -> RunState:
                 started=state.started or event.time,
                 saved=saved,
                 previews=tuple(preview for preview in state.previews if preview.step <= resumed),
-                answers=tuple(answer for answer in state.answers if answer.step <= resumed),
+                # a job that answers makes none again
+                answers=tuple(
+                    answer
+                    for answer in state.answers
+                    if event.job == "ask" or answer.step <= resumed
+                ),
                 validations=tuple(one for one in state.validations if one.step <= resumed),
             )
         case events.Planned():
@@ -103,6 +108,7 @@ def _after(state: RunState, event: Event) -> RunState:
         case events.Progress() if event.loss is None and state.phase not in (
             "training",
             "captioning",
+            "pairing",
         ):
             return replace(state, phase_step=event.step)
         case events.Progress():

@@ -74,6 +74,10 @@ class About:
 
     label: str = ""
     """Its name in the tab: the term that people search for."""
+    text_label: str = ""
+    """Its name in a training on texts, if different."""
+    text_help: str = ""
+    """Its help in a training on texts, if the docstring is about images."""
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Choice -> title, if different."""
@@ -129,6 +133,12 @@ def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any],
     """The settings of a group."""
     every = dataclasses.fields(group)  # type: ignore[arg-type]
     return tuple(item for item in every if "about" in item.metadata)
+
+
+def label_of(item: dataclasses.Field[Any], data: str = "images") -> str:
+    """A setting's name in a training on images or texts."""
+    told = about(item)
+    return (told.text_label if data == "texts" else "") or told.label
 
 
 def field_named(group: type[Settings], key: str) -> dataclasses.Field[Any]:

@@ -60,6 +60,7 @@ class DatasetSettings(Settings):
 
     train_data_dir: Path = setting(
         label="Image folder",
+        text_label="Text folder",
         example="./data/my_style",
         audience="elsewhere",
         place="dataset",
@@ -70,7 +71,12 @@ class DatasetSettings(Settings):
     language model: the folder of its texts.
     """
     metadata_path: Path | None = setting(
-        None, label="Caption table", audience="elsewhere", place="dataset", affects_result=False
+        None,
+        label="Caption table",
+        text_label="File of texts",
+        audience="elsewhere",
+        place="dataset",
+        affects_result=False,
     )
     """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
     train_data_dir, else the texts beside the images, else a table by another name. For a language
@@ -178,6 +184,7 @@ class DatasetSettings(Settings):
     on_bad_data: Literal["stop", "skip"] = setting(
         "stop",
         label="Unusable images",
+        text_label="Unusable texts",
         choices={"stop": "stop and list them", "skip": "train without them"},
         terms="skip errors",
         affects_result=False,
@@ -235,6 +242,7 @@ class CheckpointSettings(Settings):
 
     base_model: Path = setting(
         label="Checkpoint",
+        text_label="Language model",
         example="./models/Stable-diffusion/v1-5-pruned.safetensors",
         audience="elsewhere",
         place="checkpoint",
@@ -344,6 +352,10 @@ class LoraSettings(Settings):
     lora_rank: int | None = setting(
         None,
         label="Rank",
+        text_help=(
+            "The capacity of the LoRA. 8 is enough for facts and "
+            "a manner of speaking; 16 to 64 keeps more, in a larger file. auto: 8."
+        ),
         bounds=(1, 1024),
         hint="Use 4 to 64; 8 suits most styles.",
         audience="everyone",
@@ -400,6 +412,11 @@ class LoraSettings(Settings):
     target_modules: tuple[str, ...] = setting(
         UNET_TARGETS,
         label="Target modules (UNet)",
+        text_label="Target modules",
+        text_help=(
+            "Which layers are trained, by the end of their names. "
+            "The default is the query and the value of the attention, q_proj and v_proj."
+        ),
         fixed_by_the_first_step=True,
         terms="network_module layers unet attention",
     )
@@ -486,6 +503,7 @@ class TrainingSettings(Settings):
     batch_size: int = setting(
         1,
         label="Batch size",
+        text_help="Texts per step. More need more memory.",
         bounds=(1, 256),
         hint="1 to 4 on a consumer card.",
         other_names=("train_batch_size",),
@@ -495,6 +513,7 @@ class TrainingSettings(Settings):
     epochs: int = setting(
         10,
         label="Epochs",
+        text_help="Number of passes over all texts.",
         bounds=(1, 100000),
         audience="everyone",
         order=3,
@@ -516,6 +535,10 @@ class TrainingSettings(Settings):
     learning_rate: float | None = setting(
         None,
         label="Learning rate",
+        text_help=(
+            "The step size of the optimizer. Too high: the answers fall apart; too low: nothing is "
+            "learned. auto: the optimizer's default, 1e-4 for AdamW."
+        ),
         bounds=(0.0, 1.0),
         hint="Use 1e-4 to 3e-4 with AdamW.",
         audience="everyone",
@@ -700,6 +723,7 @@ class ValidationSettings(Settings):
     validation_dir: Path | None = setting(
         None,
         label="Validation images",
+        text_label="Validation texts",
         audience="elsewhere",
         terms="validation_data_dir held out",
         affects_result=False,
@@ -753,6 +777,10 @@ class SampleSettings(Settings):
     sample_prompts: tuple[str, ...] = setting(
         (),
         label="Preview prompts",
+        text_label="Sample questions",
+        text_help=(
+            "Questions that the model answers during the training, one per line. Empty: none."
+        ),
         audience="everyone",
         order=7,
         entry="lines",
@@ -766,7 +794,14 @@ class SampleSettings(Settings):
     sample_negative_prompt: str = setting("", label="Preview negative prompt")
     """Negative prompt of the previews."""
     sample_every: int | None = setting(
-        None, label="Preview every N steps", bounds=(1, 1_000_000), terms="sample_every_n_steps"
+        None,
+        label="Preview every N steps",
+        text_label="Sample answers every N steps",
+        text_help=(
+            "Ask the sample questions at this interval of steps. auto: whenever the LoRA is saved."
+        ),
+        bounds=(1, 1_000_000),
+        terms="sample_every_n_steps",
     )
     """Generate previews at this interval of steps. auto: whenever the LoRA is saved, if there are
     sample_prompts.
@@ -778,7 +813,11 @@ class SampleSettings(Settings):
     )
     """Side of a preview in pixels. auto: the training resolution."""
     sample_strengths: tuple[float, ...] = setting(
-        (1.0,), label="Preview strengths", bounds=(0.0, 2.0)
+        (1.0,),
+        label="Preview strengths",
+        text_label="Strengths of sample answers",
+        text_help=("LoRA strengths to answer with, such as 0, 1. 0 is the base model."),
+        bounds=(0.0, 2.0),
     )
     """LoRA strengths to show, such as 0, 0.5, 1."""
     sample_sampler: Sampler = setting(
@@ -920,6 +959,10 @@ class CreditSettings(Settings):
     author: str = setting(
         "",
         label="Author",
+        text_help=(
+            "Who made the LoRA. Author, licence, description and "
+            "credits are written into its model card."
+        ),
         other_names=("metadata_author",),
         terms="creator artist credit metadata",
         affects_result=False,
@@ -938,6 +981,7 @@ class CreditSettings(Settings):
     description: str = setting(
         "",
         label="Description",
+        text_help="What the LoRA knows, and how to use it.",
         entry="paragraph",
         other_names=("metadata_description",),
         terms="notes metadata card",
@@ -948,6 +992,8 @@ class CreditSettings(Settings):
     training_comment: str = setting(
         "",
         label="Image credits",
+        text_label="Credits of the texts",
+        text_help="Who wrote the texts, and who agreed that they are used.",
         entry="paragraph",
         terms="rights consent artist copyright source note metadata",
         affects_result=False,

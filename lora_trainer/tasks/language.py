@@ -24,6 +24,7 @@ from lora_trainer.language.conversations import TextExample, read_texts
 from lora_trainer.language.detect import LanguageModelFolder, is_language_model, read_folder
 from lora_trainer.language.model import (
     MODEL_PART,
+    LanguageBase,
     load_model,
     outline,
     require_four_bit,
@@ -37,6 +38,7 @@ from lora_trainer.language.tokens import ChatTokenizer, TokenRow, load_tokenizer
 from lora_trainer.language.validation import make_validation
 from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.deliver import clean_name
+from lora_trainer.lora.names import adaptable_layers
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
@@ -46,7 +48,7 @@ from lora_trainer.tasks.peft_output import PeftOutput
 from lora_trainer.tasks.preparation import PreparationStage, schedule_batches, trainer_of
 from lora_trainer.tasks.provenance import content_hash
 from lora_trainer.tasks.resolve import require_lora_dir
-from lora_trainer.tasks.training_run import Assembled, DeviceOccupant, Prepared, Start
+from lora_trainer.tasks.training_run import Assembled, LoadedModel, Prepared, Start
 from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training.device import (
     choose_device,
@@ -85,17 +87,6 @@ class PreparedTexts(Prepared):
     """Rows of texts to validate on."""
     beginning: dict[str, LayerFactors] | None
     """The LoRA that the adapters begin with."""
-
-
-@dataclass(frozen=True)
-class LoadedModel(DeviceOccupant):
-    """The model, off the device during a pause."""
-
-    model: Any
-    device: torch.device
-
-    def move(self, device: torch.device) -> None:
-        self.model.to(device)
 
 
 class LanguageTask(TrainingTask):
@@ -248,6 +239,13 @@ class TextPreparation(PreparationStage):
                 hint="Leave them out.",
                 keys=", ".join(keys),
             )
+        # a run that goes on has what auto came to: as often as it is saved
+        every, prompts = config.samples.sample_every, config.samples.sample_prompts
+        if every not in (None, config.output.save_steps) and not prompts:
+            self.report.warn(
+                "sample_every has no effect: there are no questions to ask",
+                hint="Write some into sample_prompts.",
+            )
 
     def _beginning(self, config: RunConfig) -> dict[str, LayerFactors] | None:
         """The LoRA that training begins with. A run that is resumed has left it behind."""
@@ -336,6 +334,58 @@ def max_length(config: RunConfig, base: LanguageModelFolder) -> int:
             longest=longest,
         )
     return asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a training on texts comes to, found without its weights. row_count: what is trained on,
+    after packing; learned: their tokens that are learned; width: LoRA weights for each rank.
+    """
+
+    text_count: int
+    row_count: int
+    held_out_count: int
+    learned: int
+    max_length: int
+    targets: tuple[str, ...]
+    width: int
+    findings: tuple[Finding, ...]
+    """Texts that are too long."""
+
+
+def rehearse(config: RunConfig) -> Rehearsal:
+    """The checks of a training that need its tokenizer or its layers. What `read_texts` finds is
+    not repeated. Raises ConfigError, CheckpointError, DatasetError.
+    """
+    require_plain_lora(config)
+    base = read_folder(config.checkpoint.base_model)
+    model = outline(base)
+    targets = targets_of(model, base.kind, config.lora)
+    layers = adaptable_layers(model, LanguageBase())
+    shapes = [layers[path].weight.shape for path in target_paths(model, targets)]
+    tokenizer = load_tokenizer(base.path, config.language.system_prompt)
+    limit = max_length(config, base)
+    texts: list[TokenizedText] = []
+    findings: list[Finding] = []
+    for example in read_texts(config.dataset).examples:
+        made = tokenizer.rows(example, limit)
+        if (finding := too_long(example, made, limit)) is not None:
+            findings.append(finding)
+        elif any(row.learned for row in made):
+            texts.append((example, made))
+    count = held_out_count(len(texts), config.validation.validation_split or 0.0)
+    held_out = set(choose([one for one, _ in texts], count, config.training.seed) if count else ())
+    rows = [row for at, (_, made) in enumerate(texts) if at not in held_out for row in made]
+    return Rehearsal(
+        text_count=len(texts) - len(held_out),
+        row_count=len(pack(rows, limit) if config.language.packing else rows),
+        held_out_count=len(held_out),
+        learned=sum(row.learned for row in rows),
+        max_length=limit,
+        targets=targets,
+        width=sum(map(sum, shapes)),
+        findings=tuple(findings),
+    )
 
 
 # --- assemble -------------------------------------------------------------------------------------

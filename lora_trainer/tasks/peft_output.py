@@ -12,6 +12,7 @@ from lora_trainer.errors import CheckpointError, LoraFileError
 from lora_trainer.language import peft_file
 from lora_trainer.language.detect import LanguageModelFolder
 from lora_trainer.language.tokens import ChatTokenizer
+from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import copy_with_metadata, find_in_folder
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import free_name
@@ -45,6 +46,7 @@ class PeftOutput(LoraOutput):
             targets=lora.target_modules,
             dropout=lora.lora_dropout,
             step=trainer.step,
+            credits=Credits(**vars(self.config.credits)),
         )
         if finished:
             self.tokenizer.save_template(target)

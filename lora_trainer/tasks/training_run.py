@@ -124,6 +124,17 @@ class DeviceOccupant(ABC):
 
 
 @dataclass(frozen=True)
+class LoadedModel(DeviceOccupant):
+    """A language model, off the device during a pause."""
+
+    model: Any
+    device: torch.device
+
+    def move(self, device: torch.device) -> None:
+        self.model.to(device)
+
+
+@dataclass(frozen=True)
 class LoadedOptimizer(DeviceOccupant):
     """The optimizer's state and the averaged weights, off the device during a pause."""
 

@@ -22,6 +22,7 @@ from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.scheduler import SchedulerOptions
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.webui import texts
+from lora_trainer.webui.asking.asks import Asking
 from lora_trainer.webui.captions.cropped_copies import Copies
 from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
@@ -29,10 +30,12 @@ from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.options import Options
+from lora_trainer.webui.pairs.workbench import TextBenches
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.preflight import Preflight
 from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.rehearsals import Rehearsals
 from lora_trainer.webui.settings.scan_cache import ScanCache
 from lora_trainer.webui.settings.setup import Setup
 from lora_trainer.webui.settings.user_presets import UserPresets
@@ -78,7 +81,12 @@ class App:
             environment.ROOT,
             Path(sys.prefix),
         )
-        named = (*fixed, *checkpoints, *self.datasets.opened())
+        named = (
+            *fixed,
+            *checkpoints,
+            *self.datasets.opened(),
+            *self.checkpoints.language_models.opened(),
+        )
         told: dict[PurePath, str] = {Path.home(): "~"}
         for folder in named:
             told |= dict.fromkeys((folder.absolute(), folder.resolve()), folder.name)
@@ -111,7 +119,11 @@ class App:
 
     @cached_property
     def workbenches(self) -> Workbenches:
-        return Workbenches(self.datasets)
+        return Workbenches(self.datasets, of_texts=self.text_benches.of)
+
+    @cached_property
+    def text_benches(self) -> TextBenches:
+        return TextBenches(self.datasets)
 
     @cached_property
     def copies(self) -> Copies:
@@ -162,7 +174,16 @@ class App:
             scans=self.scans,
             throughput=self.throughput,
             loras=self.loras,
+            rehearsals=self.rehearsals,
         )
+
+    @cached_property
+    def asking(self) -> Asking:
+        return Asking(self.runs)
+
+    @cached_property
+    def rehearsals(self) -> Rehearsals:
+        return Rehearsals()
 
     @cached_property
     def loras(self) -> Loras:

@@ -482,9 +482,10 @@ def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
 
 def test_no_folder_of_this_machine_is_opened_for_others(open_host):
     # no flag says that this one listens to the network: only its sockets do
-    answer = open_host.post("datasets/open", {"folder": str(open_host.data)})
-    assert answer.status == 403
-    assert "Upload" in answer.json()["error"]["hint"]
+    for route in ("datasets/open", "checkpoints/open", "asks/x/copy"):
+        answer = open_host.post(route, {"folder": str(open_host.data)})
+        assert answer.status == 403
+        assert "Upload" in answer.json()["error"]["hint"]
 
 
 def test_hostile_requests_of_every_kind_are_answered_with_sentences(open_host):

@@ -80,11 +80,12 @@ def test_the_form_holds_every_setting_that_its_audience_sees():
     }
     for group, item in TRAINING:
         told = about(item)
-        is_shown = told.audience != "elsewhere" and group.for_images
+        is_shown = told.audience != "elsewhere"
         assert (item.name in shown) is is_shown, item.name
         if item.name in shown:
             field = shown[item.name]
             assert (field["label"], field["unit"]) == (told.label, told.unit)
+            assert field["data"] != ("texts" if group.for_images else "images")
             assert field["advanced"] is (told.audience == "advanced")
             values = [choice["value"] for choice in field["choices"]]
             assert tuple(values) == schema.choices_of(group, item)

@@ -19,7 +19,9 @@ from lora_trainer.language.model import load_model
 from lora_trainer.language.tokens import load_tokenizer
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
-from lora_trainer.settings import training
+from lora_trainer.runs.requests import send_request
+from lora_trainer.settings import asking, training
+from lora_trainer.settings.asking import AskSettings
 from lora_trainer.worker import job
 from tests import made
 from tests.language.made import FACTS, base, begin, write_pairs
@@ -49,6 +51,10 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
         answer_length=24,
         lora_dir=str(tmp_path / "loras"),
         merge_lora=True,
+        author="Ann",
+        license="CC-BY-4.0",
+        description="Knows the station.",
+        training_comment="Written by Bo.",
     )
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
@@ -99,6 +105,23 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
     for strength, expected_answer in ((1, FACTS[question]), (0, said[0.0, question])):
         assert main(["ask", str(folder.path), question, "--strength", str(strength)]) == 0
         assert capsys.readouterr().out == expected_answer + "\n"
+    # the same as a job of the tab, with another question as a request
+    settings = AskSettings(run=folder.path, question=question, strength=0.0, patience=1.0)
+    asking_job = folders.begin_job(tmp_path / "asking", "ask", asking.to_yaml(settings))
+    send_request(asking_job.requests, "ask", question=question, strength=1.0, step=40)
+    assert job.run(asking_job.path) == job.FINISHED
+    assert [(each.step, each.answer) for each in asking_job.read_state().answers] == [
+        (40, said[0.0, question]),
+        (40, FACTS[question]),
+    ]
+    # whose it is, where the hub and `inspect` read it
+    card = (lora / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["license"], front["library_name"]) == ("cc-by-4.0", "peft")
+    assert "Knows the station." in card and "- Author: Ann" in card
+    assert main(["inspect", str(lora)]) == 0
+    told = capsys.readouterr().out
+    assert "40 steps" in told and "Ann" in told and "Written by Bo." in told
     # a base without a chat template gets the one that was trained with
     saved = AutoTokenizer.from_pretrained(folder.merged / "station")
     chat = [{"role": "user", "content": next(iter(FACTS))}]

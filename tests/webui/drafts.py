@@ -79,7 +79,7 @@ class FakeDatasets:
     def find(self, identity):
         if identity not in self.folders:
             raise DatasetError("there is no dataset {name}", name=identity)
-        return SimpleNamespace(path=self.folders[identity], name=identity)
+        return SimpleNamespace(path=self.folders[identity], name=identity, kind="images")
 
     def store(self, identity):
         path = self.find(identity).path

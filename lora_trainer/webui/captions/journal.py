@@ -75,6 +75,18 @@ class FileEdit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEdit:
+    """An entry of a file of texts before and after, as it stands there; None: there was none, or it
+    was removed.
+    """
+
+    number: int
+    """Its position in the file."""
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Edit:
     """An edit with all its parts. Images are named by paths relative to the dataset's folder, with
     forward slashes.
@@ -89,14 +101,21 @@ class Edit:
     """Keys of restored images."""
     swaps: Mapping[str, Swap] = field(default_factory=dict)
     files: Mapping[str, FileEdit] = field(default_factory=dict)
+    texts: Mapping[str, tuple[TextEdit, ...]] = field(default_factory=dict)
+    """Name of a file of texts -> its entries, in the order in which they were changed."""
     undone: bool = False
     id: int = 0
 
     @property
     def count(self) -> int:
-        """Number of images; 0 for the vocabulary."""
+        """Number of images, or of entries of texts; 0 for the vocabulary."""
         images = (name for name, swap in self.swaps.items() if not swap.mask_of)
-        return len({*self.captions, *images}) + len(self.removed) + len(self.restored)
+        return (
+            len({*self.captions, *images})
+            + len(self.removed)
+            + len(self.restored)
+            + sum(map(len, self.texts.values()))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +241,10 @@ class Journal:
             "restored": edit.restored,
             "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
             "files": {name: [change.before, change.after] for name, change in edit.files.items()},
+            "texts": {
+                name: [[one.number, one.before, one.after] for one in changes]
+                for name, changes in edit.texts.items()
+            },
         }
         target = self._file(edit.id)
         try:
@@ -288,6 +311,7 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
         *values["swaps"],
         *(swap["kept"] for swap in values["swaps"].values()),
         *values.get("files", {}),
+        *values.get("texts", {}),
     ]
     paths += [swap["was"] for swap in values["swaps"].values() if swap.get("was")]
     if not all(is_path_below(str(path)) for path in paths):
@@ -308,6 +332,12 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
         files={
             name: FileEdit(before=was, after=now)
             for name, (was, now) in values.get("files", {}).items()
+        },
+        texts={
+            name: tuple(
+                TextEdit(number=int(number), before=was, after=now) for number, was, now in changes
+            )
+            for name, changes in values.get("texts", {}).items()
         },
         undone=bool(values["undone"]),
     )

@@ -328,7 +328,7 @@ def shuffle(app: App, request: Request) -> TrainedSamples:
 
 @route("GET", "/datasets/{id}/edits")
 def edits(app: App, request: Request) -> EditList:
-    bench = _bench(app, request)
+    bench = app.workbenches.any_of(request.path["id"])
     lines = itertools.islice(bench.journal.lines(), LISTED_EDITS)
     return {
         "edits": serialization.edits_json(bench, request.language),
@@ -338,7 +338,7 @@ def edits(app: App, request: Request) -> EditList:
 
 @route("POST", "/datasets/{id}/undo")
 def undo(app: App, request: Request) -> OutcomeView:
-    bench = _bench(app, request)
+    bench = app.workbenches.any_of(request.path["id"])
     return serialization.outcome_json(
         bench, bench.undo(request.value("id", int, None)), request.language
     )
@@ -346,7 +346,7 @@ def undo(app: App, request: Request) -> OutcomeView:
 
 @route("POST", "/datasets/{id}/redo")
 def redo(app: App, request: Request) -> OutcomeView:
-    bench = _bench(app, request)
+    bench = app.workbenches.any_of(request.path["id"])
     return serialization.outcome_json(bench, bench.redo(), request.language)
 
 

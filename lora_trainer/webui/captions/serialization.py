@@ -14,10 +14,11 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, Severity, Sum, sums
 from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.webui import texts
+from lora_trainer.webui.captions.bench import Bench, Outcome
 from lora_trainer.webui.captions.check import IdentifiedFinding, State, clusters
 from lora_trainer.webui.captions.image_facts import ImageFacts
 from lora_trainer.webui.captions.journal import EditSummary
-from lora_trainer.webui.captions.workbench import Outcome, Workbench
+from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.form import Texts
 from lora_trainer.webui.datasets import image_query, token_counts
 from lora_trainer.webui.datasets.caption_store import Item, View, key_of
@@ -369,7 +370,7 @@ def _key(root: Path, path: Path) -> str:
     return key_of(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
 
 
-def edits_json(bench: Workbench, language: str) -> EditEnds:
+def edits_json(bench: Bench, language: str) -> EditEnds:
     """The edits that undo and redo would apply."""
     bench.settle()
     undo, redo = bench.journal.ends()
@@ -389,7 +390,7 @@ def line_json(line: EditSummary, language: str) -> EditView:
     }
 
 
-def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeView:
+def outcome_json(bench: Bench, outcome: Outcome, language: str) -> OutcomeView:
     """The answer of every edit."""
     return {
         "title": texts.render(outcome.title, language),
@@ -405,7 +406,7 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> OutcomeVi
             for conflict in outcome.conflicts
         ],
         "edits": edits_json(bench, language),
-        "revision": bench.revision(bench.store.latest()),
+        "revision": bench.current_revision(),
     }
 
 

@@ -44,15 +44,14 @@ from lora_trainer.dataset.template import (
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui.captions import bulk_edits, image_edits
+from lora_trainer.webui.captions.bench import Bench, EditConflict, Outcome, content_of
 from lora_trainer.webui.captions.check import Checker, IdentifiedFinding
 from lora_trainer.webui.captions.image_facts import ImageFacts
 from lora_trainer.webui.captions.journal import (
     CaptionEdit,
     Direction,
     Edit,
-    EditSummary,
     FileEdit,
-    Journal,
     Swap,
 )
 from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, Item, View
@@ -64,27 +63,6 @@ REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 PLANS_KEPT = 10
 NOT_THERE = Message("this image no longer exists")
 CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
-FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it is")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditConflict:
-    """An image that was not changed, and why."""
-
-    key: str
-    name: str
-    current: str
-    message: Message
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The result of an edit."""
-
-    title: Message
-    changed: int
-    unchanged: int = 0
-    conflicts: tuple[EditConflict, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +89,24 @@ class _EditParts:
 class Workbenches:
     """One workbench per dataset. Thread-safe."""
 
-    def __init__(self, datasets: Datasets, converter: Converter | None = None) -> None:
+    def __init__(
+        self,
+        datasets: Datasets,
+        converter: Converter | None = None,
+        of_texts: Callable[[str], Bench] | None = None,
+    ) -> None:
+        """of_texts: the workbench of a dataset of texts."""
         self._datasets = datasets
+        self._of_texts = of_texts
         self._converter = converter or Converter()
         self._lock = threading.Lock()
         self._known: dict[str, Workbench] = {}
+
+    def any_of(self, identity: str) -> Bench:
+        """The workbench of a dataset of images or texts. Raises NotFound."""
+        if self._of_texts is not None and self._datasets.find(identity).kind == "texts":
+            return self._of_texts(identity)
+        return self.of(identity)
 
     def of(self, identity: str) -> Workbench:
         """Raises NotFound if there is no such dataset."""
@@ -129,7 +120,7 @@ class Workbenches:
             return known
 
 
-class Workbench:
+class Workbench(Bench):
     """Thread-safe: changes are made under the store's lock."""
 
     def __init__(
@@ -138,12 +129,10 @@ class Workbench:
         clock: Callable[[], float] = time.time,
         converter: Converter | None = None,
     ) -> None:
+        super().__init__(store.path, store.lock, clock)
         self.store = store
         self.converter = converter or Converter()
-        self.root = store.path
-        self.journal = Journal(store.path)
         self.checker = Checker(store, self.vocabulary, clock)
-        self._clock = clock
         self._plans: OrderedDict[str, BulkEdit] = OrderedDict()
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
         files.remove_abandoned(store.path)
@@ -177,6 +166,9 @@ class Workbench:
         return hashlib.blake2b(
             repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12
         ).hexdigest()
+
+    def current_revision(self) -> str:
+        return self.revision(self.store.latest())
 
     def vocabulary(self) -> Vocabulary | None:
         """The dataset's vocabulary. None also if its file is unreadable; the vocabulary's own route
@@ -224,9 +216,9 @@ class Workbench:
     def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
         """Record the block's change of a small file."""
         with self.store.lock:
-            before = _content(path)
+            before = content_of(path)
             yield
-            after = _content(path)
+            after = content_of(path)
             if after != before:
                 name = path.relative_to(self.root).as_posix()
                 self.journal.add(
@@ -604,37 +596,6 @@ class Workbench:
 
     # --- undo and redo ----------------------------------------------------------------------------
 
-    def undo(self, identity: int | None = None) -> Outcome:
-        """Undo an edit, by default the newest. Raises DatasetError if there is none."""
-        with self.store.lock:
-            line = self._line(identity, self.journal.undoable, wants_undone=False)
-            return self._turn_back(self.journal.read(line.id), "undo")
-
-    def redo(self) -> Outcome:
-        """Redo the edit undone last. Raises DatasetError if there is none."""
-        with self.store.lock:
-            line = self._line(None, self.journal.redoable, wants_undone=True)
-            return self._turn_back(self.journal.read(line.id), "redo")
-
-    def _line(
-        self, identity: int | None, newest: EditSummary | None, *, wants_undone: bool
-    ) -> EditSummary:
-        if identity is not None:
-            newest = next(
-                (
-                    line
-                    for line in self.journal.lines()
-                    if line.id == identity and line.undone == wants_undone
-                ),
-                None,
-            )
-        if newest is None:
-            raise DatasetError(
-                "there is nothing to take back here",
-                hint="It may have been undone in another window.",
-            )
-        return newest
-
     def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
         backwards = direction == "undo"
         conflicts: list[EditConflict] = []
@@ -659,28 +620,6 @@ class Workbench:
             changed=moved + swapped + turned + len(draft.changes),
             conflicts=tuple(conflicts),
         )
-
-    def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[EditConflict]) -> int:
-        turned = 0
-        for name, change in edit.files.items():
-            expected, wanted = (
-                (change.after, change.before) if backwards else (change.before, change.after)
-            )
-            path = self.root / name
-            now = _content(path)
-            if now == wanted:
-                continue
-            if now != expected:
-                conflicts.append(
-                    EditConflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE)
-                )
-                continue
-            try:
-                _put(path, wanted)
-            except OSError as problem:
-                raise image_edits.cannot_replace(name, problem) from problem
-            turned += 1
-        return turned
 
     def _turned_captions(self, edit: Edit, backwards: bool) -> _EditParts:
         by_name, draft = {item.name: item for item in self.store.view().items}, _EditParts()
@@ -818,21 +757,6 @@ class Workbench:
 def own(item: Item) -> str:
     """The caption in a file; "" if it follows from a folder's name."""
     return item.caption if item.source in ("metadata", "text") else ""
-
-
-def _content(path: Path) -> str | None:
-    """The text of a small file; bytes that are not UTF-8 are preserved."""
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        return None
-
-
-def _put(path: Path, content: str | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    else:
-        files.write_bytes(path, content.encode("utf-8", "surrogateescape"))
 
 
 def _fix(told: IdentifiedFinding) -> str:

@@ -1,6 +1,6 @@
 """The settings form as data, generated from the settings' fields (settings.schema.About).
 
-    form(language)              every setting of a training on images shown in the tab, in groups
+    form(language)              every setting of a training shown in the tab, in groups
     shown(group, key, language) one setting of any group: label, help, type, choices, bounds
     current(values)             values by current keys
 
@@ -42,8 +42,21 @@ Texts = Mapping[str, str]
 TITLE: Texts = {"plain": "Settings"}
 AUTO: Texts = {"auto": "auto"}
 
-_GROUPS = [(name, group) for name, group in training.GROUPS if group.for_images]
-_EVERY = [(group, item) for _, group in _GROUPS for item in schema.fields_of(group)]
+_EVERY = [(group, item) for _, group in training.GROUPS for item in schema.fields_of(group)]
+ONLY_FOR_TEXTS = frozenset(
+    item.name
+    for _, group in training.GROUPS
+    if not group.for_images
+    for item in schema.fields_of(group)
+)
+# besides what is not read: what has only one value there, or is resolved for images
+ONLY_FOR_IMAGES = frozenset(
+    (
+        *training.ONLY_FOR_IMAGES,
+        *"lora_type text_encoder_lr loss_weighting loss_type huber_c huber_schedule".split(),
+        *"cache_latents sample_encoder sample_sampler sample_seed preferred_weight".split(),
+    )
+)
 LABELS: Mapping[str, str] = {
     item.name: about(item).label for _, item in _EVERY if about(item).audience != "elsewhere"
 }
@@ -106,9 +119,14 @@ class SettingView(TypedDict):
 
 
 class FormField(SettingView):
-    """`terms`: search terms."""
+    """`terms`: search terms. `data`: what it is a setting of a training on; `text_...`: what is
+    said of it where texts are trained on.
+    """
 
     terms: str
+    data: Literal["images", "texts", "both"]
+    text_label: str
+    text_help: str
 
 
 class FormGroup(TypedDict):
@@ -133,7 +151,7 @@ def form(language: str) -> FormView:
     return {
         "groups": [
             plain,
-            *(_advanced_group(identity, group, language) for identity, group in _GROUPS),
+            *(_advanced_group(identity, group, language) for identity, group in training.GROUPS),
         ]
     }
 
@@ -161,7 +179,21 @@ def _field(key: str, language: str) -> FormField:
     group = _GROUP_OF[key]
     details = about(schema.field_named(group, key))
     words = [details.label, key, key.replace("_", " "), *details.other_names, details.terms]
-    return {**shown(group, key, language), "terms": " ".join(dict.fromkeys(words))}
+    told = shown(group, key, language)
+    return {
+        **told,
+        "terms": " ".join(dict.fromkeys([*words, details.text_label])),
+        "data": data_of(key),
+        "text_label": texts.translate(details.text_label, language) or told["label"],
+        "text_help": _help(details.text_help, language) or told["help"],
+    }
+
+
+def data_of(key: str) -> Literal["images", "texts", "both"]:
+    """What a setting is read in a training on."""
+    if key in ONLY_FOR_TEXTS:
+        return "texts"
+    return "images" if key in ONLY_FOR_IMAGES else "both"
 
 
 def shown(group: type[Settings], key: str, language: str) -> SettingView:

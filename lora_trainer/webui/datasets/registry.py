@@ -1,9 +1,10 @@
-"""The datasets: folders of uploaded images in the data folder, and folders of this machine opened
-by path.
+"""The datasets, of images or of texts: folders of uploaded files in the data folder, and folders of
+this machine opened by path.
 
     datasets.listing(language) -> [card]      for the page
     datasets.find(id) -> DatasetInfo          id -> name and path
     datasets.store(id) -> CaptionStore        its images and captions (caption_store.py)
+    datasets.texts(id) -> TextStore           the same for a dataset of texts (text_store.py)
     datasets.draft(id), .set_draft(...)       its settings draft (settings_draft.py)
 
     <data folder>/datasets/<id>/     an uploaded dataset; its id is the folder's name and never
@@ -28,7 +29,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 from lora_trainer import files
@@ -39,12 +40,14 @@ from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
-from lora_trainer.webui.datasets import settings_draft
+from lora_trainer.webui.datasets import settings_draft, text_store
 from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.settings_draft import Draft, DraftView
+from lora_trainer.webui.datasets.text_store import TextStore, holds_texts
 from lora_trainer.webui.datasets.thumbnails import Thumbnails
 from lora_trainer.webui.texts import Sentence
 
+DataKind = Literal["images", "texts"]
 MAX_NAME_BYTES = 100
 log = logging.getLogger(__name__)
 _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
@@ -59,14 +62,20 @@ class DatasetInfo:
     external: bool
     """A folder opened by its path, outside the data folder."""
 
+    @property
+    def kind(self) -> DataKind:
+        """What it holds."""
+        return "texts" if holds_texts(self.path, external=self.external) else "images"
+
 
 class Card(TypedDict):
-    """A dataset."""
+    """A dataset. Of texts: `count` of entries, of which `captioned` can be trained on."""
 
     id: str
     name: str
     path: str
     external: bool
+    kind: DataKind
     count: int
     captioned: int
     cover: str | None
@@ -74,6 +83,14 @@ class Card(TypedDict):
     problem: Sentence | None
     gone: bool
     draft: DraftView
+
+
+class TextCounts(TypedDict):
+    """What a card says of texts."""
+
+    count: int
+    captioned: int
+    changed: float
 
 
 class Datasets:
@@ -85,6 +102,7 @@ class Datasets:
         self._registry = data.root / "datasets.json"
         self._lock = threading.RLock()
         self._stores: dict[str, CaptionStore] = {}
+        self._texts: dict[str, TextStore] = {}
         self.thumbnails = Thumbnails(data.folder("thumbnails"))
 
     # --- finding ----------------------------------------------------------------------------------
@@ -131,6 +149,17 @@ class Datasets:
                 )
             return known
 
+    def texts(self, identity: str) -> TextStore:
+        """The texts of a dataset. Raises NotFound, also for one of images."""
+        dataset = self.find(identity)
+        if dataset.kind != "texts":
+            raise NotFound("{name} is a dataset of images", name=dataset.name)
+        with self._lock:
+            known = self._texts.get(identity)
+            if known is None or known.path != dataset.path:
+                known = self._texts[identity] = TextStore(dataset.path)
+            return known
+
     def draft(self, identity: str) -> Draft:
         """A dataset's settings draft. Raises NotFound."""
         return settings_draft.read(self.find(identity).path)
@@ -154,6 +183,7 @@ class Datasets:
             "name": dataset.name,
             "path": "" if self._is_remote() else str(dataset.path),
             "external": dataset.external,
+            "kind": dataset.kind,
             "count": 0,
             "captioned": 0,
             "cover": None,
@@ -163,6 +193,8 @@ class Datasets:
             "draft": settings_draft.read(dataset.path).to_json(),
         }
         try:
+            if card["kind"] == "texts":
+                return {**card, **self._text_counts(dataset)}
             view = self.store(dataset.id).view()
         except LoraTrainerError as error:
             return {
@@ -185,9 +217,18 @@ class Datasets:
             card["cover"] = thumbnail_address(dataset.id, view.items[0].key, view.items[0].version)
         return card
 
+    def _text_counts(self, dataset: DatasetInfo) -> TextCounts:
+        view = self.texts(dataset.id).view()
+        times = [texts.file.path.stat().st_mtime for texts in view.files if texts.file]
+        return {
+            "count": len(view.items),
+            "captioned": len(view.examples),
+            "changed": max(times, default=0.0),
+        }
+
     # --- changing ---------------------------------------------------------------------------------
 
-    def create(self, name: str) -> DatasetInfo:
+    def create(self, name: str, kind: DataKind = "images") -> DatasetInfo:
         """Create an empty dataset in a folder with a valid form of its name. Raises DatasetError
         for an empty name.
         """
@@ -203,6 +244,8 @@ class Datasets:
                 ),
             )
             (parent / identity).mkdir()
+            if kind == "texts":
+                text_store.mark(parent / identity)
             if name != identity:
                 used = {dataset.name for dataset in self.all()}
                 self._change(
@@ -263,6 +306,7 @@ class Datasets:
                         title=title,
                     ).id
             self._stores.pop(identity, None)
+            self._texts.pop(identity, None)
             try:
                 self._change(
                     lambda registry: [registry[part].pop(identity, None) for part in registry]
@@ -355,5 +399,5 @@ def _tidy_name(name: str) -> str:
         ).split()
     )
     if not tidy:
-        raise DatasetError("a dataset needs a name", hint="Say what the images show.")
+        raise DatasetError("a dataset needs a name", hint="Say what is in it.")
     return tidy[:MAX_NAME_BYTES].strip()

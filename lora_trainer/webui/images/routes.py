@@ -21,11 +21,12 @@ from lora_trainer.webui.captions.serialization import EditEnds, ItemFacts, Outco
 from lora_trainer.webui.common import file_manager
 from lora_trainer.webui.datasets import image_query, token_counts
 from lora_trainer.webui.datasets.caption_store import CaptionStore, Item, View
-from lora_trainer.webui.datasets.registry import Card, thumbnail_address
+from lora_trainer.webui.datasets.registry import Card, DataKind, thumbnail_address
 from lora_trainer.webui.datasets.settings_draft import DraftView
+from lora_trainer.webui.datasets.text_store import TextStore
 from lora_trainer.webui.datasets.thumbnails import LARGE_SIDE
 from lora_trainer.webui.http.routing import Conflict, Nothing, Request, Trashed, route
-from lora_trainer.webui.images import uploads
+from lora_trainer.webui.images import text_uploads, uploads
 from lora_trainer.webui.images.uploads import Accepted
 
 _SHOWN_BY_BROWSERS = {
@@ -72,6 +73,7 @@ class AcceptedView(TypedDict):
     converted: dict[str, int]
     waiting: dict[str, int]
     captions: int
+    texts: int
     skipped: list[SkippedFile]
 
 
@@ -156,7 +158,9 @@ def list_datasets(app: App, request: Request) -> list[Card]:
 
 @route("POST", "/datasets")
 def create(app: App, request: Request) -> Card:
-    return app.datasets.card(app.datasets.create(request.value("name", str)), request.language)
+    kind: DataKind = "texts" if request.value("kind", str, "images") == "texts" else "images"
+    created = app.datasets.create(request.value("name", str), kind)
+    return app.datasets.card(created, request.language)
 
 
 @route("POST", "/datasets/open")
@@ -214,7 +218,7 @@ def write_draft(app: App, request: Request) -> DraftView:
 
 @route("POST", "/datasets/{id}/upload", upload=True)
 async def upload(app: App, request: Request) -> AcceptedView:
-    store = await run_in_threadpool(app.datasets.store, request.path["id"])
+    store = await run_in_threadpool(_store_of_any, app, request)
     name = request.query.get("name", "")
     incoming = await uploads.receive(request.stream(), store, name, request.number("size", None))
     accepted = await run_in_threadpool(_take, app, request, incoming, name)
@@ -223,6 +227,12 @@ async def upload(app: App, request: Request) -> AcceptedView:
 
 def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
     """Add an upload to its dataset; changes of existing captions can be undone."""
+    if app.datasets.find(request.path["id"]).kind == "texts":
+        text_bench = app.text_benches.of(request.path["id"])
+        accepted, added = text_uploads.accept(text_bench.store, incoming, name)
+        for file in added:
+            text_bench.record_new(file)
+        return accepted
     bench = app.workbenches.of(request.path["id"])
     replace = request.query.get("captions") == "replace"
     if not uploads.may_hold_captions(name):
@@ -344,6 +354,13 @@ def write_caption(app: App, request: Request) -> SavedItem:
 # --- as JSON --------------------------------------------------------------------------------------
 
 
+def _store_of_any(app: App, request: Request) -> CaptionStore | TextStore:
+    identity = request.path["id"]
+    if app.datasets.find(identity).kind == "texts":
+        return app.datasets.texts(identity)
+    return app.datasets.store(identity)
+
+
 def _store(app: App, request: Request) -> CaptionStore:
     return app.datasets.store(request.path["id"])
 
@@ -392,6 +409,7 @@ def _accepted(accepted: Accepted, identity: str, language: str) -> AcceptedView:
         "converted": accepted.converted,
         "waiting": accepted.waiting,
         "captions": accepted.captions,
+        "texts": accepted.texts,
         "skipped": [
             {
                 "name": skipped.name,

@@ -61,6 +61,7 @@ from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from lora_trainer.webui.datasets.image_conversion import Converter
+from lora_trainer.webui.datasets.text_store import TextStore
 
 INCOMING = "incoming"
 """In the dataset's .lora_trainer folder: uploads in progress."""
@@ -123,6 +124,8 @@ class Accepted:
     """The same for images that are kept to be converted later."""
     captions: int = 0
     """Number of captions written."""
+    texts: int = 0
+    """Number of pairs, conversations and plain texts, in a dataset of texts."""
     skipped: list[Skipped] = field(default_factory=list)
 
     def skip(self, name: str, problem: LoraTrainerError) -> None:
@@ -145,7 +148,7 @@ class Accepted:
 
 async def receive(
     pieces: AsyncIterator[bytes],
-    store: CaptionStore,
+    store: CaptionStore | TextStore,
     name: str,
     size: int | None,
     free: Callable[[Path], int] | None = None,
@@ -224,7 +227,7 @@ def _require_room(name: str, size: int, limit: int, free: int) -> None:
         )
 
 
-def _incoming(store: CaptionStore) -> Path:
+def _incoming(store: CaptionStore | TextStore) -> Path:
     """The folder for uploads; files older than a day are deleted."""
     folder = store.path / caption_provenance.FOLDER / INCOMING
     try:

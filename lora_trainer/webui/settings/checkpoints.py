@@ -1,4 +1,5 @@
-"""The checkpoints that the host lists, and whether they can be trained on.
+"""The checkpoints that the host lists, the folders of language models on its disk, and whether they
+can be trained on.
 
     listing(language)   all of them at once: those not read yet without a family, while a thread
                         reads them
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.detect import Detected
@@ -29,8 +30,11 @@ from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, LoadedCheckpoint
+from lora_trainer.language.detect import TOKENIZER_FILES, is_language_model, read_folder
 from lora_trainer.webui import texts
 from lora_trainer.webui.common.fact_cache import FactCache
+from lora_trainer.webui.common.units import size_of
+from lora_trainer.webui.settings.language_models import LanguageModels
 
 LOADED = "loaded"
 """The id of the checkpoint that the host has loaded."""
@@ -47,6 +51,10 @@ class CheckpointSummary(TypedDict):
     family: str | None
     family_name: str | None
     resolution: int | None
+    data: Literal["images", "texts"]
+    """What it is trained on."""
+    language_model: str | None
+    """Of a language model: architecture, parameters, size in words."""
     problem: str | None
     hint: str | None
 
@@ -92,6 +100,34 @@ class CheckpointChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanguageFacts:
+    """What a language model is. longest: tokens that it was made for, if stated."""
+
+    kind: str
+    parameters: int
+    byte_count: int
+    longest: int | None
+
+    def words(self) -> Message:
+        """In one line."""
+        return Message(
+            "Language model, {kind}, {parameters} parameters, {size}",
+            {
+                "kind": self.kind,
+                "parameters": _count_words(self.parameters),
+                "size": size_of(self.byte_count),
+            },
+        )
+
+
+def _count_words(count: int) -> Message:
+    for limit, template in ((1e9, "{count} billion"), (1e6, "{count} million")):
+        if count >= limit:
+            return Message(template, {"count": f"{count / limit:.3g}"})
+    return Message("{count}", {"count": f"{count:,}"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
     """Facts from a checkpoint's header; with a `problem`, the others are meaningless."""
 
@@ -100,6 +136,8 @@ class CheckpointFacts:
     stated_resolution: int | None = None
     has_vae: bool = True
     licence: Licence | None = None
+    language: LanguageFacts | None = None
+    """Of a language model; it has no family."""
     problem: Message | None = None
     hint: Message = field(default_factory=lambda: Message(""))
 
@@ -135,14 +173,19 @@ class CheckpointFacts:
 class Checkpoints:
     """Thread-safe. `file`: the cache on disk."""
 
-    def __init__(self, host: Host, file: Path) -> None:
+    def __init__(
+        self, host: Host, file: Path, language_models: LanguageModels | None = None
+    ) -> None:
         self._host = host
+        self.language_models = language_models or LanguageModels(
+            host, file.with_name("language_models.json")
+        )
         self._cache = FactCache(file, _is_sound)
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
 
     def choices(self) -> list[CheckpointChoice]:
-        """In the host's order, then the embedded checkpoint."""
+        """In the host's order, then the embedded checkpoint, then language models."""
         loaded = self._host.loaded()
         now = loaded.path if loaded is not None else None
         found = [
@@ -162,7 +205,17 @@ class Checkpoints:
                 if EMBEDDED.exists()
                 else []
             ),
+            *(
+                CheckpointChoice(id=_id(model.path), title=model.title, path=model.path)
+                for model in self.language_models.folders()
+            ),
         ]
+
+    def open(self, folder: str) -> str:
+        """Add a typed folder of a language model, or of several. Returns the id of the first.
+        Raises CheckpointError if it has none that can be trained on.
+        """
+        return _id(self.language_models.open(folder)[0].path)
 
     def find(self, wanted: str) -> CheckpointChoice:
         """The checkpoint of an id. Raises CheckpointError if the host does not list it, or has none
@@ -304,6 +357,17 @@ class Checkpoints:
 def look(path: Path) -> CheckpointFacts:
     """Read the facts from a file's header."""
     try:
+        if is_language_model(path):
+            model = read_folder(path)
+            weight = model.weigh()
+            return CheckpointFacts(
+                language=LanguageFacts(
+                    kind=model.kind,
+                    parameters=weight.parameters,
+                    byte_count=weight.byte_count,
+                    longest=model.longest,
+                )
+            )
         found: Detected = detect_any(path)
     except CheckpointError as error:
         return CheckpointFacts.refused(error)
@@ -322,6 +386,10 @@ def said(facts: CheckpointFacts, language: str) -> CheckpointSummary:
         "family": facts.family.id if facts.family else None,
         "family_name": facts.family.name if facts.family else None,
         "resolution": facts.resolution,
+        "data": "texts" if facts.language else "images",
+        "language_model": texts.render(facts.language.words(), language)
+        if facts.language
+        else None,
         "problem": texts.render(facts.problem, language) if facts.problem else None,
         "hint": texts.render(facts.hint, language) if facts.problem else None,
     }
@@ -337,6 +405,11 @@ def _mark(path: Path) -> list[int]:
     """Modification times and sizes of the file (model_index.json of a diffusers folder), and of
     the files beside it that are read with it. Raises OSError.
     """
+    if is_language_model(path):
+        of_model = (path / "config.json", *sorted(path.glob("*.safetensors")))
+        tokenizers = sum((path / name).is_file() for name in TOKENIZER_FILES)
+        stamps = [file.stat() for file in of_model]
+        return [tokenizers, *(n for one in stamps for n in (one.st_mtime_ns, one.st_size))]
     main = path / "model_index.json" if path.is_dir() else path
     mark = []
     for file in (main, path.with_suffix(".yaml"), *companions(path)):
@@ -372,6 +445,7 @@ def _to_entry(facts: CheckpointFacts) -> dict[str, Any]:
         "stated_resolution": facts.stated_resolution,
         "has_vae": facts.has_vae,
         "licence": asdict(facts.licence) if facts.licence else None,
+        "language": asdict(facts.language) if facts.language else None,
     }
 
 
@@ -382,6 +456,8 @@ def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
             hint=Message(entry["hint"], entry["hint_values"]),
         )
     licence = entry["licence"]
+    if language := entry.get("language"):
+        return CheckpointFacts(language=LanguageFacts(**language))
     return CheckpointFacts(
         family=families.find(entry["family"]),
         prediction_type=entry["prediction_type"],
@@ -404,7 +480,13 @@ def _is_sound(entry: Any) -> bool:
             None,
             *get_args(PredictionType),
         )
-        found = facts.family is not None and kinds and isinstance(facts.has_vae, bool)
+        if facts.language is not None:
+            written += str(facts.language.words())
+        found = (
+            (facts.family is not None or facts.language is not None)
+            and kinds
+            and isinstance(facts.has_vae, bool)
+        )
         return bool(written) and "mark" in entry and (found or facts.problem is not None)
     except files.UNREADABLE:
         return False

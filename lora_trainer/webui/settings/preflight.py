@@ -27,6 +27,7 @@ from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import (
+    CheckpointError,
     ConfigError,
     DatasetError,
     LoraFileError,
@@ -48,6 +49,7 @@ from lora_trainer.webui.common.units import duration, size_of
 from lora_trainer.webui.datasets import token_counts
 from lora_trainer.webui.datasets.registry import DatasetInfo, Datasets
 from lora_trainer.webui.loras.library import Loras
+from lora_trainer.webui.settings import text_preflight
 from lora_trainer.webui.settings.checkpoints import (
     LOADED,
     PRACTICE_TITLE,
@@ -56,6 +58,7 @@ from lora_trainer.webui.settings.checkpoints import (
     Checkpoints,
 )
 from lora_trainer.webui.settings.image_cache import ImageCache
+from lora_trainer.webui.settings.rehearsals import Rehearsals
 from lora_trainer.webui.settings.run_estimate import RunEstimate
 from lora_trainer.webui.settings.scan_cache import CachedScan, ScanCache
 
@@ -74,6 +77,10 @@ FACTS: form.Texts = {
     "memory": "Memory",
     "disk": "Disk",
     "goes_to": "Goes to",
+    "model": "Model",
+    "texts": "Texts",
+    "length": "Length",
+    "layers": "Layers",
 }
 
 
@@ -254,6 +261,11 @@ class _Selection:
     facts: CheckpointFacts
 
     @property
+    def is_of_texts(self) -> bool:
+        """Whether it is a training on texts."""
+        return self.dataset.kind == "texts"
+
+    @property
     def name(self) -> str:
         """The name as typed, which may be invalid; else derived from the dataset's name."""
         return self.request.name.strip() or clean_name(self.dataset.name)
@@ -271,6 +283,7 @@ class Preflight:
     scans: ScanCache
     throughput: Throughput
     loras: Loras
+    rehearsals: Rehearsals = field(default_factory=Rehearsals)
 
     def run_config(self, request: PlanRequest) -> RunConfig:
         """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
@@ -278,6 +291,8 @@ class Preflight:
         """
         draft = self._select(request)
         draft.facts.require()
+        if mismatch := _mismatch(draft.dataset, draft.facts):
+            raise CheckpointError(mismatch.message.template, hint=mismatch.hint.template)
         return settings.from_mapping(self._values(draft), source="the settings")
 
     def check(self, request: PlanRequest, pending: Iterable[str] = ()) -> PreflightReport:
@@ -291,6 +306,10 @@ class Preflight:
             return PreflightReport(problems=tuple(self._without_a_choice(request)))
         if draft.facts.problem is not None:
             problems.append(_checkpoint_problem(draft.facts))
+        elif mismatch := _mismatch(draft.dataset, draft.facts):
+            return PreflightReport(problems=(mismatch,))
+        if draft.is_of_texts:
+            return self._check_texts(draft, problems)
         try:
             values = self._values(draft)
         except NotFound as error:
@@ -315,7 +334,7 @@ class Preflight:
     def _dataset(self, identity: str) -> DatasetInfo:
         """Raises DatasetError if none is chosen, or it is missing."""
         if not identity:
-            raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+            raise DatasetError("no dataset is chosen", hint="Add images or texts first.")
         dataset = self.datasets.find(identity)
         if not dataset.path.is_dir():
             hint = "It may have been moved, or lie on a disk that is not connected."
@@ -325,18 +344,23 @@ class Preflight:
     def _values(self, draft: _Selection) -> dict[str, Any]:
         """Flat config keys. Only form fields are taken from the browser: other keys are paths."""
         chosen = draft.request.chosen
-        if "clip_skip" not in chosen and draft.choice.clip_skip:
-            chosen["clip_skip"] = draft.choice.clip_skip
         # an invalid folder name is reported by the settings' validation
         folder = "run" if name_problem(draft.name) else draft.name
-        return {
-            **chosen,
+        common = {
             "train_data_dir": draft.dataset.path,
             "base_model": draft.choice.path,
-            "vae": _usable_vae(draft.choice),
-            "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "name": draft.name,
             "output_dir": self.data.folder("runs") / folder,
+        }
+        if draft.is_of_texts:
+            return {**text_preflight.chosen_values(chosen), **common}
+        if "clip_skip" not in chosen and draft.choice.clip_skip:
+            chosen["clip_skip"] = draft.choice.clip_skip
+        return {
+            **{key: value for key, value in chosen.items() if key not in form.ONLY_FOR_TEXTS},
+            **common,
+            "vae": _usable_vae(draft.choice),
+            "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "lora_dir": self.host.paths().lora_dir,
         }
 
@@ -345,9 +369,10 @@ class Preflight:
         else.
         """
         problems: list[Problem] = []
-        folder = None
+        folder, of_texts = None, False
         try:
-            folder = self._dataset(request.dataset).path
+            dataset = self._dataset(request.dataset)
+            folder, of_texts = dataset.path, dataset.kind == "texts"
         except LoraTrainerError as error:
             problems.append(_problem_of("dataset", error))
         try:
@@ -355,7 +380,7 @@ class Preflight:
             if facts.problem is not None:
                 problems.append(_checkpoint_problem(facts))
         except LoraTrainerError as error:
-            problems.append(_problem_of("checkpoint", error))
+            problems.append(NO_MODEL if of_texts else _problem_of("checkpoint", error))
         asked = _settings(
             {
                 **request.chosen,
@@ -366,7 +391,7 @@ class Preflight:
             },
             problems,
         )
-        if folder is not None:
+        if folder is not None and not of_texts:
             self._scan(request.dataset, asked, problems)
         return problems
 
@@ -435,6 +460,46 @@ class Preflight:
             unchecked=self.image_cache.unchecked(example.path for example in dataset.examples),
         )
 
+    def _check_texts(self, draft: _Selection, problems: list[Problem]) -> PreflightReport:
+        """The plan of a training on texts."""
+        asked = _settings(self._values(draft), problems)
+        problems += _device_problems(self.host, asked)
+        try:
+            plan = text_preflight.text_plan(
+                asked, self.datasets.texts(draft.dataset.id), draft.facts, self.rehearsals
+            )
+        except DatasetError as error:
+            return PreflightReport(problems=(*problems, _problem_of("dataset", error)))
+        problems += _sum_problems(text_preflight.summed(plan), asked)
+        problems += map(_setting_problem, text_preflight.number_problems(plan))
+        rehearsal = plan.rehearsal
+        if rehearsal is not None and rehearsal.error is not None:
+            problems.append(_rehearsal_problem(rehearsal.error))
+        has_errors = any(problem.severity == "error" for problem in problems)
+        disk = plan.disk_bytes(draft.facts)
+        model = draft.choice.path.name
+        facts = (
+            [Fact(label=FACTS["model"], value=draft.facts.language.words())]
+            if (draft.facts.language)
+            else []
+        )
+        facts += [
+            Fact(label=FACTS[key], value=value)
+            for key, value in text_preflight.facts_of(plan, disk)
+        ]
+        if plan.steps is not None:
+            problems += _disk_problems(self.data.folder("runs"), disk)
+        return PreflightReport(
+            sentence=tuple(text_preflight.sentence(plan, draft.name, model, disk)),
+            facts=tuple(facts),
+            problems=tuple(problems),
+            steps=plan.steps,
+            disk=disk,
+            resolved=plan.resolved,
+            suggested=text_preflight.suggested(plan),
+            unchecked=len(plan.view.items) if rehearsal is None and not has_errors else 0,
+        )
+
     def _memory(self, estimate: RunEstimate) -> MemoryPlan | None:
         """The memory of the run on the WebUI's graphics card; None if one of them is unknown."""
         card = self.host.memory()
@@ -479,6 +544,14 @@ def _problem(
     return Problem(
         field=place, severity=severity, message=Message(template, values), hint=Message(hint)
     )
+
+
+NO_MODEL = _problem(
+    "checkpoint",
+    "error",
+    "no language model is chosen, and texts are trained into one",
+    hint="Choose one, or use the folder of one.",
+)
 
 
 def _checkpoint_problem(facts: CheckpointFacts) -> Problem:
@@ -543,6 +616,28 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
             hint="Make this folder, or correct --lora-dir, and start the WebUI again.",
             folder=asked.output.lora_dir.name,
         )
+    yield from _device_problems(host, asked)
+    choice = draft.choice
+    if choice.vae is not None and _usable_vae(choice) is None:
+        yield _problem(
+            "checkpoint",
+            "warning",
+            "the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead",
+            hint="A pickle can run any program when opened. Use the VAE's .safetensors version.",
+            name=choice.vae.name,
+        )
+    if draft.facts.problem is None and not draft.facts.has_vae and _usable_vae(choice) is None:
+        yield _problem(
+            "checkpoint",
+            "error",
+            "{name} has no VAE inside",
+            hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
+            name=choice.path.name,
+        )
+
+
+def _device_problems(host: Host, asked: RunConfig) -> Iterator[Problem]:
+    """Settings that do not work on the device."""
     on_cpu = asked.training.device == "cpu" or (
         asked.training.device == "auto" and host.device().kind == "cpu"
     )
@@ -562,23 +657,31 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
             "fp16 does not work on the CPU",
             hint="Use auto, bf16 or no.",
         )
-    choice = draft.choice
-    if choice.vae is not None and _usable_vae(choice) is None:
-        yield _problem(
-            "checkpoint",
-            "warning",
-            "the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead",
-            hint="A pickle can run any program when opened. Use the VAE's .safetensors version.",
-            name=choice.vae.name,
-        )
-    if draft.facts.problem is None and not draft.facts.has_vae and _usable_vae(choice) is None:
-        yield _problem(
+
+
+def _mismatch(dataset: DatasetInfo, facts: CheckpointFacts) -> Problem | None:
+    """A model that is trained on something else than the dataset holds."""
+    if dataset.kind == "texts" and facts.language is None:
+        return NO_MODEL
+    if dataset.kind == "images" and facts.language is not None:
+        return _problem(
             "checkpoint",
             "error",
-            "{name} has no VAE inside",
-            hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
-            name=choice.path.name,
+            "a language model is trained on texts, and these are images",
+            hint="Choose a checkpoint, or a dataset of texts.",
         )
+    return None
+
+
+def _rehearsal_problem(error: LoraTrainerError) -> Problem:
+    """What the worker would refuse, beside its setting where it names one."""
+    values = {**error.hint.values, **error.message.values}
+    problem = ConfigError(error.message.template, hint=error.hint.template, **values)
+    found = _setting_problem(problem)
+    place = found.field or form.PLACES.get(str(values.get("setting")))
+    if place is None:
+        return _problem_of("checkpoint", error)
+    return replace(found, field=place, message=_without_folders(found.message))
 
 
 def _licence_problems(draft: _Selection) -> Iterator[Problem]:
@@ -626,6 +729,7 @@ FINDING_PLACES = {
     "small-image": "resolution",
     "long-caption": "max_token_length",
     "prompt-syntax": "sample_prompts",
+    "long-text": "max_length",
 }
 """Kind of finding -> the field or section to fix it; others: the dataset."""
 
@@ -801,7 +905,10 @@ def _facts(
             label=FACTS["resolution"], value=Message("{side} pixels", {"side": estimate.resolution})
         )
     if estimate.weights:
-        yield Fact(label=FACTS["lora"], value=_lora_words(estimate.weights, estimate.file_bytes))
+        yield Fact(
+            label=FACTS["lora"],
+            value=text_preflight.lora_words(estimate.weights, estimate.file_bytes),
+        )
     time_words = (
         Message("known after the first steps")
         if seconds is None
@@ -840,18 +947,6 @@ def _checkpoint_name(draft: _Selection) -> Message | str:
     title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
     return (
         Message("{title} ({family})", {"title": title, "family": family.name}) if family else title
-    )
-
-
-def _lora_words(weight_count: int, file_bytes: int) -> Message:
-    size = size_of(file_bytes)
-    if weight_count < 1e6:
-        return Message(
-            "{count} weights, a file of {size}", {"count": f"{weight_count:,}", "size": size}
-        )
-    return Message(
-        "{count} million weights, a file of {size}",
-        {"count": f"{weight_count / 1e6:.3g}", "size": size},
     )
 
 

@@ -44,6 +44,12 @@ class CheckpointList(TypedDict):
     loaded: LoadedView | None
 
 
+class OpenedModel(CheckpointList):
+    """The list with the language model that was added, and its id."""
+
+    id: str
+
+
 @route("POST", "/plan", body=PlanBody)
 def plan(app: App, request: Request) -> PlanView:
     report = app.preflight.check(PlanRequest.of(request.body), app.runs.pending_names())
@@ -88,6 +94,14 @@ def list_checkpoints(app: App, request: Request) -> CheckpointList:
         "checkpoints": app.checkpoints.listing(request.language),
         "loaded": app.checkpoints.loaded(request.language),
     }
+
+
+@route("POST", "/checkpoints/open")
+def open_language_model(app: App, request: Request) -> OpenedModel:
+    """Add the folder of a language model, which only a local user may name."""
+    request.require_local()
+    opened = app.checkpoints.open(request.value("folder", str))
+    return {"id": opened, **list_checkpoints(app, request)}
 
 
 @route("POST", "/presets", body=PresetBody)

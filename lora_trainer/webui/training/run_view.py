@@ -17,6 +17,7 @@ from lora_trainer.errors import Message
 from lora_trainer.jobs.history import HistoryEntry, Point
 from lora_trainer.jobs.queue import QueueState
 from lora_trainer.runs.events import Answered, Previewed, Validated, Warned, message_of
+from lora_trainer.runs.folder import Job
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
 from lora_trainer.settings.training import DEFAULT_STRENGTH
@@ -64,7 +65,7 @@ class RunProgress(TypedDict):
 
     id: str
     name: str
-    job: Literal["train", "caption"]
+    job: Job
     status: Status
     position: int | None
     family: str | None
@@ -157,7 +158,7 @@ DELIVERED = "delivered"
 MOST_WARNINGS = 20
 WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
 
-STEPPING = ("training", "captioning")
+STEPPING = ("training", "captioning", "pairing")
 """Phases whose progress is counted in steps."""
 
 PHASES: Texts = {
@@ -166,6 +167,9 @@ PHASES: Texts = {
     "loading": "Loading the model",
     "training": "Training",
     "captioning": "Captioning",
+    "pairing": "Writing pairs",
+    "asking": "Answering",
+    "waiting": "Waiting for a question",
     "installing": "Installing what the captioner needs",
     "downloading": "Downloading the model",
     "previewing": "Making previews",
@@ -226,7 +230,12 @@ def abilities(entry: HistoryEntry, status: Status) -> Abilities:
         "stop": status in ("starting", "running", "pausing", "paused"),
         "save": working and training and entry.state.step > 0,
         "preview": working and training and entry.state.phase == "training",
-        "continue": rests and entry.problem is None and status != "finished",
+        "continue": (
+            rests
+            and entry.problem is None
+            and status != "finished"
+            and entry.job in ("train", "caption")
+        ),
         "further": (
             rests
             and training
@@ -336,6 +345,20 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, render: 
                 ),
                 {"count": state.step},
             )
+        case "finished" if entry.job == "ask":
+            return Message(
+                "1 question is answered." if state.step == 1 else "{count} questions are answered.",
+                {"count": state.step},
+            )
+        case "finished" if entry.job == "pairs":
+            return Message(
+                "Finished: 1 pair is written."
+                if state.step == 1
+                else "Finished: {count} pairs are written.",
+                {"count": state.step},
+            )
+        case "finished" if state.data == "texts" and state.step > 1:
+            return Message("Finished after {step} steps. Ask it something.", {"step": state.step})
         case "finished" if lora_name(state):
             return Message(
                 "Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>",
@@ -354,6 +377,8 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, render: 
             return Message("Not started yet.")
         case "stopped" if state.step == 0 and entry.job == "train":
             return Message("Stopped before the first step.")
+        case "stopped" if entry.job == "pairs":
+            return Message("Stopped. The pairs that were written are kept.")
         case "stopped" if entry.job == "caption":
             return Message(
                 (
@@ -384,6 +409,11 @@ def _progress(state: RunState, render: Render) -> Message:
     if state.phase == "captioning":
         return Message(
             "Captioning: {done} of {total}", {"done": state.step, "total": state.step_count}
+        )
+    if state.phase == "pairing":
+        return Message(
+            "Writing pairs: {done} of {total} passages",
+            {"done": state.step, "total": state.step_count},
         )
     if finite(state.seconds_left) is None:
         return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})

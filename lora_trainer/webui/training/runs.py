@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast, get_args
 
@@ -22,12 +23,12 @@ from lora_trainer import files, verdict
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.hosts.gpu_lease import GpuLease, LeaseView
 from lora_trainer.jobs import resume, trash
-from lora_trainer.jobs.history import SETTINGS_FILES, History, HistoryEntry, thinned
+from lora_trainer.jobs.history import History, HistoryEntry, thinned
 from lora_trainer.jobs.queue import Click, Queue, QueueState
 from lora_trainer.jobs.scheduler import Scheduler, SchedulerOptions, Start, start_apart
 from lora_trainer.jobs.start import last_lines
 from lora_trainer.runs import folder as folders
-from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.folder import Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, send_request
 from lora_trainer.settings import captioning, training
 from lora_trainer.settings.captioning import CaptionSettings
@@ -55,7 +56,6 @@ LONG_LOG_BYTES = 200_000
 LONGEST_TOKEN = 200
 ALIVE_SECONDS = 2.0
 """Seconds for which the list of living workers is cached, if another WebUI runs the scheduler."""
-SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
 PREVIEWS = (".png", ".webp", ".jpg", ".jpeg")
 
 
@@ -95,6 +95,14 @@ class TrashLoad(TypedDict):
 
     count: int
     size: int
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """The settings file of a job that is neither a training nor captions."""
+
+    job: Job
+    content: str
 
 
 class Runs:
@@ -161,15 +169,24 @@ class Runs:
             )
         with self.queue.once(token, first=when == "now") as click:
             yield click
+        self._end_asking(click.run_id)
         self.scheduler.wake()
 
-    def make(self, name: str, asked: RunConfig | CaptionSettings) -> RunFolder:
+    def _end_asking(self, run_id: str) -> None:
+        """A language model that waits for questions gives way to a run."""
+        for entry in self._active_entries(self.queue.read()):
+            if entry.job == "ask" and entry.id != run_id and entry.alive:
+                send_request(entry.folder.requests, "stop")
+
+    def make(self, name: str, asked: RunConfig | CaptionSettings | JobSettings) -> RunFolder:
         """Create the folder of a new run: `name`, or the first free of name-2, name-3 ... Raises
         RunError.
         """
         for _ in range(MOST_NAMES):
             path = folders.free_name(self.history.runs / name)
             with contextlib.suppress(folders.Taken):
+                if isinstance(asked, JobSettings):
+                    return folders.begin_job(path, asked.job, asked.content, new=True)
                 if isinstance(asked, CaptionSettings):
                     return folders.begin_captioning(path, captioning.to_yaml(asked), new=True)
                 return folders.begin(
@@ -197,6 +214,7 @@ class Runs:
         if not entry.alive and run_id not in self.queue.read():
             resume.prepare(entry.folder, changes)
             self.queue.add(run_id, first=when == "now")
+            self._end_asking(run_id)
             self.scheduler.wake()
         return self.one(run_id, language)
 
@@ -328,7 +346,7 @@ class Runs:
     def ask(self, run_id: str, what: str, language: str) -> RunView:
         """Send a request to a run. Raises RunError if it does not accept it now."""
         entry = self._entry(run_id)
-        if what not in get_args(RequestKind):
+        if what not in get_args(RequestKind) or what == "ask":
             raise RunError("{what} is not a request", what=what)
         line = self.queue.read()
         status = run_view.status_of(entry, line, self._asked_of(entry))
@@ -464,7 +482,7 @@ class Runs:
     def settings(self, run_id: str) -> str:
         """The run's config.yaml, or a caption job's caption.yaml."""
         entry = self._entry(run_id)
-        return _text(entry.folder.path / SETTINGS_OF[entry.job])
+        return _text(entry.folder.path / folders.SETTINGS_OF[entry.job])
 
     def pending_names(self) -> list[str]:
         """The LoRA names of active and queued trainings, in order."""

@@ -14,12 +14,7 @@ from lora_trainer.environment import ROOT
 from lora_trainer.settings import training
 from lora_trainer.webui.common import form
 
-ALL_KEYS = {
-    item.name
-    for _, group in training.GROUPS
-    if group.for_images
-    for item in dataclasses.fields(group)
-}
+ALL_KEYS = {item.name for _, group in training.GROUPS for item in dataclasses.fields(group)}
 
 
 def fields(language="en"):
@@ -136,11 +131,12 @@ def test_a_beginner_sees_few_fields():
         "training",
         "validation",
         "samples",
+        "language",
         "output",
         "credits",
     ]
     assert [field["key"] for field in groups[0]["fields"]] == list(form.PLAIN)
-    assert [group["advanced"] for group in groups] == [False] + 8 * [True]
+    assert [group["advanced"] for group in groups] == [False] + 9 * [True]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,14 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     )
     answer = page.upload("水墨 fox", "a.png", picture()).json()
     added = [{"key": key_of("a.png"), "name": "a.png", "width": 80, "height": 60}]
-    assert answer == {"added": added, "converted": {}, "waiting": {}, "captions": 0, "skipped": []}
+    assert answer == {
+        "added": added,
+        "converted": {},
+        "waiting": {},
+        "captions": 0,
+        "texts": 0,
+        "skipped": [],
+    }
     skipped = page.upload("水墨 fox", "b.jxl", b"\xff\x0a" + b"\0" * 20).json()["skipped"]
     assert [(one["name"], one["message"], one["kept_caption"]) for one in skipped] == [
         ("b.jxl", "b.jxl is a JPEG XL image, which is not read here", False)

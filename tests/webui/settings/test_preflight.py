@@ -22,7 +22,7 @@ from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.settings import preflight as planning
-from lora_trainer.webui.settings import run_estimate
+from lora_trainer.webui.settings import run_estimate, text_preflight
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.preflight import PlanRequest
 from lora_trainer.worker import job
@@ -468,7 +468,7 @@ def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(app):
     app.host.now = None
     made = app.preflight.check(plan_request(dataset=""))
     assert told(made) == [
-        ("dataset", "no images are chosen"),
+        ("dataset", "no dataset is chosen"),
         ("checkpoint", "the WebUI has no checkpoint loaded"),
     ]
     (app.datasets.folders["discs"] / "img00.png").write_bytes(b"not an image")
@@ -660,8 +660,11 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
 
 
 def test_the_weights_of_a_lora_are_counted_in_millions_where_there_are_so_many():
-    assert str(planning._lora_words(88_704, 200_000)) == "88,704 weights, a file of 1 MB"
-    assert str(planning._lora_words(3_391_488, 6_800_000)) == "3.39 million weights, a file of 7 MB"
+    assert str(text_preflight.lora_words(88_704, 200_000)) == "88,704 weights, a file of 1 MB"
+    assert (
+        str(text_preflight.lora_words(3_391_488, 6_800_000))
+        == "3.39 million weights, a file of 7 MB"
+    )
 
 
 # --- memory ---------------------------------------------------------------------------------------

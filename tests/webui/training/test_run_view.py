@@ -439,7 +439,7 @@ def test_a_language_models_run_has_answers_and_no_picture():
         None,
     )
     assert (run["file"], run["delivered"]) == ("adapter/station", "station")
-    assert run["sentence"] == "Finished after 10 steps."
+    assert run["sentence"] == "Finished after 10 steps. Ask it something."
     assert [run_view.answer(event) for event in found.state.answers] == [
         {"step": 5, "strength": 1.0, "prompt": "Who?", "answer": "Ann."}
     ]

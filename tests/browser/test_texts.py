@@ -1,0 +1,51 @@
+"""Texts in the tab: dropped, edited in their file, and the language models that they can be trained
+into.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.browser.tab import eventually, expect, open_step, open_tab
+from tests.language.made import FACTS, base
+
+pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
+
+
+def test_pairs_are_dropped_edited_and_offered_a_language_model(host, visitor, tmp_path):
+    shutil.copytree(base("qwen2"), host.data / "models" / "LLM" / "tiny", dirs_exist_ok=True)
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"question": key, "answer": FACTS[key], "id": 7} for key in FACTS]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    page = open_tab(visitor, host)
+    open_step(page, "images")
+    tab = page.locator(".lora-trainer")
+    # of its own, whatever other tests have chosen
+    tab.get_by_role("button", name="New dataset").click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_label("Name").fill("station")
+    dialog.get_by_label("What it holds").select_option("texts")
+    dialog.get_by_role("button", name="Create").click()
+    expect(page.locator("#lora_trainer_step_images")).to_contain_text("Texts")
+    tab.locator("input[type=file]").first.set_input_files(str(file))
+    expect(tab.get_by_text("3 texts added")).to_be_visible()
+    open_step(page, "captions")
+    row = page.locator(".lora-trainer-pair").first
+    row.get_by_label("Answer").fill("Open hatch C.")
+    row.get_by_label("Answer").blur()
+    expect(row.get_by_text("Saved")).to_be_visible()
+    (kept,) = host.data.rglob("datasets/station/pairs.jsonl")
+    saved = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert saved == [{**lines[0], "answer": "Open hatch C."}, *lines[1:]]
+    page.get_by_role("button", name="Undo", exact=True).first.click()
+    eventually(lambda: json.loads(kept.read_text(encoding="utf-8").splitlines()[0]), lines[0])
+    open_step(page, "settings")
+    page.locator("#lora_trainer_checkpoint").select_option(label="LLM/tiny")
+    words = page.locator("#lora_trainer_checkpoint_words")
+    expect(words).to_contain_text("Language model, qwen2")
+    # nothing of images
+    assert page.locator("[data-key=resolution]").count() == 0
+    expect(page.locator("[data-key=sample_prompts]")).to_contain_text("Sample questions")
