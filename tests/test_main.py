@@ -144,6 +144,7 @@ def wait_for(condition, seconds=PATIENCE):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_run_goes_on_after_a_kill_a_stop_and_two_ctrl_c(tmp_path, capsys):
     write_yaml(tmp_path, epochs=10000)

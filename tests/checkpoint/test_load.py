@@ -297,17 +297,16 @@ def with_number(file: Path, tmp_path: Path, name: str, value: float, dtype: torc
     return changed(tmp_path, file, spoil)
 
 
-@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
-    ("dtype", "value"),
+    ("part", "dtype", "value"),
     [
-        (torch.float32, math.nan),
-        (torch.float32, -math.inf),
-        (torch.float16, math.inf),
-        (torch.bfloat16, -math.nan),
-        (torch.float64, math.nan),
-        (torch.float8_e4m3fn, math.nan),
-        (torch.float8_e5m2, -math.inf),
+        *((part, torch.float32, math.nan) for part in PARTS),
+        ("VAE", torch.float32, -math.inf),
+        ("VAE", torch.float16, math.inf),
+        ("UNet", torch.bfloat16, -math.nan),
+        ("VAE", torch.float64, math.nan),
+        ("text encoder", torch.float8_e4m3fn, math.nan),
+        ("VAE", torch.float8_e5m2, -math.inf),
     ],
 )
 def test_a_part_with_a_number_that_is_not_finite_is_called_broken(
@@ -449,9 +448,10 @@ ATTENTION_NAMES = {
 }
 
 
-@pytest.mark.parametrize("prefix", ["first_stage_model.", ""])
 @pytest.mark.parametrize("kind", ATTENTION_NAMES)
-@pytest.mark.parametrize("linear", [True, False], ids=["linear", "1x1 convolutions"])
+@pytest.mark.parametrize(
+    ("linear", "prefix"), [(True, "first_stage_model."), (False, "")], ids=["linear", "1x1, bare"]
+)
 def test_a_vae_in_mixed_names_is_read(
     files: dict, tmp_path: Path, kind: str, prefix: str, linear: bool, inputs: dict
 ) -> None:

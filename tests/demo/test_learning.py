@@ -16,6 +16,7 @@ from PIL import Image
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED, report, world
 from lora_trainer.demo.report import ConceptVerdict, judge, judge_two, train_concept
+from lora_trainer.tasks.hooks.validating import Validating
 from lora_trainer.worker import job
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
@@ -40,6 +41,16 @@ def workers_in_this_process():
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(report, "start_worker", start)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_measured_while_training():
+    """What these runs learned is judged by their pictures; checks change nothing in a training
+    (tests/tasks/test_validating.py), and take a sixth of its time.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Validating, "fits", classmethod(lambda cls, run: False))
         yield
 
 
