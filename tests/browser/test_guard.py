@@ -85,6 +85,20 @@ ATTEMPTS = (
     "queue.json",
     "..%2fqueue.json",
 )
+PLAIN = (
+    "..",
+    "%2e%2e",
+    "%2e%2e%2f%2e%2e%2fsecret.txt",
+    "..%5c..%5csecret.txt",
+    "%2fetc%2fpasswd",
+    "C:%5cWindows%5cwin.ini",
+    "link",
+    "link%2fsecret.txt",
+    "link.txt",
+    "%00",
+    "x" * 300,
+)
+"""One of each kind."""
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +252,13 @@ def test_no_address_leads_out_of_the_data_folder(open_host):
         entry for entry in ROUTES if "{" in entry.path and not entry.path.startswith("/texts/")
     ]
     assert routes_with_ids
+    # every route is asked with the plain ones; what an encoding makes of them is up to the server
+    # and to what kind of thing is named, whichever route it is
+    seen: set[tuple[str, ...]] = set()
     with Line(open_host) as asked:
         for entry in routes_with_ids:
-            for attempt in ATTEMPTS:
+            kind = (entry.method, entry.path.split("/")[1], *re.findall(r"\{\w+\}", entry.path))
+            for attempt in PLAIN if kind in seen else ATTEMPTS:
                 for path in address(entry, attempt):
                     answer = ask(asked, entry, path)
                     assert 400 <= answer.status < 500, (
@@ -250,6 +268,7 @@ def test_no_address_leads_out_of_the_data_folder(open_host):
                         answer.body[:300],
                     )
                     assert SECRET not in answer.body and b"root:" not in answer.body, path
+            seen.add(kind)
     assert outside(open_host) == before
 
 

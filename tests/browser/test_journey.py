@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.pictures import picture
-from tests.browser.tab import expect, open_host, open_step, open_tab, show_tab
+from tests.browser.tab import expect, open_bare_tab, open_host, open_step, open_tab, show_tab
 
 NAME = "red discs"
 STEPS = 12
@@ -262,11 +262,11 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     show_tab(page)
     open_step(page, "train").get_by_text(step).first.wait_for()
 
-    second = open_tab(visitors[1], host)
+    second = open_bare_tab(visitors[1], host)
     open_step(second, "train").get_by_text(step).first.wait_for()
 
     host.reload_ui()
-    again = open_tab(visitors[2], host)
+    again = open_bare_tab(visitors[2], host)
     open_step(again, "train").get_by_text(step).first.wait_for()
     at_reload = runs(host)[name]["step"]
 
@@ -274,7 +274,7 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     host.start()
     # the first page finds its way by itself, once the host answers
     page.wait_for_timeout(500)
-    after = open_tab(visitors[3], host)
+    after = open_bare_tab(visitors[3], host)
     open_step(after, "train").get_by_text(step).first.wait_for()
     now = wait_for_run(host, name, "running")
     assert now["step"] >= at_reload

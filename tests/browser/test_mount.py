@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.browser.running import FakeHost
-from tests.browser.tab import ROOT, expect, open_tab, show_tab
+from tests.browser.tab import ROOT, expect, open_bare_tab, open_tab, show_tab
 from tests.browser.test_trouble import extension_copy
 
 
@@ -92,7 +92,7 @@ def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
     )
     updated.start()
     try:
-        page = open_tab(visitor, updated)
+        page = open_bare_tab(visitor, updated)
         (before,) = versions(visitor)
         with (copy / "javascript" / "common" / "store.js").open("a", encoding="utf-8") as stream:
             stream.write("\n// updated\n")
@@ -100,7 +100,6 @@ def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
         # the WebUI still runs what it started with
         visitor.requests.clear()
         page.reload()
-        show_tab(page)
         page.wait_for_selector(f"{ROOT} [role=tablist]")
         assert versions(visitor) <= {before}
         assert before in updated.get("modules")["start"]
@@ -109,7 +108,7 @@ def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
         updated.start()
         expect(page.locator(ROOT).get_by_text("The WebUI was restarted.")).to_be_visible()
         visitor.requests.clear()
-        open_tab(visitor, updated)
+        open_bare_tab(visitor, updated)
         (now,) = versions(visitor)
         assert now != before
         assert {url for _, url in visitor.requests if f"/lora-trainer/static/{now}/" in url} == {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.running import ROOT, FakeHost, missing_for_fake_hosts
-from tests.browser.tab import expect, open_host, open_tab, show_tab
+from tests.browser.tab import expect, open_bare_tab, open_host, show_tab
 
 
 def extension_copy(folder: Path) -> Path:
@@ -44,7 +44,7 @@ def start(flavour, tmp_path):
 @pytest.mark.webuis("a1111")
 def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visitor):
     host = start("--lacking", "lora-trainer-lacks-this")
-    page = open_tab(visitor, host)
+    page = open_bare_tab(visitor, host)
     setup = page.get_by_label("Set-up", exact=True)
     setup.get_by_role("button", name="Set up").wait_for()
     expect(setup.get_by_role("button", name="Copy a report")).to_be_visible()

@@ -403,7 +403,7 @@ def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
     small = section.locator(".lora-trainer-caption-image img").first.bounding_box()["width"]
     section.get_by_label("Images", exact=True).select_option("large")
     image = section.locator(".lora-trainer-caption-image img").first
-    assert "/picture/" in image.get_attribute("src")
+    assert "/image/" in image.get_attribute("src")
     assert image.bounding_box()["width"] > 2 * small
     page.reload()
     page.locator(f"{ROOT} .lora-trainer-captions[data-images=large]").wait_for()

@@ -88,6 +88,9 @@ def main() -> None:
     folder = Path(site) if site else gradio_folder(name)
     own = [entry for entry in sys.path if entry and Path(entry).resolve() != HERE]
     sys.path[:] = [*module_folders(name), str(folder), *own]
+    # what gradio and its packages take along where it is installed, for notebooks and clouds: no host
+    # has them, and each start would import them
+    sys.modules.update(dict.fromkeys(("IPython", "boto3")))  # type: ignore[arg-type]
     # gradio is imported, and stays: nothing of it is garbage, and the tests start many of these
     gc.disable()
     from modules import webui
