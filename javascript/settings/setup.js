@@ -90,6 +90,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
     const later = widgets.button({
         label: t("Later"),
         onclick: () => {
+            postponed = message.textContent;
             element.hidden = true;
         },
     });
@@ -105,6 +106,8 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         lines,
     );
     let was = "";
+    /** @type {string | null} what was put away with Later, which is not said again on this page */
+    let postponed = null;
 
     function show(/** @type {SetupView} */ now) {
         const busy = now.state === "installing";
@@ -113,11 +116,13 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         put(hint, now.hint);
         element.dataset.state = now.state;
         // it disappears when done, with a message
-        element.hidden = now.state === "ready" && !now.hint;
+        element.hidden = now.state === "ready" && (!now.hint || now.message === postponed);
         bar.element.hidden = !busy;
         if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
         start.hidden = busy || (now.state === "ready" && !now.hint);
         put(start, startText(now));
+        // it is no step that somebody must take who can train already
+        widgets.makePrimary(start, now.state !== "ready");
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";
         showLines(lines, now);

@@ -326,8 +326,9 @@ export async function savedStep(/** @type {RunView} */ run, /** @type {number} *
     return loras.find((lora) => lora.delivered) ?? loras.at(0) ?? null;
 }
 
-/** Copy a saved step into the LoRA folder. */
 /**
+ * Copy a saved step into the LoRA folder.
+ *
  * @param {LoraView} lora
  * @param {() => unknown} [done]
  */

@@ -216,7 +216,7 @@ class Host:
         """The entries of the host's checkpoint menu."""
         listed = getattr(host_module("modules.sd_models"), "checkpoints_list", None) or {}
         found = [
-            HostCheckpoint(title=str(info.title), path=Path(info.filename))
+            HostCheckpoint(title=_title(info), path=Path(info.filename))
             for info in list(listed.values())
             if getattr(info, "filename", None)
         ]
@@ -228,7 +228,7 @@ class Host:
         if info is None or not getattr(info, "filename", None):
             return None
         return LoadedCheckpoint(
-            title=str(getattr(info, "title", "")) or Path(info.filename).name,
+            title=_title(info),
             path=Path(info.filename),
             vae=self._vae(),
             clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
@@ -712,6 +712,13 @@ def _forget_cards(kind: Any) -> None:
     for keeper in gc.get_referrers(kind) if isinstance(kind, type) else []:
         if type(keeper) is kind:
             keeper.pages_contents = []
+
+
+def _title(info: Any) -> str:
+    """A checkpoint's entry in the menu. The file's name where it is empty, as in Forge Neo for the
+    file of --ckpt.
+    """
+    return str(getattr(info, "title", "")) or Path(info.filename).name
 
 
 def _whole(value: Any, default: int) -> int:

@@ -30,6 +30,8 @@ class RunKind:
     """The settings that determine the speed."""
 
     family: str
+    base_model_size: int
+    """Bytes of its file; 0 if unknown."""
     resolution: int
     batch_size: int
     gradient_checkpointing: bool
@@ -106,6 +108,7 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
     training = settings.training
     return RunKind(
         family=family,
+        base_model_size=_size(settings.checkpoint.base_model),
         resolution=resolution,
         batch_size=training.batch_size,
         gradient_checkpointing=training.gradient_checkpointing,
@@ -115,8 +118,22 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
     )
 
 
+def _size(base_model: Path) -> int:
+    try:
+        return base_model.stat().st_size
+    except OSError:
+        return 0
+
+
+def _similar(one: int, other: int) -> bool:
+    """Whether files of these sizes can hold the same model: a number may take one to four bytes. A
+    tiny model of a family is a hundred times faster than the others.
+    """
+    return not one or not other or max(one, other) <= 8 * min(one, other)
+
+
 def _same_speed(one: RunKind, other: RunKind) -> bool:
-    return (
+    return _similar(one.base_model_size, other.base_model_size) and (
         one.family,
         one.resolution,
         one.gradient_checkpointing,

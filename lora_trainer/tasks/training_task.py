@@ -71,6 +71,7 @@ class TrainingTask(Task):
         except StopRequested:
             return self._stop_without_saving(start)
         trainer = assembled.trainer
+        self._warn_of_no_validation(assembled)
         self.control.occupy(LoadedOptimizer(trainer, trainer.device))
         if start.state:
             trainer.load_state_dict(start.state)
@@ -88,6 +89,16 @@ class TrainingTask(Task):
         hint = "Only the time of those steps is lost. If it happens again, check the disk."
         for note in start.notes:
             self.report.warn(note, hint=hint)
+
+    def _warn_of_no_validation(self, assembled: Assembled) -> None:
+        """Images or texts that were to be validated on, in a training shorter than a check."""
+        wanted = self.requested.validation
+        if assembled.validation is None and (wanted.validation_split or wanted.validation_dir):
+            self.report.warn(
+                "no validation loss is measured: {steps} steps are fewer than one check is worth",
+                hint=("Train longer; or set validation_split to 0, so that all are trained on."),
+                steps=assembled.trainer.plan.step_count,
+            )
 
     def provenance(
         self, prepared: Prepared, examples: Mapping[str, str], start: Start

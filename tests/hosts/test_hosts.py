@@ -207,6 +207,15 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     assert not {"load_model", "forge_model_reload", "shared.sd_model"} & set(calls(tmp_path))
 
 
+def test_a_checkpoint_without_a_title_is_called_by_its_file(start):
+    host = start("neo")
+    for info in sys.modules["modules.sd_models"].checkpoints_list.values():
+        info.title = ""
+    found = [checkpoint.title for checkpoint in host.checkpoints()]
+    assert found == ["alpha.safetensors", "beta.safetensors"]
+    assert host.loaded().title == "alpha.safetensors"
+
+
 def test_without_any_checkpoint_nothing_is_loaded(start):
     assert start("a1111", checkpoints=()).loaded() is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -90,3 +91,16 @@ def test_a_run_that_was_begun_again_before_its_first_step_counts_from_its_first_
         start=FIRST_WORD,
     )
     assert seconds(folder) == pytest.approx(5 + 3 + 40 / 4 + 1)
+
+
+@pytest.mark.parametrize(("bytes_now", "is_known"), [(100, True), (400, True), (100_000, False)])
+def test_a_tiny_model_of_a_family_says_nothing_of_a_large_one(run, tmp_path, bytes_now, is_known):
+    settings = training.read(run.config)
+    checkpoint = tmp_path / "base.safetensors"
+    checkpoint.write_bytes(bytes(100))
+    text = run.config.read_text(encoding="utf-8")
+    run.config.write_text(
+        text.replace(str(settings.checkpoint.base_model), checkpoint.as_posix()), encoding="utf-8"
+    )
+    now = dataclasses.replace(kind_of(settings, "sd1", 64), base_model_size=bytes_now)
+    assert (Throughput(run.path.parent).seconds(now, 40.0, 0) is not None) == is_known

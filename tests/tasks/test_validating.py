@@ -117,6 +117,16 @@ def test_early_stopping_without_validation_images_is_told(tmp_path):
     assert [event.validation_loss for event in checks(folder)] == [None] * 4
 
 
+def test_a_training_shorter_than_a_check_tells_that_nothing_is_measured(tmp_path, monkeypatch):
+    measure_after_few_images(monkeypatch, 0.1)
+    folder = begin(tmp_path, validation_split=0.34, **SIX)
+    assert job.run(folder.path) == job.FINISHED
+    assert not checks(folder)
+    assert warnings(folder) == [
+        "no validation loss is measured: 6 steps are fewer than one check is worth"
+    ]
+
+
 def test_a_folder_of_ones_own_is_validated_on_and_nothing_is_held_out(tmp_path):
     own = draw_images(tmp_path / "own", 8, size=(64, 80))
     folder = begin(tmp_path, validation_dir=str(own), **SIX)
