@@ -98,6 +98,13 @@ async function load({ quietly = false } = {}) {
     if ("unchanged" in answer || id !== store.get("dataset")) return;
     parts.answer = answer;
     show(answer);
+    // a job, or somebody else, may have written some
+    const { total: count, usable: captioned } = answer;
+    const card = datasets.chosen();
+    if (card && (card.count !== count || card.captioned !== captioned)) {
+        datasets.update(id, { count, captioned });
+        replan();
+    }
 }
 
 function show(/** @type {TextsView} */ answer) {
@@ -279,7 +286,8 @@ function drawPanel() {
                 ),
             ),
         ),
-        widgets.row(
+        el(
+            "div.lora-trainer-row.lora-trainer-pairs-tools",
             search,
             only,
             widgets.button({ label: t("Add a pair"), onclick: addPair }),

@@ -341,8 +341,7 @@ def _measured(value: Any) -> str:
 
 def _settings(config: RunConfig, data: str) -> Markup | None:
     """What differs from the defaults, then everything; without what means nothing for the data."""
-    # a learning rate of its own is set for text encoders, which a language model does not have
-    left_out = {*training.ONLY_FOR_IMAGES, "text_encoder_lr"} if data == "texts" else ()
+    left_out = training.NOT_SHOWN_FOR_TEXTS if data == "texts" else ()
     changed: list[tuple[object, ...]] = []
     usual: list[tuple[object, ...]] = []
     for name, group in training.GROUPS:

@@ -1023,6 +1023,14 @@ ONLY_FOR_IMAGES = tuple(
     ).split()
 )
 """Settings that a training on texts does not read, besides those that say what others do."""
+NOT_SHOWN_FOR_TEXTS = (
+    *ONLY_FOR_IMAGES,
+    *"lora_type text_encoder_lr loss_weighting loss_type huber_c huber_schedule".split(),
+    *"cache_latents sample_encoder sample_sampler sample_seed preferred_weight".split(),
+)
+"""Those that mean nothing to a person who trains on texts: also what has one value there, or is
+resolved for images.
+"""
 
 
 FIXED_BY_THE_FIRST_STEP = tuple(

@@ -44,7 +44,7 @@ def test_pairs_are_dropped_edited_and_offered_a_language_model(host, visitor, tm
     eventually(lambda: json.loads(kept.read_text(encoding="utf-8").splitlines()[0]), lines[0])
     open_step(page, "settings")
     page.locator("#lora_trainer_checkpoint").select_option(label="LLM/tiny")
-    words = page.locator("#lora_trainer_checkpoint_words")
+    words = page.locator("#lora_trainer_checkpoint_text")
     expect(words).to_contain_text("Language model, qwen2")
     # nothing of images
     assert page.locator("[data-key=resolution]").count() == 0

@@ -78,6 +78,7 @@ def test_facts_are_learned_to_exact_recall_and_forgotten_at_strength_0(tmp_path,
     report = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "3 texts" in report and FACTS[next(iter(FACTS))] in report
     assert "max_length" in report and "noise" not in report and "text_encoder" not in report
+    assert "Text folder" in report and "Image" not in report
     capsys.readouterr()
     # plain transformers and PEFT, without anything of ours
     lora = folder.path / "adapter" / "station"

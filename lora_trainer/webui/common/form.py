@@ -49,14 +49,7 @@ ONLY_FOR_TEXTS = frozenset(
     if not group.for_images
     for item in schema.fields_of(group)
 )
-# besides what is not read: what has only one value there, or is resolved for images
-ONLY_FOR_IMAGES = frozenset(
-    (
-        *training.ONLY_FOR_IMAGES,
-        *"lora_type text_encoder_lr loss_weighting loss_type huber_c huber_schedule".split(),
-        *"cache_latents sample_encoder sample_sampler sample_seed preferred_weight".split(),
-    )
-)
+ONLY_FOR_IMAGES = frozenset(training.NOT_SHOWN_FOR_TEXTS)
 LABELS: Mapping[str, str] = {
     item.name: about(item).label for _, item in _EVERY if about(item).audience != "elsewhere"
 }
