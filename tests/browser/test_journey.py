@@ -17,7 +17,15 @@ import pytest
 from PIL import Image
 
 from tests.browser.pictures import picture
-from tests.browser.tab import expect, open_bare_tab, open_host, open_step, open_tab, show_tab
+from tests.browser.tab import (
+    eventually,
+    expect,
+    open_bare_tab,
+    open_host,
+    open_step,
+    open_tab,
+    show_tab,
+)
 
 NAME = "red discs"
 STEPS = 12
@@ -225,9 +233,8 @@ def test_try_it_shows_base_and_lora_side_by_side_and_keeps_the_strength_that_was
     base, with_lora = (host.ask("GET", source).body for source in sources)
     assert base != with_lora
     section.get_by_role("button", name="Use this strength").click()
-    page.wait_for_timeout(300)
-    sidecar = json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))
-    assert sidecar["preferred weight"] == 0.6
+    sidecar = host.lora_folder / f"{NAME}.json"
+    eventually(lambda: json.loads(sidecar.read_text(encoding="utf-8"))["preferred weight"], 0.6)
 
 
 def test_the_strength_grid_is_one_picture(host, visitor, trained, tmp_path):
