@@ -156,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", **RUN)
     sub.add_argument("--json", **AS_JSON)
 
-    summary = "judge a run and write its report.html: best step, strength, curves, images"
+    summary = "evaluate a run and write its report.html: best step, strength, curves, images"
     sub = add("report", write_report, summary)
     sub.add_argument("run_dir", **RUN)
 
@@ -283,7 +283,7 @@ def resume(asked: argparse.Namespace) -> int:
     if folder.job == "caption":
         if asked.changes:
             raise ConfigError(
-                "--set is for trainings", hint="Call `caption` again, with other options."
+                "--set is only for trainings", hint="Call `caption` again, with other options."
             )
         return watch(folder)
     with folders.claimed(folder.path):
@@ -309,7 +309,7 @@ def grow(asked: argparse.Namespace) -> int:
     saved = folder.read_state().saved if folder.job == "train" else ()
     if not saved:
         raise RunError(
-            "{path} has saved no LoRA",
+            "no LoRA was saved in {path} yet",
             hint="Give the output_dir of a training that has saved at least one step.",
             path=folder.path,
         )
@@ -441,7 +441,7 @@ def write_report(asked: argparse.Namespace) -> int:
         for finding in judged.findings:
             print(f"- {finding.sentence} {finding.advice}")
     else:
-        print("Nothing was saved, so there is nothing to judge.")
+        print("Nothing was saved, so there is nothing to evaluate.")
     examples: tuple[Example, ...] = ()
     try:
         settings = training.read(folder.config)

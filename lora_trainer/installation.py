@@ -225,7 +225,7 @@ def explain(
     )
     if "ResolutionImpossible" in output or "conflicting dependencies" in output:
         return SetupError(
-            "pip finds no set of versions that fit together: {conflict}",
+            "pip found no compatible versions: {conflict}",
             conflict=next((line for line in lines if "conflicting dependencies" in line), last),
             python=sys.executable,
             hint=(
@@ -246,8 +246,8 @@ def explain(
     unavailable = re.search(r"No matching distribution found for (\S+)", output)
     if unavailable and not is_index(re.split(r"[=<>!~\[; ]", unavailable.group(1))[0]):
         return SetupError(
-            "what answers is no package index, but a web page: the login page of this network,"
-            " perhaps",
+            "the answer is not from a package index: it is a web page, perhaps the login page "
+            "of this network",
             hint=(
                 "Open a web page in a browser and log in to the network; or name a mirror in the"
                 " environment variable INDEX_URL. Then start again."
@@ -255,7 +255,7 @@ def explain(
         )
     if unavailable:
         return SetupError(
-            "the package index has no ready-made {requirement} for {tag} on {platform}",
+            "the package index has no wheel of {requirement} for {tag} on {platform}",
             requirement=unavailable.group(1),
             tag=python_tag(),
             platform=sysconfig.get_platform(),
@@ -266,14 +266,14 @@ def explain(
         )
     if "DO NOT MATCH THE HASHES" in output:
         return SetupError(
-            "a download arrived damaged: {last}",
+            "a download is damaged: {last}",
             last=last,
             hint="Start again; if it happens again, use another mirror (INDEX_URL).",
         )
     return SetupError(
         "pip could not install the packages: {last}",
         last=last or "it said nothing",
-        hint="The lines above tell more.",
+        hint="The lines above have details.",
     )
 
 
@@ -318,7 +318,7 @@ def _build(
         )
         _run_pip_for(overlay.missing, build, temporary, environ, echo, time_limit)
         _check_versions(overlay.missing, build)
-        echo("Trying them out ...")
+        echo("Testing them ...")
         _try_imports(build, overlay.packages, environ)
         (build / IN_USE).touch()
         _write_stamp(build, _new_stamp(overlay, build))
@@ -410,8 +410,8 @@ def _run_pip(
                 alarm.cancel()
     if ended_early.is_set():
         raise SetupError(
-            "the packages were not there in time, and the WebUI starts without them",
-            hint="The tab LoRA Trainer offers to go on: there it may take longer.",
+            "the packages were not installed in time, so the WebUI starts without them",
+            hint="Continue the installation in the tab LoRA Trainer, where it may take longer.",
         )
     if pip.returncode != 0:
         output = "".join(lines)

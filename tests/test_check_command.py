@@ -36,9 +36,9 @@ def test_a_good_dataset_passes(folder, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "Images checked: 5. No problems found",
         (
-            'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a'
-            " new meaning, though its parts may lend it some of theirs: try it in a prompt before"
-            " training."
+            'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It can take a new '
+            "meaning, but its parts may bring some of their own: try it in a prompt before "
+            "training."
         ),
     ]
 
@@ -87,7 +87,7 @@ def test_what_a_captioner_saw_tells_how_much_variety_there_is(folder, capsys):
     assert main(["check", str(folder), "--resolution", "128"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Images checked: 5. Things to look at: 1",
-        "- to CLIP the images look much alike: they differ 0 % as much as unrelated images do",
+        "- for CLIP the images are very similar: they differ 0 % as much as unrelated images do",
         (
             "  If they show one angle or one distance, add others, or other backgrounds and light;"
             " what all images share becomes part of the LoRA."

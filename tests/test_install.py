@@ -254,7 +254,7 @@ def test_a_failure_by_hand_ends_with_code_1_and_a_hint(machine: Machine) -> None
     next((machine.folder / "wheels").glob("peft-*")).unlink()
     result = machine.install()
     assert result.returncode == 1
-    assert "LoRA Trainer: the package index has no ready-made peft==0.17.1" in result.stdout
+    assert "LoRA Trainer: the package index has no wheel of peft==0.17.1" in result.stdout
     assert "INDEX_URL" in result.stdout
     assert "Traceback" not in result.stdout
     assert machine.sets() == []
@@ -264,7 +264,7 @@ def test_a_failure_under_a_host_is_told_and_does_not_stop_it(machine: Machine) -
     next((machine.folder / "wheels").glob("peft-*")).unlink()
     result = machine.install(environ=machine.host_environ)
     assert result.returncode == 0
-    assert "LoRA Trainer: the package index has no ready-made peft==0.17.1" in result.stdout
+    assert "LoRA Trainer: the package index has no wheel of peft==0.17.1" in result.stdout
 
 
 def test_even_an_unforeseen_failure_does_not_stop_a_host(machine: Machine) -> None:

@@ -236,7 +236,7 @@ def test_grow_trains_a_runs_lora_further_at_twice_the_rank(tmp_path, capsys, mon
     assert [folder.path.name for folder in begun] == ["ink-r16", "ink-r16-2"]
     assert first.lora.name == ""
     status, _, err = run(capsys, "grow", write_run(tmp_path / "bare", *TRAINED).path)
-    assert status == 1 and "has saved no LoRA" in err
+    assert status == 1 and "no LoRA was saved in" in err
 
 
 def test_set_is_read_as_yaml_and_checked(tmp_path, capsys):

@@ -43,8 +43,8 @@ def applied(parts: Parts, loras: Sequence[LoraTag]) -> Iterator[None]:
             for name, change in effects(lora.file).items():
                 if name not in layers:
                     raise LoraFileError(
-                        "{path} has a layer {name}, which this base lacks",
-                        hint="Use the family it was trained for.",
+                        "{path} has a layer {name}, which is missing from this base model",
+                        hint="Use a base model of the family that it was trained for.",
                         path=lora.file,
                         name=name,
                     )
@@ -77,8 +77,8 @@ def _type_of(file: Path, tensors: Mapping[str, torch.Tensor]) -> LoraType:
         if ends == set(lora_type.webui_ends):
             return lora_type
     raise LoraFileError(
-        "{path} holds {name}, which no type of LoRA here has",
-        hint="`inspect` says what it is.",
+        "{path} contains {name}, which belongs to no supported type of LoRA",
+        hint="`inspect` shows what it is.",
         path=file,
         name=", ".join(sorted(ends)),
     )

@@ -43,21 +43,26 @@ class Beginning:
         found: list[tuple[Message, Message | None]] = []
         if self.kept < 0.999:
             message = Message(
-                "of {file}, {share} of the effect is kept: the rank is too small for all",
+                (
+                    "only {share} of the effect of {file} is kept: lora_rank is too small for all "
+                    "of it"
+                ),
                 {"file": self.file, "share": f"{self.kept:.1%}"},
             )
             found.append((message, Message("A higher lora_rank keeps more.")))
         if self.left_out:
             message = Message(
-                "layers of {file} that do not learn in this run, so that their effect is lost:"
-                " {count}, such as {names}",
+                "layers of {file} that are not trained in this run, so their effect is lost: "
+                "{count}, such as {names}",
                 self._values(self.left_out),
             )
-            hint = Message("Set lora_type, target_modules or train_text_encoder as it was made.")
+            hint = Message(
+                "Set lora_type, target_modules or train_text_encoder as when it was trained."
+            )
             found.append((message, hint))
         if self.unknown:
             message = Message(
-                "layers of {file} that this base does not have: {count}, such as {names}",
+                "layers of {file} that this base model does not have: {count}, such as {names}",
                 self._values(self.unknown),
             )
             found.append((message, None))
@@ -99,9 +104,10 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
             left_out.append(name)
     if not matched:
         raise LoraFileError(
-            "none of the layers of {path} learns in this run",
+            "none of the layers of {path} is trained in this run",
             hint=(
-                "Set target_modules and train_text_encoder as it was made, or choose another LoRA."
+                "Set target_modules and train_text_encoder as when it was trained, or choose "
+                "another LoRA."
             ),
             path=changes.header.path,
         )

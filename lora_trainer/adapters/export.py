@@ -126,14 +126,14 @@ def _write_and_verify(
         replace_file(path, write)
     except OSError as error:
         if is_disk_full(error):
-            hint = "Free some space, then continue with `resume`: it goes on from the last save."
+            hint = "Free some space, then continue with `resume`: it starts from the last save."
             raise LoraFileError(
                 "the disk is full: {path} could not be written", hint=hint, path=path
             ) from error
         reason = error.strerror or str(error)
         hint = (
-            "Check the folder's permissions, then continue with `resume`: it goes on from the last"
-            " save."
+            "Check the folder's permissions, then continue with `resume`: it starts from the "
+            "last save."
         )
         raise LoraFileError(
             "the LoRA file {path} could not be written: {reason}",
@@ -214,7 +214,7 @@ def verify(
 
 NO_LAYER = (
     "{count} of {total} layers in {path} match no layer of the base, such as {example}",
-    "The hosts would pass over them. Compare the base model with the one the LoRA was trained on.",
+    "WebUIs would ignore them. Compare the base model with the one the LoRA was trained on.",
 )
 WRONG_SHAPE = (
     "{count} of {total} layers in {path} have shapes that do not fit the base, such as {example}",
@@ -222,7 +222,7 @@ WRONG_SHAPE = (
 )
 NOT_FINITE = (
     (
-        "{count} of {total} layers in {path} hold values that are not finite in this number format,"
+        "{count} of {total} layers in {path} have NaN or infinite values in this number format,"
         " such as {example}"
     ),
     "Export as float32 or bf16, or go back to an earlier saved step.",
@@ -241,7 +241,7 @@ def _modules_in(
     if strange or not names:
         hint = "Export again; if it happens twice, please report it."
         raise LoraFileError(
-            "{path} is not a whole LoRA: {name} is unexpected or missing",
+            "{path} is not a complete LoRA: {name} is unexpected or missing",
             hint=hint,
             path=path,
             name=(strange or ends)[0],

@@ -158,7 +158,7 @@ def _shape(layer: Any) -> tuple[int, ...]:
 def _require_shape(shape: tuple[int, ...], base: tuple[int, ...]) -> None:
     if shape != (base[0], math.prod(base[1:])):
         raise LoraFileError(
-            "a layer of {theirs} does not fit the base's of {ours}",
+            "a layer of {theirs} does not fit the base model's of {ours}",
             hint="Choose a LoRA that was trained on a base of the same family.",
             theirs=" x ".join(map(str, shape)),
             ours=" x ".join(map(str, base)),

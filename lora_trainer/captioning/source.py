@@ -138,10 +138,10 @@ def _complete(folder: Path, needs: ModelFiles) -> Path:
     missing = missing_files(folder, needs)
     if missing:
         raise CaptionerError(
-            "{folder} is not a whole model of this kind: {missing} is not there",
+            "{folder} is not a complete model of this kind: {missing} is missing",
             folder=folder,
             missing=" and ".join(missing),
-            hint="Give the folder of a model as the hub holds it, with all its files.",
+            hint="Give the folder of a model with all its files, as on Hugging Face.",
         )
     return folder
 
@@ -260,8 +260,8 @@ def _require_room(model: str, needed: int, cache: Path) -> None:
     free = shutil.disk_usage(existing).free if existing is not None else needed
     if free < needed + files.RESERVED_DISK_SPACE:
         raise CaptionerError(
-            "{model} takes {needed}, and the disk with {cache} has {free} free, of which {kept} are"
-            " left alone",
+            "{model} needs {needed}, but the disk with {cache} has {free} free, of which {kept}"
+            " are reserved",
             model=model,
             needed=gigabytes(needed),
             cache=cache,
@@ -274,13 +274,13 @@ def _require_room(model: str, needed: int, cache: Path) -> None:
 def _not_here(model: str, expected_bytes: int, cache: str) -> CaptionerError:
     size = f" ({gigabytes(expected_bytes)})" if expected_bytes else ""
     return CaptionerError(
-        "the model {model}{size} is not on this disk, and HF_HUB_OFFLINE forbids fetching it",
+        "the model {model}{size} is not on this disk, and HF_HUB_OFFLINE forbids the download",
         model=model,
         size=size,
         cache=cache,
         hint=(
-            "Unset HF_HUB_OFFLINE; or fetch it on another computer and name its folder as the"
-            " model; or copy that one's hub cache to {cache}."
+            "Unset HF_HUB_OFFLINE. Or download the model on another computer and set the model "
+            "to its folder, or copy that computer's Hugging Face cache to {cache}."
         ),
     )
 
@@ -294,7 +294,7 @@ def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     if isinstance(error, hub.GatedRepoError):
         raise CaptionerError(
-            "the model {model} is only given to people who accepted its terms",
+            "the model {model} is gated: its terms must be accepted before the download",
             model=model,
             hint=(
                 "Accept them on its page, set HF_TOKEN to your token, and start again; or choose"
@@ -324,15 +324,15 @@ def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
         ) from error
     log.warning("fetching %s failed", model, exc_info=error)
     raise CaptionerError(
-        "the model {model}{size} cannot be fetched from {endpoint}: {reason}",
+        "the model {model}{size} cannot be downloaded from {endpoint}: {reason}",
         model=model,
         size=size,
         endpoint=endpoint,
         reason=_first_line(_innermost(error)),
         cache=constants.HF_HUB_CACHE,
         hint=(
-            "Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or name the"
-            " folder of a model that was fetched elsewhere."
+            "Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or set the "
+            "model to the folder of one that was downloaded elsewhere."
         ),
     ) from error
 

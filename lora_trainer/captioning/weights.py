@@ -27,8 +27,8 @@ def explained(folder: Path, kind: str) -> Iterator[None]:
             kind=kind,
             reason=(lines[0] if lines else type(error).__name__)[:300],
             hint=(
-                "Name a model of this kind. If it was fetched only in part, delete its folder and"
-                " start again."
+                "Choose a model of this kind. If its download was incomplete, delete its folder"
+                " and start again."
             ),
         ) from error
     except Exception as error:

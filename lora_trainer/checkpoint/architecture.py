@@ -287,7 +287,7 @@ def _shape(header: Header, name: str) -> tuple[int, ...]:
 
 def _missing(header: Header, name: str) -> CheckpointError:
     return CheckpointError(
-        "{path} lacks {name}",
+        "{path} has no weight {name}",
         hint=(
             "The file is incomplete, or of a kind that cannot be trained. Choose another"
             " checkpoint."

@@ -213,7 +213,7 @@ def _metadata(entry: Any) -> dict[str, str]:
     if entry is None:
         return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise TypeError("the metadata is no map of texts")
+        raise TypeError("the metadata is not a map of strings")
     return entry
 
 
@@ -240,6 +240,6 @@ def _end_of_data(tensors: Mapping[str, TensorInfo]) -> int:
     end = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
         if info.start != end:
-            raise ValueError("tensors overlap, or lie apart")
+            raise ValueError("tensors overlap, or have gaps between them")
         end = info.end
     return end

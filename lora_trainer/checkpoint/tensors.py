@@ -224,11 +224,11 @@ class _Reader:
             )
 
     def _broken(self, at: TensorAt) -> CheckpointError:
-        template = "the text encoder in {path} is broken: {tensor} has values that are not finite"
+        template = "the text encoder in {path} is broken: {tensor} has NaN or infinite values"
         if self._part == "UNet":
-            template = "the UNet in {path} is broken: {tensor} has values that are not finite"
+            template = "the UNet in {path} is broken: {tensor} has NaN or infinite values"
         elif self._part == "VAE":
-            template = "the VAE in {path} is broken: {tensor} has values that are not finite"
+            template = "the VAE in {path} is broken: {tensor} has NaN or infinite values"
         return CheckpointError(
             template,
             hint=_WHY_VAE_BROKEN if self._part == "VAE" else _WHY_BROKEN,
@@ -311,10 +311,12 @@ def _missing(path: Path, names: list[str]) -> CheckpointError:
     hint = "The file is incomplete. Choose another version of the checkpoint."
     if len(names) > 3:
         return CheckpointError(
-            "{path} lacks {count} weights ({examples}, ...)",
+            "{count} weights are missing from {path} ({examples}, ...)",
             hint=hint,
             path=path,
             count=len(names),
             examples=examples,
         )
-    return CheckpointError("{path} lacks {examples}", hint=hint, path=path, examples=examples)
+    return CheckpointError(
+        "weights are missing from {path}: {examples}", hint=hint, path=path, examples=examples
+    )

@@ -63,7 +63,10 @@ def divide(dataset: Dataset, split: float | None, seed: int) -> Divided:
         return Divided(trained=dataset, held_out=HeldOut())
     if not count:
         note = Message(
-            "validation_split is {split}, less than one of {count} images: none is held out",
+            (
+                "validation_split is {split}, which is less than one of {count} images: none is "
+                "used for validation"
+            ),
             {"split": split, "count": len(dataset.examples)},
         )
         hint = Message("Use a larger share or more images, or leave it at auto.")
@@ -85,7 +88,10 @@ def of_folder(dataset: Dataset, validation: Sequence[Example], seed: int) -> Div
     others = [example for example in validation if example.digest not in trained]
     count = len(validation) - len(others)
     note = Message(
-        "{count} of {total} images in validation_dir are trained on too, and are not validated on",
+        (
+            "{count} of {total} images in validation_dir are trained on too, and are not used for "
+            "validation"
+        ),
         {"count": count, "total": len(validation)},
     )
     chosen = choose(others, min(len(others), MOST_MEASURED), seed)

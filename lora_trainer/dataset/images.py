@@ -358,10 +358,10 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError("{path} does not exist", hint="Check the name.", path=path) from error
     except _NotFinite as error:
         hint = (
-            "The program that wrote it divided by zero, or marked empty places so. Save it again as"
-            " 16-bit TIFF or PNG, or remove it."
+            "The program that wrote it may have divided by zero. Save it again as 16-bit TIFF "
+            "or PNG, or remove it."
         )
-        template = "{path} has pixels that are infinite or not a number ({count} of them)"
+        template = "{path} has NaN or infinite pixels ({count} of them)"
         raise DatasetError(template, hint=hint, path=path, count=error.count) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
@@ -391,8 +391,8 @@ def _too_large(path: Path, pixels: int, limit: int) -> DatasetError:
     return DatasetError(
         "{path} has {megapixels} million pixels, and no more than {limit} million are read",
         hint=(
-            "Make it smaller. If its size is meant, set the environment variable {variable} to"
-            " {megapixels} and start again."
+            "Make it smaller. If its size is intended, set the environment variable {variable} "
+            "to {megapixels} and start again."
         ),
         path=path,
         megapixels=-(-pixels // 10**6),
@@ -425,7 +425,9 @@ def _not_an_image(path: Path, file: BinaryIO) -> DatasetError:
             "Export it as JPEG or PNG. On an iPhone, Settings, Camera, Formats, Most Compatible"
             " takes JPEG images from now on."
         )
-        return DatasetError("{path} is an HEIC image, which is not read here", hint=hint, path=path)
+        return DatasetError(
+            "{path} is an HEIC image, which cannot be read here", hint=hint, path=path
+        )
     if form == "AVIF":
         hint = "Export it as PNG, or use Pillow 11.3 or later."
         return DatasetError(
@@ -433,7 +435,7 @@ def _not_an_image(path: Path, file: BinaryIO) -> DatasetError:
         )
     if head[:2] == b"\xff\x0a" or head[4:8] == b"JXL ":
         return DatasetError(
-            "{path} is a JPEG XL image, which is not read here",
+            "{path} is a JPEG XL image, which is not supported",
             hint="Export it as JPEG or PNG.",
             path=path,
         )
@@ -455,9 +457,7 @@ def _not_an_image(path: Path, file: BinaryIO) -> DatasetError:
         return DatasetError(
             "{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path
         )
-    return DatasetError(
-        "{path} is not an image in a format that is read here", hint=_SAVE_AGAIN, path=path
-    )
+    return DatasetError("{path} is not an image in a supported format", hint=_SAVE_AGAIN, path=path)
 
 
 def _form(head: bytes) -> str:
@@ -471,7 +471,7 @@ def _form(head: bytes) -> str:
 
 def _unread_tiff(path: Path, kind: str) -> DatasetError:
     return DatasetError(
-        "{path} is a TIFF of a kind that is not read here ({kind})",
+        "{path} is a TIFF of a kind that is not supported ({kind})",
         hint=_SAVE_AGAIN,
         path=path,
         kind=kind,

@@ -357,7 +357,7 @@ class _Walk:
         listing.findings += [
             warning(
                 "left-out",
-                "{name} is not read: {chosen} in the same folder is",
+                "{name} is not used: {chosen} in the same folder is used instead",
                 path=folder / name,
                 name=listing.name(folder / name),
                 chosen=metadata[0],

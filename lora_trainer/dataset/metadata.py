@@ -303,7 +303,7 @@ def _header(records: list[TableRow], path: Path) -> Columns | None:
     file = file or 0
     if len(first) == 2:
         return Columns(file=file, caption=1 - file, count=2)
-    template = "{path} has the columns {columns}: none of them is known to hold captions"
+    template = "{path} has the columns {columns}: none of them is a known name for captions"
     raise DatasetError(
         template, hint="Name the columns file_name and text.", path=path, columns=", ".join(first)
     )
@@ -386,7 +386,7 @@ def _read_jsonl(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
         if text.strip()
     )
     if not rows and len(findings) > 1:
-        raise DatasetError("{path} is not a file of JSON lines", hint=_JSON_HINT, path=path)
+        raise DatasetError("{path} is not a JSON Lines file", hint=_JSON_HINT, path=path)
     return rows, findings
 
 
@@ -424,7 +424,7 @@ def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
     rows, findings = _split_results(results)
     if not rows:
         raise DatasetError(
-            "{path} holds no captions that are known by the names of images",
+            "{path} has no captions with the names of their images",
             hint=_DOCUMENT_HINT,
             path=path,
         )

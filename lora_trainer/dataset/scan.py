@@ -204,7 +204,7 @@ def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], lis
     if not masks:
         return images, []
     first = min(masks)
-    template = "masks are not trained ({count} of them, such as {name})"
+    template = "masks are not trained on ({count} of them, such as {name})"
     return images, [
         warning("left-out", template, path=first, count=len(masks), name=listing.name(first))
     ]
@@ -255,7 +255,7 @@ def unsupported(listing: Listing) -> list[Finding]:
     left out.
     """
     hint = "Export them as PNG or JPEG, or move them out of the folder."
-    template = "{name} is in a format that is not read here"
+    template = "{name} is in a format that is not supported"
     named = [
         (
             _unconverted(path, listing.name(path))
@@ -276,7 +276,7 @@ def _unconverted(path: Path, name: str) -> Finding:
     )
     found = error(
         "unconverted-image",
-        "{name} is not read as it is, but can be converted",
+        "{name} cannot be read directly, but can be converted",
         hint=hint,
         path=path,
         name=name,

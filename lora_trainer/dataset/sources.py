@@ -294,8 +294,8 @@ def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Find
     findings = []
     if several:
         template = (
-            "images with several captions, one a line ({count}, such as {name}): each time one of"
-            " them is drawn"
+            "images with several captions, one a line ({count}, such as {name}): one is chosen "
+            "at random each time"
         )
         hint = "If the lines are one caption, put them into one line."
         findings.append(_hint("several-captions", template, hint, several, listing))
@@ -475,7 +475,7 @@ def _resolve_claims(
             )
         )
     if best == MatchQuality.OTHER_SUFFIX:
-        template = "{file}, line {line}: there is no {image}; {name} is taken for it"
+        template = "{file}, line {line}: there is no {image}; {name} is used instead"
         findings.append(
             warning(
                 "other-suffix",
@@ -499,7 +499,7 @@ def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:
         hint = "Write the path from train_data_dir, as in folder/img01.jpg."
         return error(
             "ambiguous-row",
-            "{file}, line {line}: {image} may be any of {images}",
+            "{file}, line {line}: {image} matches several images: {images}",
             hint=hint,
             path=file,
             images=images,

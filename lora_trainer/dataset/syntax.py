@@ -63,62 +63,69 @@ _SIGN = re.compile(r"[<\[\](){}%|]|__|--|BREAK|\bAND\b|(?i:negative prompt:|step
 
 _CAPTIONS: dict[str, Message] = {
     "parameters": Message(
-        "captions hold generation parameters of a WebUI ({count}, such as {example} in {name}):"
-        " they are trained as words"
+        "captions contain generation parameters of a WebUI ({count}, such as {example} in "
+        "{name}): they are trained as plain text"
     ),
     "lora": Message(
-        "captions hold a LoRA tag ({count}, such as {example} in {name}): it is trained as words"
+        "captions contain a LoRA tag ({count}, such as {example} in {name}): it is trained as "
+        "plain text"
     ),
     "placeholder": Message(
-        "captions hold a placeholder ({count}, such as {example} in {name}): nothing is put in its"
-        " place, it is trained as words"
+        "captions contain a placeholder ({count}, such as {example} in {name}): it is not "
+        "replaced, but trained as plain text"
     ),
     "wildcard": Message(
-        "captions hold a wildcard ({count}, such as {example} in {name}): nothing is drawn, it is"
-        " trained as words"
+        "captions contain a wildcard ({count}, such as {example} in {name}): it is not "
+        "replaced, but trained as plain text"
     ),
     "editing": Message(
-        "captions hold prompt editing ({count}, such as {example} in {name}): it is trained as"
-        " words"
+        "captions contain prompt editing ({count}, such as {example} in {name}): it is trained "
+        "as plain text"
     ),
     "emphasis": Message(
-        "captions hold emphasis ({count}, such as {example} in {name}): it is trained as words,"
-        " brackets and number included"
+        "captions contain emphasis ({count}, such as {example} in {name}): it is trained as "
+        "plain text, brackets and number included"
     ),
     "option": Message(
-        "captions hold an option of another program ({count}, such as {example} in {name}): it is"
-        " trained as words"
+        "captions contain an option of another program ({count}, such as {example} in {name}): "
+        "it is trained as plain text"
     ),
     "separator": Message(
-        "captions hold a separator of another program ({count}, such as {example} in {name}): it is"
-        " trained as words"
+        "captions contain a separator of another program ({count}, such as {example} in "
+        "{name}): it is trained as plain text"
     ),
 }
 _PROMPTS: dict[str, Message] = {
     "parameters": Message(
-        "a sample prompt holds generation parameters, {example}: previews read them as words"
+        "a sample prompt contains generation parameters, {example}: previews read them as plain"
+        " text"
     ),
     "lora": Message(
-        "a sample prompt holds a LoRA tag, {example}: previews read it as words, and show the LoRA"
-        " in training anyway"
+        "a sample prompt contains a LoRA tag, {example}: previews read it as plain text, and "
+        "show the LoRA in training anyway"
     ),
-    "placeholder": Message(
-        "a sample prompt holds a placeholder, {example}: nothing is put in its place"
-    ),
-    "wildcard": Message("a sample prompt holds a wildcard, {example}: nothing is drawn for it"),
+    "placeholder": Message("a sample prompt contains a placeholder, {example}: it is not replaced"),
+    "wildcard": Message("a sample prompt contains a wildcard, {example}: it is not replaced"),
     "editing": Message(
-        "a sample prompt holds prompt editing, {example}: previews read it as words"
+        "a sample prompt contains prompt editing, {example}: previews read it as plain text"
     ),
-    "emphasis": Message("a sample prompt holds emphasis, {example}: previews read it as words"),
-    "option": Message("a sample prompt holds an option, {example}: previews read it as words"),
-    "separator": Message("a sample prompt holds a separator, {example}: previews read it as words"),
+    "emphasis": Message(
+        "a sample prompt contains emphasis, {example}: previews read it as plain text"
+    ),
+    "option": Message(
+        "a sample prompt contains an option, {example}: previews read it as plain text"
+    ),
+    "separator": Message(
+        "a sample prompt contains a separator, {example}: previews read it as plain text"
+    ),
     "escaped": Message(
-        "a sample prompt holds an escaped bracket, {example}: previews read the backslash as well"
+        "a sample prompt contains an escaped bracket, {example}: previews read the backslash as"
+        " well"
     ),
 }
 _CAPTION_HINT = (
-    "Take it out: no prompt sends it to the text encoder. In Captions, Change many finds and"
-    " replaces it everywhere."
+    "Remove it: no prompt sends it to the text encoder. In Captions, Change many finds and "
+    "replaces it everywhere."
 )
 _PROMPT_HINT = (
     "Write sample prompts in plain words; size, steps and strength have settings of their own."

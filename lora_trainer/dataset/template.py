@@ -171,13 +171,13 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
 
 def vocabulary_from(values: object, path: Path) -> Vocabulary:
     """The content of YAML or JSON as a Vocabulary. `path` is for the message of DatasetError."""
-    hint = "It holds `opening: a phrase`, and under `fields:` lists of words for {known}."
+    hint = "It needs `opening: a phrase`, and under `fields:` lists of words for {known}."
     known = ", ".join(FIELDS)
     if not isinstance(values, Mapping) or not set(values) <= {"opening", "fields"}:
-        raise DatasetError("{path} is no vocabulary", hint=hint, path=path, known=known)
+        raise DatasetError("{path} is not a vocabulary", hint=hint, path=path, known=known)
     opening, fields = values.get("opening") or "", values.get("fields") or {}
     if not isinstance(opening, str) or not isinstance(fields, Mapping):
-        raise DatasetError("{path} is no vocabulary", hint=hint, path=path, known=known)
+        raise DatasetError("{path} is not a vocabulary", hint=hint, path=path, known=known)
     for name, words in fields.items():
         if name not in FIELDS:
             raise DatasetError(
@@ -244,11 +244,17 @@ def vocabulary_findings(
     findings = []
     for path, (name, caption) in captions.items():
         for departure in departures({name: caption}, vocabulary, trigger_word):
-            hint = "Captions that begin alike leave the opening phrase to what they share."
+            hint = (
+                "If all captions begin with the same phrase, that phrase learns what the "
+                "images share."
+            )
             template = '{name}: the caption does not begin with "{opening}"'
             values: dict[str, Any] = {"name": name, "opening": vocabulary.opening}
             if departure.variants:
-                hint = "One thing, one word: the model takes each wording for something of its own."
+                hint = (
+                    "Use one word for one thing: the model learns each wording as something "
+                    "different."
+                )
                 written, preferred = departure.variants[0]
                 template = '{name}: the caption says "{written}"; the vocabulary has "{preferred}"'
                 values = {"name": name, "written": written, "preferred": preferred}

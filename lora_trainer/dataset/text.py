@@ -72,7 +72,7 @@ def read_bytes(path: Path, limit: int = LARGEST_CAPTION_FILE) -> bytes:
             "{path} cannot be read: {reason}", hint=hint, path=path, reason=error.strerror or error
         ) from error
     if len(data) > limit:
-        hint = "Divide it, or remove what is no caption."
+        hint = "Split it, or remove what is not a caption."
         raise DatasetError(
             "{path} is larger than {limit} MB", hint=hint, path=path, limit=limit // 2**20
         )
@@ -120,7 +120,7 @@ def _decode_guessed(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> tu
         except UnicodeDecodeError:
             continue
     raise DatasetError(
-        "{path} is in no encoding known here (line {line})",
+        "{path} is in an unknown encoding (line {line})",
         hint=_SAVE_AS_UTF8,
         path=path,
         line=line,

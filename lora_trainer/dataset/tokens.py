@@ -121,29 +121,29 @@ def _sentences(
         "rank": parts[0][1] if parts else 0,
     }
     if kind == "rare":
-        message = Message('"{word}" is one rare token: free to take a new meaning', values)
+        message = Message('"{word}" is one rare token: a good trigger word', values)
         return message, Message("")
     if kind == "made-up":
         message = Message('"{word}" is a made-up word of {count} tokens: {parts}', values)
         return message, Message(
-            "It is free to take a new meaning, though its parts may lend it some of theirs: try it"
-            " in a prompt before training."
+            "It can take a new meaning, but its parts may bring some of their own: try it in a "
+            "prompt before training."
         )
     if kind == "phrase":
         message = Message('"{word}" is a phrase of {count} tokens', values)
         return message, Message(
-            "Each of its words keeps its meaning. A single made-up word is easier to call, and to"
-            " leave out."
+            "Each of its words keeps its meaning. A single made-up word is easier to use, and "
+            "to leave out."
         )
     if kind == "common":
         message = Message(
-            '"{word}" is an everyday word to the model: it means something already', values
+            '"{word}" is a common word, which already means something to the model', values
         )
         return message, Message(
             "Training has to overwrite that meaning, and every prompt with the word will show it."
             " Choose a made-up word."
         )
-    message = Message('"{word}" is a word the model knows, if not an everyday one', values)
+    message = Message('"{word}" is a less common word, which the model knows too', values)
     return message, Message(
         "Try it in a prompt before training: if it shows something of its own, choose a made-up"
         " word."

@@ -278,8 +278,8 @@ class StableDiffusion(Family):
         if zero_terminal_snr and prediction_type == "epsilon":
             checkpoint.note(
                 Message(
-                    "zero_terminal_snr is on, but the model predicts epsilon, which has no answer"
-                    " where only noise is left"
+                    "zero_terminal_snr is on, but the model predicts epsilon: it works with "
+                    "v-prediction only"
                 )
             )
         return NoiseSchedule(
@@ -506,8 +506,8 @@ class _StableDiffusion2(StableDiffusion):
         if config["block_out_channels"][0] != 320 or config["cross_attention_dim"] != 1024:
             checkpoint.note(
                 Message(
-                    "the file does not say what the model predicts; epsilon is assumed. Set"
-                    " prediction_type if it was trained on v"
+                    "the file does not state the prediction type; epsilon is assumed. Set "
+                    "prediction_type if it is a v-prediction model"
                 )
             )
             return "epsilon"
@@ -515,8 +515,8 @@ class _StableDiffusion2(StableDiffusion):
         found: PredictionType = "v_prediction" if is_v else "epsilon"
         checkpoint.note(
             Message(
-                "judged by its answers, the model predicts {kind}; set prediction_type if you know"
-                " better",
+                "a test of the model shows that it predicts {kind}; set prediction_type if that"
+                " is wrong",
                 {"kind": found},
             )
         )

@@ -451,7 +451,7 @@ class Host:
         """Move the host's model off the device, holding the queue. No-op if it is not there."""
         self._move(
             self._release,
-            template="the WebUI's model could not leave the graphics card: {reason}",
+            template="the WebUI's model could not be moved off the graphics card: {reason}",
             hint="Unload it in the WebUI's settings (Actions), or restart the WebUI.",
         )
 
@@ -459,7 +459,7 @@ class Host:
         """Move the model back, holding the queue. Hosts that load on demand do nothing."""
         self._move(
             self._restore,
-            template="the WebUI's model could not return to the graphics card: {reason}",
+            template="the WebUI's model could not be moved back to the graphics card: {reason}",
             hint="Choose the checkpoint again in the WebUI's menu, or restart the WebUI.",
         )
 
@@ -570,10 +570,10 @@ class Host:
         images = list(getattr(processed, "images", None) or [])
         if not images:
             raise HostError(
-                "the WebUI made no image",
+                "the WebUI generated no image",
                 hint=(
-                    "Make one in txt2img with the same checkpoint; the WebUI's console may say"
-                    " more."
+                    "Generate one in txt2img with the same checkpoint; the WebUI's console may "
+                    "have details."
                 ),
             )
         first = min(_whole(getattr(processed, "index_of_first_image", 0), 0), len(images) - 1)
@@ -737,11 +737,11 @@ def _failure(error: Exception) -> HostError:
     text = _reason(error)
     if "out of memory" in text.lower():
         return HostError(
-            "the graphics card ran out of memory while the WebUI made the image",
+            "the graphics card ran out of memory while the WebUI generated the image",
             hint="Choose a smaller width and height, or close other programs.",
         )
     return HostError(
-        "the WebUI could not make the image: {reason}",
-        hint="Try the prompt in txt2img; the WebUI's console says more.",
+        "the WebUI could not generate the image: {reason}",
+        hint="Try the prompt in txt2img; the WebUI's console has details.",
         reason=text,
     )

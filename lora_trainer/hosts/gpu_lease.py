@@ -399,7 +399,9 @@ class GpuLease:
                 " for images."
             )
         if self.state == "asking":
-            return Message("The WebUI makes an image: the training pauses after its current step.")
+            return Message(
+                "The WebUI generates an image: the training pauses after its current step."
+            )
         if self.state == "lent":
             return Message(
                 "The training is paused while the WebUI uses the graphics card, and resumes by"
@@ -423,8 +425,8 @@ class GpuLease:
                 " back for an image while training continues."
             )
         return Message(
-            "The WebUI's model was moved off the graphics card for the training. Generate pauses"
-            " the training while an image is made."
+            "The WebUI's model was moved off the graphics card for the training. Generate "
+            "pauses the training while an image is generated."
         )
 
     # --- moving the model -------------------------------------------------------------------------

@@ -176,8 +176,8 @@ class History:
                 raise known[1]
             return known[1], job, details.st_mtime
         raise RunError(
-            "{name} holds no config.yaml: it is no run, or a damaged one",
-            hint="Look into the folder. If nothing in it is of use, delete it here.",
+            "{name} has no config.yaml: it is not a run, or it is damaged",
+            hint="Look into the folder. If you need nothing in it, delete it here.",
             name=path.name,
         )
 

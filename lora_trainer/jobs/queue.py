@@ -197,6 +197,6 @@ class Queue:
 def _with(line: QueueState, run_id: str) -> QueueState:
     if run_id not in line.waiting:
         raise RunError(
-            "{name} does not wait in the queue", hint="It may have begun meanwhile.", name=run_id
+            "{name} is not in the queue", hint="It may have started in the meantime.", name=run_id
         )
     return line

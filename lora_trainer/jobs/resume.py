@@ -24,7 +24,7 @@ def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
     state = folder.read_state()
     if state.status == "finished" and not changes:
         raise RunError(
-            "this run is finished: it has its {step} steps",
+            "this run is finished: all its {step} steps are done",
             hint="To train it further, give it more steps.",
             step=state.step,
         )
@@ -34,7 +34,7 @@ def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
     wanted = requested.training.max_train_steps
     if state.status == "finished" and wanted is not None and wanted <= state.step:
         raise ConfigError(
-            "max_train_steps is {wanted}, but this run has {step} steps already",
+            "max_train_steps is {wanted}, but this run already has {step} steps",
             hint="Choose a larger number.",
             wanted=wanted,
             step=state.step,
@@ -61,8 +61,11 @@ def changed(folder: RunFolder, changes: Mapping[str, Any]) -> RunConfig:
     ]
     if fixed and folder.has_learned:
         raise ConfigError(
-            "{keys} cannot change any more: what was learned has its shape from them",
-            hint="Begin a new run with `train`, under another output_dir.",
+            (
+                "{keys} cannot be changed after the start: the shape of the LoRA's weights depends "
+                "on them"
+            ),
+            hint="Start a new run with `train`, under another output_dir.",
             keys=", ".join(fixed),
         )
     return after

@@ -109,8 +109,8 @@ def _died(status: int | None, moment: float, log: Path) -> Failed:
     hint = "Continue the run. If it happens again, please report it with worker.log."
     if status in (-9, 137):
         hint = (
-            "The system ended it, most likely because memory ran out. Lower batch_size or"
-            " resolution, close other programs, then continue the run."
+            "The operating system ended it, most likely because it ran out of memory. Lower "
+            "batch_size or resolution, close other programs, then continue the run."
         )
     error = RunError(
         "the training process ended unexpectedly ({how}): {last_words}",

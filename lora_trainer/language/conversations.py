@@ -227,7 +227,7 @@ def _contradicting(examples: Iterable[TextExample]) -> Iterator[Finding]:
         lambda example: example.question.casefold(),
         lambda example, first: example.digest != first.digest,
         kind="contradicting-text",
-        template="{name} asks the same as {original}, and answers it otherwise",
+        template="{name} asks the same as {original}, but has another answer",
         hint="Keep one of the answers: the model cannot learn both.",
     )
 

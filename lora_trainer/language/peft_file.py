@@ -75,7 +75,7 @@ def write(
         files.write_text(folder / CARD, _card(folder.name, base, credits))
         files.write_bytes(folder / WEIGHTS, content)
     except OSError as error:
-        hint = "Free some space, then continue with `resume`: it goes on from the last save."
+        hint = "Free some space, then continue with `resume`: it starts from the last save."
         raise LoraFileError.cannot_write(folder, error, hint) from error
     found = read(folder)
     if {PREFIX + path + end for path in found for end in (A, B)} != tensors.keys():
@@ -223,14 +223,14 @@ def _require_layers(factors: Mapping[str, LayerFactors], layers: Mapping[str, An
     for path, one in factors.items():
         if path not in layers:
             raise LoraFileError(
-                "the LoRA has a layer {name}, which this base lacks",
+                "the LoRA has a layer {name}, which is missing from this base model",
                 hint="Use the base model that it was trained on.",
                 name=path,
             )
         shape = (layers[path].out_features, layers[path].in_features)
         if (one.b.shape[0], one.a.shape[1]) != shape:
             raise LoraFileError(
-                "the layer {name} of the LoRA does not fit this base",
+                "the layer {name} of the LoRA does not fit this base model",
                 hint="Use the base model that it was trained on.",
                 name=path,
             )

@@ -145,7 +145,7 @@ def open_changes(path: Path) -> LoraChanges:
     layers = layers_in(header)
     if not layers:
         raise LoraFileError(
-            "{path} is not a LoRA", hint="`inspect` says what it is.", path=header.path
+            "{path} is not a LoRA", hint="`inspect` shows what it is.", path=header.path
         )
     others = sorted({kind for layer in layers.values() for kind in layer.kinds} - ADDED_KINDS)
     if others:

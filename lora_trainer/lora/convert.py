@@ -52,17 +52,17 @@ def convert(source: Path, target: Path) -> int:
         raise LoraFileError("{path} exists already", hint="Choose another name.", path=target)
     if not layers or not can_convert(layers, families):
         hint = (
-            "Several of diffusers' layers make one of the WebUI's, or it is not known for which"
-            " model. Ask its author for a file for ComfyUI."
+            "Its layers do not match the WebUI's one by one, or its model is unknown. Ask its "
+            "author for a file for ComfyUI."
         )
         raise LoraFileError(
-            "{path} cannot be given the WebUI's names by renaming", hint=hint, path=source
+            "{path} cannot be converted by renaming its keys", hint=hint, path=source
         )
     names = {name: _new_name(layer, families[0]) or "" for name, layer in layers.items()}
     tensors = {_new_key(key, names): info for key, info in header.tensors.items()}
     if len(tensors) < len(header.tensors):
         raise LoraFileError(
-            "{path} has two layers of one name in the WebUI",
+            "{path} has two layers that get the same name in the WebUI",
             hint="Ask its author for a file for ComfyUI.",
             path=source,
         )

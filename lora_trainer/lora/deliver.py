@@ -415,7 +415,7 @@ def _require_folder(lora_dir: Path, file: Path) -> None:
 
 def _delivery_error(error: OSError, lora_dir: Path, file: Path) -> LoraTrainerError:
     if files.is_disk_full(error):
-        hint = "Make room there, then deliver again; the LoRA itself is safe in {file}."
+        hint = "Free some space there, then deliver again; the LoRA itself is safe in {file}."
         return LoraFileError(
             "the disk of {lora_dir} is full", hint=hint, lora_dir=lora_dir, file=file
         )

@@ -524,7 +524,7 @@ def _host_message(
         )
     if host.rejects(unmatched, keys):
         return Message(
-            "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.",
+            "{host} does not know {unmatched} of its {keys} keys, and ignores the whole file.",
             values,
         )
     if len(found) < len(layers):
@@ -536,8 +536,8 @@ TOGETHER = {
     "{host} does not run {family} models.": "{hosts} do not run {family} models.",
     "{host} does not load its only layer.": "{hosts} do not load its only layer.",
     "{host} loads none of its {count} layers.": "{hosts} load none of its {count} layers.",
-    "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.": (
-        "{hosts} do not know {unmatched} of its {keys} keys, and pass over the whole file."
+    "{host} does not know {unmatched} of its {keys} keys, and ignores the whole file.": (
+        "{hosts} do not know {unmatched} of its {keys} keys, and ignore the whole file."
     ),
     "{host} loads {loaded} of its {count} layers.": "{hosts} load {loaded} of its {count} layers.",
     "{host} loads all its layers.": "{hosts} load all its layers.",
@@ -579,16 +579,14 @@ def _notes(
         yield Message("All its weights are zero: it changes nothing.")
     effects = (part.effect for part in description.parts.values())
     if any(effect is not None and not math.isfinite(effect) for effect in effects):
-        yield Message("Some weights are not finite: images will be black or noise.")
+        yield Message("Some weights are NaN or infinite: images will be black or noise.")
     if measure.unread:
         yield Message(
             "Weights of type {types} were not measured.",
             {"types": ", ".join(sorted(measure.unread))},
         )
     if description.unmatched:
-        template = (
-            "{count} of {total} layers match nothing in this base model; the hosts pass over them."
-        )
+        template = "{count} of {total} layers match nothing in this base model; WebUIs ignore them."
         yield Message(template, {"count": len(description.unmatched), "total": total})
 
 

@@ -87,7 +87,7 @@ def _summary(history: Iterable[events.Event], measurements: Measurements) -> str
 
 def _verdict(verdict: Verdict | None) -> Markup | None:
     if verdict is None:
-        return _section("Verdict", tag("p", "Nothing was saved, so there is nothing to judge."))
+        return _section("Verdict", tag("p", "Nothing was saved, so there is nothing to evaluate."))
     first, *others = (str(sentence) for sentence in verdict.sentences)
     return _section(
         "Verdict",
@@ -131,10 +131,10 @@ def _curves(measurements: Measurements, verdict: Verdict | None) -> Markup | Non
         chart(
             _two_lines(
                 (
-                    "likeness to the training images",
+                    "similarity to the training images",
                     measurements.series(lambda one: one.likeness),
                 ),
-                ("obedience to the prompt", measurements.series(lambda one: one.obedience)),
+                ("prompt adherence", measurements.series(lambda one: one.obedience)),
             ),
             across="step",
             up="cosine",

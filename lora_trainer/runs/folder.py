@@ -268,15 +268,15 @@ def refuse_if_alive(folder: RunFolder) -> None:
     """Raise RunError when a worker runs in the folder."""
     if folder.is_alive:
         hint = (
-            '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop`'
-            ' ends it, `tell "{path}" resume` ends a pause.'
+            '`python -m lora_trainer status "{path}"` shows its state; `tell "{path}" stop` '
+            'ends it, `tell "{path}" resume` ends a pause.'
         )
         if folder.job == "caption":
             raise RunError("a captioner is already at work in {path}", hint=hint, path=folder.path)
         hint = (
-            '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop`'
-            ' ends it, `tell "{path}" resume` ends a pause. Another training needs an output_dir of'
-            " its own."
+            '`python -m lora_trainer status "{path}"` shows its state; `tell "{path}" stop` '
+            'ends it, `tell "{path}" resume` ends a pause. Another training needs an output_dir'
+            " of its own."
         )
         raise RunError("a worker is already training in {path}", hint=hint, path=folder.path)
 

@@ -391,7 +391,7 @@ def current_keys(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
         name = present.get(key, key)
         if name in found or (name != key and name in values):
             raise ConfigError(
-                "{old} is the earlier name of {key}, which is there too",
+                "{old} is an earlier name of {key}, which is set too",
                 hint="Keep one of the two.",
                 old=key,
                 key=name,

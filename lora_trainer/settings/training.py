@@ -447,7 +447,7 @@ class LoraSettings(Settings):
         for key, needed in _other_types_settings(self.lora_type).items():
             if getattr(self, key) is not None:
                 yield ConfigError(
-                    "{key} is set, but lora_type is {lora_type}, which has no use for it",
+                    "{key} is set, but lora_type is {lora_type}, which does not use it",
                     hint="Set lora_type to {needed}, or {key} to auto.",
                     key=key,
                     lora_type=self.lora_type,

@@ -143,7 +143,7 @@ class CaptionTask(Task):
     @classmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out",
+            "out of memory",
             hint=(
                 "Close other programs, or unload the WebUI's checkpoint; or use a smaller"
                 " captioner, or set device to cpu."
@@ -351,7 +351,7 @@ class Selecting:
             is_done = known.is_done(content, before.caption, by)
             if before.unreadable and not self.settings.overwrite:
                 reason = before.unreadable
-                self.named.warn("{name} is left alone: {reason}", name=image, reason=reason)
+                self.named.warn("{name} is not changed: {reason}", name=image, reason=reason)
             elif self.settings.only_missing and before.texts:
                 continue
             elif not self.settings.overwrite and any(
@@ -492,7 +492,7 @@ class CaptionWriter:
         for image, (_, text) in items.items():
             if image in changed:
                 self.count -= 1
-                template = "the caption of {name} was changed meanwhile; it stays as it is"
+                template = "the caption of {name} was changed in the meantime; it is not replaced"
                 self.named.warn(template, name=image)
             else:
                 self.report.write(events.Captioned(image=self.named.shown(image), caption=text))
@@ -665,8 +665,8 @@ class Captioning:
                     captioner=self.settings.info.title,
                     reason=f"{type(error).__name__}: {error}"[:300],
                     hint=(
-                        "Choose another captioner, or set mixed_precision to no. The end of {log}"
-                        " tells more."
+                        "Choose another captioner, or set mixed_precision to no. The end of "
+                        "{log} has the details."
                     ),
                     log=self.task.folder.log,
                 ) from error
@@ -677,7 +677,7 @@ class Captioning:
 
     def _no_memory(self, item: Pending) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out at {name}, with one image at a time",
+            "out of memory at {name}, with one image at a time",
             name=self.named.shown(item.image),
             hint=(
                 "What was captioned is kept. Close other programs, or unload the WebUI's"

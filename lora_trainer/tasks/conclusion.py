@@ -25,7 +25,7 @@ class Conclusion:
     def __init__(self, run: TrainingRun) -> None:
         self._run = run
         self._verdict: Verdict | None = None
-        with self._only_warned(template="the run could not be judged: {reason}"):
+        with self._only_warned(template="the run could not be evaluated: {reason}"):
             self._verdict = verdict.judge(run.folder)
 
     @property
@@ -41,7 +41,7 @@ class Conclusion:
     def judge(self) -> None:
         """Judge everything that was measured, write verdict.json and the event."""
         self._run.report.phase("concluding")
-        with self._only_warned(template="the run could not be judged: {reason}"):
+        with self._only_warned(template="the run could not be evaluated: {reason}"):
             self._verdict = verdict.judge(self._run.folder)
             if self._verdict is not None:
                 verdict.write(self._run.folder, self._verdict)
@@ -55,7 +55,7 @@ class Conclusion:
         # the first sentence names no images: LoRA files are published
         keys = verdict_keys(str(found.sentences[0]), self.strength)
         with self._only_warned(
-            template="the verdict could not be put into the LoRA file: {reason}"
+            template="the evaluation could not be written into the LoRA file: {reason}"
         ):
             self._run.output.add_metadata(target, keys)
 
@@ -72,6 +72,6 @@ class Conclusion:
             log.warning("%s", template, exc_info=True)
             self._run.report.warn(
                 template,
-                hint="The LoRA is complete all the same. The details are in the run's log.",
+                hint="The LoRA itself is complete. The details are in the run's log.",
                 reason=f"{type(error).__name__}: {error}",
             )

@@ -111,7 +111,7 @@ class DiffusionTask(TrainingTask):
     @classmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out at step {step}",
+            "out of memory at step {step}",
             hint=(
                 "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
                 " lower resolution."

@@ -99,7 +99,7 @@ class LanguageTask(TrainingTask):
     @classmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out at step {step}",
+            "out of memory at step {step}",
             hint=(
                 "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
                 " lower max_length, or set load_in_4bit to true."
@@ -235,7 +235,7 @@ class TextPreparation(PreparationStage):
         keys = settings.unread(config, images=False)
         if keys:
             self.report.warn(
-                "settings that mean nothing for a language model: {keys}",
+                "settings that have no effect on a language model: {keys}",
                 hint="Leave them out.",
                 keys=", ".join(keys),
             )
@@ -438,8 +438,8 @@ def begin_from(adapters: Adapters, beginning: dict[str, LayerFactors]) -> None:
     others = sorted(beginning.keys() - layers.keys())
     if others:
         raise LoraFileError(
-            "init_lora has layers that do not learn in this run: {count}, such as {name}",
-            hint="Set base_model and target_modules as it was made.",
+            "init_lora has layers that are not trained in this run: {count}, such as {name}",
+            hint="Set base_model and target_modules as when it was trained.",
             count=len(others),
             name=others[0],
         )

@@ -116,7 +116,7 @@ class LoraFileOutput(LoraOutput):
             self.report.warn(warning)
         if delivered.renamed:
             self.report.warn(
-                "{lora_dir} had a LoRA called {old}, so this one is called {new}",
+                "{lora_dir} already has a LoRA called {old}, so this one is called {new}",
                 lora_dir=output.lora_dir,
                 old=self.config.lora.name,
                 new=delivered.name,

@@ -87,7 +87,7 @@ class PeftOutput(LoraOutput):
             return None
         if copy.name != name:
             self.report.warn(
-                "{lora_dir} had a LoRA called {old}, so this one is called {new}",
+                "{lora_dir} already has a LoRA called {old}, so this one is called {new}",
                 lora_dir=folder,
                 old=name,
                 new=copy.name,

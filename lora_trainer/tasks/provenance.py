@@ -85,7 +85,7 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
             )
     for key, value in now.files.items():
         if kept["files"].get(key, value) != value:
-            yield Message("{key} is another file than at the resume point", {"key": key})
+            yield Message("{key} is not the same file as at the resume point", {"key": key})
     before, after = kept["examples"], now.examples
     changed = {
         "new": sorted(after.keys() - before.keys()),

@@ -136,7 +136,7 @@ class EncodedImages:
                     tensors = _encoded(parts, examples[index], bucket, settings)
                     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                         raise NotFinite(
-                            "the VAE in {path} turns {name} into numbers that are not finite",
+                            "the VAE in {path} encodes {name} to NaN or infinite numbers",
                             hint="Set vae to another VAE file for this kind of checkpoint.",
                             path=vae_file,
                             name=examples[index].name,
@@ -226,8 +226,8 @@ class CaptionEncoder:
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):
                         raise NotFinite(
-                            'the text encoder turns the caption "{caption}" into numbers that are'
-                            " not finite",
+                            'the text encoder encodes the caption "{caption}" to NaN or infinite '
+                            "numbers",
                             hint=(
                                 "Set mixed_precision to bf16 or no. If that does not help, the"
                                 " checkpoint is broken: choose another."

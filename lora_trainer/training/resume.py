@@ -84,7 +84,7 @@ def _checked(state: dict[str, Any]) -> dict[str, Any]:
     if lacking:
         raise Damaged(f"it lacks {', '.join(lacking)}")
     if not checksummed.is_finite([state["adapters"], state["optimizer"], state.get("average")]):
-        raise Damaged("it holds numbers that are not finite")
+        raise Damaged("it holds NaN or infinite numbers")
     return state
 
 

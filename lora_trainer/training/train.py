@@ -212,8 +212,8 @@ class Trainer:
         """Raises NotFinite if no step was finite."""
         if not self.has_learned:
             one, several = (
-                "the only step gave no finite numbers",
-                "none of the {count} steps gave finite numbers, so nothing was learned",
+                "the only step gave NaN or infinite numbers",
+                "all {count} steps gave NaN or infinite numbers, so nothing was learned",
             )
             raise NotFinite(
                 one if self.step == 1 else several, hint=_NOTHING_LEARNED, count=self.step
@@ -294,8 +294,8 @@ class Trainer:
         what = "loss" if broken else "gradient"
         if self._skipped >= (MOST_SKIPPED if self.scaler is None or broken else MOST_RESCALED):
             raise NotFinite(
-                "the {what} was not a finite number in {count} steps running; the examples of the"
-                " last were {names}",
+                "the {what} was NaN or infinite in {count} steps in a row; the examples of the "
+                "last were {names}",
                 hint=_LEARNING_FAILED if self.has_learned else _NOTHING_LEARNED,
                 what=what,
                 count=self._skipped,

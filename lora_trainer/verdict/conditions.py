@@ -125,7 +125,9 @@ def _not_finite(case: Case) -> Evidence | None:
     if broken <= max(1, case.thresholds.non_finite * len(losses)):
         return None
     values = {"count": broken, "total": len(losses)}
-    return _lower_rate(case, Message("{count:,} of {total:,} steps gave no finite loss.", values))
+    return _lower_rate(
+        case, Message("In {count:,} of {total:,} steps the loss was NaN or infinite.", values)
+    )
 
 
 def _rise_above_base(case: Case) -> tuple[int, float] | None:
@@ -211,9 +213,9 @@ def overfit(case: Case) -> Evidence | None:
         changes["lora_dropout"] = 0.1
     return Evidence(
         sentence=Message(
-            "After step {step:,} the loss on images that were held out rises again, by"
-            " {share:.0f} % of the checkpoint's, while that of the trained images does not: it"
-            " learns them by heart.",
+            "After step {step:,} the loss on images that were held out rises again, by "
+            "{share:.0f} % of the checkpoint's, while that of the trained images does not: it "
+            "is overfitting.",
             {"step": step, "share": 100 * share},
         ),
         advice=Message(
@@ -236,8 +238,8 @@ def _seen_too_often(case: Case) -> Evidence | None:
     steps = max(1, int(round_to(limits.sound_views * count / at_once, 2)))
     return Evidence(
         sentence=Message(
-            "Each of the {count} images was trained {views:,.0f} times, and none was held out to"
-            " tell: it has learned them by heart.",
+            "Each of the {count} images was trained {views:,.0f} times, and none was held out "
+            "to compare: it is overfitted.",
             {"count": count, "views": views},
         ),
         advice=Message(
@@ -255,13 +257,13 @@ def texts_overfit(case: Case) -> Evidence | None:
     steps = max(1, rise[0] or case.choice.step)
     return Evidence(
         sentence=Message(
-            "After step {step:,} the loss on texts that were held out rises again, by {share:.0f} %"
-            " of the base model's: it learns the others by heart.",
+            "After step {step:,} the loss on texts that were held out rises again, by "
+            "{share:.0f} % of the base model's: it is overfitting.",
             {"step": rise[0], "share": 100 * rise[1]},
         ),
         advice=Message(
-            "Where facts are to be learned, that is meant. Else train {steps:,} steps, or on more"
-            " texts.",
+            "If it is to learn facts, that is intended. Otherwise train {steps:,} steps, or on "
+            "more texts.",
             {"steps": steps},
         ),
         changes={"max_train_steps": steps},
@@ -369,12 +371,12 @@ def early_plateau(case: Case) -> Evidence | None:
         return None
     return Evidence(
         sentence=Message(
-            "From step {step:,} of {total:,} on the loss stands still, on images that were held out"
-            " as on the trained ones.",
+            "From step {step:,} of {total:,} on the loss no longer falls, on images that were "
+            "held out as on the trained ones.",
             {"step": flat, "total": case.steps_done},
         ),
         advice=Message(
-            "There was no more to learn: more different images give more than more steps."
+            "There was nothing more to learn: more varied images help more than more steps."
         ),
     )
 
@@ -390,8 +392,8 @@ def detail_lost(case: Case) -> Evidence | None:
     left = 100 * (1 - max(gain_shares(case.measurements.curve).values()))
     return Evidence(
         sentence=Message(
-            "From step {step:,} on the loss stands still at {left:.0f} % of the checkpoint's, and"
-            " not for overfitting: rank {rank} holds no more detail.",
+            "From step {step:,} on the loss stays at {left:.0f} % of the checkpoint's, without "
+            "overfitting: rank {rank} cannot hold more detail.",
             {"step": flat, "left": left, "rank": rank},
         ),
         advice=Message("Use rank {rank}.", {"rank": 2 * rank}),
@@ -454,7 +456,7 @@ def _foreign_captions(case: Case) -> Evidence | None:
                 "measured": len(fits),
             },
         ),
-        advice=Message("Look whether their captions say what they show."),
+        advice=Message("Check whether their captions describe what they show."),
     )
 
 
@@ -483,7 +485,9 @@ def _stubborn_images(case: Case) -> Evidence | None:
                 "usual": 100 * middle,
             },
         ),
-        advice=Message("Look whether their captions say what they show, in the others' words."),
+        advice=Message(
+            "Check whether their captions describe what they show, in the same words as the others."
+        ),
     )
 
 
@@ -500,11 +504,11 @@ def _drift(case: Case) -> Evidence | None:
         return None
     return Evidence(
         sentence=Message(
-            "The style of the previews drifts: from save to save their likeness to the training"
-            " images falls by {falls:.2f} in all, and rises by {rise:.2f}.",
+            "The style of the previews drifts: from save to save their similarity to the "
+            "training images falls by {falls:.2f} in all, and rises by {rise:.2f}.",
             {"falls": falls, "rise": rise},
         ),
-        advice=Message("Look whether the captions call the same thing by the same words."),
+        advice=Message("Check whether the captions use the same words for the same thing."),
     )
 
 
@@ -520,8 +524,8 @@ def likeness_low(case: Case) -> Evidence | None:
     if max(gains.values()) <= limits.learned:
         return None
     sentence = Message(
-        "The loss fell by {gain:.0f} %, but the previews are no more like the training images than"
-        " the checkpoint's own: {likeness:.2f}.",
+        "The loss fell by {gain:.0f} %, but the previews are no more similar to the training "
+        "images than the checkpoint's own: {likeness:.2f}.",
         {"gain": 100 * max(gains.values()), "likeness": one.likeness},
     )
     if not config.dataset.trigger_word:
@@ -537,7 +541,9 @@ def likeness_low(case: Case) -> Evidence | None:
         )
     return Evidence(
         sentence=sentence,
-        advice=Message("Look whether the preview prompts hold the trigger word, as captions do."),
+        advice=Message(
+            "Check whether the preview prompts contain the trigger word, as captions do."
+        ),
     )
 
 
@@ -559,7 +565,7 @@ def base_spoiled(case: Case) -> Evidence | None:
     if config.dataset.caption_dropout > 0:
         return Evidence(
             sentence=sentence,
-            advice=Message("Train without caption dropout, which teaches it just that."),
+            advice=Message("Train without caption dropout, which has this effect."),
             changes={"caption_dropout": 0.0},
         )
     lower = round_to(case.measurements.learning_rate / 2, 2)

@@ -124,8 +124,8 @@ def _best(measurements: Measurements, choice: Choice) -> Message:
     values = {"step": choice.step, "total": measurements.step_count}
     if choice.basis == "nothing":
         return Message(
-            "Nothing was measured at the saves of this run, so that its last one is taken: step"
-            " {step:,} of {total:,}.",
+            "Nothing was measured at the saves of this run, so its last one is used: step "
+            "{step:,} of {total:,}.",
             values,
         )
     if not choice.improves:
@@ -180,7 +180,7 @@ def _likeness(one: MeasuredStep) -> Message | None:
         return None
     if not one.has_base:
         return Message(
-            "The likeness of its previews to the training images is {likeness:.2f}.",
+            "The similarity of its previews to the training images is {likeness:.2f}.",
             {"likeness": one.likeness},
         )
     base = one.pictures[0.0].obedience

@@ -72,7 +72,7 @@ def test_a_file_for_another_family_is_refused_and_nothing_is_left_changed(tmp_pa
     base = tiny_parts("sd1")
     before = noise_prediction(base)
     with (
-        pytest.raises(LoraFileError, match="which this base lacks"),
+        pytest.raises(LoraFileError, match="which is missing from this base model"),
         applied(base, [LoraTag(path, 1.0)]),
     ):
         pass

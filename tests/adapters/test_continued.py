@@ -102,7 +102,7 @@ def test_a_lower_rank_keeps_the_largest_singular_values(tmp_path):
         whole += float((values**2).sum())
     assert beginning.kept == pytest.approx(kept / whole, rel=1e-4) and 0.5 < beginning.kept < 0.95
     ((message, hint),) = beginning.notes()
-    assert f"{beginning.kept:.1%} of the effect is kept" in str(message)
+    assert f"only {beginning.kept:.1%} of the effect of " in str(message)
     assert "higher lora_rank" in str(hint)
 
 
@@ -210,7 +210,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
     assert beginning.fresh == sum(one.path.endswith("to_v") for one in adapters.layers)
     lost, unknown = (str(message) for message, _ in beginning.notes())
     assert f"their effect is lost: {len(beginning.left_out)}, such as lora_te_" in lost
-    assert "this base does not have: 1, such as lora_unet_nowhere_at_all" in unknown
+    assert "this base model does not have: 1, such as lora_unet_nowhere_at_all" in unknown
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
         (
             {f"{LAYER}.lora_{end}.weight": torch.zeros(2, 2) for end in ("down", "up")},
             {"ss_base_model_version": "sd_v1"},
-            "a layer of 2 x 2 does not fit the base's of",
+            "a layer of 2 x 2 does not fit the base model's of",
         ),
         (
             {

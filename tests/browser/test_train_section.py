@@ -308,7 +308,7 @@ def test_while_a_run_is_at_work_its_buttons_take_the_place_of_start(host, visito
     form.locator("summary").click()
     expect(section.get_by_role("button", name="Train it next")).to_be_visible()
     expect(section.locator(".lora-trainer-primary:visible")).to_have_count(0)
-    run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="")))
+    run.end(events.Failed.of(OutOfMemory("GPU out of memory", hint="")))
     bar.get_by_role("button", name="Continue").wait_for()
     eventually(
         lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Continue"]
@@ -476,19 +476,19 @@ def test_when_a_run_has_ended_what_will_happen_is_asked_anew(host, visitor, work
 def test_a_failure_says_what_and_what_to_try(host, visitor, worker):
     run = worker("went wrong")
     run.step(7)
-    run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="Set the batch size to 1.")))
+    run.end(events.Failed.of(OutOfMemory("GPU out of memory", hint="Set the batch size to 1.")))
     page, live = watch(visitor, host, "went wrong")
     notice = live.locator(".lora-trainer-notice-error")
     eventually(
         lambda: notice.locator("p").all_inner_texts(),
-        ["GPU memory ran out", "Set the batch size to 1."],
+        ["GPU out of memory", "Set the batch size to 1."],
     )
     eventually(lambda: notice.get_by_role("button").all_inner_texts(), ["Continue", "Copy report"])
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notice.get_by_role("button", name="Copy report").click()
     page.get_by_text("Copied.").wait_for()
     report = page.evaluate("navigator.clipboard.readText()")
-    assert "GPU memory ran out" in report and "the last line" in report
+    assert "GPU out of memory" in report and "the last line" in report
 
 
 def test_a_deleted_run_can_be_taken_back(host, visitor, worker):

@@ -132,8 +132,8 @@ def test_offline_the_sentence_says_which_model_how_large_and_where_it_belongs(
         find(settings("qwen"), Listener())
     assert (
         str(caught.value)
-        == "the model Qwen/Qwen2-VL-2B-Instruct (4.4 GB) is not on this disk, and HF_HUB_OFFLINE"
-        " forbids fetching it"
+        == "the model Qwen/Qwen2-VL-2B-Instruct (4.4 GB) is not on this disk, and "
+        "HF_HUB_OFFLINE forbids the download"
     )
     assert str(empty_cache) in str(caught.value.hint)
 
@@ -150,8 +150,8 @@ def test_a_hub_that_cannot_be_reached_gets_a_sentence(monkeypatch):
     with pytest.raises(CaptionerError) as caught:
         find(settings("blip-large"), Listener())
     start = (
-        "the model Salesforce/blip-image-captioning-large (1.9 GB) cannot be fetched from"
-        " http://127.0.0.1:1: Failed to establish a new connection: "
+        "the model Salesforce/blip-image-captioning-large (1.9 GB) cannot be downloaded from "
+        "http://127.0.0.1:1: Failed to establish a new connection: "
     )
     assert str(caught.value).startswith(start)
 
@@ -164,7 +164,7 @@ def test_a_disk_without_room_is_noticed_before_the_fetch(monkeypatch):
         with pytest.raises(
             CaptionerError,
             match=(
-                "takes 1 MB, and the disk with .* has 1.1 GB free, of which 1.1 GB are left alone"
+                "needs 1 MB, but the disk with .* has 1.1 GB free, of which 1.1 GB are reserved"
             ),
         ):
             find(settings(model="me/tiny-blip"), Listener())

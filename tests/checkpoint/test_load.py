@@ -324,7 +324,7 @@ def test_a_part_with_a_number_that_is_not_finite_is_called_broken(
         path = tmp_path / "changed.safetensors"
         assert (
             str(caught.value)
-            == f"the {part} in {path} is broken: {PARTS[part]} has values that are not finite"
+            == f"the {part} in {path} is broken: {PARTS[part]} has NaN or infinite values"
         )
 
 

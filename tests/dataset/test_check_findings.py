@@ -280,9 +280,8 @@ def test_the_finding_says_whose_embeddings_it_is_from_and_what_to_do(folder):
     add_embeddings(folder, as_seen(folder, ALIKE, title="BLIP"))
     report = checked(folder)
     finding = only(report, "little-variety")
-    assert (
-        str(finding)
-        == "to BLIP the images look much alike: they differ 18 % as much as unrelated images do"
+    assert str(finding) == (
+        "for BLIP the images are very similar: they differ 18 % as much as unrelated images do"
     )
     assert (
         "add others, or other backgrounds and light" in str(finding.hint)
@@ -294,7 +293,7 @@ def test_embeddings_are_asked_before_fingerprints(tmp_path, scenes):
     ground = Image.radial_gradient("L").convert("RGB")
     alike_in_light = members([Image.blend(ground, scene, 0.4) for scene in scenes], tmp_path)
     assert str(variety(alike_in_light)[0]).startswith(
-        "by light and dark the images are much alike: "
+        "the images are very similar in light and dark: "
     )
     assert variety(alike_in_light, [as_seen(tmp_path, APART)]) == []
 
@@ -395,7 +394,7 @@ def test_the_tab_checks_pictures_it_knows(folder):
     assert [str(finding) for finding in report.findings] == [
         "first has no caption",
         "first is only 256 x 256 pixels: for 512 it is enlarged 2.0 times",
-        "there is only one image, copies aside",
+        "there is only one image, not counting copies",
     ]
 
 

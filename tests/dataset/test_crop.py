@@ -228,7 +228,7 @@ def test_what_is_not_copied_is_named(tmp_path):
     assert (
         "reg holds class images" in told
         and "a.txt is damaged" in told
-        and "c.xcf is in a format that is not read here" in told
+        and "c.xcf is in a format that is not supported" in told
     )
     # who asks for one image hears of that one
     assert crop(tmp_path / "in", tmp_path / "one", size=64, only=["b.png"]).findings == ()

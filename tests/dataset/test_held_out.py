@@ -64,7 +64,7 @@ def test_too_few_images_are_told_only_where_a_share_was_asked_for():
     assert divide(dataset(4), 0.0, seed=0).note is None
     divided = divide(dataset(4), 0.1, seed=0)
     assert str(divided.note) == (
-        "validation_split is 0.1, less than one of 4 images: none is held out"
+        "validation_split is 0.1, which is less than one of 4 images: none is used for validation"
     )
     assert divided.trained == dataset(4) and not divided.held_out.count
 

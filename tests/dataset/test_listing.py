@@ -99,7 +99,7 @@ def test_one_metadata_file_a_folder_is_chosen_and_the_other_named(tmp_path):
     ]
     assert [listing.name(path) for path in listing.tables] == ["captions.csv"]
     assert [str(finding) for finding in listing.findings] == [
-        "metadata.jsonl is not read: Metadata.CSV in the same folder is"
+        "metadata.jsonl is not used: Metadata.CSV in the same folder is used instead"
     ]
 
 

@@ -133,14 +133,14 @@ def test_a_row_that_names_no_image_is_named(tmp_path):
             "id,image,width\n1,a.jpg,512\n",
             "metadata.csv",
             (
-                "/metadata.csv has the columns id, image, width: none of them is known to hold"
-                " captions"
+                "/metadata.csv has the columns id, image, width: none of them is a known name "
+                "for captions"
             ),
         ),
         (
             b"a caf\x81\xfe\x81\x00\n",
             "metadata.csv",
-            "/metadata.csv is in no encoding known here (line 1)",
+            "/metadata.csv is in an unknown encoding (line 1)",
         ),
         (b"PK\x03\x04", "metadata.xlsx", "/metadata.xlsx is a workbook, not a CSV file"),
         (

@@ -233,7 +233,7 @@ def test_a_row_without_a_suffix_that_fits_two_images_is_ambiguous(tmp_path):
     draw(tmp_path, "a.jpg", "a.png")
     write(tmp_path / "metadata.csv", "file_name,text\na,a fox\na.png,a fox\na.jpg,a cat\n")
     assert told(look(tmp_path)) == [
-        ("error", "ambiguous-row", "metadata.csv, line 2: a may be any of a.jpg, a.png")
+        ("error", "ambiguous-row", "metadata.csv, line 2: a matches several images: a.jpg, a.png")
     ]
 
 
@@ -246,7 +246,7 @@ def test_an_image_that_was_converted_is_taken_for_the_one_named_and_it_is_told(t
         (
             "warning",
             "other-suffix",
-            "metadata.csv, line 1: there is no a.jpg; a.png is taken for it",
+            "metadata.csv, line 1: there is no a.jpg; a.png is used instead",
         )
     ]
 
@@ -267,7 +267,7 @@ def test_masks_are_left_out_unless_they_have_captions(tmp_path):
     dataset = look(tmp_path)
     assert list(captions(dataset)) == ["fox.jpg", "iron.png", "iron_mask.png", "lone_mask.png"]
     assert told(dataset) == [
-        ("warning", "left-out", "masks are not trained (3 of them, such as fox-masklabel.png)")
+        ("warning", "left-out", "masks are not trained on (3 of them, such as fox-masklabel.png)")
     ]
 
 
@@ -328,11 +328,11 @@ def test_every_problem_is_named_and_only_good_examples_are_left(tmp_path):
         ("error", "no-caption", "empty.png has no caption: empty.txt is empty"),
         ("error", "no-caption", "lonely.png has no caption"),
         ("error", "row-without-file", "metadata.csv, line 7: there is no image gone.png"),
-        ("error", "unreadable-caption", "garbled.txt is in no encoding known here (line 1)"),
+        ("error", "unreadable-caption", "garbled.txt is in an unknown encoding (line 1)"),
         ("error", "unreadable-image", "page.jpg is a web page, not an image"),
         ("error", "unreadable-image", "torn.jpg is cut off: the file ends before the image does"),
         ("error", "unreadable-row", "metadata.csv, line 8: no image is named"),
-        ("error", "unsupported-format", "phone.jxl is in a format that is not read here"),
+        ("error", "unsupported-format", "phone.jxl is in a format that is not supported"),
         ("warning", "duplicate-image", "good.png is a copy of copy.png"),
     ]
     assert all(str(finding.hint) for finding in dataset.findings if finding.severity == "error")
@@ -392,7 +392,7 @@ def test_a_metadata_file_that_cannot_be_read_is_one_of_the_problems(tmp_path):
     assert told(dataset)[0] == (
         "error",
         "unreadable-metadata",
-        f"{tmp_path / 'metadata.csv'} is in no encoding known here (line 1)",
+        f"{tmp_path / 'metadata.csv'} is in an unknown encoding (line 1)",
     )
     assert captions(dataset) == {"b.png": "a cat"}
 

@@ -58,8 +58,8 @@ def test_captions_of_escaped_brackets_are_found_with_their_fix(tmp_path):
             "warning",
             "foreign-syntax",
             (
-                "captions hold emphasis (2, such as (smile:1.2) in a.png): it is trained as words,"
-                " brackets and number included"
+                "captions contain emphasis (2, such as (smile:1.2) in a.png): it is trained as "
+                "plain text, brackets and number included"
             ),
         ),
     ]
@@ -73,7 +73,13 @@ def test_sample_prompts_are_looked_at_too():
     assert [(finding.kind, str(finding)) for finding in found] == [
         (
             "prompt-syntax",
-            r"a sample prompt holds an escaped bracket, \(: previews read the backslash as well",
+            (
+                "a sample prompt contains an escaped bracket, \\(: previews read the backslash as "
+                "well"
+            ),
         ),
-        ("prompt-syntax", "a sample prompt holds an option, --w 512: previews read it as words"),
+        (
+            "prompt-syntax",
+            ("a sample prompt contains an option, --w 512: previews read it as plain text"),
+        ),
     ]

@@ -42,7 +42,7 @@ def test_one_broken_byte_does_not_turn_utf8_into_other_chinese():
 
 
 def test_what_is_in_no_encoding_gets_a_sentence():
-    with pytest.raises(DatasetError, match=r"^a\.txt is in no encoding known here \(line 2\)$"):
+    with pytest.raises(DatasetError, match=r"^a\.txt is in an unknown encoding \(line 2\)$"):
         decode(b"a fox\na caf\x81\xfe\x81\x00", Path("a.txt"))
 
 

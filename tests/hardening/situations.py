@@ -51,21 +51,21 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         ),
         Situation(
             what="Main memory runs out, and the system ends the process",
-            seen='"most likely because memory ran out"',
+            seen='"most likely because it ran out of memory"',
             kept="Everything up to the last save",
             then="Close other programs, or lower `batch_size` or `resolution`; then *Continue*",
             test="tests/test_main.py::test_a_run_goes_on_after_a_kill_a_stop_and_two_ctrl_c",
         ),
         Situation(
             what="The graphics card's memory runs out",
-            seen='"memory ran out at step", and which settings need less',
+            seen='"out of memory at step", and which settings need less',
             kept="Everything up to the last save",
             then="Set `gradient_checkpointing: true` and `batch_size: 1`; then *Continue*",
             test="tests/training/test_device.py::test_running_out_of_memory_is_recognised",
         ),
         Situation(
             what="There is no memory for the preview images",
-            seen='"there was no memory for the previews of step"',
+            seen='"not enough memory for the previews of step"',
             kept="The training, which goes on",
             then="Nothing, or a smaller `sample_size`",
             test="tests/tasks/test_stop_and_resume.py::test_previews_without_memory_do_not_cost_the_training",
@@ -87,7 +87,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         Situation(
             what="A loss or gradient is not a number",
             seen=(
-                '"was skipped: its" loss or gradient "is not finite", for the step; after several'
+                '"was skipped: its" loss or gradient "is NaN or infinite", for the step; after several'
                 " in a row the run ends and names the images"
             ),
             kept="The weights: such a step changes nothing",
@@ -136,14 +136,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/training/test_checksummed.py::test_what_is_damaged_or_something_else_counts_as_not_encoded",
         ),
         Situation(
-            what="The checkpoint itself has values that are not finite",
-            seen=('"has values that are not finite", with the tensor, before anything is encoded'),
+            what="The checkpoint itself has NaN or infinite values",
+            seen=('"has NaN or infinite values", with the tensor, before anything is encoded'),
             kept="The checkpoint, which is only read",
             then="Download the checkpoint again, or choose another",
             test="tests/tasks/test_diffusion.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",
         ),
         Situation(
-            what="The VAE turns images into numbers that are not finite",
+            what="The VAE encodes images to NaN or infinite numbers",
             seen='"the VAE in" the file that it is, with the image, while images are encoded',
             kept="The images",
             then="Set `vae` to another VAE file for this kind of checkpoint",

@@ -88,7 +88,7 @@ class GpuHost:
         if self.restore_fails:
             self.restore_fails -= 1
             raise HostError(
-                "the WebUI's model could not return to the graphics card: {reason}",
+                "the WebUI's model could not be moved back to the graphics card: {reason}",
                 reason="out of memory",
             )
         self.moves.append("restore")
@@ -620,7 +620,7 @@ def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_pictu
     lease.after_end(run)
     assert (
         str(lease.status().sentence)
-        == "the WebUI's model could not return to the graphics card: out of memory"
+        == "the WebUI's model could not be moved back to the graphics card: out of memory"
     )
     host.generate()
     assert_all_is_well(card, lease)
@@ -631,7 +631,7 @@ def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(
 ):
     worker = training(scheduler, tmp_path, card)
     host.restore_fails = 1
-    with pytest.raises(LoraTrainerError, match="could not return"):
+    with pytest.raises(LoraTrainerError, match="could not be moved back"):
         host.generate()
     assert until(lambda: worker.status == "running")
     worker.end = "finished"

@@ -461,11 +461,13 @@ def test_a_model_that_cannot_be_moved_is_a_sentence(start, monkeypatch):
     monkeypatch.setattr(sd_models, "send_model_to_cpu", fail)
     with pytest.raises(
         HostError,
-        match="the WebUI's model could not leave the graphics card: RuntimeError: CUDA error",
+        match=(
+            "the WebUI's model could not be moved off the graphics card: RuntimeError: CUDA error"
+        ),
     ):
         aside(host.release_model)
     monkeypatch.setattr(sd_models, "send_model_to_device", fail)
-    with pytest.raises(HostError, match="could not return to the graphics card"):
+    with pytest.raises(HostError, match="could not be moved back to the graphics card"):
         aside(host.restore_model)
 
 
@@ -611,11 +613,11 @@ def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
     [
         (
             ValueError("Sampler X is not supported"),
-            "the WebUI could not make the image: ValueError: Sampler X is not supported",
+            "the WebUI could not generate the image: ValueError: Sampler X is not supported",
         ),
         (
             RuntimeError("CUDA out of memory. Tried to allocate"),
-            "the graphics card ran out of memory while the WebUI made the image",
+            "the graphics card ran out of memory while the WebUI generated the image",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     page.fill("dialog input", "foxes")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=1 image added, 1 caption written.")
-    page.wait_for_selector("text=b.jxl is a JPEG XL image, which is not read here")
+    page.wait_for_selector("text=b.jxl is a JPEG XL image, which is not supported")
     page.wait_for_selector(".lora-trainer-cell")
     assert names(page) == ["a.png"]
     assert (tab.folder / "foxes" / "metadata.csv").read_text(

@@ -41,7 +41,7 @@ def test_what_does_not_wait_can_neither_move_nor_leave(tmp_path):
     queue = Queue(tmp_path / "queue.json")
     queue.add("a")
     for change in (lambda: queue.move("b", 0), lambda: queue.remove("b")):
-        with pytest.raises(RunError, match="b does not wait in the queue"):
+        with pytest.raises(RunError, match="b is not in the queue"):
             change()
     queue.remove("a")
     assert waiting(queue) == []

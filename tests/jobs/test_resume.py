@@ -21,10 +21,10 @@ def test_a_stopped_run_goes_on_with_its_settings_as_they_are(tmp_path):
 
 def test_a_finished_run_goes_on_only_with_more_steps(tmp_path):
     folder = write_run(tmp_path / "ink", *FINISHED)
-    with pytest.raises(RunError, match="this run is finished: it has its 10 steps"):
+    with pytest.raises(RunError, match="this run is finished: all its 10 steps are done"):
         prepare(folder, {})
     with pytest.raises(
-        ConfigError, match="max_train_steps is 10, but this run has 10 steps already"
+        ConfigError, match="max_train_steps is 10, but this run already has 10 steps"
     ):
         prepare(folder, {"max_train_steps": 10})
     assert written(folder).training.max_train_steps == 10

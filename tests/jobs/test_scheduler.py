@@ -158,7 +158,7 @@ def test_a_death_is_written_down_for_everyone_to_see(bench):
         and "signal 9" in state.failure.message
         and "Segmentation fault" in state.failure.message
     )
-    assert "memory ran out" in state.failure.hint
+    assert "out of memory" in state.failure.hint
 
 
 def test_a_worker_that_dies_before_it_speaks_is_not_taken_for_the_one_before(bench):

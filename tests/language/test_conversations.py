@@ -125,7 +125,7 @@ def test_what_cannot_be_used_is_named_with_its_line(tmp_path):
         (
             "contradicting-text",
             "warning",
-            "pairs.jsonl, line 7 asks the same as pairs.jsonl, line 1, and answers it otherwise",
+            "pairs.jsonl, line 7 asks the same as pairs.jsonl, line 1, but has another answer",
         ),
     ]
     assert "3 texts cannot be used" in report(dataset.findings)

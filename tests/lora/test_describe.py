@@ -150,7 +150,7 @@ def test_a_lora_with_nan_shows(tmp_path: Path) -> None:
         ),
     )
     found = describe(path)
-    assert "Some weights are not finite" in found.to_text() and json.loads(found.to_json())
+    assert "Some weights are NaN or infinite" in found.to_text() and json.loads(found.to_json())
 
 
 def test_a_lora_of_another_base_shows_what_does_not_match(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_diffusers_form_is_understood_and_warned_about(tmp_path: Path) -> None:
     # diffusers' projections have the names that Forge looks for, its attention has not
     assert [str(host) for host in found.hosts] == [
         "A1111 loads none of its 79 layers.",
-        "Forge does not know 112 of its 158 keys, and passes over the whole file.",
-        "Forge Neo does not know 112 of its 158 keys, and passes over the whole file.",
+        "Forge does not know 112 of its 158 keys, and ignores the whole file.",
+        "Forge Neo does not know 112 of its 158 keys, and ignores the whole file.",
     ]
     # the scale is in the weights
     assert (found.scales, found.alphas) == ((1.0,), ())

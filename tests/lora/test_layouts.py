@@ -410,7 +410,7 @@ def test_forge_passes_over_a_file_of_which_it_does_not_know_more_than_twelve_key
     ]
     assert hosts == [
         "A1111 loads 20 of its 27 layers.",
-        "Forge does not know 14 of its 54 keys, and passes over the whole file.",
+        "Forge does not know 14 of its 54 keys, and ignores the whole file.",
         "Forge Neo loads 20 of its 27 layers.",
     ]
 
@@ -419,7 +419,7 @@ def test_forge_passes_over_a_file_of_which_it_does_not_know_more_than_twelve_key
     ("strange_count", "line"),
     [
         (20, "Forge Neo loads 20 of its 40 layers."),
-        (21, "Forge Neo does not know 42 of its 82 keys, and passes over the whole file."),
+        (21, "Forge Neo does not know 42 of its 82 keys, and ignores the whole file."),
     ],
 )
 def test_forge_neo_passes_over_a_file_of_which_it_does_not_know_more_than_half(

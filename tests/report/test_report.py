@@ -79,7 +79,7 @@ def test_a_report_stands_without_the_images_and_without_a_verdict(tmp_path, caps
     assert command.main(["report", str(folder.path)]) == 0
     assert "Without the images" in capsys.readouterr().err
     content = write(folder, (), None).read_text(encoding="utf-8")
-    assert "Nothing was saved, so there is nothing to judge." in content
+    assert "Nothing was saved, so there is nothing to evaluate." in content
 
 
 def test_texts_are_escaped_where_they_enter():

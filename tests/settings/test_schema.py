@@ -183,7 +183,7 @@ def test_a_renamed_setting_reads_under_its_earlier_name_and_is_written_under_its
     toys = read({"tyres": 6})
     assert toys.wheels == 6
     assert schema.group_to_mapping(toys)["wheels"] == 6
-    with pytest.raises(ConfigError, match="tyres is the earlier name of wheels"):
+    with pytest.raises(ConfigError, match="tyres is an earlier name of wheels"):
         read({"tyres": 6, "wheels": 4})
     with pytest.raises(ConfigError, match="wheels is 40, but must be between 1 and 18"):
         read({"tyres": 40})

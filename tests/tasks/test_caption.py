@@ -237,7 +237,7 @@ def test_a_caption_changed_while_it_was_made_stays(tmp_path):
         format="txt",
     )
     assert outcome == "finished" and (images / "img1.txt").read_text(encoding="utf-8") == "mine"
-    assert "the caption of img1.png was changed meanwhile; it stays as it is" in [
+    assert "the caption of img1.png was changed in the meantime; it is not replaced" in [
         warned.message for warned in told(folder, events.Warned)
     ]
     assert folder.read_state().step == 2
@@ -407,7 +407,7 @@ def test_out_of_memory_at_one_image_says_so_and_keeps_the_rest(tmp_path):
         if any(image.getpixel((0, 0))[0] == 20 for image in batch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(OutOfMemory, match=r"memory ran out at img2\.png"):
+    with pytest.raises(OutOfMemory, match="out of memory at img2\\.png"):
         work(images, Says(on_batch))
     assert len(captions(images)) == 2
 
@@ -666,7 +666,7 @@ def test_a_failure_is_told_with_its_hint(tmp_path):
     failure = folder.read_state().failure
     assert (
         failure.error == "CaptionerError"
-        and "is not a whole model of this kind" in failure.message
+        and "is not a complete model of this kind" in failure.message
         and failure.hint
     )
 

@@ -62,8 +62,10 @@ def test_what_is_lost_is_warned_of(tmp_path):
     run = begin(tmp_path, init_lora=str(file), lora_rank=1, epochs=1)
     assert job.run(run.path) == job.FINISHED
     told = [event.message for event in run.read_events() if isinstance(event, events.Warned)]
-    assert any("of the effect is kept: the rank is too small" in text for text in told)
-    assert any("layers of first.safetensors that do not learn in this run" in text for text in told)
+    assert any("is kept: lora_rank is too small" in text for text in told)
+    assert any(
+        "layers of first.safetensors that are not trained in this run" in text for text in told
+    )
 
 
 def test_a_lora_of_another_family_is_refused_before_anything_is_encoded(tmp_path):

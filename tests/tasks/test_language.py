@@ -208,7 +208,7 @@ def test_packing_and_checkpointing_train_and_what_means_nothing_is_said(tmp_path
     )
     assert job.run(folder.path) == job.FINISHED
     assert warnings(folder) == [
-        "settings that mean nothing for a language model: resolution, clip_skip"
+        "settings that have no effect on a language model: resolution, clip_skip"
     ]
     assert training.read(folder.config).language.max_length == 96
     assert [path.name for path in folder.checkpoints.iterdir()] == ["run-step00000001"]

@@ -231,7 +231,8 @@ def test_previews_without_memory_do_not_cost_the_training(tmp_path, monkeypatch)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert state.delivered and any(
-        "no memory for the previews of step 6" in warning.message for warning in state.warnings
+        "not enough memory for the previews of step 6" in warning.message
+        for warning in state.warnings
     )
 
 

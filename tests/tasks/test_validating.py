@@ -148,6 +148,6 @@ def test_without_memory_for_a_check_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(FixedNoiseValidation, "_predict", predict)
     folder = begin(tmp_path, **SIX)
     assert job.run(folder.path) == job.FINISHED
-    assert warnings(folder) == ["there was no memory to validate step 0; the training continues"]
+    assert warnings(folder) == ["not enough memory to validate step 0; the training continues"]
     assert [event.step for event in checks(folder)] == [2, 4, 6]
     assert rows[0] == 8 and set(rows[1:]) == {1}

@@ -108,10 +108,10 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"adapters": {"a": torch.full((2, 2), float("nan"))}}, "numbers that are not finite"),
+        ({"adapters": {"a": torch.full((2, 2), float("nan"))}}, "NaN or infinite numbers"),
         (
             {"optimizer": {"state": {0: {"exp_avg": torch.tensor([float("inf")])}}}},
-            "numbers that are not finite",
+            "NaN or infinite numbers",
         ),
         ({"adapters": None}, "it lacks adapters"),
         ({"rates": ..., "skipped": "no"}, "it lacks rates, skipped"),

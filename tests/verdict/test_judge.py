@@ -78,8 +78,8 @@ def test_overfitting_is_best_before_the_loss_rises_again():
     assert [one.name for one in verdict.findings] == ["overfit"]
     one = verdict.findings[0]
     assert str(one.sentence) == (
-        "After step 800 the loss on images that were held out rises again, by 3 % of the"
-        " checkpoint's, while that of the trained images does not: it learns them by heart."
+        "After step 800 the loss on images that were held out rises again, by 3 % of the "
+        "checkpoint's, while that of the trained images does not: it is overfitting."
     )
     assert one.changes == {"max_train_steps": 800, "lora_dropout": 0.1}
     assert str(one.advice) == "Train 800 steps, with dropout. More images would help most."
@@ -93,8 +93,8 @@ def test_a_few_images_that_were_trained_hundreds_of_times_are_learned_by_heart()
     few = measured(approach(0.08), None, settings=settings, image_count=3)
     one = found(few)["overfit"]
     assert str(one.sentence) == (
-        "Each of the 3 images was trained 2,667 times, and none was held out to tell: it has"
-        " learned them by heart."
+        "Each of the 3 images was trained 2,667 times, and none was held out to compare: it is "
+        "overfitted."
     )
     assert one.changes == {"max_train_steps": 75}
     assert found(measured(approach(0.08), None, image_count=19)) == {}
@@ -147,7 +147,7 @@ def test_a_rate_at_which_training_diverges_is_lowered_by_an_order_of_magnitude()
 def test_a_rate_that_is_too_high_is_known_by_losses_that_are_not_finite():
     losses = tuple((step, None if step % 10 == 0 else 0.1) for step in range(1, 101))
     one = found(measured(approach(0.08), losses=losses))["rate_too_high"]
-    assert str(one.sentence) == "10 of 100 steps gave no finite loss."
+    assert str(one.sentence) == "In 10 of 100 steps the loss was NaN or infinite."
     # a few at the start are loss scaling's
     few = tuple((step, None if step < 3 else 0.1) for step in range(1, 101))
     assert "rate_too_high" not in found(measured(approach(0.08), losses=few))
@@ -159,8 +159,8 @@ def test_a_run_of_which_only_the_steps_losses_are_known_is_judged_by_them():
     verdict = conclude(run)
     assert (verdict.best_step, verdict.strength, verdict.basis) == (2000, None, "nothing")
     assert said(run) == [
-        "Nothing was measured at the saves of this run, so that its last one is taken: step 2,000"
-        " of 2,000."
+        "Nothing was measured at the saves of this run, so its last one is used: step 2,000 of "
+        "2,000."
     ]
     assert str(found(run)["rate_too_high"].sentence) == (
         "The loss of the last steps is 133 % above that of the first."
@@ -226,8 +226,8 @@ def test_previews_that_drift_are_told():
 
     one = found(measured(approach(0.08), approach(0.07), change))["captions_disagree"]
     assert str(one.sentence) == (
-        "The style of the previews drifts: from save to save their likeness to the training images"
-        " falls by 0.40 in all, and rises by 0.10."
+        "The style of the previews drifts: from save to save their similarity to the training "
+        "images falls by 0.40 in all, and rises by 0.10."
     )
 
 
@@ -239,8 +239,8 @@ def test_a_loss_that_stands_still_at_once_wants_other_images():
     one = found(measured(early, early))
     assert list(one) == ["early_plateau"]
     assert str(one["early_plateau"].sentence) == (
-        "From step 200 of 2,000 on the loss stands still, on images that were held out as on the"
-        " trained ones."
+        "From step 200 of 2,000 on the loss no longer falls, on images that were held out as on"
+        " the trained ones."
     )
     assert one["early_plateau"].changes == {}
 
@@ -250,8 +250,8 @@ def test_a_low_rank_that_holds_no_more_is_told_to_double():
     assert list(one) == ["detail_lost"]
     assert one["detail_lost"].changes == {"lora_rank": 8, "lora_alpha": None}
     assert str(one["detail_lost"].sentence) == (
-        "From step 1,200 on the loss stands still at 91 % of the checkpoint's, and not for"
-        " overfitting: rank 4 holds no more detail."
+        "From step 1,200 on the loss stays at 91 % of the checkpoint's, without overfitting: "
+        "rank 4 cannot hold more detail."
     )
 
 
@@ -273,8 +273,8 @@ def test_a_likeness_that_stays_low_though_the_loss_fell(settings, changes):
 
     one = found(measured(approach(0.08), approach(0.07), change, settings))["likeness_low"]
     assert str(one.sentence) == (
-        "The loss fell by 7 %, but the previews are no more like the training images than the"
-        " checkpoint's own: 0.01."
+        "The loss fell by 7 %, but the previews are no more similar to the training images than"
+        " the checkpoint's own: 0.01."
     )
     assert one.changes == changes
 

@@ -198,8 +198,8 @@ def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
             path=path,
             reason=(str(error).splitlines() or [type(error).__name__])[0][:200],
             hint=(
-                "It is damaged, or not a file of weights. Delete it: the model is then fetched"
-                " anew."
+                "It is damaged, or not a file of weights. Delete it: the model is then "
+                "downloaded again."
             ),
         ) from error
     tensors = content.get("model", content) if isinstance(content, Mapping) else {}
@@ -313,8 +313,7 @@ CAPTIONERS = (
         name="blip",
         title="BLIP base",
         sentence=(
-            "The same in a few words, quick on a processor too; the WebUI's own interrogator uses"
-            " it."
+            "The same in a few words, quick on a CPU too; the WebUI's own interrogator uses it."
         ),
         model="Salesforce/blip-image-captioning-base",
         download_bytes=990_000_000,

@@ -160,7 +160,7 @@ def load(
             folder=folder,
             outputs=outputs,
             count=len(tags),
-            hint="The two files are of different models: fetch both again.",
+            hint="The two files are of different models: download both again.",
         )
     return Wd(
         session,
@@ -199,7 +199,7 @@ def read_tags(path: Path) -> tuple[KnownTag, ...]:
         raise CaptionerError(
             "{path} is not a WD tagger's table of tags: it needs the columns name and category",
             path=path,
-            hint="Fetch selected_tags.csv again, from the same place as model.onnx.",
+            hint="Download selected_tags.csv again, from the same place as model.onnx.",
         ) from error
 
 

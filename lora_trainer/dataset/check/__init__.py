@@ -259,7 +259,7 @@ def _soft_as_a_whole(
     blurred = sum(is_blurred(measures, resolution) for _, measures in members)
     if len(members) < 4 or blurred <= MOSTLY_SOFT * len(members):
         return findings
-    hint = "If it is their style, all is well; if they were enlarged, train at a lower resolution."
+    hint = "If that is the style, ignore this. If they were enlarged, train at a lower resolution."
     template = "most images are soft at {resolution}: {count} of {total}"
     share, total = round(blurred / len(members), 3), len(members)
     whole = warning(

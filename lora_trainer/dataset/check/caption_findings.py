@@ -85,7 +85,8 @@ def _identical(images: Sequence[ImageCaption]) -> list[Finding]:
         if caption in groups:
             groups[caption].append(image)
     hint = (
-        "Say what differs from image to image: what captions do not tell apart is learned as one."
+        "Describe what differs from image to image: what captions do not distinguish is learned"
+        " as one thing."
     )
     template = '{count} images have the same caption, "{caption}"'
     return [

@@ -163,7 +163,7 @@ def _blur(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[
     width = training_edge_width(measures, resolution)
     hint = "Leave it out, or train at a lower resolution."
     if width is None:
-        template = "{name} is blurred: there is no edge in it"
+        template = "{name} is blurred: it has no sharp edge"
         yield _warning(image, "blurred-image", template, hint=hint, fix=LEAVE_OUT)
     else:
         template = "{name} is blurred: its sharpest edges are {width} pixels wide at {resolution}"
@@ -223,14 +223,14 @@ def _lettering(image: CheckedImage, measures: Measures, resolution: int) -> Iter
         else [left, math.ceil(bottom + 1), right, lower]
     )
     hint = (
-        "Crop or paint it over: lettering that many images share is learned first. Where it"
-        " belongs to the image, say it in the caption."
+        "Crop it or paint over it: text that many images share is learned first. If it belongs "
+        "to the image, describe it in the caption."
     )
     fix = {"do": "crop", "box": box}
     share = round((bottom - top) / measures.height, 3)
-    template = "{name} seems to have lettering at the top: a watermark, signature or date"
+    template = "{name} seems to have text at the top: a watermark, signature or date"
     if above:
-        template = "{name} seems to have lettering at the bottom: a watermark, signature or date"
+        template = "{name} seems to have text at the bottom: a watermark, signature or date"
     yield _warning(image, "lettering", template, hint=hint, measured=share, fix=fix)
 
 
@@ -238,10 +238,10 @@ def _exposure(image: CheckedImage, measures: Measures, resolution: int) -> Itera
 
     if is_dark(measures):
         hint = (
-            "Lighten it in an image editor, or leave it out. Is darkness the style, say so in the"
-            " captions."
+            "Brighten it in an image editor, or leave it out. If darkness is the style, say so "
+            "in the captions."
         )
-        template = "{name} is very dark: nearly all of it lies below {percent} % brightness"
+        template = "{name} is very dark: nearly all of it is below {percent} % brightness"
         level = measures.brightest
         percent = max(1, math.ceil(level / 2.55))
         yield _warning(
@@ -256,11 +256,11 @@ def _exposure(image: CheckedImage, measures: Measures, resolution: int) -> Itera
     elif is_bright(measures):
         template = "{name} is very bright: {percent} % of it is blown out"
         hint = (
-            "Darken it in an image editor, or leave it out; what is blown out to white cannot be"
-            " won back."
+            "Darken it in an image editor, or leave it out; what is blown out to white cannot "
+            "be recovered."
         )
         if measures.clipped < BLOWN:
-            template = "{name} is very bright, and nowhere dark"
+            template = "{name} is very bright and has no dark areas"
             hint = "Raise its contrast in an image editor, unless pale colours are the style."
         share = measures.clipped
         percent = round(100 * share)

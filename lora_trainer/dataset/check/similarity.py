@@ -83,7 +83,10 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
             else:
                 kind = "near-duplicate"
                 similarity = round(_similarity(measures, best_measures), 3)
-                hint = "Keep the best of each: what is there twice is learned twice as strongly."
+                hint = (
+                    "Keep the best of each: an image that is there twice is learned twice as"
+                    " strongly."
+                )
                 template = "{name} is nearly the same image as {original}"
             finding = warning(
                 kind,
@@ -112,12 +115,12 @@ def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> lis
         return []
     if different < MIN_IMAGES:
         hint = (
-            "Ten to thirty, from several angles, at several distances and on several backgrounds,"
-            " make a LoRA that can be steered."
+            "Ten to thirty, from several angles, at several distances and on several "
+            "backgrounds, make a more flexible LoRA."
         )
         template = "there are only {count} different images"
         if different == 1:
-            template = "there is only one image, copies aside"
+            template = "there is only one image, not counting copies"
         return [
             warning(
                 "little-variety", template, hint=hint, measured=float(different), count=different
@@ -137,8 +140,8 @@ def _alike_as_seen(seen: Embedded, digests: Sequence[str]) -> list[Finding]:
         " all images share becomes part of the LoRA."
     )
     template = (
-        "to {encoder} the images look much alike: they differ {percent} % as much as unrelated"
-        " images do"
+        "for {encoder} the images are very similar: they differ {percent} % as much as "
+        "unrelated images do"
     )
     part = max(0.0, part)
     found = warning(
@@ -162,7 +165,7 @@ def _alike_in_light(members: Sequence[Member]) -> list[Finding]:
         "Add other angles, distances, backgrounds or light; what all images share becomes part of"
         " the LoRA."
     )
-    template = "by light and dark the images are much alike: {percent} % on average"
+    template = "the images are very similar in light and dark: {percent} % on average"
     return [
         warning(
             "little-variety",

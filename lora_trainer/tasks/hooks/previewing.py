@@ -66,7 +66,7 @@ class Previewing(TrainingHook):
             if not is_out_of_memory(error):
                 raise
             report.warn(
-                "there was no memory for the previews of step {step}; the training continues",
+                "not enough memory for the previews of step {step}; the training continues",
                 hint=samples.memory_hint,
                 step=trainer.step,
             )

@@ -47,15 +47,15 @@ class Reporting(TrainingHook):
 
     def _warn_of_skipped(self, trainer: Trainer, result: StepResult) -> None:
         hint = (
-            "If it keeps happening, training stops. Nothing was learned yet, so learning_rate is"
-            " not the cause."
+            "If this continues, training stops. Nothing was learned yet, so learning_rate is "
+            "not the cause."
         )
         if trainer.has_learned:
             hint = (
-                "If it keeps happening, training stops. A lower learning_rate or mixed_precision no"
-                " prevents it."
+                "If this continues, training stops. Lower learning_rate, or set mixed_precision"
+                " to no."
             )
-        template = "step {step} was skipped: its {what} is not finite"
+        template = "step {step} was skipped: its {what} is NaN or infinite"
         self.run.report.warn(template, hint=hint, step=trainer.step, what=result.skipped)
 
     def _report_progress(self, trainer: Trainer, result: StepResult) -> None:

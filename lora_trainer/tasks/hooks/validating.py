@@ -90,7 +90,7 @@ class Validating(TrainingHook):
                 raise
             self._validation.rows_at_once = 1
             report.warn(
-                "there was no memory to validate step {step}; the training continues",
+                "not enough memory to validate step {step}; the training continues",
                 hint="Later steps are validated with less memory, one image at a time.",
                 step=trainer.step,
             )

@@ -177,7 +177,7 @@ PHASES: Texts = {
     "validating": "Validating",
     "exporting": "Writing the LoRA file",
     "merging": "Merging the LoRA into the base model",
-    "concluding": "Judging the run",
+    "concluding": "Evaluating the run",
     "delivering": "Putting it into the LoRA folder",
 }
 

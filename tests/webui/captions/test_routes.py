@@ -274,7 +274,7 @@ def test_a_trigger_word_is_rare_or_means_something(page):
     )
     assert (dog["is_good"], dog["message"]) == (
         False,
-        '"dog" is an everyday word to the model: it means something already',
+        '"dog" is a common word, which already means something to the model',
     )
     assert (made_up["is_good"], made_up["message"][:31]) == (
         True,
@@ -508,9 +508,8 @@ def test_the_check_says_that_to_a_captioners_image_encoder_the_pictures_look_ali
     page.post("datasets/fox/check", resolution=256)
     found = wait_for_check(page)
     _, told = found["sums"]
-    assert (
-        told["message"]
-        == "To CLIP the images look much alike: they differ 1 % as much as unrelated images do"
+    assert told["message"] == (
+        "For CLIP the images are very similar: they differ 1 % as much as unrelated images do"
     )
     assert (told["kind"], told["label"], told["severity"], told["images"], told["fix"]) == (
         "little-variety",

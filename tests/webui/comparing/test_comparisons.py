@@ -226,13 +226,13 @@ def test_what_goes_wrong_in_the_host_is_a_sentence_and_leaves_nothing_behind(
 ):
     write_run(data.folder("runs"), "fox", (100,))
     host.fails = HostError(
-        "the WebUI could not make the image: {reason}",
+        "the WebUI could not generate the image: {reason}",
         hint="Try it in txt2img.",
         reason="ValueError: no",
     )
     job = ask(jobs, "fox")
     assert job.status == "failed" and told(job)["error"] == {
-        "message": "the WebUI could not make the image: ValueError: no",
+        "message": "the WebUI could not generate the image: ValueError: no",
         "hint": "Try it in txt2img.",
     }
     assert not (folder / TRIES).exists()

@@ -258,8 +258,8 @@ def test_a_folders_pictures_are_named_and_nothing_is_changed_unasked(folder):
     before = names(folder.path)
     found = [finding for finding in folder.view().findings if finding.kind == "unconverted-image"]
     assert [(str(finding), finding.severity, finding.fix) for finding in found] == [
-        ("1.heic is not read as it is, but can be converted", "error", {"do": "convert"}),
-        ("sub/2.HEIF is not read as it is, but can be converted", "error", {"do": "convert"}),
+        ("1.heic cannot be read directly, but can be converted", "error", {"do": "convert"}),
+        ("sub/2.HEIF cannot be read directly, but can be converted", "error", {"do": "convert"}),
     ]
     assert names(folder.path) == before and there(folder) == {"3.jpg": ""}
 

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.webui.captions import routes as _captions_routes  # noqa: F401 - its addresses
 from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets.caption_store import key_of
@@ -88,7 +89,7 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     }
     skipped = page.upload("水墨 fox", "b.jxl", b"\xff\x0a" + b"\0" * 20).json()["skipped"]
     assert [(one["name"], one["message"], one["kept_caption"]) for one in skipped] == [
-        ("b.jxl", "b.jxl is a JPEG XL image, which is not read here", False)
+        ("b.jxl", "b.jxl is a JPEG XL image, which is not supported", False)
     ]
     assert skipped[0]["hint"].startswith("Export it as JPEG or PNG.")
     item = page.get("datasets/水墨 fox/items").json()["items"][0]
@@ -133,7 +134,7 @@ def test_a_phones_pictures_are_converted_as_they_arrive_and_where_they_lie(page)
     identity = page.post("datasets/open", {"folder": str(folder)}).json()["id"]
     (remark,) = page.get(f"datasets/{identity}/items").json()["findings"]
     assert (remark["message"], remark["fix"]) == (
-        "2.heic is not read as it is, but can be converted",
+        "2.heic cannot be read directly, but can be converted",
         {"do": "convert", "label": "Convert"},
     )
     assert page.post(f"datasets/{identity}/convert").json()["changed"] == 1

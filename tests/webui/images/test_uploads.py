@@ -131,9 +131,9 @@ def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(sto
         (
             "fox.heic",
             b"\0\0\0\x18ftypheic" + b"\0" * 40,
-            "fox.heic is an HEIC image, which is not read here",
+            "fox.heic is an HEIC image, which cannot be read here",
         ),
-        ("fox.psd", b"8BPS" + b"\0" * 40, "fox.psd is not an image in a format that is read here"),
+        ("fox.psd", b"8BPS" + b"\0" * 40, "fox.psd is not an image in a supported format"),
         ("fox.exe", b"MZ\0" + b"\1" * 40, "fox.exe is not an image"),
         ("fox.rar", b"Rar!", "fox.rar is an archive that is not unpacked here"),
         ("fox.xlsx", b"PK", "fox.xlsx is a workbook, not a CSV file"),
@@ -373,7 +373,7 @@ def test_links_locked_members_and_other_files_are_named_and_left_out(store):
             if b"locked.png" in data[at : at + 60]:
                 data[at + flags] |= 1
     assert sorted(reasons(send(store, "set.zip", bytes(data)))) == [
-        "broken.png is not an image in a format that is read here",
+        "broken.png is not an image in a supported format",
         "inner.zip is an archive in an archive",
         "link.png is a link, not a file",
         "locked.png is locked with a password",
@@ -488,7 +488,7 @@ def test_other_tools_files_are_taken(store, name, data, packed):
         (
             "metadata.json",
             b'{"width": 3}',
-            "metadata.json holds no captions that are known by the names of images",
+            "metadata.json has no captions with the names of their images",
         ),
         ("metadata.json", b"[1, 2", "metadata.json is not valid JSON"),
         ("a.json", b'{"width": 3}', "a.json contains no caption"),

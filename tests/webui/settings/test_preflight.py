@@ -113,7 +113,7 @@ def test_a_share_of_less_than_one_image_is_told_beside_it(app):
     made = app.preflight.check(plan_request(validation_split=0.05))
     (problem,) = [one for one in made.problems if one.field == "validation_split"]
     assert str(problem.message) == (
-        "validation_split is 0.05, less than one of 5 images: none is held out"
+        "validation_split is 0.05, which is less than one of 5 images: none is used for validation"
     )
     assert made.ok and "Validation" not in facts(made)
 

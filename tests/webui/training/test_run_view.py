@@ -41,8 +41,8 @@ FAILED = (
     *TRAINED,
     events.Failed(
         error="OutOfMemory",
-        message="memory ran out at step 10",
-        template="memory ran out at step {step}",
+        message="out of memory at step 10",
+        template="out of memory at step {step}",
         values={"step": 10},
         hint="Set batch_size to 1.",
         hint_template="Set batch_size to 1.",
@@ -123,7 +123,7 @@ DELIVERED = (
             "Stopped before the first step.",
         ),
         (entry(), QueueState(), "stopped", "Not started yet."),
-        (entry(*FAILED), QueueState(), "failed", "memory ran out at step 10"),
+        (entry(*FAILED), QueueState(), "failed", "out of memory at step 10"),
         (
             entry(*TRAINED, resume_step=8),
             QueueState(),
@@ -299,7 +299,7 @@ def test_what_a_worker_said_is_translated_by_its_template_and_braces_of_others_s
         texts,
         "table",
         lambda language: {
-            "memory ran out at step {step}": "第 {step} 步内存不足",
+            "out of memory at step {step}": "第 {step} 步内存不足",
             "Set batch_size to 1.": "把 batch_size 设为 1。",
         },
     )
@@ -409,14 +409,14 @@ def test_runs_of_one_name_are_told_apart(run_id, name, title):
 
 
 def test_a_warning_names_no_folder_of_this_machine():
-    template = "{lora_dir} had a LoRA called {old}, so this one is called {new}"
+    template = "{lora_dir} already has a LoRA called {old}, so this one is called {new}"
     for path in ("/home/me/webui/models/Lora", "C:\\webui\\models\\Lora"):
         event = events.Warned(
             message="", template=template, values={"lora_dir": path, "old": "ink", "new": "ink-2"}
         )
         assert (
             run_view.warning(event, str)["message"]
-            == "Lora had a LoRA called ink, so this one is called ink-2"
+            == "Lora already has a LoRA called ink, so this one is called ink-2"
         )
 
 

@@ -115,7 +115,7 @@ def test_runs_wait_in_order_and_now_means_next(desk):
         "b": ("queued", 2),
         "a": ("stopped", None),
     }
-    with pytest.raises(RunError, match="a does not wait in the queue"):
+    with pytest.raises(RunError, match="a is not in the queue"):
         desk.runs.move("a", 0, "en")
 
 
