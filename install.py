@@ -69,12 +69,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             print("Nothing installed, because of --skip-install.")
         return 0
     try:
-        overlay = environment.look()
+        overlay = environment.find_overlay()
         if by_host:
             _refuse_to_replace_torch(overlay)
         _make_ready(overlay, environ, by_host)
         for captioner in asked.captioner:
-            _make_ready(environment.look_at_captioner(captioner), environ, by_host)
+            _make_ready(environment.find_captioner_overlay(captioner), environ, by_host)
         if asked.tests:
             _make_ready_for_tests(environ)
         return 0
@@ -149,10 +149,10 @@ def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
     """The tools, the WebUIs' gradio that the tab is tested on, a browser to look at it, and what
     looks at its JavaScript.
     """
-    _make_ready(environment.look_at_tests(), environ, by_host=False)
+    _make_ready(environment.find_tests_overlay(), environ, by_host=False)
     if sys.version_info < TOO_NEW_FOR_WEBUIS:
         for host in WEBUI_PACKAGES:
-            _make_ready(environment.look_at_gradio(host), environ, by_host=False)
+            _make_ready(environment.find_gradio_overlay(host), environ, by_host=False)
     else:
         print(
             "The WebUIs' gradio does not work on this Python; the tests of the tab in a browser"

@@ -495,7 +495,7 @@ def check(asked: argparse.Namespace) -> int:
     from lora_trainer.console import counting
     from lora_trainer.dataset.check import check_folder
     from lora_trainer.dataset.template import read_vocabulary
-    from lora_trainer.dataset.tokens import look_at_trigger
+    from lora_trainer.dataset.tokens import check_trigger_word
     from lora_trainer.settings.training import DatasetSettings
 
     resolution = 512 if asked.resolution is None else asked.resolution
@@ -516,7 +516,7 @@ def check(asked: argparse.Namespace) -> int:
         )
     print(report.to_text())
     if asked.trigger.strip():
-        seen = look_at_trigger(asked.trigger, tokenize)
+        seen = check_trigger_word(asked.trigger, tokenize)
         print(" ".join(filter(None, [f"Trigger word: {seen.message}.", str(seen.hint)])))
     if asked.json is not None:
         files.write_text(asked.json, report.to_json(asked.folder))

@@ -66,7 +66,7 @@ class Console:
 
     def watch(self) -> int:
         """Show the run until its worker exits. Returns the worker's exit status."""
-        self._say(f"Starting in {self._folder.path}")
+        self._print(f"Starting in {self._folder.path}")
         with interrupts() as presses:
             while True:
                 ended = self._worker.poll() is not None
@@ -81,7 +81,7 @@ class Console:
         if interrupt_count >= 1 and not self._stop_requested:
             self._stop_requested = True
             what = "batch" if self._state.job == "caption" else "step"
-            self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
+            self._print(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
             # in a terminal the worker gets SIGINT as well; a signal sent to this process alone does
             # not reach it
             with contextlib.suppress(OSError):
@@ -100,16 +100,16 @@ class Console:
     def _show(self, event: Event) -> None:
         match event:
             case events.Started() if event.resumed_from:
-                self._say(f"Resuming from step {event.resumed_from}")
+                self._print(f"Resuming from step {event.resumed_from}")
             case events.Planned() if self._state.job == "caption":
                 self._close_bar()
-                self._say(
+                self._print(
                     f"{event.name}: {event.step_count} of {_count(event.image_count, 'image')} to"
                     f" caption, on {event.device}"
                 )
             case events.Planned() if event.data == "texts":
                 self._close_bar()
-                self._say(
+                self._print(
                     f"{event.name}: {event.family}, {_count(event.image_count, 'text')}"
                     f"{_held_out(event)} with"
                     f" {_count(event.token_count, 'token')} to learn,"
@@ -118,7 +118,7 @@ class Console:
                 )
             case events.Planned():
                 self._close_bar()
-                self._say(
+                self._print(
                     f"{event.name}: {event.family.upper()}, {_count(event.image_count, 'image')}"
                     f"{_held_out(event)} in {_count(event.bucket_count, 'bucket')} at"
                     f" {event.resolution} px, {_count(event.step_count, 'step')} in"
@@ -139,7 +139,7 @@ class Console:
                 if event.total:
                     self._open_bar(event.total, PHASES.get(event.phase, event.phase), 0)
                 else:
-                    self._say(PHASES.get(event.phase, event.phase))
+                    self._print(PHASES.get(event.phase, event.phase))
             case events.Progress() if self._bar is not None and self._state.phase in (
                 "training",
                 "captioning",
@@ -150,24 +150,24 @@ class Console:
             ):
                 self._bar.show(event.step)
             case events.Saved():
-                self._say(f"Saved step {event.step}: {event.file}")
+                self._print(f"Saved step {event.step}: {event.file}")
             case events.Validated():
-                self._say(describe_check(event, self._state.data))
+                self._print(describe_check(event, self._state.data))
             case events.Previewed():
-                self._say(f"Preview at strength {event.strength:g}: {event.file}")
+                self._print(f"Preview at strength {event.strength:g}: {event.file}")
             case events.Answered():
-                self._say(f"{event.prompt}\n  at strength {event.strength:g}: {event.answer}")
+                self._print(f"{event.prompt}\n  at strength {event.strength:g}: {event.answer}")
             case events.Judged():
-                self._say(f"Verdict: {event.message}")
+                self._print(f"Verdict: {event.message}")
             case events.Warned():
-                self._say(f"Note: {self._with_hint(event.message, event.hint)}")
+                self._print(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():
-                self._say(
+                self._print(
                     f"Paused at step {event.step}. Continue with: python -m lora_trainer tell"
                     f' "{self._folder.path}" resume'
                 )
             case events.Resumed():
-                self._say("Resumed")
+                self._print("Resumed")
 
     def _end(self) -> int:
         self._close_bar()
@@ -206,7 +206,7 @@ class Console:
             f"{message} {hint}" if message.endswith((".", ":", "!", "?")) else f"{message}. {hint}"
         )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         tqdm.write(text)
 
 

@@ -65,7 +65,7 @@ print(json.dumps({
 
 def report(overlay: Overlay | None = None) -> dict[str, Any]:
     """The environment as JSON values. Sizes are whole MiB; None where unknown."""
-    overlay = overlay or environment.look()
+    overlay = overlay or environment.find_overlay()
     return {
         "extension": {"version": __version__, "commit": _commit(ROOT), "folder": str(ROOT)},
         "python": {

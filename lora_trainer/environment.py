@@ -14,7 +14,7 @@ renamed while in use (which Windows does not allow).
 
     activate()           puts the overlay and the extension first on sys.path of this process
     worker_command()     and worker_environ(): how a worker is started
-    look()               what is required, and what is installed
+    find_overlay()               what is required, and what is installed
 
 Standard library only, and quick: install.py calls it at each start of the WebUI.
 """
@@ -220,7 +220,7 @@ class Overlay:
         )
 
 
-def look(
+def find_overlay(
     home: Path = OVERLAY,
     *,
     wanted: Sequence[Package] = packages.WORKER_PACKAGES,
@@ -239,22 +239,22 @@ def look(
     )
 
 
-def look_at_tests() -> Overlay:
-    """`look` for the packages of the tests."""
-    return look(TEST_OVERLAY, wanted=packages.TEST_PACKAGES)
+def find_tests_overlay() -> Overlay:
+    """`find_overlay` for the packages of the tests."""
+    return find_overlay(TEST_OVERLAY, wanted=packages.TEST_PACKAGES)
 
 
-def look_at_gradio(host: str) -> Overlay:
-    """`look` for the tests' WebUI, "a1111" or "forge": a complete set, independent of the
+def find_gradio_overlay(host: str) -> Overlay:
+    """`find_overlay` for the tests' WebUI, "a1111" or "forge": a complete set, independent of the
     interpreter's.
     """
-    return look(TEST_OVERLAY / host, wanted=packages.WEBUI_PACKAGES[host], folders=())
+    return find_overlay(TEST_OVERLAY / host, wanted=packages.WEBUI_PACKAGES[host], folders=())
 
 
-def look_at_captioner(captioner: str) -> Overlay:
-    """`look` for a key of packages.CAPTIONER_PACKAGES."""
+def find_captioner_overlay(captioner: str) -> Overlay:
+    """`find_overlay` for a key of packages.CAPTIONER_PACKAGES."""
     return replace(
-        look(CAPTIONER_OVERLAYS[captioner], wanted=packages.CAPTIONER_PACKAGES[captioner]),
+        find_overlay(CAPTIONER_OVERLAYS[captioner], wanted=packages.CAPTIONER_PACKAGES[captioner]),
         captioner=captioner,
     )
 
@@ -265,7 +265,7 @@ def activate(overlay: Overlay | None = None) -> Overlay:
     Without an overlay only the extension is added; `activate().require()` raises then. Works under
     an embedded Python, which ignores PYTHONPATH. Call it before the torch stack is imported.
     """
-    overlay = overlay or look()
+    overlay = overlay or find_overlay()
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in UNUSED:

@@ -91,8 +91,8 @@ def install(
     free_space: Callable[[Path], int] | None = None,
     time_limit: TimeLimit | None = None,
 ) -> None:
-    """Install the missing packages of `overlay`. Raises SetupError; `look()` afterwards sees the
-    result.
+    """Install the missing packages of `overlay`. Raises SetupError; `find_overlay()` afterwards
+    returns the result.
 
     echo: receives progress lines. patience: seconds to wait for another installation. free_space:
     bytes free at a path, for tests. time_limit: for a starting WebUI; None waits for pip.
@@ -272,7 +272,7 @@ def explain(
         )
     return SetupError(
         "pip could not install the packages: {last}",
-        last=last or "it said nothing",
+        last=last or "no output",
         hint="The lines above have details.",
     )
 

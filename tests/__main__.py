@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--module"]:
         return run_module(arguments[1], arguments[2:])
     try:
-        environment.look().require()
-        environment.look_at_tests().require()
+        environment.find_overlay().require()
+        environment.find_tests_overlay().require()
     except SetupError as error:
         print(f'{error}\nRun: "{sys.executable}" install.py --tests', file=sys.stderr)
         return 1
@@ -139,7 +139,7 @@ def run_module(tool: str, arguments: list[str]) -> int:
         for entry in sys.path
         if Path(entry or ".").resolve() != Path(__file__).resolve().parent
     ]
-    tools, packages = environment.activate(environment.look_at_tests()), environment.activate()
+    tools, packages = environment.activate(environment.find_tests_overlay()), environment.activate()
     # mypy reads the types of installed packages from sys.path, but for its first entry, which is to
     # be the project
     sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]

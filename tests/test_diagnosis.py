@@ -72,7 +72,7 @@ def test_addresses_and_other_values_of_variables_are_not_told(
 ) -> None:
     monkeypatch.setenv("INDEX_URL", "https://me:secret@mirror.example")
     monkeypatch.setenv("UNRELATED_TOKEN", "secret")
-    overlay = environment.look(wanted=())
+    overlay = environment.find_overlay(wanted=())
     values = diagnosis.report(overlay)
     assert "INDEX_URL" in values["variables_set"]
     assert "secret" not in json.dumps(values)
@@ -80,7 +80,7 @@ def test_addresses_and_other_values_of_variables_are_not_told(
 
 
 def test_a_missing_overlay_is_a_line_of_the_report_and_not_an_error(tmp_path: Path) -> None:
-    overlay = environment.look(
+    overlay = environment.find_overlay(
         tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[]
     )
     values = diagnosis.report(overlay)
@@ -96,7 +96,7 @@ def test_packages_of_the_overlay_are_told_from_the_interpreters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    overlay = environment.look(
+    overlay = environment.find_overlay(
         tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[]
     )
     put_set(overlay.wanted, {"trainer": "1.0"})
@@ -109,7 +109,7 @@ def test_packages_of_the_overlay_are_told_from_the_interpreters(
 
 
 def test_a_torch_that_does_not_import_is_a_line_of_the_report(tmp_path: Path) -> None:
-    overlay = environment.look(
+    overlay = environment.find_overlay(
         tmp_path / "overlay", wanted=(Package(name="torch", version="9.9"),), folders=[]
     )
     put_set(overlay.wanted, {"torch": "9.9"})

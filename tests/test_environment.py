@@ -244,7 +244,7 @@ def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_di
         "import sys\nfrom pathlib import Path\nsys.path.insert(0,"
         " str(Path(__file__).resolve().parents[2]))\nfrom lora_trainer import environment\nfrom"
         " lora_trainer.packages import Package\noverlay ="
-        " environment.look(wanted=[Package(name='trainer', version='1.0')], folders=[])\nif"
+        " environment.find_overlay(wanted=[Package(name='trainer', version='1.0')], folders=[])\nif"
         " len(sys.argv) > 1: print(overlay.wanted)\nelse:\n    environment.activate(overlay)\n   "
         " import trainer\n    print(trainer.__file__)\n",
         encoding="utf-8",
@@ -265,7 +265,7 @@ def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_di
 
 def test_looking_imports_neither_torch_nor_pip() -> None:
     code = (
-        "import sys; from lora_trainer import environment; environment.look().state; print('torch'"
+        "import sys; from lora_trainer import environment; environment.find_overlay().state; print('torch'"
         " in sys.modules, 'pip' in sys.modules)"
     )
     result = subprocess.run(
@@ -334,7 +334,7 @@ def test_the_hosts_device_id_is_composed_with_an_inherited_list(
 
 
 def test_the_default_overlays_lie_in_the_extension() -> None:
-    overlay, tests = look(), environment.look_at_tests()
+    overlay, tests = look(), environment.find_tests_overlay()
     assert isinstance(overlay, Overlay)
     assert (overlay.home, tests.home) == (
         environment.ROOT / "overlay",
@@ -351,7 +351,7 @@ def test_a_captioner_whose_packages_are_missing_says_how_to_get_them(
         SetupError,
         match="the captioner wd needs packages that are not installed: onnxruntime, numpy",
     ) as caught:
-        environment.look_at_captioner("wd").require()
+        environment.find_captioner_overlay("wd").require()
     assert str(caught.value.hint).endswith("install.py --captioner wd")
 
 

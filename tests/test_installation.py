@@ -57,7 +57,7 @@ def environ(wheels: Path) -> dict[str, str]:
 
 
 def look(home: Path, folders: Sequence[str] = (), wanted: Sequence[Package] = WANTED) -> Overlay:
-    return environment.look(home, wanted=wanted, folders=folders)
+    return environment.find_overlay(home, wanted=wanted, folders=folders)
 
 
 def install(overlay: Overlay, environ: dict[str, str]) -> list[str]:
@@ -628,7 +628,7 @@ def test_pip_that_is_not_there_is_told(
             "ERROR: something {new}\nmore",
             "pip could not install the packages: ERROR: something {new}",
         ),
-        ("", "pip could not install the packages: it said nothing"),
+        ("", "pip could not install the packages: no output"),
         (
             (
                 "ERROR: Cannot install torch==2.1 and numpy==3 because these package versions have"

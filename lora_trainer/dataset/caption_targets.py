@@ -1,7 +1,7 @@
 """Writes a captioner's captions where the dataset keeps them.
 
-    places = CaptionPlaces(root, output, as_texts=False)
-    places.look()   -> {image: Standing}          each image's current captions in all places
+    places = CaptionTargets(root, output, as_texts=False)
+    places.read()   -> {image: CurrentCaption}          each image's current captions in all places
     places.write({image: text}, seen) -> set      writes them, except those that changed since
     `seen`, which are returned
 
@@ -38,7 +38,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class CurrentCaption:
     """The current captions of an image."""
 
     row: tuple[Path, Row] | None = None
@@ -60,7 +60,7 @@ class Standing:
         return self.texts[0] if self.texts else ""
 
 
-class CaptionPlaces:
+class CaptionTargets:
     """The captions of a dataset folder, for one target."""
 
     def __init__(self, root: Path, output: Path | None, *, as_texts: bool = False) -> None:
@@ -83,7 +83,7 @@ class CaptionPlaces:
         self.listing = self._list()
         self.images = tuple(without_masks(self.listing, self._captions())[0])
 
-    def look(self) -> dict[Path, Standing]:
+    def read(self) -> dict[Path, CurrentCaption]:
         """The current captions. Raises DatasetError for an unreadable metadata file, which must not
         be modified.
         """
@@ -96,9 +96,9 @@ class CaptionPlaces:
                     hint=finding.hint.template,
                     **{**finding.hint.values, **finding.message.values},
                 )
-        return {image: self._standing(image, captions) for image in self.listing.images}
+        return {image: self._current(image, captions) for image in self.listing.images}
 
-    def write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
+    def write(self, captions: Mapping[Path, str], seen: Mapping[Path, CurrentCaption]) -> set[Path]:
         """Write {image: caption} to the target. Returns the images whose captions changed since
         `seen`, which are not written.
 
@@ -113,8 +113,10 @@ class CaptionPlaces:
                 continue
         return self._write(captions, seen)
 
-    def _write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
-        now = self.look()
+    def _write(
+        self, captions: Mapping[Path, str], seen: Mapping[Path, CurrentCaption]
+    ) -> set[Path]:
+        now = self.read()
         # images may have been removed meanwhile
         unchanged = {
             image: text
@@ -127,15 +129,15 @@ class CaptionPlaces:
         if self.target is not None and not self.target.exists():
             now = self._carry_over(now, added[self.target], self.target)
         for image, text in unchanged.items():
-            standing = now[image]
-            if standing.row is not None:
-                replaced[standing.row[0]][standing.row[1]] = text
+            current = now[image]
+            if current.row is not None:
+                replaced[current.row[0]][current.row[1]] = text
             elif self.target is not None and can_be_named(image):
                 added[self.target][_row_name(image, self.target)] = text
         for file in {**replaced, **added}:
             if replaced[file] or added[file]:
                 write_rows(file, replaced[file], added[file])
-        owners = Counter(file for standing in now.values() for file, _ in standing.text_files)
+        owners = Counter(file for current in now.values() for file, _ in current.text_files)
         for image, text in unchanged.items():
             # a.txt beside a.png and a.jpg cannot have the caption of one of them
             own = {file: was for file, was in now[image].text_files if owners[file] == 1}
@@ -148,16 +150,16 @@ class CaptionPlaces:
         return {image for image in captions if image in now and image not in unchanged}
 
     def _carry_over(
-        self, now: dict[Path, Standing], rows: dict[str, str], target: Path
-    ) -> dict[Path, Standing]:
+        self, now: dict[Path, CurrentCaption], rows: dict[str, str], target: Path
+    ) -> dict[Path, CurrentCaption]:
         """A new metadata.csv takes precedence over a metadata.jsonl beside it, so it gets those
         captions too.
         """
         after = dict(now)
-        for image, standing in now.items():
-            if standing.row is not None and standing.row[0].parent == target.parent:
-                rows[_row_name(image, target)] = standing.row[1].caption
-                after[image] = dataclasses.replace(standing, row=None)
+        for image, current in now.items():
+            if current.row is not None and current.row[0].parent == target.parent:
+                rows[_row_name(image, target)] = current.row[1].caption
+                after[image] = dataclasses.replace(current, row=None)
         return after
 
     def _list(self) -> Listing:
@@ -172,7 +174,7 @@ class CaptionPlaces:
     def _captions(self) -> Captions:
         return read_captions(self.listing, DatasetSettings(train_data_dir=self.root))
 
-    def _standing(self, image: Path, captions: Captions) -> Standing:
+    def _current(self, image: Path, captions: Captions) -> CurrentCaption:
         rows = captions.rows.get(image, ())
         texts, unreadable = [], ""
         for file in self.listing.texts_beside(image):
@@ -182,7 +184,7 @@ class CaptionPlaces:
                     texts.append((file, caption))
             except DatasetError as problem:
                 unreadable = str(problem)
-        return Standing(
+        return CurrentCaption(
             row=rows[-1] if rows else None, text_files=tuple(texts), unreadable=unreadable
         )
 

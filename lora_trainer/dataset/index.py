@@ -1,23 +1,24 @@
 """One dataset's folder, read once and kept while its files stay as they are.
 
-    index.look() -> Reading             everything is compared with the folder: each folder is
-                                        listed, each image, caption file and table asked for its
-                                        size and time; what differs is read again
-    index.glance(files) -> Reading      only these files are compared, and whether anything came
-                                        into the folders or left them
-    index.wrote(changes, written)       what this process has just written: nothing is read again
+    index.refresh() -> Reading              everything is compared with the folder: each folder is
+                                            listed, each image, caption file and table asked for its
+                                            size and time; what differs is read again
+    index.refresh_files(files) -> Reading   only these files are compared, and whether anything came
+                                            into the folders or left them
+    index.apply_write(changes, written)     what this process has just written: nothing is read
+                                            again
 
-What is compared when: a page, a poll and a plan look, so that they show what any other program has
-saved. Saving one caption glances at its image and its file; that file's content is compared again
-in the moment of writing (dataset.edits), whoever changed it and whatever its time says. The other
-files are compared at the next look, which then is another reading.
+What is compared when: a page, a poll and a plan refresh, so that they show what any other program
+has saved. Saving one caption refreshes its image and its file only; that file's content is compared
+again when it is written (dataset.edits), whoever changed it and whatever its time says. The other
+files are compared at the next refresh, which then returns another reading.
 
-Times are coarse: two changes may bear the same one. A file whose time was less than SETTLED before
-it was looked at is therefore compared by its content at the next look, and a folder's time, which
-tells `glance` that nothing came or went, counts only when it is as old. In-place edits do not touch
-a folder's time: `look` does not rely on it. A network share's clock that is behind by more than
-SETTLED hides an edit of the same size within its own granule; saving over it is refused all the
-same.
+Times are coarse: two changes may have the same one. A file whose time was less than SETTLED before
+it was read is therefore compared by its content at the next refresh, and a folder's time, which
+shows `refresh_files` that nothing came or went, counts only when it is as old. In-place edits do
+not change a folder's time: `refresh` does not rely on it. A network share's clock that is behind by
+more than SETTLED hides an edit of the same size within its own granule; saving over it is refused
+anyway.
 
 Not thread-safe: its owner holds a lock (webui.contents).
 """
@@ -135,7 +136,7 @@ class Index(Reader):
         self._names: NamesOf | None = None
         self._unsettled: set[str] = set()
 
-    def look(self) -> Reading:
+    def refresh(self) -> Reading:
         """Everything as it is now."""
         before, unsettled = self._folders, self._unsettled
         self._folders, self._unsettled = self._scanned()
@@ -159,12 +160,12 @@ class Index(Reader):
             self._tables.pop(path, None)
         return self._read_anew(self._reading if names_stay else None)
 
-    def glance(self, files: Iterable[Path]) -> Reading:
+    def refresh_files(self, files: Iterable[Path]) -> Reading:
         """The last reading, if nothing came or went and these files are as they were; else a
         look.
         """
         if self._reading is None or not all(map(self._is_as_it_was, files)):
-            return self.look()
+            return self.refresh()
         for place, folder in self._folders.items():
             begin = time.time_ns()
             now = _time_of(place)
@@ -172,17 +173,17 @@ class Index(Reader):
                 continue
             try:
                 if not now or entries_of(Path(place)) != folder.entries:
-                    return self.look()
+                    return self.refresh()
             except OSError:
-                return self.look()
+                return self.refresh()
             folder.time = now if now < begin - SETTLED * 1e9 else 0
         return self._reading
 
-    def wrote(self, changes: Mapping[Path, str], written: WrittenFiles) -> Reading:
+    def apply_write(self, changes: Mapping[Path, str], written: WrittenFiles) -> Reading:
         """This process wrote these captions, {image: caption}, into these files."""
         reading = self._reading
         if reading is None:
-            return self.look()
+            return self.refresh()
         tables_read, came = dict(self._tables), False
         for path in (*written.texts, *written.tables):
             came |= not self._take_in(path)

@@ -9,7 +9,7 @@ folder's name. Precedence:
 - A row of the metadata file, then .txt, .caption, .tags, .cap, .json, then a row of another table,
 then a folder's name. Empty captions are ignored.
 - An image without a caption is an error; but if a trigger word is set and no image has a caption,
-every caption is the trigger word, unless there are files that look like captions.
+every caption is the trigger word, unless there are files that examine_image like captions.
 - Several lines of a caption are several captions of one image (dataset.captions).
 - Class images ("reg" and the like) are left out.
 - Masks ("fox_mask.png" or masks/fox.png for fox.jpg) without a caption are left out.
@@ -85,14 +85,14 @@ def scan(
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    look: Callable[[Path], Examined] = examine,
+    examine_image: Callable[[Path], Examined] = examine,
     reading: Reading | None = None,
 ) -> Dataset:
     """Find, caption and decode every image of settings.train_data_dir.
 
     count_tokens, token_limit: report captions with more tokens. progress: receives (images
-    examined, total). look: examines an image file, for callers with a cache. reading: the folder as
-    just read by dataset.index. Raises DatasetError only if nothing can be trained: no folder, a
+    examined, total). examine_image: for callers with a cache. reading: the folder as just read by
+    dataset.index. Raises DatasetError only if nothing can be trained: no folder, a
     missing metadata file, no usable image.
     """
     if reading is None:
@@ -106,7 +106,7 @@ def scan(
     repeats, repeat_findings = _repeats(images, listing, settings)
     images = [image for image in images if image in repeats]
     captions = fill_in(captions, images, listing, settings)
-    examined, image_findings = _examined(images, listing, progress, look)
+    examined, image_findings = _examined(images, listing, progress, examine_image)
     folders = {
         folder: listing.folder_name(folder)
         for folder in dict.fromkeys(image.parent for image in images)
@@ -288,7 +288,7 @@ def _examined(
     images: Sequence[Path],
     listing: Listing,
     progress: Callable[[int, int], None] | None,
-    look: Callable[[Path], Examined],
+    examine_image: Callable[[Path], Examined],
 ) -> tuple[dict[Path, Examined], list[Finding]]:
     """Decode every image once, in parallel (Pillow releases the GIL)."""
     examined: dict[Path, Examined] = {}
@@ -299,9 +299,11 @@ def _examined(
         contextlib.ExitStack() as stack,
     ):
         # closing: if `progress` raises, pending images are not examined
-        size = 1 if look is examine else _AT_ONCE
+        size = 1 if examine_image is examine else _AT_ONCE
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
-        looked_at = pool.map(lambda some: [_attempt(look, image) for image in some], pieces)
+        looked_at = pool.map(
+            lambda some: [_attempt(examine_image, image) for image in some], pieces
+        )
         results = stack.enter_context(
             contextlib.closing(cast("Generator[list[Examined | DatasetError]]", looked_at))
         )
@@ -332,8 +334,8 @@ def _examined(
     return examined, findings
 
 
-def _attempt(look: Callable[[Path], Examined], image: Path) -> Examined | DatasetError:
+def _attempt(examine_image: Callable[[Path], Examined], image: Path) -> Examined | DatasetError:
     try:
-        return look(image)
+        return examine_image(image)
     except DatasetError as problem:
         return problem

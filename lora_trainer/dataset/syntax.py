@@ -159,9 +159,9 @@ def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
     """One warning per kind of syntax, with the number of captions; one per caption with escaped
     brackets, which can be fixed.
     """
-    told = [(path, name, caption) for path, (name, caption) in captions.items()]
-    escaped = [finding for each in told for finding in escaped_brackets(*each)]
-    return escaped + foreign_syntax(told)
+    rows = [(path, name, caption) for path, (name, caption) in captions.items()]
+    escaped = [finding for each in rows for finding in escaped_brackets(*each)]
+    return escaped + foreign_syntax(rows)
 
 
 def foreign_syntax(captions: Iterable[tuple[Path, str, str]]) -> list[Finding]:

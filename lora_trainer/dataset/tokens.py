@@ -1,7 +1,7 @@
 """Captions as tokens: chunks of 75, truncation; and whether a trigger word has a meaning for CLIP.
 
     read_end(text, tokenize, limit)  -> the position where a caption is truncated
-    look_at_trigger(word, tokenize)  -> TriggerView   number of tokens, and how common they are
+    check_trigger_word(word, tokenize)  -> TriggerView   number of tokens, and how common they are
     piece_ends(ids)                  -> where token ids are split into chunks, also in training
 
 The tokenizer is an argument, such as checkpoint.tokenizer.tokenize, so that no library is needed.
@@ -86,7 +86,7 @@ def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
     return tokens[read - 1].end if read < len(tokens) else len(text)
 
 
-def look_at_trigger(word: str, tokenize: Tokenize) -> TriggerView:
+def check_trigger_word(word: str, tokenize: Tokenize) -> TriggerView:
     """Whether a trigger word is free to take a new meaning. Never raises."""
     word = word.strip()
     tokens = tokenize(word)

@@ -105,7 +105,7 @@ def _died(status: int | None, moment: float, log: Path) -> Failed:
     how = "exit status unknown" if status is None else f"exit status {status}"
     if status is not None and status < 0:
         how = f"signal {-status}"
-    last_words = tail(log) or "it said nothing"
+    last_words = tail(log) or "no output"
     hint = "Continue the run. If it happens again, please report it with worker.log."
     if status in (-9, 137):
         hint = (

@@ -194,5 +194,5 @@ def _startup_seconds(folder: RunFolder, first_word: float) -> float:
     """Seconds from the start of the process to the first event; 0 if another process has worked
     there since.
     """
-    started = files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
+    started = files.read_json(folder.worker, lambda values: float(values["started"]), 0.0)
     return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0

@@ -101,8 +101,8 @@ def _after(state: RunState, event: Event) -> RunState:
                 validations=tuple(one for one in state.validations if one.step <= resumed),
             )
         case events.Planned():
-            told = ("name", "family", "data", "step_count", "epoch_count", "image_count")
-            return _copy(state, event, *told)
+            copied = ("name", "family", "data", "step_count", "epoch_count", "image_count")
+            return _copy(state, event, *copied)
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)
         case events.Progress() if event.loss is None and state.phase not in (

@@ -1,6 +1,6 @@
 """Captions a folder of images.
 
-    caption.yaml -> select -> Selection -> bring -> CaptionerFiles -> load -> the loop
+    caption.yaml -> select -> Selection -> prepare_files -> CaptionerFiles -> load -> the loop
                  -> metadata.csv or .txt, and .lora_trainer/captions.json
 
 Embeddings of the captioner's image encoder are kept for the dataset check (dataset.embeddings).
@@ -31,7 +31,7 @@ from lora_trainer.captioning.load import files_content, load
 from lora_trainer.captioning.postprocess import postprocess
 from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.caption_provenance import CaptionRecord
-from lora_trainer.dataset.caption_targets import CaptionPlaces, Standing
+from lora_trainer.dataset.caption_targets import CaptionTargets, CurrentCaption
 from lora_trainer.dataset.images import digest, examine, read_image
 from lora_trainer.dataset.listing import folded
 from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, Message, OutOfMemory
@@ -82,14 +82,14 @@ class Pending:
 class Selection:
     """What to caption, determined before a model is loaded.
 
-    by: identifies the captioner and its settings. standing: the captions of each image before.
+    by: identifies the captioner and its settings. current: the captions of each image before.
     contents: hashes of all images.
     """
 
-    places: CaptionPlaces
+    places: CaptionTargets
     by: str
     device: torch.device
-    standing: Mapping[Path, Standing]
+    current: Mapping[Path, CurrentCaption]
     pending: Sequence[Pending]
     contents: frozenset[str]
 
@@ -117,7 +117,7 @@ class CaptionTask(Task):
         self.report.write(events.Started(job="caption"))
         self.report.phase("checking")
         by = fingerprint(settings, files_content(settings))
-        places = CaptionPlaces(settings.input, settings.output, as_texts=settings.format == "txt")
+        places = CaptionTargets(settings.input, settings.output, as_texts=settings.format == "txt")
         target = str(places.target or settings.input)
         named = ImageWarnings(places, self.report, self.folder)
         try:
@@ -157,7 +157,7 @@ class CaptionTask(Task):
     def _caption(self, selection: Selection, writer: CaptionWriter, named: ImageWarnings) -> None:
         """Load the captioner, and caption the pending images."""
         try:
-            files = self.bring(selection)
+            files = self.prepare_files(selection)
             with Captioning(self, selection, files, writer, named) as work:
                 self.control.occupy(work)
                 hooks = [
@@ -173,9 +173,9 @@ class CaptionTask(Task):
 
     # --- the captioner ----------------------------------------------------------------------------
 
-    def bring(self, selection: Selection) -> CaptionerFiles:
+    def prepare_files(self, selection: Selection) -> CaptionerFiles:
         """Install the captioner's packages and download its weights if needed."""
-        self._bring_packages()
+        self._prepare_packages()
         model = source.find(self.settings, Fetching(self.report))
         self.control.raise_if_stopped()
         return CaptionerFiles(
@@ -215,7 +215,7 @@ class CaptionTask(Task):
         self.report.phase("captioning", len(selection.pending))
         return captioner
 
-    def _bring_packages(self) -> None:
+    def _prepare_packages(self) -> None:
         """Install and activate the captioner's own overlay, if it has one."""
         wanted = self.settings.info.needs
         if (
@@ -223,9 +223,9 @@ class CaptionTask(Task):
             or importlib.util.find_spec(environment.CAPTIONER_MODULES[wanted]) is not None
         ):
             return
-        if environment.look_at_captioner(wanted).state == "missing":
+        if environment.find_captioner_overlay(wanted).state == "missing":
             self._install(wanted)
-        environment.activate(environment.look_at_captioner(wanted).require())
+        environment.activate(environment.find_captioner_overlay(wanted).require())
 
     def _install(self, captioner: str) -> None:
         """Run install.py; its output goes to the log. Success is checked by the caller."""
@@ -261,7 +261,7 @@ def precision_for(settings: CaptionSettings, model: Path, device: torch.device) 
 class ImageWarnings:
     """Warnings about single images; beyond the first few only a count."""
 
-    def __init__(self, places: CaptionPlaces, report: Report, folder: RunFolder) -> None:
+    def __init__(self, places: CaptionTargets, report: Report, folder: RunFolder) -> None:
         self._places = places
         self._report = report
         self._folder = folder
@@ -307,7 +307,7 @@ class Selecting:
     def __init__(
         self,
         settings: CaptionSettings,
-        places: CaptionPlaces,
+        places: CaptionTargets,
         named: ImageWarnings,
         report: Report,
         control: Control,
@@ -321,9 +321,9 @@ class Selecting:
     def select(self, by: str) -> Selection:
         """Images without a caption by a person, or one that `by` has already written."""
         device = choose_device(self.settings.device)
-        standing = self.places.look()
+        current = self.places.read()
         contents = list(self._digests(self._wanted()))
-        pending = self._sound(self._choose(contents, standing, by))
+        pending = self._sound(self._choose(contents, current, by))
         self.report.write(
             events.Planned(
                 name=self.settings.info.title,
@@ -336,18 +336,18 @@ class Selecting:
             places=self.places,
             by=by,
             device=device,
-            standing=standing,
+            current=current,
             pending=pending,
             contents=frozenset(content for _, content in contents),
         )
 
     def _choose(
-        self, contents: Sequence[tuple[Path, str]], standing: Mapping[Path, Standing], by: str
+        self, contents: Sequence[tuple[Path, str]], current: Mapping[Path, CurrentCaption], by: str
     ) -> list[Pending]:
         known = caption_provenance.read_authors(self.settings.input)
         pending, kept = [], 0
         for image, content in contents:
-            before = standing[image]
+            before = current[image]
             is_done = known.is_done(content, before.caption, by)
             if before.unreadable and not self.settings.overwrite:
                 reason = before.unreadable
@@ -443,7 +443,7 @@ class CaptionWriter:
         self.count += 1
         self._captions[item] = text
 
-    def look(
+    def collect_embeddings(
         self, captioner: Captioner, part: Sequence[Pending], captions: Sequence[CaptionerOutput]
     ) -> None:
         """Collect the image encoder's embeddings. Errors are logged."""
@@ -453,7 +453,9 @@ class CaptionWriter:
                 self._unrelated = unrelated_spread(captioner)
             except Exception as error:
                 log.warning(
-                    "the scale of %s's image encoder cannot be told", self._encoder, exc_info=error
+                    "the scale of %s's image encoder cannot be measured",
+                    self._encoder,
+                    exc_info=error,
                 )
         if self._unrelated:
             self._seen.update(
@@ -483,7 +485,7 @@ class CaptionWriter:
                 },
             )
             changed = places.write(
-                {image: text for image, (_, text) in items.items()}, self.selection.standing
+                {image: text for image, (_, text) in items.items()}, self.selection.current
             )
             if not places.is_apart:
                 # captions in another folder do not change the dataset's authorship
@@ -637,7 +639,7 @@ class Captioning:
     def _keep(self, part: Sequence[tuple[Pending, Image.Image]]) -> None:
         assert self.captioner is not None
         captions = self.captioner.caption([image for _, image in part])
-        self.writer.look(self.captioner, [item for item, _ in part], captions)
+        self.writer.collect_embeddings(self.captioner, [item for item, _ in part], captions)
         for (item, _), caption in zip(part, captions, strict=True):
             text = postprocess(caption, self.settings)
             if text:

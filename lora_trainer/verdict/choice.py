@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
-from lora_trainer.verdict.measurements import MeasuredStep, Measurements, PictureScores, Series
+from lora_trainer.verdict.measurements import MeasuredStep, Measurements, PreviewScores, Series
 from lora_trainer.verdict.thresholds import Thresholds
 
 Key = TypeVar("Key", int, float)
@@ -104,10 +104,10 @@ def _qualities(
         parts.append(_shares_of_best(curve, {one.step for one in measured}, thresholds))
     if basis in ("held_out", "pictures"):
         scores = {
-            one.step: PictureScores(likeness=one.likeness, obedience=one.obedience)
+            one.step: PreviewScores(likeness=one.likeness, obedience=one.obedience)
             for one in measured
         }
-        parts.append(picture_shares(scores))
+        parts.append(preview_shares(scores))
     known = [part for part in parts if part]
     if not known:
         return {}
@@ -131,7 +131,7 @@ def _shares_of_best(curve: Series, steps: set[int], thresholds: Thresholds) -> d
     return {step: max(0.0, 1 - (loss - lowest) / unit) for step, loss in losses.items()}
 
 
-def picture_shares(scores: Mapping[Key, PictureScores]) -> dict[Key, float]:
+def preview_shares(scores: Mapping[Key, PreviewScores]) -> dict[Key, float]:
     """Key -> geometric mean of likeness and obedience, each as a share of the highest. Empty if no
     likeness above the checkpoint's was measured.
     """
@@ -144,18 +144,20 @@ def picture_shares(scores: Mapping[Key, PictureScores]) -> dict[Key, float]:
     found: dict[Key, float] = {}
     for key, value in likeness.items():
         like = max(0.0, value / most_like)
-        told = scores[key].obedience
-        obeyed = 1.0 if told is None or most_obedient <= 0 else max(0.0, told / most_obedient)
+        adherence = scores[key].obedience
+        obeyed = (
+            1.0 if adherence is None or most_obedient <= 0 else max(0.0, adherence / most_obedient)
+        )
         found[key] = math.sqrt(like * obeyed)
     return found
 
 
-def _above_base(pictures: Mapping[float, PictureScores]) -> dict[float, PictureScores]:
+def _above_base(previews: Mapping[float, PreviewScores]) -> dict[float, PreviewScores]:
     """Scores of the strengths above 0, with their likeness above that at strength 0."""
-    without = pictures.get(0.0, PictureScores()).likeness or 0.0
+    without = previews.get(0.0, PreviewScores()).likeness or 0.0
     return {
         strength: replace(one, likeness=None if one.likeness is None else one.likeness - without)
-        for strength, one in pictures.items()
+        for strength, one in previews.items()
         if strength > 0
     }
 
@@ -177,7 +179,7 @@ def best_strength(
     the smallest whose gain is nearly the best; of texts, that of the best gain. None if nothing was
     gained at any.
     """
-    scores = picture_shares(_above_base(one.pictures))
+    scores = preview_shares(_above_base(one.previews))
     if len(scores) >= 3:
         return float(max(scores, key=lambda strength: (scores[strength], -strength)))
     base = measurements.base_by_strength

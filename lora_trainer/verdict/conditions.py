@@ -305,13 +305,13 @@ def _rise_after_lowest(case: Case) -> tuple[int, float] | None:
 
 def copies(case: Case) -> Evidence | None:
     """Previews show training images."""
-    pictured = [one for one in case.measurements.steps if one.has_pictures and one.step]
-    first = next((one for one in pictured if one.copied), None)
+    measured = [one for one in case.measurements.steps if one.has_previews and one.step]
+    first = next((one for one in measured if one.copied), None)
     if first is None:
         return None
     before = [one.step for one in case.measurements.steps if 0 < one.step < first.step]
     steps = before[-1] if before else max(1, first.step // 2)
-    every = dict.fromkeys(name for one in pictured for name in one.copied)
+    every = dict.fromkeys(name for one in measured for name in one.copied)
     return Evidence(
         sentence=Message(
             "From step {step:,} on, previews copy {images}.",

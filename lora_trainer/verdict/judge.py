@@ -183,7 +183,7 @@ def _likeness(one: MeasuredStep) -> Message | None:
             "The similarity of its previews to the training images is {likeness:.2f}.",
             {"likeness": one.likeness},
         )
-    base = one.pictures[0.0].obedience
+    base = one.previews[0.0].obedience
     if one.obedience is None or not base or base <= 0:
         return Message(
             "Its previews are closer to the training images than the checkpoint's, by"
@@ -198,15 +198,15 @@ def _likeness(one: MeasuredStep) -> Message | None:
 
 
 def _copied(measurements: Measurements, choice: Choice, thresholds: Thresholds) -> Message | None:
-    pictured = [one for one in measurements.steps if one.has_pictures and one.step]
-    first = next((one for one in pictured if one.copied), None)
+    measured = [one for one in measurements.steps if one.has_previews and one.step]
+    first = next((one for one in measured if one.copied), None)
     if first is None:
-        return Message("Nothing is copied.") if pictured else None
+        return Message("Nothing is copied.") if measured else None
     images = listed(
-        tuple(dict.fromkeys(name for one in pictured for name in one.copied)),
+        tuple(dict.fromkeys(name for one in measured for name in one.copied)),
         thresholds.most_copied,
     )
-    before = [one.step for one in pictured if one.step < first.step]
+    before = [one.step for one in measured if one.step < first.step]
     if not before:
         return Message("It copies {images}.", {"images": images})
     return Message(
@@ -273,8 +273,8 @@ def from_mapping(values: Any) -> Verdict:
     """The verdict in parsed JSON of any origin. Raises one of files.UNREADABLE."""
     strengths = {
         int(step): strength
-        for step, told in values["strengths"].items()
-        if (strength := files.finite_number(told)) is not None
+        for step, given in values["strengths"].items()
+        if (strength := files.finite_number(given)) is not None
     }
     return Verdict(
         step=int(values["step"]),

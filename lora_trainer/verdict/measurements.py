@@ -22,7 +22,7 @@ Series = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureScores:
+class PreviewScores:
     """Previews of one strength, as the image-text encoder sees them."""
 
     likeness: float | None = None
@@ -48,7 +48,7 @@ class MeasuredStep:
     """Training image -> how much lower the checkpoint's loss is with its own caption than with
     others, before the first step.
     """
-    has_pictures: bool = False
+    has_previews: bool = False
     """Whether previews were measured at this step."""
     likeness: float | None = None
     """Above that of previews at strength 0, if there are any (`has_base`)."""
@@ -56,13 +56,13 @@ class MeasuredStep:
     variety: float | None = None
     nearest: Mapping[str, float] = field(default_factory=dict)
     copied: tuple[str, ...] = ()
-    pictures: Mapping[float, PictureScores] = field(default_factory=dict)
+    previews: Mapping[float, PreviewScores] = field(default_factory=dict)
     """Strength -> scores of its previews."""
 
     @property
     def has_base(self) -> bool:
         """Whether previews without the LoRA were measured too."""
-        return 0.0 in self.pictures and self.pictures[0.0].likeness is not None
+        return 0.0 in self.previews and self.previews[0.0].likeness is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def _folded(history: Iterable[events.Event]) -> dict[str, Any]:
             case events.Validated():
                 steps[event.step] = _validated(steps.get(event.step), event)
             case events.PicturesMeasured():
-                steps[event.step] = _pictured(steps.get(event.step), event)
+                steps[event.step] = _with_previews(steps.get(event.step), event)
     return {
         "losses": tuple(sorted(losses.items())),
         "steps": tuple(steps[step] for step in sorted(steps)),
@@ -174,24 +174,24 @@ def _validated(known: MeasuredStep | None, event: events.Validated) -> MeasuredS
     )
 
 
-def _pictured(known: MeasuredStep | None, event: events.PicturesMeasured) -> MeasuredStep:
+def _with_previews(known: MeasuredStep | None, event: events.PicturesMeasured) -> MeasuredStep:
     scores = {
-        strength: PictureScores(
-            likeness=files.finite_number(told.get("likeness")),
-            obedience=files.finite_number(told.get("obedience")),
+        strength: PreviewScores(
+            likeness=files.finite_number(given.get("likeness")),
+            obedience=files.finite_number(given.get("obedience")),
         )
-        for name, told in event.by_strength.items()
-        if isinstance(told, dict) and (strength := files.finite_number(name)) is not None
+        for name, given in event.by_strength.items()
+        if isinstance(given, dict) and (strength := files.finite_number(name)) is not None
     }
     return replace(
         known or MeasuredStep(step=event.step),
-        has_pictures=True,
+        has_previews=True,
         likeness=event.likeness,
         obedience=event.obedience,
         variety=event.variety,
         nearest=_numbers(event.nearest),
         copied=tuple(str(name) for name in event.copied),
-        pictures=dict(sorted(scores.items())),
+        previews=dict(sorted(scores.items())),
     )
 
 
@@ -199,9 +199,9 @@ def by_number(values: Mapping[str, Any]) -> dict[float, float]:
     """{"0.75": 0.1} -> {0.75: 0.1}, sorted, without what is no number."""
     found = {
         number: value
-        for name, told in values.items()
+        for name, given in values.items()
         if (number := files.finite_number(name)) is not None
-        and (value := files.finite_number(told)) is not None
+        and (value := files.finite_number(given)) is not None
     }
     return dict(sorted(found.items()))
 
@@ -209,6 +209,6 @@ def by_number(values: Mapping[str, Any]) -> dict[float, float]:
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
         str(name): number
-        for name, told in values.items()
-        if (number := files.finite_number(told)) is not None
+        for name, given in values.items()
+        if (number := files.finite_number(given)) is not None
     }

@@ -87,10 +87,10 @@ class App:
             *self.datasets.opened(),
             *self.checkpoints.language_models.opened(),
         )
-        told: dict[PurePath, str] = {Path.home(): "~"}
+        names: dict[PurePath, str] = {Path.home(): "~"}
         for folder in named:
-            told |= dict.fromkeys((folder.absolute(), folder.resolve()), folder.name)
-        return told
+            names |= dict.fromkeys((folder.absolute(), folder.resolve()), folder.name)
+        return names
 
     @property
     def options(self) -> Options:

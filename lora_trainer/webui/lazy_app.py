@@ -98,16 +98,16 @@ class LazyApp:
         asks_for_login = any(
             getattr(self._host_app, name, None) is not None for name in ("auth", "auth_dependency")
         )
-        told = {
+        content = {
             "message": callbacks.translated(callbacks.CANNOT_START),
             "hint": callbacks.translated(callbacks.LOOK if asks_for_login else callbacks.UPDATE),
         }
         if not asks_for_login:
-            told |= {
+            content |= {
                 "label": callbacks.translated(callbacks.REPORT),
                 "report": callbacks.report(error),
             }
-        body = json.dumps({"error": told}).encode("utf-8")
+        body = json.dumps({"error": content}).encode("utf-8")
         headers = [
             (b"content-type", b"application/json"),
             (b"cache-control", b"no-store"),

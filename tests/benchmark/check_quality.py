@@ -560,7 +560,7 @@ def main() -> None:
     sources = [
         *drawn_sources(asked.drawn),
         *packaged_sources(),
-        *(folder_sources(asked.pictures) if asked.pictures else []),
+        *(folder_sources(asked.previews) if asked.previews else []),
     ]
     sources = [each for each in sources if is_good(each.image) and in_half(each.group, asked.half)]
     count, scores = run(sources, asked.verbose)

@@ -32,7 +32,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
     from lora_trainer import environment
 
-    environment.activate(environment.look_at_tests())
+    environment.activate(environment.find_tests_overlay())
     environment.activate()
 
 from PIL import Image

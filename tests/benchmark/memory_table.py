@@ -21,7 +21,7 @@ from typing import Any
 
 from lora_trainer import environment
 
-environment.activate(environment.look_at_tests())
+environment.activate(environment.find_tests_overlay())
 environment.activate()
 
 import torch  # noqa: E402

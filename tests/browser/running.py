@@ -244,7 +244,7 @@ class FakeHost(RunningHost):
     flavour: str = "a1111"
 
     def command(self) -> list[str]:
-        folder = environment.look_at_gradio(self.flavour).folder
+        folder = environment.find_gradio_overlay(self.flavour).folder
         assert folder is not None
         return [
             sys.executable,
@@ -361,6 +361,6 @@ def free_port() -> int:
 def missing_for_fake_hosts() -> str:
     """Why the small WebUI cannot run here; empty if it can."""
     for flavour in ("a1111", "forge"):
-        if environment.look_at_gradio(flavour).state == "missing":
+        if environment.find_gradio_overlay(flavour).state == "missing":
             return "the WebUIs' gradio is not installed (python install.py --tests)"
     return ""

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lora_trainer.dataset.caption_targets import CaptionPlaces
+from lora_trainer.dataset.caption_targets import CaptionTargets
 from lora_trainer.errors import DatasetError
 from tests.dataset.pictures import save
 
@@ -13,13 +13,13 @@ from tests.dataset.pictures import save
 def places(folder, *names, output=None, as_texts=False):
     for name in names:
         save(folder / name, colour=(len(name), 7, len(str(name)) * 3))
-    return CaptionPlaces(folder, output, as_texts=as_texts)
+    return CaptionTargets(folder, output, as_texts=as_texts)
 
 
 def write(folder_places, captions):
     root = folder_places.root
     return folder_places.write(
-        {root / name: text for name, text in captions.items()}, folder_places.look()
+        {root / name: text for name, text in captions.items()}, folder_places.read()
     )
 
 
@@ -113,7 +113,7 @@ def test_a_new_csv_beside_a_jsonl_loses_no_caption_from_sight(tmp_path):
     )
     target = places(tmp_path, "a.png", "b.png", output=tmp_path / "metadata.csv")
     write(target, {"b.png": "two"})
-    assert {image.name: standing.caption for image, standing in target.look().items()} == {
+    assert {image.name: current.caption for image, current in target.read().items()} == {
         "a.png": "by hand",
         "b.png": "two",
     }
@@ -124,10 +124,10 @@ def test_an_output_elsewhere_counts_alone(tmp_path):
     (tmp_path / "out").mkdir()
     target = places(images, "a.png", output=tmp_path / "out" / "captions.csv")
     (images / "a.txt").write_text("by hand", encoding="utf-8")
-    assert target.look()[images / "a.png"].caption == ""
+    assert target.read()[images / "a.png"].caption == ""
     write(target, {"a.png": "one"})
     assert text_of(tmp_path / "out" / "captions.csv") == "file_name,text\n../images/a.png,one\n"
-    assert target.look()[images / "a.png"].caption == "one"
+    assert target.read()[images / "a.png"].caption == "one"
     assert (images / "a.txt").read_text() == "by hand"
 
 
@@ -135,12 +135,12 @@ def test_an_output_elsewhere_counts_alone(tmp_path):
 def test_what_was_changed_since_it_was_seen_is_left_alone(tmp_path, as_texts):
     target = places(tmp_path, "a.png", "b.png", as_texts=as_texts)
     write(target, {"a.png": "one", "b.png": "two"})
-    seen = target.look()
+    seen = target.read()
     file = tmp_path / ("a.txt" if as_texts else "metadata.csv")
     file.write_text(text_of(file).replace("one", "mine"), encoding="utf-8")
     refused = target.write({tmp_path / "a.png": "machine", tmp_path / "b.png": "machine"}, seen)
     assert refused == {tmp_path / "a.png"}
-    assert {image.name: standing.caption for image, standing in target.look().items()} == {
+    assert {image.name: current.caption for image, current in target.read().items()} == {
         "a.png": "mine",
         "b.png": "machine",
     }
@@ -149,24 +149,24 @@ def test_what_was_changed_since_it_was_seen_is_left_alone(tmp_path, as_texts):
 def test_all_captions_of_an_image_are_seen_the_trained_one_first(tmp_path):
     (tmp_path / "metadata.csv").write_text("a.png,row\n", encoding="utf-8")
     (tmp_path / "a.txt").write_text("beside", encoding="utf-8")
-    standing = places(tmp_path, "a.png").look()[tmp_path / "a.png"]
-    assert standing.texts == ("row", "beside") and standing.caption == "row"
+    current = places(tmp_path, "a.png").read()[tmp_path / "a.png"]
+    assert current.texts == ("row", "beside") and current.caption == "row"
 
 
 def test_an_unreadable_text_file_is_said_to_be(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    assert "a.txt" in places(tmp_path, "a.png").look()[tmp_path / "a.png"].unreadable
+    assert "a.txt" in places(tmp_path, "a.png").read()[tmp_path / "a.png"].unreadable
 
 
 def test_nothing_is_written_into_a_metadata_file_that_cannot_be_read(tmp_path):
     (tmp_path / "metadata.csv").write_bytes(b"a\0b")
     with pytest.raises(DatasetError, match=r"metadata\.csv"):
-        places(tmp_path, "a.png").look()
+        places(tmp_path, "a.png").read()
 
 
 def test_an_image_removed_meanwhile_needs_no_caption(tmp_path):
     target = places(tmp_path, "a.png", "b.png")
-    seen = target.look()
+    seen = target.read()
     (tmp_path / "a.png").unlink()
     assert target.write({tmp_path / "a.png": "one", tmp_path / "b.png": "two"}, seen) == set()
     assert text_of(tmp_path / "metadata.csv") == "file_name,text\nb.png,two\n"
@@ -182,9 +182,9 @@ def test_masks_are_not_captioned(tmp_path):
 def test_an_image_whose_name_no_table_can_hold_gets_a_text_file(tmp_path):
     save(tmp_path / "a.png")
     odd = save(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
-    places = CaptionPlaces(tmp_path, None)
-    assert places.write({tmp_path / "a.png": "one", odd: "two"}, places.look()) == set()
-    assert {image: standing.caption for image, standing in places.look().items()} == {
+    places = CaptionTargets(tmp_path, None)
+    assert places.write({tmp_path / "a.png": "one", odd: "two"}, places.read()) == set()
+    assert {image: current.caption for image, current in places.read().items()} == {
         tmp_path / "a.png": "one",
         odd: "two",
     }

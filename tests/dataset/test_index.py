@@ -45,11 +45,11 @@ def told(reading):
 
 def write(known, **captions):
     """{stem: caption} by way of the trainer's own writing."""
-    reading = known.look()
+    reading = known.refresh()
     images = {image.stem: image for image in reading.listing.images}
     changes = {images[stem]: caption for stem, caption in captions.items()}
     written = edits.write_captions(reading.listing, reading.captions, changes, known.tables)
-    return known.wrote(changes, written)
+    return known.apply_write(changes, written)
 
 
 def fresh(folder):
@@ -75,20 +75,20 @@ def listed(monkeypatch):
 
 def test_what_did_not_change_is_not_read_again(tmp_path, monkeypatch):
     known = make(tmp_path, {"a.txt": "one", "metadata.csv": "b.png,two\n"})
-    first = known.look()
+    first = known.refresh()
     monkeypatch.setattr(index, "read_caption_file", None)
     monkeypatch.setattr(index, "read_metadata", None)
     monkeypatch.setattr(index, "list_folder", None)
-    assert known.look() is first is known.glance([tmp_path / "a.png", tmp_path / "a.txt"])
+    assert known.refresh() is first is known.refresh_files([tmp_path / "a.png", tmp_path / "a.txt"])
 
 
 @pytest.mark.parametrize("name", ["a.txt", "deep/metadata.csv"])
 def test_an_edit_in_place_is_seen_at_the_next_look(tmp_path, name):
     save(tmp_path / "deep" / "d.png", size=(8, 8))
     known = make(tmp_path, {"a.txt": "one", "deep/metadata.csv": "d.png,one\n"})
-    before = known.look()
+    before = known.refresh()
     (tmp_path / name).write_text((tmp_path / name).read_text().replace("one", "four"))
-    now = known.look()
+    now = known.refresh()
     assert now.serial != before.serial
     assert list(told(now).values()).count("four") == 1
 
@@ -100,17 +100,17 @@ def test_two_edits_of_one_moment_and_one_size_are_two(tmp_path, name):
     for word in ("two", "six"):
         path.write_text(path.read_text().replace("one", word).replace("two", word))
         os.utime(path, (now, now))  # as on a disk whose times are coarse
-        assert word in told(known.look()).values()
+        assert word in told(known.refresh()).values()
 
 
 def test_files_that_come_and_go_are_seen_however_old_they_and_the_folder_look(tmp_path):
     known = make(tmp_path, {"a.txt": "one"})
-    known.look()
+    known.refresh()
     save(tmp_path / "new" / "d.png", size=(8, 8))
     (tmp_path / "b.txt").write_text("two")
     (tmp_path / "c.png").unlink()
     settle(tmp_path)
-    now = known.look()
+    now = known.refresh()
     assert told(now) == {"a.png": "one", "b.png": "two"}
     assert [path.name for path in now.listing.images] == ["a.png", "b.png", "d.png"]
 
@@ -118,24 +118,24 @@ def test_files_that_come_and_go_are_seen_however_old_they_and_the_folder_look(tm
 @pytest.mark.parametrize("change", ["b.txt", "a.txt", "a.png"])
 def test_a_glance_sees_what_came_and_what_its_own_files_became(tmp_path, change):
     known = make(tmp_path, {"a.txt": "one"})
-    before = known.look()
+    before = known.refresh()
     (tmp_path / change).write_bytes(b"another program's")
-    assert known.glance([tmp_path / "a.png", tmp_path / "a.txt"]).serial != before.serial
+    assert known.refresh_files([tmp_path / "a.png", tmp_path / "a.txt"]).serial != before.serial
 
 
 def test_what_a_glance_does_not_ask_about_is_seen_at_the_next_look(tmp_path):
     known = make(tmp_path, {"a.txt": "one", "b.txt": "two"})
-    before = known.look()
+    before = known.refresh()
     (tmp_path / "b.txt").write_text("another program's")
     after = write_alone(known, before, tmp_path / "a.png", "mine")
     assert told(after) == {"a.png": "mine", "b.png": "two"}
-    assert told(known.look()) == {"a.png": "mine", "b.png": "another program's"}
+    assert told(known.refresh()) == {"a.png": "mine", "b.png": "another program's"}
 
 
 def write_alone(known, reading, image, caption):
-    assert known.glance([image, image.with_suffix(".txt")]) is reading
+    assert known.refresh_files([image, image.with_suffix(".txt")]) is reading
     written = edits.write_captions(reading.listing, reading.captions, {image: caption})
-    return known.wrote({image: caption}, written)
+    return known.apply_write({image: caption}, written)
 
 
 def test_what_another_program_writes_right_after_us_is_seen(tmp_path):
@@ -144,7 +144,7 @@ def test_what_another_program_writes_right_after_us_is_seen(tmp_path):
     details = (tmp_path / "a.txt").stat()
     (tmp_path / "a.txt").write_text("ten")
     os.utime(tmp_path / "a.txt", ns=(details.st_atime_ns, details.st_mtime_ns))
-    assert told(known.look()) == {"a.png": "ten", "b.png": "two"}
+    assert told(known.refresh()) == {"a.png": "ten", "b.png": "two"}
 
 
 # --- our own writing ------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_after_our_own_writing_it_says_what_reading_again_would(tmp_path, layout
 @pytest.mark.parametrize("layout", ["texts", "table", "json lines"])
 def test_a_written_caption_makes_nothing_else_be_read(tmp_path, monkeypatch, layout):
     known = make(tmp_path, FOLDERS[layout])
-    known.look()
+    known.refresh()
     monkeypatch.setattr(index, "read_captions", None)
     monkeypatch.setattr(edits, "read_metadata", None)
     monkeypatch.setattr(edits, "parse_csv", None)
@@ -213,14 +213,14 @@ def test_writing_one_caption_after_the_other_lists_the_folder_once_for_each(
     tmp_path, listed, layout
 ):
     known = make(tmp_path, FOLDERS[layout])
-    reading = known.look()
+    reading = known.refresh()
     images = {image.stem: image for image in reading.listing.images}
     listed.clear()
     for number, stem in enumerate("abcabc", 1):
         image = images[stem]
-        reading = known.glance([image, *reading.listing.texts_beside(image)])
+        reading = known.refresh_files([image, *reading.listing.texts_beside(image)])
         changes = {image: f"caption {number}"}
         written = edits.write_captions(reading.listing, reading.captions, changes, known.tables)
-        known.wrote(changes, written)
+        known.apply_write(changes, written)
         # and what replacing a file lists, once a process: whether a dead one left something
         assert listed[str(tmp_path)] <= number + 1

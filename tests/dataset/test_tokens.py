@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from lora_trainer.checkpoint.tokenizer import tokenize
-from lora_trainer.dataset.tokens import look_at_trigger, piece_ends, read_end
+from lora_trainer.dataset.tokens import check_trigger_word, piece_ends, read_end
 
 
 def parts_of(text: str) -> list[str]:
@@ -71,11 +71,11 @@ def test_a_comma_too_far_from_the_end_does_not_cut():
     ],
 )
 def test_a_trigger_is_good_where_it_means_nothing_yet(word, kind, is_good):
-    seen = look_at_trigger(word, tokenize)
+    seen = check_trigger_word(word, tokenize)
     assert (seen.kind, seen.is_good) == (kind, is_good)
 
 
 def test_a_trigger_is_shown_with_its_tokens():
-    seen = look_at_trigger(" glowtube ", tokenize)
+    seen = check_trigger_word(" glowtube ", tokenize)
     assert seen.parts == (("glow", 30472), ("tube", 3308))
     assert str(seen.message) == '"glowtube" is a made-up word of 2 tokens: glow + tube'

@@ -22,5 +22,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if importlib.util.find_spec("diffusers") is None or importlib.util.find_spec("pytest") is None:
     from lora_trainer import environment
 
-    environment.activate(environment.look_at_tests())
+    environment.activate(environment.find_tests_overlay())
     environment.activate()

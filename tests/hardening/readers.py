@@ -652,7 +652,7 @@ def _use_data(folder: Path, path: Path) -> None:
         lambda: datasets.rename("fox", "Fox"),
         lambda: gpu_lease._marked(folder / "handover.json"),
         lambda: Checkpoints(host, folder / "checkpoints.json").facts(folder / "x.safetensors"),  # type: ignore[arg-type]
-        lambda: image_cache.ImageCache(folder / "images.json").look(
+        lambda: image_cache.ImageCache(folder / "images.json").examine(
             folder / "datasets" / "fox" / "img00.png"
         ),
     )
@@ -700,14 +700,16 @@ def _seen(folder: Path) -> Path:
 def _see_again(folder: Path, path: Path) -> None:
     (image,) = (folder / "images").glob("*.png")
 
-    def look() -> None:
-        found = image_cache.ImageCache(folder / "images.json").look(image)
+    def examine() -> None:
+        found = image_cache.ImageCache(folder / "images.json").examine(image)
         _require(isinstance(found.width, int) and isinstance(found.digest, str), "the image")
 
     found = Checkpoints(PaintingHost(folder), folder / "checkpoints.json")  # type: ignore[arg-type]
     _each(
-        look,
-        lambda: json.dumps(checkpoints.said(found.facts(folder / "base.safetensors"), "zh_CN")),
+        examine,
+        lambda: json.dumps(
+            checkpoints.summarize(found.facts(folder / "base.safetensors"), "zh_CN")
+        ),
     )
 
 

@@ -333,7 +333,7 @@ for name, text in (("trainer/__init__.py", ""), ("trainer-1.0.dist-info/METADATA
 
 
 def _overlay(root: Path) -> environment.Overlay:
-    return environment.look(root / "overlay", wanted=(PACKAGE,), folders=())
+    return environment.find_overlay(root / "overlay", wanted=(PACKAGE,), folders=())
 
 
 def _prepare_installing(root: Path) -> None:

@@ -18,7 +18,7 @@ from tests.jobs.logs import TRAINED, write_run
 )
 def test_a_death_says_how_the_process_ended_in_any_language(tmp_path, status, how):
     failure = death_of(write_run(tmp_path / "ink", *TRAINED), status)
-    assert failure.message.endswith(f"unexpectedly ({how}): it said nothing")
+    assert failure.message.endswith(f"unexpectedly ({how}): no output")
     assert failure.template.format(**failure.values) == failure.message
 
 

@@ -70,7 +70,7 @@ def work(images, says=None, **changes):
     ):
         mine = CaptionTask(folder, report)
         if says is not None:
-            mine.bring = lambda selection: None
+            mine.prepare_files = lambda selection: None
             mine.load = lambda selection, files: says
         return mine.run(), folder
 
@@ -483,7 +483,7 @@ def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(
         "import pathlib, sys; pathlib.Path(__file__).with_name('asked').write_text('"
         " '.join(sys.argv[1:]))"
     )
-    look, activated = task.environment.look_at_captioner, []
+    look, activated = task.environment.find_captioner_overlay, []
 
     def look_again(captioner):
         found = look(captioner)
@@ -493,7 +493,7 @@ def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(
             else SimpleNamespace(state="ready", require=lambda: "the overlay")
         )
 
-    monkeypatch.setattr(task.environment, "look_at_captioner", look_again)
+    monkeypatch.setattr(task.environment, "find_captioner_overlay", look_again)
     monkeypatch.setattr(task.environment, "activate", activated.append)
     outcome, folder = work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
     assert (outcome, activated, (tmp_path / "asked").read_text()) == (

@@ -12,7 +12,7 @@ from lora_trainer.settings import training
 from lora_trainer.verdict import conclude, judge
 from lora_trainer.verdict.conditions import CONDITIONS, listed
 from lora_trainer.verdict.judge import from_mapping, to_mapping
-from lora_trainer.verdict.measurements import PictureScores
+from lora_trainer.verdict.measurements import PreviewScores
 from lora_trainer.webui.common import form
 from tests.verdict.made_series import BASE, approach, by_strength, measured
 
@@ -32,7 +32,7 @@ def strengths_of(best):
 
 def copying_from(step, *names):
     def change(at, values):
-        return {"has_pictures": True, "copied": names if at >= step else ()}
+        return {"has_previews": True, "copied": names if at >= step else ()}
 
     return change
 
@@ -222,7 +222,7 @@ def test_images_that_other_captions_fit_better_are_named(worse):
 
 def test_previews_that_drift_are_told():
     def change(step, values):
-        return {"has_pictures": True, "likeness": 0.1 if step % 400 else 0.02} if step else {}
+        return {"has_previews": True, "likeness": 0.1 if step % 400 else 0.02} if step else {}
 
     one = found(measured(approach(0.08), approach(0.07), change))["captions_disagree"]
     assert str(one.sentence) == (
@@ -268,8 +268,8 @@ def test_a_low_rank_that_holds_no_more_is_told_to_double():
 )
 def test_a_likeness_that_stays_low_though_the_loss_fell(settings, changes):
     def change(step, values):
-        base = {0.0: PictureScores(likeness=0.6)}
-        return {"has_pictures": True, "likeness": 0.01, "pictures": base} if step else {}
+        base = {0.0: PreviewScores(likeness=0.6)}
+        return {"has_previews": True, "likeness": 0.01, "previews": base} if step else {}
 
     one = found(measured(approach(0.08), approach(0.07), change, settings))["likeness_low"]
     assert str(one.sentence) == (
@@ -299,17 +299,17 @@ def test_pictures_decide_with_the_held_out_images_and_choose_the_strength():
         if not step:
             return {}
         scores = {
-            0.0: PictureScores(likeness=0.6, obedience=0.3),
-            0.5: PictureScores(likeness=0.66, obedience=0.3),
-            0.75: PictureScores(likeness=0.7, obedience=0.27),
-            1.0: PictureScores(likeness=0.71, obedience=0.15),
+            0.0: PreviewScores(likeness=0.6, obedience=0.3),
+            0.5: PreviewScores(likeness=0.66, obedience=0.3),
+            0.75: PreviewScores(likeness=0.7, obedience=0.27),
+            1.0: PreviewScores(likeness=0.71, obedience=0.15),
         }
         best = step == 1200
         return {
-            "has_pictures": True,
+            "has_previews": True,
             "likeness": 0.2 if best else 0.1,
             "obedience": 0.27,
-            "pictures": scores,
+            "previews": scores,
         }
 
     verdict = conclude(measured(approach(0.08), approach(0.07), change))

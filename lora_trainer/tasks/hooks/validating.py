@@ -82,7 +82,7 @@ class Validating(TrainingHook):
         report, start = self.run.report, time.perf_counter()
         report.phase("validating")
         try:
-            found = self._validation.check(self._let_others_in)
+            found = self._validation.check(self._handle_requests)
         except StopRequested:
             log.info("check of step %d abandoned: stop requested", trainer.step)
         except Exception as error:
@@ -96,13 +96,13 @@ class Validating(TrainingHook):
             )
             free_memory(trainer.device)
         else:
-            self._tell(trainer.step, found, time.perf_counter() - start)
+            self._write(trainer.step, found, time.perf_counter() - start)
         report.phase("training", trainer.plan.step_count)
 
-    def _let_others_in(self) -> None:
+    def _handle_requests(self) -> None:
         self.run.control.check(self.run.trainer)
 
-    def _tell(self, step: int, found: Check, seconds: float) -> None:
+    def _write(self, step: int, found: Check, seconds: float) -> None:
         event = events.Validated(step=step, seconds=seconds, **dataclasses.asdict(found))
         self._checks = [*(one for one in self._checks if one.step < step), event]
         self.run.report.write(event)

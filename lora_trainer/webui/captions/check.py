@@ -69,8 +69,8 @@ class IdentifiedFinding:
     @cached_property
     def id(self) -> str:
         found = self.finding
-        told = repr((found.kind, str(found.path), str(found.message), found.fix))
-        return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
+        content = repr((found.kind, str(found.path), str(found.message), found.fix))
+        return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,27 +85,27 @@ class Findings:
     @cached_property
     def summed(self) -> tuple[Sum, ...]:
         """All findings grouped, those of the check and those of the scan."""
-        told = (finding for item in self.view.items for finding in item.findings)
-        return tuple(sums([*(each.finding for each in self.everything), *told]))
+        scanned = (finding for item in self.view.items for finding in item.findings)
+        return tuple(sums([*(each.finding for each in self.everything), *scanned]))
 
     @cached_property
     def kinds(self) -> Mapping[Path, Sequence[str]]:
         """Image -> the kinds of its findings."""
         kinds = {
-            path: [told.finding.kind for told in some] for path, some in self.of_images.items()
+            path: [each.finding.kind for each in some] for path, some in self.of_images.items()
         }
-        shared = ((path, told.finding.kind) for told in self.of_all for path in told.finding.about)
+        shared = ((path, each.finding.kind) for each in self.of_all for path in each.finding.about)
         for path, kind in dict.fromkeys(shared):
             kinds.setdefault(path, []).append(kind)
         return kinds
 
     @cached_property
     def by_id(self) -> dict[str, IdentifiedFinding]:
-        return {told.id: told for told in self.everything}
+        return {each.id: each for each in self.everything}
 
     @property
     def everything(self) -> Iterable[IdentifiedFinding]:
-        return (*self.of_all, *(told for some in self.of_images.values() for told in some))
+        return (*self.of_all, *(each for some in self.of_images.values() for each in some))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,14 @@ class Status:
 class _Result:
     """The images' findings of the last check."""
 
-    told: tuple[IdentifiedFinding, ...] = ()
+    findings: tuple[IdentifiedFinding, ...] = ()
     versions: Mapping[Path, str] = field(default_factory=dict)
     embedded: int = 0
     """files.stamp of the image embeddings."""
 
     @cached_property
     def by_path(self) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
-        return _by_path(self.told)
+        return _by_path(self.findings)
 
 
 class _CheckStopped(Exception):
@@ -300,13 +300,13 @@ class Checker:
             progress=heard,
         )
         return _Result(
-            told=tuple(map(IdentifiedFinding, report.findings)),
+            findings=tuple(map(IdentifiedFinding, report.findings)),
             versions=view.versions,
             embedded=embedded,
         )
 
     def _remembered(self) -> tuple[CheckSettings, float | None]:
-        def told(kept: Any) -> tuple[CheckSettings, float | None]:
+        def parsed(kept: Any) -> tuple[CheckSettings, float | None]:
             values = kept["settings"]
             settings = CheckSettings(
                 resolution=int(values["resolution"]),
@@ -318,7 +318,7 @@ class Checker:
             return settings, float(kept["checked"])
 
         unchecked: tuple[CheckSettings, float | None] = (CheckSettings(), None)
-        return files.read_json(self._folder / SETTINGS, told, unchecked)
+        return files.read_json(self._folder / SETTINGS, parsed, unchecked)
 
     def _remember(self) -> None:
         try:
@@ -356,12 +356,12 @@ class Checker:
 
     def _found(self, view: View, result: _Result, settings: CheckSettings) -> Findings:
         if result.versions == view.versions:
-            told = dict(result.by_path)
+            by_path = dict(result.by_path)
         else:
             unchanged = {path for path, _ in result.versions.items() & view.versions.items()}
-            told = _by_path(
+            by_path = _by_path(
                 each
-                for each in result.told
+                for each in result.findings
                 if each.finding.path is None
                 or unchanged.issuperset({each.finding.path, *each.finding.related})
             )
@@ -369,9 +369,9 @@ class Checker:
         of_captions = [some for _, some in self._caption_findings(items, settings).values()]
         of_captions.append(tuple(map(IdentifiedFinding, findings_of_all(items))))
         for path, some in _by_path(chain.from_iterable(of_captions)).items():
-            told[path] = (*told.get(path, ()), *some)
-        of_all = told.pop(None, ())
-        return Findings(of_images=cast(Mapping[Path, Any], told), of_all=of_all, view=view)
+            by_path[path] = (*by_path.get(path, ()), *some)
+        of_all = by_path.pop(None, ())
+        return Findings(of_images=cast(Mapping[Path, Any], by_path), of_all=of_all, view=view)
 
     def _caption_findings(
         self, items: Iterable[Item], settings: CheckSettings
@@ -398,10 +398,12 @@ class Checker:
         return kept
 
 
-def _by_path(told: Iterable[IdentifiedFinding]) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
+def _by_path(
+    findings: Iterable[IdentifiedFinding],
+) -> dict[Path | None, tuple[IdentifiedFinding, ...]]:
     """None: findings about several images or the dataset."""
     found: dict[Path | None, list[IdentifiedFinding]] = {}
-    for each in told:
+    for each in findings:
         found.setdefault(each.finding.path, []).append(each)
     return {path: tuple(some) for path, some in found.items()}
 
@@ -422,16 +424,16 @@ def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Pat
     """Groups of near-duplicates, each with the image to keep: one without a finding."""
     found: dict[frozenset[Path], set[Path]] = {}
     for path, some in findings.of_images.items():
-        for told in some:
-            if told.finding.kind in ("near-duplicate", "duplicate-image") and told.finding.related:
-                members = frozenset({path, *told.finding.related})
+        for each in some:
+            if each.finding.kind in ("near-duplicate", "duplicate-image") and each.finding.related:
+                members = frozenset({path, *each.finding.related})
                 found.setdefault(members, set()).add(path)
     if not found:
         return []
     order = {item.path: place for place, item in enumerate(view.items)}
     groups = []
-    for members, told_of in found.items():
-        kept = sorted(members - told_of or members, key=lambda path: order.get(path, 0))
+    for members, named in found.items():
+        kept = sorted(members - named or members, key=lambda path: order.get(path, 0))
         others = sorted(members - {kept[0]}, key=lambda path: order.get(path, 0))
         groups.append(((kept[0], *others), kept[0]))
     return sorted(groups, key=lambda group: order.get(group[1], 0))

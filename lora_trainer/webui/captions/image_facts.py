@@ -61,7 +61,7 @@ class ImageFacts:
             return "person" if item.caption else "nobody"
         return self.authors_known.author(self._digest(item), item.caption)
 
-    def told(self, item: Item) -> tuple[IdentifiedFinding, ...]:
+    def findings_of(self, item: Item) -> tuple[IdentifiedFinding, ...]:
         """The check's findings of an image."""
         return self.findings.of_images.get(item.path, ())
 

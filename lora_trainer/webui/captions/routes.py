@@ -500,7 +500,7 @@ def count_tokens(app: App, request: Request) -> CountedTokens:
 @route("GET", "/trigger")
 def trigger(app: App, request: Request) -> TriggerRemark:
     word = request.query.get("word", "")[:200]
-    found = token_counts.look_at_trigger(word) if word.strip() else None
+    found = token_counts.check_trigger_word(word) if word.strip() else None
     if found is None:
         return {"available": False, "is_good": True, "message": "", "hint": ""}
     message = texts.render(found.message, request.language)
@@ -550,18 +550,20 @@ def fix(app: App, request: Request) -> OutcomeView:
     found = bench.checker.findings(bench.store.view())
     kind = request.value("kind", str, None)
     if kind is not None:
-        told = [each for each in found.everything if each.finding.kind == kind and each.finding.fix]
+        identified = [
+            each for each in found.everything if each.finding.kind == kind and each.finding.fix
+        ]
     else:
-        told = [
+        identified = [
             found.by_id[identity]
             for identity in request.value("ids", list)
             if identity in found.by_id
         ]
-    if not told:
+    if not identified:
         raise DatasetError(
             "there is nothing left to fix here", hint="It may have been fixed in another window."
         )
-    return serialization.outcome_json(bench, bench.fix(told), request.language)
+    return serialization.outcome_json(bench, bench.fix(identified), request.language)
 
 
 @route("POST", "/datasets/{id}/convert")

@@ -304,7 +304,10 @@ def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> Item
         "captions": len(variants(item.caption)) if item.caption else 0,
         "reviewed": known.reviewed(item),
         "author": known.author(item),
-        "findings": [check_finding_json(root, item, told, language) for told in known.told(item)],
+        "findings": [
+            check_finding_json(root, item, identified, language)
+            for identified in known.findings_of(item)
+        ],
     }
 
 
@@ -343,13 +346,13 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[RemarkView]:
 
 
 def check_finding_json(
-    root: Path, item: Item, told: IdentifiedFinding, language: str
+    root: Path, item: Item, identified: IdentifiedFinding, language: str
 ) -> FindingView:
     """A finding of the check."""
-    finding = told.finding
+    finding = identified.finding
     return {
         **finding_json(finding, item, language),
-        "id": told.id,
+        "id": identified.id,
         "measured": finding.measured,
         "fix": _fix(finding.fix, language),
         "related": [_key(root, path) for path in finding.related],
@@ -359,11 +362,11 @@ def check_finding_json(
 def _fix(fix: Mapping[str, Any] | None, language: str) -> FixView | None:
     if not fix:
         return None
-    told: FixView = {
+    view: FixView = {
         "do": fix["do"],
         "label": texts.translate(FIX_LABELS[fix["do"]], language),
     }
-    return {**told, "box": list(fix["box"])} if "box" in fix else told
+    return {**view, "box": list(fix["box"])} if "box" in fix else view
 
 
 def _key(root: Path, path: Path) -> str:

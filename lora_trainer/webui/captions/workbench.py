@@ -182,7 +182,7 @@ class Workbench(Bench):
     def template_order(self) -> tuple[Field, ...]:
         """The order of the template's fields in this dataset's captions."""
         kept = files.read_json(
-            self.root / caption_provenance.FOLDER / TEMPLATE, lambda told: told["order"], None
+            self.root / caption_provenance.FOLDER / TEMPLATE, lambda values: values["order"], None
         )
         return (
             tuple(kept)
@@ -466,7 +466,7 @@ class Workbench(Bench):
 
     # --- fixes ------------------------------------------------------------------------------------
 
-    def fix(self, told: Sequence[IdentifiedFinding]) -> Outcome:
+    def fix(self, identified: Sequence[IdentifiedFinding]) -> Outcome:
         """Apply the fixes of these findings as one edit. Several fixes of one image are applied in
         turn, but it is cropped once.
         """
@@ -474,7 +474,7 @@ class Workbench(Bench):
             view = self.store.view()
             found = [
                 (view.by_path[each.finding.path], each)
-                for each in told
+                for each in identified
                 if each.finding.path in view.by_path and each.finding.fix
             ]
             leaving = {item.key for item, each in found if _fix(each) == "leave_out"}
@@ -516,13 +516,17 @@ class Workbench(Bench):
                 image: mask
                 for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
             }
-            for number, (item, told) in enumerate(crops):
+            for number, (item, identified) in enumerate(crops):
                 # two folders may each contain a fox.png
                 place = folder / str(number)
                 place.mkdir()
                 try:
                     swaps |= image_edits.crop_in_place(
-                        self.root, item.path, told.finding.fix or {}, place, masks.get(item.path)
+                        self.root,
+                        item.path,
+                        identified.finding.fix or {},
+                        place,
+                        masks.get(item.path),
                     )
                 except DatasetError as problem:
                     conflicts.append(
@@ -739,8 +743,8 @@ class Workbench(Bench):
             nothing: dict[str, str] = {}
             marks = files.read_json(
                 path,
-                lambda told: {
-                    str(content): str(caption) for content, caption in told["images"].items()
+                lambda values: {
+                    str(content): str(caption) for content, caption in values["images"].items()
                 },
                 nothing,
             )
@@ -759,8 +763,8 @@ def own(item: Item) -> str:
     return item.caption if item.source in ("metadata", "text") else ""
 
 
-def _fix(told: IdentifiedFinding) -> str:
-    return str((told.finding.fix or {}).get("do", ""))
+def _fix(identified: IdentifiedFinding) -> str:
+    return str((identified.finding.fix or {}).get("do", ""))
 
 
 def _fixed_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[CaptionChange]:
@@ -768,11 +772,11 @@ def _fixed_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[Cap
     backslashes.
     """
     captions: dict[str, tuple[Item, str]] = {}
-    for item, told in sorted(found, key=lambda pair: _fix(pair[1]) == "unescape"):
+    for item, identified in sorted(found, key=lambda pair: _fix(pair[1]) == "unescape"):
         caption = captions.get(item.key, (item, item.caption))[1]
-        if _fix(told) == "set_caption":
-            captions[item.key] = (item, str((told.finding.fix or {})["caption"]))
-        elif _fix(told) == "unescape":
+        if _fix(identified) == "set_caption":
+            captions[item.key] = (item, str((identified.finding.fix or {})["caption"]))
+        elif _fix(identified) == "unescape":
             captions[item.key] = (item, unescaped(caption))
     return [
         CaptionChange(key=key, caption=caption, was=item.caption)

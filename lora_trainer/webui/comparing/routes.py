@@ -37,7 +37,7 @@ def start_try(app: App, request: Request) -> TryView:
 
 
 @route("GET", "/tries/{id}")
-def look_at_try(app: App, request: Request) -> TryView:
+def get_try(app: App, request: Request) -> TryView:
     return _try(app.comparisons.find(request.path["id"]), request)
 
 

@@ -179,7 +179,7 @@ class CaptionStore:
             rows = (file for file, _ in view.captions.rows.get(item.path, ()))
             beside = view.listing.texts_beside(item.path)
             files = {item.path, *beside, *rows, *view.listing.metadata}
-            return self._shown(self._index.glance(files))
+            return self._shown(self._index.refresh_files(files))
 
     def reading(self) -> Reading:
         """The folder's files and captions as training would read them, without building a view.
@@ -193,7 +193,7 @@ class CaptionStore:
             hint = "It may have been moved, or lie on a disk that is not connected."
             raise DatasetError("the folder {path} no longer exists", hint=hint, path=self.path)
         self._settle()
-        return self._index.look()
+        return self._index.refresh()
 
     def _shown(self, reading: Reading) -> View:
         if self._view is None or self._view.serial != reading.serial:
@@ -290,7 +290,7 @@ class CaptionStore:
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
-                self._shown(self._index.wrote(captions, written))
+                self._shown(self._index.apply_write(captions, written))
                 return conflicts
         raise AssertionError("the loop returns or raises")
 
@@ -548,10 +548,10 @@ def _by_image(
     findings: Sequence[Finding], images: Sequence[Path], captions: Captions
 ) -> tuple[dict[Path, list[Finding]], list[Finding]]:
     """Findings by image (for its image or text file), and the others."""
-    told_of = {finding.path for finding in findings}
-    users: dict[Path, list[Path]] = {image: [image] for image in images if image in told_of}
+    changed_files = {finding.path for finding in findings}
+    users: dict[Path, list[Path]] = {image: [image] for image in images if image in changed_files}
     for image, caption in captions.by_image.items():
-        if caption.source == "text" and caption.path is not None and caption.path in told_of:
+        if caption.source == "text" and caption.path is not None and caption.path in changed_files:
             users.setdefault(caption.path, []).append(image)
     about: dict[Path, list[Finding]] = {}
     rest = []

@@ -37,7 +37,7 @@ class Converter:
     def __init__(
         self,
         command: Callable[[], Sequence[str]] = environment.convert_command,
-        look: Callable[[], Overlay] = environment.look,
+        look: Callable[[], Overlay] = environment.find_overlay,
         seconds: tuple[float, float] = (SECONDS_TO_BEGIN, SECONDS_EACH),
     ) -> None:
         self._command = command
@@ -55,9 +55,9 @@ class Converter:
         while len(results) < len(images):
             rest = images[len(results) :]
             with _AT_ONCE:
-                told, reason, goes_on = self._run(rest)
-            results += told
-            unfinished = rest[len(told) :]
+                converted, reason, goes_on = self._run(rest)
+            results += converted
+            unfinished = rest[len(converted) :]
             # a decoder that crashes on one image may be able to convert the next
             results += [
                 _failed(image, reason) for image, _ in (unfinished[:1] if goes_on else unfinished)
@@ -84,9 +84,9 @@ class Converter:
             return _parse_results(error.stdout or b"", images)[0], _TOO_LONG, False
         except OSError as error:
             return [], error.strerror or str(error), False
-        told, begun = _parse_results(done.stdout, images)
+        converted, begun = _parse_results(done.stdout, images)
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return told, words[-1] if words else f"exit status {done.returncode}", begun
+        return converted, words[-1] if words else f"exit status {done.returncode}", begun
 
 
 def _parse_results(
@@ -101,8 +101,8 @@ def _parse_results(
             lines.append(files.parse_json(line, names=True))
         except files.NotJson:
             continue
-    told = [line for line in lines if isinstance(line, dict)]
-    return [_result(line) for line in told[1 : len(images) + 1]], bool(told)
+    answers = [line for line in lines if isinstance(line, dict)]
+    return [_result(line) for line in answers[1 : len(images) + 1]], bool(answers)
 
 
 def _result(line: dict[str, Any]) -> Path | DatasetError:

@@ -195,7 +195,7 @@ class Trash:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = self._folder / free_name(image.key, lambda name: (self._folder / name).exists())
-        told = {
+        note = {
             "key": image.key,
             "name": image.name,
             "caption": image.caption,
@@ -207,7 +207,7 @@ class Trash:
             "masks": [mask.relative_to(self._root).as_posix() for mask in image.masks],
         }
         # ASCII: file names may contain lone surrogates, which survive only escaped
-        files.write_text(folder / NOTE, json.dumps(told))
+        files.write_text(folder / NOTE, json.dumps(note))
         return folder
 
 
@@ -236,7 +236,7 @@ def _folders(parent: Path) -> list[Path]:
 def _read(folder: Path, root: Path) -> Removed | None:
     """The note of a folder; None if it is damaged or names a path outside."""
 
-    def told(values: Any) -> Removed | None:
+    def parsed(values: Any) -> Removed | None:
         key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
         rows = tuple((str(row["file"]), str(row["text"])) for row in values["rows"])
         masks = tuple(str(mask) for mask in values.get("masks", ()))
@@ -252,7 +252,7 @@ def _read(folder: Path, root: Path) -> Removed | None:
         )
         return removed if is_path_below(name) else None
 
-    return files.read_json(folder / NOTE, told, None, names=True)
+    return files.read_json(folder / NOTE, parsed, None, names=True)
 
 
 def _cannot_move(name: str, problem: OSError) -> DatasetError:

@@ -367,13 +367,13 @@ class Datasets:
         )
 
     def _read(self) -> dict[str, dict[str, str]]:
-        def told(values: Any) -> dict[str, dict[str, str]]:
+        def parsed(values: Any) -> dict[str, dict[str, str]]:
             return {
                 part: {str(key): str(value) for key, value in values.get(part, {}).items()}
                 for part in ("names", "folders")
             }
 
-        return files.read_json(self._registry, told, {"names": {}, "folders": {}}, names=True)
+        return files.read_json(self._registry, parsed, {"names": {}, "folders": {}}, names=True)
 
     def _change(self, change: Callable[[dict[str, dict[str, str]]], object]) -> None:
         with self._lock:

@@ -75,10 +75,10 @@ def length(caption: str, trigger: str, limit: int) -> TokenCount:
     )
 
 
-def look_at_trigger(word: str) -> TriggerView | None:
+def check_trigger_word(word: str) -> TriggerView | None:
     """How a word is tokenized; None without a vocabulary."""
     clip = _clip()
-    return tokens.look_at_trigger(word, clip.tokenize) if clip else None
+    return tokens.check_trigger_word(word, clip.tokenize) if clip else None
 
 
 def limit_of(value: object) -> int:

@@ -411,10 +411,10 @@ def _problem(
     language: str,
     redactions: Mapping[PurePath, str] | None = None,
 ) -> Response:
-    told: dict[str, Any] = {"kind": type(error).__name__, **texts.render_error(error, language)}
+    content: dict[str, Any] = {"kind": type(error).__name__, **texts.render_error(error, language)}
     if isinstance(error, ConfigError):
-        told["problems"] = [texts.render_error(problem, language) for problem in error.problems]
-    answer: dict[str, Any] = {"error": told}
+        content["problems"] = [texts.render_error(problem, language) for problem in error.problems]
+    answer: dict[str, Any] = {"error": content}
     if isinstance(error, Conflict):
         answer["current"] = error.current
     return _json(redact(answer, redactions or {}), status)

@@ -277,7 +277,7 @@ class Checkpoints:
                     "loaded": choice.is_loaded,
                     "practice": choice.is_practice,
                     "seen": facts is not None,
-                    **said(facts or CheckpointFacts(), language),
+                    **summarize(facts or CheckpointFacts(), language),
                 }
             )
         if unseen:
@@ -296,7 +296,7 @@ class Checkpoints:
             "in_memory": choice.in_memory,
             "vae": choice.vae.name if choice.vae else None,
             "clip_skip": choice.clip_skip,
-            **said(self.facts(choice.path), language),
+            **summarize(self.facts(choice.path), language),
         }
 
     def wait(self) -> None:
@@ -327,7 +327,7 @@ class Checkpoints:
         return _from_entry(entry) if entry is not None else None
 
     def _look(self, path: Path, mark: list[int], *, write: bool = True) -> CheckpointFacts:
-        facts = look(path)
+        facts = read_facts(path)
         self._cache.put(path, mark, _to_entry(facts))
         if write:
             self._cache.write()
@@ -354,7 +354,7 @@ class Checkpoints:
         self._cache.write()
 
 
-def look(path: Path) -> CheckpointFacts:
+def read_facts(path: Path) -> CheckpointFacts:
     """Read the facts from a file's header."""
     try:
         if is_language_model(path):
@@ -380,7 +380,7 @@ def look(path: Path) -> CheckpointFacts:
     )
 
 
-def said(facts: CheckpointFacts, language: str) -> CheckpointSummary:
+def summarize(facts: CheckpointFacts, language: str) -> CheckpointSummary:
     """The facts as JSON."""
     return {
         "family": facts.family.id if facts.family else None,

@@ -1,11 +1,11 @@
 """Caches facts about image files on disk, because a plan is computed at each keystroke, and
 decoding thousands of images takes minutes.
 
-    known.look(path)   -> Examined immediately: from the cache, else from the file's header, while a
-                       thread decodes the image
-    known.unchecked    -> (number of decoded images, number of images) of a folder
+    known.examine(path)  -> Examined immediately: from the cache, else from the file's header,
+                            while a thread decodes the image
+    known.unchecked      -> (number of decoded images, number of images) of a folder
 
-Files are identified by path, size and modification time. Used by preflight.py as the `look` of
+Files are identified by path, size and modification time. preflight.py passes `examine` to
 dataset.scan. Needs Pillow.
 """
 
@@ -45,7 +45,7 @@ class ImageCache:
         """Incremented after each decoded image: results of `look` may have changed."""
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
 
-    def look(self, path: Path) -> Examined:
+    def examine(self, path: Path) -> Examined:
         """Size and content hash of an image; until it is decoded, a hash that stands for this file
         only. Raises DatasetError.
         """

@@ -16,7 +16,7 @@ from lora_trainer.webui.settings.checkpoints import (
     CheckpointSummary,
     ListedCheckpoint,
     LoadedView,
-    said,
+    summarize,
 )
 from lora_trainer.webui.settings.preflight import PlanBody, PlanRequest, PlanView
 from lora_trainer.webui.settings.setup import SetupView
@@ -57,7 +57,7 @@ def plan(app: App, request: Request) -> PlanView:
 
 
 @route("POST", "/checkpoint")
-def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
+def get_checkpoint(app: App, request: Request) -> CheckpointView:
     """Facts about a checkpoint, with a problem and a hint if it is unusable or missing: that is not
     an error of the request.
     """
@@ -71,7 +71,7 @@ def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
             "vae": None,
             "clip_skip": None,
             "notes": [],
-            **said(CheckpointFacts.refused(error), request.language),
+            **summarize(CheckpointFacts.refused(error), request.language),
         }
     facts = app.checkpoints.facts(choice.path)
     return {
@@ -83,7 +83,7 @@ def look_at_checkpoint(app: App, request: Request) -> CheckpointView:
         "vae": choice.vae.name if choice.vae else None,
         "clip_skip": choice.clip_skip if facts.family and facts.family.has_clip_skip else None,
         "notes": [texts.render(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
-        **said(facts, request.language),
+        **summarize(facts, request.language),
     }
 
 
@@ -124,9 +124,9 @@ def delete_preset(app: App, request: Request) -> OwnPresetList:
 
 
 @route("GET", "/setup")
-def look_at_setup(app: App, request: Request) -> SetupView:
+def get_setup(app: App, request: Request) -> SetupView:
     """With ?report=1 the report too, which takes some seconds."""
-    answer = app.setup.look(request.language)
+    answer = app.setup.view(request.language)
     return (
         {**answer, "report": app.setup.report()} if request.query.get("report") == "1" else answer
     )
@@ -135,4 +135,4 @@ def look_at_setup(app: App, request: Request) -> SetupView:
 @route("POST", "/setup")
 def begin_setup(app: App, request: Request) -> SetupView:
     app.setup.begin()
-    return app.setup.look(request.language)
+    return app.setup.view(request.language)

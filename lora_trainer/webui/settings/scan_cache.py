@@ -67,10 +67,12 @@ class ScanCache:
         token_limit: int,
     ) -> CachedScan:
         """Raises DatasetError if nothing can be trained."""
-        reading, look = store.reading(), self._images.look
+        reading, examine_image = store.reading(), self._images.examine
         if not reading.is_whole or settings.metadata_path is not None:
             # the worker follows symlinks that the tab does not show
-            return CachedScan(scan(settings, count_tokens, token_limit, look=look))
+            return CachedScan(
+                scan(settings, count_tokens, token_limit, examine_image=examine_image)
+            )
         with self._lock:
             key = (
                 reading.serial,
@@ -85,7 +87,13 @@ class ScanCache:
                 found: CachedScan | DatasetError
                 try:
                     found = CachedScan(
-                        scan(settings, count_tokens, token_limit, look=look, reading=reading)
+                        scan(
+                            settings,
+                            count_tokens,
+                            token_limit,
+                            examine_image=examine_image,
+                            reading=reading,
+                        )
                     )
                 except DatasetError as problem:
                     found = problem

@@ -1,6 +1,6 @@
 """Set-up of the worker's packages from the tab, and bug reports.
 
-    look(language)   {state, message, hint, lines, seconds, megabytes, report}: state is ready,
+    view(language)   {state, message, hint, lines, seconds, megabytes, report}: state is ready,
                      missing, broken, installing or failed
     begin()          runs install.py as a subprocess; only one at a time on this machine
     report()         versions, host, and the last log lines, without user names, passwords in URLs
@@ -75,7 +75,7 @@ class Setup:
         host: Host,
         data: DataFolder,
         *,
-        look: Callable[[], Overlay] = environment.look,
+        look: Callable[[], Overlay] = environment.find_overlay,
         command: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,7 +93,7 @@ class Setup:
         """Exit code of the last set-up in this process; None if there was none, or it is running.
         """
 
-    def look(self, language: str) -> SetupView:
+    def view(self, language: str) -> SetupView:
         """The state as JSON. `report` is empty: it takes seconds."""
         overlay = self._overlay()
         state, message, hint = self._state(overlay)

@@ -119,7 +119,7 @@ def home(app: App, request: Request) -> HomeView:
             "device": device.name,
             "cpu": device.kind == "cpu",
         },
-        "setup": part("setup", app.setup.look),
+        "setup": part("setup", app.setup.view),
         "checkpoints": part("checkpoints", app.checkpoints.listing),
         "presets": part("presets", app.presets.listing),
         "own_presets": part("own_presets", app.user_presets.listing),

@@ -55,7 +55,7 @@ def gradio_folder(name: str) -> Path:
     try:
         from lora_trainer import environment
 
-        overlay = environment.look_at_gradio(name).require()
+        overlay = environment.find_gradio_overlay(name).require()
         assert overlay.folder is not None
         return overlay.folder
     finally:

@@ -37,7 +37,7 @@ def make(tmp_path, found, script="print('done')"):
 
 def test_with_everything_there_it_is_ready(tmp_path):
     setup = make(tmp_path, overlay(tmp_path))
-    assert (setup.look("en")["state"], setup.is_ready, setup.look("en")["megabytes"]) == (
+    assert (setup.view("en")["state"], setup.is_ready, setup.view("en")["megabytes"]) == (
         "ready",
         True,
         0,
@@ -46,7 +46,7 @@ def test_with_everything_there_it_is_ready(tmp_path):
 
 def test_what_is_missing_is_named_with_its_size(tmp_path):
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS))
-    told = setup.look("en")
+    told = setup.view("en")
     assert (told["state"], setup.is_ready, told["megabytes"]) == (
         "missing",
         False,
@@ -58,7 +58,7 @@ def test_what_is_missing_is_named_with_its_size(tmp_path):
 
 def test_of_many_that_are_missing_some_are_named_and_the_others_counted(tmp_path):
     some = WORKER_PACKAGES[:8]
-    told = make(tmp_path, overlay(tmp_path, *some)).look("en")["message"]
+    told = make(tmp_path, overlay(tmp_path, *some)).view("en")["message"]
     assert (
         told == "Training needs packages that are not installed yet:"
         f" {', '.join(package.name for package in some[:6])} and 2 more."
@@ -68,11 +68,11 @@ def test_of_many_that_are_missing_some_are_named_and_the_others_counted(tmp_path
 def test_a_half_deleted_set_is_broken(tmp_path):
     found = overlay(tmp_path, DIFFUSERS)
     found.wanted.mkdir(parents=True)
-    assert make(tmp_path, found).look("en")["state"] == "broken"
+    assert make(tmp_path, found).view("en")["state"] == "broken"
 
 
 def test_an_old_torch_is_told_before_gigabytes_are_downloaded(tmp_path):
-    told = make(tmp_path, overlay(tmp_path, TORCH, found={"torch": "1.13.1"})).look("en")
+    told = make(tmp_path, overlay(tmp_path, TORCH, found={"torch": "1.13.1"})).view("en")
     assert told["message"].startswith("The WebUI's torch 1.13.1 is too old for training")
     assert "several gigabytes" in told["hint"] and told["megabytes"] > 500
 
@@ -92,7 +92,7 @@ def test_lines_come_while_it_runs_and_success_is_seen_without_a_restart(tmp_path
     )
     setup.begin()
     for _ in range(500):
-        told = setup.look("en")
+        told = setup.view("en")
         if told["lines"]:
             break
         threading.Event().wait(0.01)
@@ -100,7 +100,7 @@ def test_lines_come_while_it_runs_and_success_is_seen_without_a_restart(tmp_path
     state[0] = overlay(tmp_path)
     gate.touch()
     setup.wait()
-    assert (setup.look("en")["state"], setup.look("en")["lines"]) == (
+    assert (setup.view("en")["state"], setup.view("en")["lines"]) == (
         "ready",
         ["Installing ünïcode", "ready"],
     )
@@ -114,7 +114,7 @@ def test_a_failure_is_told_in_the_installers_words_and_can_be_tried_again(tmp_pa
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS), script)
     setup.begin()
     setup.wait()
-    told = setup.look("en")
+    told = setup.view("en")
     assert told["state"] == "failed"
     assert (
         told["message"] == "Setting up did not work: the package index cannot be reached: timeout"
@@ -122,14 +122,14 @@ def test_a_failure_is_told_in_the_installers_words_and_can_be_tried_again(tmp_pa
     assert told["hint"] == "Check the connection."
     setup.begin()
     setup.wait()
-    assert setup.look("en")["lines"] == told["lines"]
+    assert setup.view("en")["lines"] == told["lines"]
 
 
 def test_a_failure_without_words_still_says_something(tmp_path):
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS), "raise SystemExit(3)")
     setup.begin()
     setup.wait()
-    assert setup.look("en")["message"] == "Setting up ended with code 3."
+    assert setup.view("en")["message"] == "Setting up ended with code 3."
 
 
 def test_a_program_that_cannot_be_started_is_a_failure_too(tmp_path):
@@ -141,7 +141,7 @@ def test_a_program_that_cannot_be_started_is_a_failure_too(tmp_path):
     )
     setup.begin()
     setup.wait()
-    assert setup.look("en")["state"] == "failed"
+    assert setup.view("en")["state"] == "failed"
 
 
 def test_a_failed_update_does_not_keep_anybody_from_training(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_a_failed_update_does_not_keep_anybody_from_training(tmp_path, monkeypat
     )
     setup.begin()
     setup.wait()
-    told = setup.look("en")
+    told = setup.view("en")
     assert (told["state"], told["message"], setup.is_ready) == (
         "ready",
         "Setting up did not work: the disk is full",
@@ -176,10 +176,10 @@ def test_another_process_at_it_is_seen(tmp_path):
     setup = make(tmp_path, found)
     with files.lock(found.version_folder / "lock"):
         assert (
-            setup.look("en")["message"]
+            setup.view("en")["message"]
             == "Another installation of the packages for training is running."
         )
-    assert setup.look("en")["state"] == "missing"
+    assert setup.view("en")["state"] == "missing"
 
 
 def test_another_process_at_it_keeps_nobody_from_training_who_could(tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_another_process_at_it_keeps_nobody_from_training_who_could(tmp_path, mo
     for state in ("ready", "outdated"):
         monkeypatch.setattr(Overlay, "state", property(lambda self, state=state: state))
         with files.lock(found.version_folder / "lock"):
-            assert (setup.look("en")["state"], setup.is_ready) == ("ready", True)
+            assert (setup.view("en")["state"], setup.is_ready) == ("ready", True)
 
 
 def test_the_installer_is_the_one_that_fails_with_code_1(tmp_path):

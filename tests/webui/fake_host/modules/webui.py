@@ -197,6 +197,6 @@ def pretend_to_lack(name: str) -> None:
     sys.path.remove(root)
     # first: the tab names only some
     lacking = (packages.Package(name=name, version="1.0"), *packages.WORKER_PACKAGES)
-    assert environment.look.__kwdefaults__ is not None
-    environment.look.__kwdefaults__["wanted"] = lacking
-    environment.look.__defaults__ = (Path(paths.data_path, "overlay"),)
+    assert environment.find_overlay.__kwdefaults__ is not None
+    environment.find_overlay.__kwdefaults__["wanted"] = lacking
+    environment.find_overlay.__defaults__ = (Path(paths.data_path, "overlay"),)
