@@ -19,8 +19,8 @@ def answer(
     max_tokens: int,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> str:
-    """The model's answer, of at most max_tokens tokens, and of no more than the model has positions
-    for. Raises Abandoned once `stop_asked`.
+    """The model's answer, of at most max_tokens tokens, and within the model's context length.
+    Raises Abandoned once `stop_asked`.
     """
     from transformers import StoppingCriteria, StoppingCriteriaList
 

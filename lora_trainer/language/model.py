@@ -71,7 +71,7 @@ def outline(folder: LanguageModelFolder) -> Any:
         )
         with torch.device("meta"), _without_window_warning(folder):
             return AutoModelForCausalLM.from_config(config)
-    except Exception as problem:  # an unknown or damaged configuration fails in many ways
+    except Exception as problem:  # an unknown or damaged configuration raises various exceptions
         raise CheckpointError(
             "{path} is a {kind}, which cannot be loaded: {reason}",
             hint=ANOTHER,
@@ -111,7 +111,7 @@ def load_model(
                 low_cpu_mem_usage=True,
                 **more,
             )
-    except Exception as problem:  # a damaged folder fails in many ways
+    except Exception as problem:  # a damaged folder raises various exceptions
         if is_out_of_memory(problem):
             raise
         raise CheckpointError(
@@ -133,7 +133,7 @@ def require_four_bit(device: torch.device) -> None:
     environment.show("scipy")
     try:
         import bitsandbytes  # noqa: F401
-    except Exception as problem:  # it fails in many ways on a machine it does not fit
+    except Exception as problem:  # it raises various exceptions on unsupported machines
         raise ConfigError(
             "load_in_4bit needs the bitsandbytes package, which cannot be used: {reason}",
             hint="Install it with `pip install bitsandbytes`, or set load_in_4bit to false.",

@@ -1,7 +1,7 @@
 """Several short examples in one row, and rows as a batch.
 
-Examples in a row do not see each other: positions begin again at 0, and attention is causal within
-an example. A packed row gives each example the same loss as alone.
+Examples in a row do not attend to each other: positions begin again at 0, and attention is causal
+within an example. A packed row gives each example the same loss as alone.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def collate(rows: Sequence[TokenRow], pad_id: int, dtype: torch.dtype) -> TokenB
 
 
 def _additive_mask(owners: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a token sees another, else the lowest number: (B, L) -> (B, 1, L, L)."""
+    """0 where a token attends to another, else the lowest number: (B, L) -> (B, 1, L, L)."""
     same = owners[:, :, None] == owners[:, None, :]
     causal = torch.ones(same.shape[1:], dtype=torch.bool).tril()
     mask = torch.full(same.shape, torch.finfo(dtype).min, dtype=dtype)

@@ -197,7 +197,7 @@ def open_server(url: str, model: str, *, remote: bool = False) -> ChatServer:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """What is sent stays with the server that was named."""
+    """Follows no redirects: documents are sent to the server that was named only."""
 
     def redirect_request(self, *arguments: Any, **more: Any) -> None:
         return None

@@ -35,7 +35,7 @@ PLAIN_TEMPLATE = (
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
     """Tokens that are read together. labels: the tokens themselves, or IGNORED. lengths: of the
-    examples in the row, which do not see each other.
+    examples in the row, which do not attend to each other.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ChatTokenizer:
                 add_generation_prompt=asks,
                 tokenize=False,
             )
-        except Exception as problem:  # a template raises what it likes, such as for a system prompt
+        except Exception as problem:  # a template may raise anything, as for a system prompt
             raise DatasetError(
                 "the model's chat template refuses a conversation: {reason}",
                 hint="Some models have no system prompt, or want questions and answers in turn.",
@@ -191,7 +191,7 @@ def load_tokenizer(path: Path, system_prompt: str = "") -> ChatTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-    except Exception as problem:  # a damaged file fails in many ways
+    except Exception as problem:  # a damaged file raises various exceptions
         raise CheckpointError(
             "the tokenizer in {path} cannot be read: {reason}",
             hint=INCOMPLETE,

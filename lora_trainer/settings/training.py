@@ -93,7 +93,7 @@ class DatasetSettings(Settings):
         in_presets=False,
     )
     """A rare word that activates the LoRA in a prompt. It is added in front of every caption that
-    lacks it.
+    does not contain it.
     """
     resolution: int | None = setting(
         None,
@@ -295,7 +295,7 @@ class CheckpointSettings(Settings):
         choices={"no": ProperName("float32")},
         terms="fp16 bf16 float16 bfloat16 float32 dtype half",
     )
-    """Number format of the model. auto: bf16 where the device is good at it, else fp16 on a GPU,
+    """Number format of the model. auto: bf16 where the device supports it well, else fp16 on a GPU,
     else float32.
     """
 
@@ -672,8 +672,8 @@ class TrainingSettings(Settings):
         choices={"snr": ProperName("SNR"), "exponential": "exponential", "constant": "constant"},
         terms="huber",
     )
-    """How the threshold of Huber and Smooth L1 falls from 1 near the image to huber_c in pure
-    noise. constant: it is huber_c everywhere.
+    """How the threshold of Huber and Smooth L1 falls from 1 without noise to huber_c in pure noise.
+    constant: it is huber_c everywhere.
     """
     noise_offset: float = setting(
         0.0,
@@ -717,8 +717,8 @@ class ValidationSettings(Settings):
         other_names=("val_split",),
         terms="validation held out test images overfitting val loss",
     )
-    """Share of the images that are not trained on, to measure what the LoRA has learned beyond the
-    others. auto: one in ten, 2 to 8 images, of 20 or more, and of texts none; 0: none.
+    """Share of the images that are used for validation instead of training. auto: one in ten (2 to
+    8 images) of 20 images or more, and no texts; 0: none.
     """
     validation_dir: Path | None = setting(
         None,
@@ -923,9 +923,7 @@ class OutputSettings(Settings):
     )
     """Keep only this many saved steps. auto: all."""
     lora_dir: Path | None = setting(None, label="LoRA folder", audience="elsewhere")
-    """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but
-    output_dir.
-    """
+    """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: only in output_dir."""
     preferred_weight: float | None = setting(
         None,
         label="Recommended strength",

@@ -323,7 +323,7 @@ class Selecting:
         device = choose_device(self.settings.device)
         current = self.places.read()
         contents = list(self._digests(self._wanted()))
-        pending = self._sound(self._choose(contents, current, by))
+        pending = self._readable(self._choose(contents, current, by))
         self.report.write(
             events.Planned(
                 name=self.settings.info.title,
@@ -383,20 +383,20 @@ class Selecting:
             )
         return [image for key, image in by_name.items() if key in names]
 
-    def _sound(self, pending: list[Pending]) -> list[Pending]:
+    def _readable(self, pending: list[Pending]) -> list[Pending]:
         """If only a few images are left, skip unreadable ones now, so that no model is loaded for
         them.
         """
         if len(pending) > FEW:
             return pending
-        sound = []
+        readable = []
         for item in pending:
             try:
                 examine(item.image)
-                sound.append(item)
+                readable.append(item)
             except DatasetError as problem:
                 self.named.warn_of_bad(item.image, problem)
-        return sound
+        return readable
 
     def _digests(self, images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """(image, hash of its content), in order, without unreadable images, which are warned

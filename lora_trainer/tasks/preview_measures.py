@@ -75,7 +75,7 @@ class PreviewMeasures:
         )
 
     def _warning(self, error: Exception) -> events.Warned:
-        """What is said of an error that the training need not end for; raises any other."""
+        """The warning for an error that does not have to end the training; raises any other."""
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise error
         reason = error.message if isinstance(error, LoraTrainerError) else str(error)

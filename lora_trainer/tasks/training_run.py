@@ -61,7 +61,7 @@ class Prepared:
 
 
 class Samples(ABC):
-    """Makes what shows the effect of the adapters: previews, or answers."""
+    """Makes samples that show the effect of the adapters: previews, or answers."""
 
     memory_hint: Message
     """What needs less memory."""

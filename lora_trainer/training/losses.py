@@ -168,13 +168,13 @@ LOSSES: dict[str, LossEntry] = {
         LossEntry(
             name="huber",
             title="Huber",
-            sentence="Large errors count less, so that a bad image or caption spoils less.",
+            sentence="Large errors count less, so that a bad image or caption does less harm.",
             elementwise=huber,
         ),
         LossEntry(
             name="smooth_l1",
             title="Smooth L1",
-            sentence="As Huber, divided by its threshold: noisy images count more.",
+            sentence="Huber loss divided by its threshold: high noise levels count more.",
             elementwise=smooth_l1,
         ),
     )
@@ -185,13 +185,13 @@ WEIGHTINGS: dict[str, WeightingEntry] = {
         WeightingEntry(
             name="min_snr",
             title="Min-SNR",
-            sentence="Weighs as Min-SNR gamma says; with auto there, every noise level alike.",
+            sentence="Weights by Min-SNR gamma; if that is auto, all noise levels count equally.",
             weight=min_snr_weight,
         ),
         WeightingEntry(
             name="debiased",
             title="Debiased estimation",
-            sentence="Noisy images count more, fine detail less; Min-SNR gamma has no effect.",
+            sentence="High noise levels count more, fine detail less; Min-SNR gamma has no effect.",
             weight=debiased_weight,
         ),
     )

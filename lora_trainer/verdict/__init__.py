@@ -1,4 +1,4 @@
-"""Judges a run from what it measured: the best step and strength, and advice for the next run.
+"""Evaluates a run by its measurements: the best step and strength, and advice for the next run.
 
     judge(folder)                 -> Verdict | None   from events.jsonl and config.yaml
     conclude(measurements)        -> Verdict | None   the same from Measurements

@@ -1,9 +1,9 @@
 """Chooses the best saved step, and the best strength of each step.
 
 Measurements -> Choice. A step's quality is its share of the best gain on held-out images, averaged
-with its pictures' scores where an encoder has measured them; without both, the gain on the trained
-images. Of steps that are as good as the best, the latest is chosen; none after which training
-images are copied.
+with the scores of its previews where an encoder has measured them; without both, the gain on the
+trained images. Of steps that are as good as the best, the latest is chosen; none after which
+training images are copied.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _qualities(
     basis: Basis,
     thresholds: Thresholds,
 ) -> dict[int, float]:
-    """Step -> mean of its shares of the best loss and of the best pictures."""
+    """Step -> mean of its shares of the best loss and of the best preview scores."""
     measured = list(measured)
     parts: list[Mapping[int, float]] = []
     if basis in ("held_out", "trained"):
@@ -175,7 +175,7 @@ def _without_copies(measured: Iterable[MeasuredStep]) -> set[int]:
 def best_strength(
     measurements: Measurements, one: MeasuredStep, thresholds: Thresholds
 ) -> float | None:
-    """The best strength of a step: by its pictures where three or more strengths were made, else
+    """The best strength of a step: by its previews where three or more strengths were made, else
     the smallest whose gain is nearly the best; of texts, that of the best gain. None if nothing was
     gained at any.
     """

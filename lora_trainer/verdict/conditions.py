@@ -98,7 +98,7 @@ def find(
 
 
 def rate_too_high(case: Case) -> Evidence | None:
-    """The loss is not finite, rises above the checkpoint's own, or swings."""
+    """The loss is NaN or infinite, rises above the checkpoint's own, or goes up and down."""
     return next(filter(None, _rate_signs(case)), None)
 
 
@@ -235,7 +235,7 @@ def _seen_too_often(case: Case) -> Evidence | None:
     views = measurements.step * at_once / count
     if views < limits.views:
         return None
-    steps = max(1, int(round_to(limits.sound_views * count / at_once, 2)))
+    steps = max(1, int(round_to(limits.advised_views * count / at_once, 2)))
     return Evidence(
         sentence=Message(
             "Each of the {count} images was trained {views:,.0f} times, and none was held out "
@@ -271,7 +271,7 @@ def texts_overfit(case: Case) -> Evidence | None:
 
 
 def texts_worse_than_base(case: Case) -> Evidence | None:
-    """A loss that is not finite, or higher than the base model's."""
+    """A loss that is NaN or infinite, or higher than the base model's."""
     found = _rise_above_base(case)
     if found is None:
         return _not_finite(case)
@@ -382,7 +382,7 @@ def early_plateau(case: Case) -> Evidence | None:
 
 
 def detail_lost(case: Case) -> Evidence | None:
-    """The loss stands still without overfitting, at a low rank."""
+    """The loss no longer falls, without overfitting, at a low rank."""
     rank = case.measurements.config.lora.lora_rank or DEFAULT_RANK
     flat = plateau(case)
     if rank > case.thresholds.few_ranks or flat is None or not _small_gap(case):
@@ -430,8 +430,8 @@ def _small_gap(case: Case) -> bool:
 
 
 def captions_disagree(case: Case) -> Evidence | None:
-    """The checkpoint takes other images' captions for some, some are hardly learned while the
-    others are, or the previews drift.
+    """Some captions fit their images worse than other captions do, some images are hardly learned
+    while the others are, or the previews drift.
     """
     return _foreign_captions(case) or _stubborn_images(case) or _drift(case)
 

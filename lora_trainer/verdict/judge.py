@@ -24,7 +24,7 @@ FILE = "verdict.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is said of a run at its end."""
+    """The evaluation of a run at its end."""
 
     step: int
     """Steps done when it was judged."""
@@ -35,7 +35,7 @@ class Verdict:
     strengths: Mapping[int, float] = field(default_factory=dict)
     """Step -> its best strength."""
     basis: str = "nothing"
-    """What the steps were compared by: held_out, trained, pictures or nothing."""
+    """What the steps were compared by: held_out, trained, pictures (previews) or nothing."""
     sentences: tuple[Message, ...] = ()
     findings: tuple[VerdictFinding, ...] = ()
     table: tuple[Mapping[str, Any], ...] = ()
@@ -51,15 +51,15 @@ class Verdict:
 
 
 def judge(folder: Path | RunFolder, thresholds: Thresholds = THRESHOLDS) -> Verdict | None:
-    """Judge a run by its events and settings. None before its first save. Raises ConfigError if the
-    settings cannot be read.
+    """Evaluate a run by its events and settings. None before its first save. Raises ConfigError if
+    the settings cannot be read.
     """
     run = RunFolder(folder) if isinstance(folder, Path) else folder
     return conclude(read_measurements(run), thresholds)
 
 
 def conclude(measurements: Measurements, thresholds: Thresholds = THRESHOLDS) -> Verdict | None:
-    """Judge a run by its measurements."""
+    """Evaluate a run by its measurements."""
     choice = choose(measurements, thresholds)
     if choice is None:
         return None
@@ -215,7 +215,7 @@ def _copied(measurements: Measurements, choice: Choice, thresholds: Thresholds) 
 
 
 def _after(measurements: Measurements, choice: Choice, thresholds: Thresholds) -> Message | None:
-    """Whether going on is worth while, or was worse."""
+    """Whether more training is useful, or made it worse."""
     curve = measurements.curve
     last = curve[-1][0] if curve else 0
     best = choice.quality.get(choice.step, 0.0)

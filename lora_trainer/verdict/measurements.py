@@ -95,7 +95,7 @@ class Measurements:
 
     @property
     def curve(self) -> Series:
-        """The loss that tells most: of held-out images, else of the trained ones."""
+        """The most informative loss: of held-out images, else of the trained ones."""
         return self.held_out or self.training
 
     def series(self, value: Callable[[MeasuredStep], float | None]) -> Series:
@@ -133,7 +133,7 @@ def read_measurements(folder: RunFolder) -> Measurements:
         data=state.data,
         image_count=state.image_count,
         **_folded(history),
-        # a folder that was copied without its files is judged all the same
+        # a folder that was copied without its files is evaluated too
         saved=tuple(sorted({one.step for one in there or saved})),
     )
 

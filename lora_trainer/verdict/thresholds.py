@@ -2,7 +2,7 @@
 
 All of them compare a run with itself: shares of its own gain, or of its checkpoint's loss on the
 same images and noise. Absolute losses depend on images, checkpoint, resolution and weighting, and
-say nothing by themselves.
+mean nothing by themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Thresholds:
     """gain: the fall of the loss below the checkpoint's own, on the same images and noise."""
 
     least_gain: float = 0.005
-    """Share of the checkpoint's loss. A smaller gain is no gain: nothing was learned that shows."""
+    """Share of the checkpoint's loss. A smaller one counts as none: nothing visible was learned."""
     step_tolerance: float = 0.05
     """Of the best quality. A step within it is as good by the few images that are measured; the
     latest of them shows most of what is learned. At a constant rate the gain of a save lies 0.036
@@ -24,7 +24,8 @@ class Thresholds:
     """
     strength_tolerance: float = 0.1
     """Of the gain at the best strength, of images. The gain is nearly a parabola of the strength:
-    three quarters of the best strength give nine tenths of the gain, and leave the prompt more say.
+    three quarters of the best strength give nine tenths of the gain, and leave more influence to
+    the prompt.
     """
     non_finite: float = 0.02
     """Share of the steps without a finite loss. Loss scaling (fp16) skips a few at its start."""
@@ -36,7 +37,7 @@ class Thresholds:
     """The same rise beyond which the rate is wrong by an order of magnitude."""
     swings: float = 0.5
     """Sum of all rises of the trained images' loss from save to save, as a share of its whole fall.
-    The noise is fixed, so that a sound run has next to none.
+    The noise is fixed, so that a good run has almost none.
     """
     swing_saves: int = 4
     """Saves needed to tell swings from a single bump."""
@@ -50,7 +51,7 @@ class Thresholds:
     approach of which five time constants were trained.
     """
     plateau_gain: float = 0.97
-    """Share of the gain at which a curve counts as flat from there on. Sound runs gain nine tenths
+    """Share of the gain at which a curve counts as flat from there on. Good runs gain nine tenths
     in the first tenth of their steps: large shapes come first, and what is left is the detail.
     """
     early: float = 0.15
@@ -66,10 +67,10 @@ class Thresholds:
     gain before is measured against it.
     """
     views: int = 250
-    """Times that each image was trained, without any held out to tell, from which on it counts as
-    learned by heart. Presets train each of 20 images about 90 times.
+    """Times that each image was trained, without held-out images to compare, from which on it
+    counts as overfitted. Presets train each of 20 images about 90 times.
     """
-    sound_views: int = 100
+    advised_views: int = 100
     """Times that are advised instead."""
     stubborn: float = 0.5
     """An image is learned less than the others when it has kept this share of what the median image
@@ -95,7 +96,7 @@ class Thresholds:
     drift: float = 1.0
     """Sum of all falls of the previews' likeness from save to save, as a share of its rise."""
     low_likeness: float = 0.02
-    """Cosine of image embeddings, gained over the checkpoint. Two pictures of one prompt with
+    """Cosine of image embeddings, gained over the checkpoint. Two images of one prompt with
     different seeds differ by more.
     """
     learned: float = 0.03
@@ -104,7 +105,7 @@ class Thresholds:
     """Ranks up to this are short of capacity for detail."""
     spoiled: float = 0.5
     """Change of the predictions without a caption, as a share of their size. Beyond it the LoRA
-    paints over the checkpoint, with or without its trigger.
+    changes the checkpoint's images, with or without its trigger word.
     """
     most_copied: int = 4
     """Images named in a sentence."""
