@@ -82,7 +82,7 @@ export async function reload(words, options) {
 const IMAGE_SIZE_KEY = "lora-trainer-captions-images";
 
 /**
- * What can be heard of, and what is said then.
+ * The events of the page, and their arguments.
  *
  * @typedef {{selection: [], answer: [PageAnswer], revision: [], edits: [EditEnds]}} BenchEvents
  */

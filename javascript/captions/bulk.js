@@ -201,16 +201,16 @@ const sortTags = () => ({
 });
 
 /**
- * The input of a field; changes are written to `values`, and `hear()` is called.
+ * The input of a field; changes are written to `values`, and `onchange()` is called.
  *
  * @param {Field} field
  * @param {Values} values
- * @param {() => void} hear
+ * @param {() => void} onchange
  */
-function entry({ key, kind, label, start, help, options = [] }, values, hear) {
+function entry({ key, kind, label, start, help, options = [] }, values, onchange) {
     const take = (/** @type {Value} */ value) => {
         values[key] = value;
-        hear();
+        onchange();
     };
     if (kind === "flag") {
         values[key] = Boolean(start);
@@ -254,10 +254,11 @@ function preview() {
         fill(errorPlace);
         fill(samples, lines);
     };
-    const complain = (/** @type {Problem} */ problem) => fill(errorPlace, widgets.problem(problem));
+    const showProblem = (/** @type {Problem} */ problem) =>
+        fill(errorPlace, widgets.problem(problem));
     return {
         element: el("div.lora-trainer-bench-preview", words, errorPlace, samples),
-        complain,
+        showProblem,
         wait: () => setText(t("What will change is shown here.")),
         show(/** @type {BulkPlan} */ found) {
             const more = found.changing - found.samples.length;
@@ -280,7 +281,7 @@ function preview() {
         },
         fail(/** @type {Problem} */ problem) {
             setText("");
-            complain(problem);
+            showProblem(problem);
         },
     };
 }
@@ -316,7 +317,7 @@ async function applyPlan(plan, again) {
         again(problem);
         return false;
     }
-    await changes.took(answer, { message: changes.changedText(answer.changed) });
+    await changes.afterEdit(answer, { message: changes.changedText(answer.changed) });
     return true;
 }
 
@@ -405,7 +406,7 @@ export async function open(kind = "add", given = {}) {
         plan &&
         applyPlan(plan.plan, (problem) => {
             soon();
-            shown.complain(problem);
+            shown.showProblem(problem);
         });
 
     const dialog = widgets.dialog({

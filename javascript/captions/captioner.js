@@ -84,7 +84,7 @@ async function look() {
     return run.status === "queued" ? SECONDS_WAITING : SECONDS_ACTIVE;
 }
 
-export const lookAgain = () => poll?.wake();
+export const pollNow = () => poll?.wake();
 
 // --- the panel ---------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ export function panel() {
         "aria-label": t("Writing captions"),
     });
     const progress = widgets.progress(t("Writing captions"));
-    const asking = (/** @type {Ask} */ what) => () => run && runActions.ask(run, what, lookAgain);
+    const asking = (/** @type {Ask} */ what) => () => run && runActions.ask(run, what, pollNow);
     const pause = widgets.button({ label: t("Pause"), onclick: asking("pause") });
     const resume = widgets.button({ label: t("Resume"), onclick: asking("resume") });
     const stop = widgets.button({ label: t("Stop"), onclick: asking("stop") });
@@ -348,7 +348,7 @@ function captionerFields(chosen, values) {
     ];
 }
 
-function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
+function showProblem(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
     fill(
         place,
         widgets.problem(problem),
@@ -380,7 +380,7 @@ async function startRun(/** @type {CaptionRunBody} */ wanted) {
     }
     of = store.get("dataset") ?? "";
     draw();
-    lookAgain();
+    pollNow();
     return null;
 }
 
@@ -483,7 +483,7 @@ export async function ask() {
         });
         if (!problem) return true;
         if (problem.status) token = "";
-        complain(errorPlace, problem);
+        showProblem(errorPlace, problem);
         return false;
     }
 

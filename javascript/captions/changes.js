@@ -1,6 +1,6 @@
 /*
  * Messages about changes, undo, and the list of changes. Every part that changes captions passes
- * the server's answer to took().
+ * the server's answer to afterEdit().
  */
 import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -46,16 +46,16 @@ function setEdits(/** @type {EditEnds} */ edits) {
  * someone else had.
  *
  * @param {Partial<OutcomeView>} [answer]
- * @param {{message?: string, takesBack?: boolean}} [options]
+ * @param {{message?: string, undoable?: boolean}} [options]
  */
-export async function took({ edits, conflicts } = {}, { message, takesBack = true } = {}) {
+export async function afterEdit({ edits, conflicts } = {}, { message, undoable = true } = {}) {
     if (edits) setEdits(edits);
     lastToast?.remove();
     if (message)
         lastToast = widgets.toast(message, {
             severity: "done",
             seconds: 10,
-            action: takesBack && edits?.undo ? { label: t("Undo"), onclick: undo } : null,
+            action: undoable && edits?.undo ? { label: t("Undo"), onclick: undo } : null,
         });
     if (conflicts?.length) showConflicts(conflicts);
     await reload(() => t("Changed"));
@@ -95,7 +95,7 @@ export async function change(
 ) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("bulk"), { select, action });
-    await took(answer, { message: changedText(answer.changed) });
+    await afterEdit(answer, { message: changedText(answer.changed) });
 }
 
 // the toast of the last change, replaced by the next one
@@ -113,7 +113,7 @@ export const redo = () => step("redo");
 async function step(way, id) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path(way), { id });
-    await took(answer, { takesBack: false });
+    await afterEdit(answer, { undoable: false });
     await datasets.refresh();
     lastToast = widgets.toast(
         way === "undo"

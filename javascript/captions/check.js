@@ -79,7 +79,7 @@ export async function start() {
     });
     of = store.get("dataset") ?? "";
     draw();
-    lookAgain();
+    pollNow();
 }
 
 /** The plan's resolution; 512 if unknown. */
@@ -93,11 +93,11 @@ const stop = async () => {
 async function fix(/** @type {{kind: string} | {ids: string[]}} */ body) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("fix"), body);
-    await changes.took(answer, {
+    await changes.afterEdit(answer, {
         message: plural(answer.changed, "{count} image fixed", "{count} images fixed"),
     });
     await datasets.refresh();
-    lookAgain();
+    pollNow();
 }
 
 /** The title of a kind of finding. */
@@ -149,7 +149,7 @@ export function panel() {
     };
     listen("answer", () => draw());
     // changed images may be checked again
-    listen("revision", () => known && known.state !== "none" && lookAgain());
+    listen("revision", () => known && known.state !== "none" && pollNow());
     return element;
 }
 
@@ -425,11 +425,11 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
         const answer = await api.post(datasets.path("remove"), { keys: others });
         shown.splice(shown.indexOf(cluster), 1);
         show();
-        await changes.took(answer, {
+        await changes.afterEdit(answer, {
             message: plural(others.length, "{count} image removed", "{count} images removed"),
         });
         await datasets.refresh();
-        lookAgain();
+        pollNow();
     }
 
     function show() {
@@ -476,7 +476,7 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
     show();
 }
 
-export const lookAgain = () => poll?.wake();
+export const pollNow = () => poll?.wake();
 
 export const watch = () => {
     poll = startPolling(look);

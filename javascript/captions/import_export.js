@@ -73,7 +73,7 @@ export function showImport() {
             ),
             controls.notes(skipped.map((one) => sentences(one.message, one.hint))),
         );
-        await changes.took();
+        await changes.afterEdit();
         return false;
     };
     widgets.dialog({

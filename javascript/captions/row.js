@@ -117,7 +117,7 @@ export class CaptionRow {
             value: typed ? typed.text : this.base,
             label: t("Caption of {name}", { name: first.name }),
             placeholder: t("What is in the image?"),
-            oninput: () => this.heard(),
+            oninput: () => this.onInput(),
         });
         this.state = el("span.lora-trainer-caption-state", { role: "status" });
         this.facts = widgets.small();
@@ -136,10 +136,10 @@ export class CaptionRow {
         );
         this.select = this.makeSelect();
         this.reviewed = this.makeReviewed();
-        this.element = this.makeElement(complete(this.box, () => this.heard()));
+        this.element = this.makeElement(complete(this.box, () => this.onInput()));
         this.listen();
         this.describe();
-        this.length.hear(this.base);
+        this.length.update(this.base);
         this.showSelected(selection.has(first.key));
     }
 
@@ -220,7 +220,7 @@ export class CaptionRow {
                 act();
             } else if (event.key === "Escape" && !this.conflict) {
                 this.box.value = this.base;
-                this.heard();
+                this.onInput();
             } else if (event.key === "Enter" && !event.shiftKey && !this.base.includes("\n"))
                 event.preventDefault(); // most captions have one line
         });
@@ -266,15 +266,15 @@ export class CaptionRow {
         const text = this.box.value.replace(/[\s,\uff0c]+$/, "");
         if (this.isUnsaved() && tidy(text) !== this.text()) {
             this.box.value = text;
-            this.heard();
+            this.onInput();
         }
     }
 
-    heard() {
+    onInput() {
         this.note();
         this.mark("", "");
         this.describe();
-        this.length.hear(this.text());
+        this.length.update(this.text());
     }
 
     showLarge() {
@@ -383,7 +383,7 @@ export class CaptionRow {
         const entry = unsaved.get(this.dataset, this.current.key);
         return this.isUnsaved() &&
             document.activeElement !== this.box &&
-            (!entry || unsaved.isWorthSending(entry))
+            (!entry || unsaved.shouldSend(entry))
             ? this.save()
             : null;
     }
@@ -412,7 +412,7 @@ export class CaptionRow {
         this.mark("saved", t("Saved"));
         this.reviewed.checked = Boolean(this.current.reviewed);
         this.describe();
-        this.length.hear(this.text());
+        this.length.update(this.text());
         const card = datasets.chosen();
         if (!card || card.id !== this.dataset || !before === !this.base) return;
         const captioned = card.captioned + (this.base ? 1 : -1);
@@ -473,6 +473,6 @@ export class CaptionRow {
             this.mark("", bench.mark());
         }
         this.describe();
-        this.length.hear(this.base);
+        this.length.update(this.base);
     }
 }

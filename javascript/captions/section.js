@@ -11,7 +11,7 @@ import { openSection } from "../common/sections.js";
 import { Later, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { ImagePages, lookEvery } from "../images/pages.js";
+import { ImagePages, pollInterval } from "../images/pages.js";
 import { remarksCard } from "../images/images.js";
 import { begin, isOutOfDate, listen } from "./bench.js";
 import * as captioner from "./captioner.js";
@@ -88,8 +88,8 @@ export const section = {
         // token counts and filters depend on the settings, which may have changed
         if (isOutOfDate()) filter.turn({ offset: pages.query.offset });
         else pages.load({ quietly: true });
-        captioner.lookAgain();
-        check.lookAgain();
+        captioner.pollNow();
+        check.pollNow();
     },
     hidden() {
         saveAll();
@@ -180,8 +180,8 @@ function drawPanel() {
         next.element,
     );
     pages.load();
-    captioner.lookAgain();
-    check.lookAgain();
+    captioner.pollNow();
+    check.pollNow();
 }
 
 /** Number of shown rows that no longer match the filter since they were edited. */
@@ -277,9 +277,8 @@ async function catchUp() {
     await Promise.all([...drawn.need().rows.values()].map((row) => row.catchUp()));
     // those of the selected dataset get a textbox with their page
     for (const entry of unsaved.all())
-        if (entry.id !== store.get("dataset") && unsaved.isWorthSending(entry))
-            await sendUnseen(entry);
-    return lookEvery;
+        if (entry.id !== store.get("dataset") && unsaved.shouldSend(entry)) await sendUnseen(entry);
+    return pollInterval;
 }
 
 async function sendUnseen(/** @type {Entry} */ entry) {

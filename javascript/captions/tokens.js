@@ -32,7 +32,7 @@ export function cut(
 }
 
 /**
- * The token count of a row: {count, tail} to show, hear(text) after a change. `of()` is the row's
+ * The token count of a row: {count, tail} to show, update(text) after a change. `of()` is the row's
  * item.
  */
 export function line(/** @type {() => ItemView} */ of) {
@@ -74,7 +74,7 @@ export function line(/** @type {() => ItemView} */ of) {
     return {
         count,
         tail,
-        hear(/** @type {string} */ text) {
+        update(/** @type {string} */ text) {
             clearTimeout(timer);
             serial += 1;
             const item = of();

@@ -153,7 +153,7 @@ async function review(/** @type {boolean} */ reviewed) {
         select: selection.asked(),
         reviewed,
     });
-    await changes.took(answer, {
+    await changes.afterEdit(answer, {
         message: reviewed
             ? plural(
                   answer.count,
@@ -165,7 +165,7 @@ async function review(/** @type {boolean} */ reviewed) {
                   "{count} caption marked as not reviewed",
                   "{count} captions marked as not reviewed",
               ),
-        takesBack: false,
+        undoable: false,
     });
 }
 
@@ -173,7 +173,7 @@ async function leaveOut() {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path("remove"), { select: selection.asked() });
     selection.clear();
-    await changes.took(answer, {
+    await changes.afterEdit(answer, {
         message: plural(answer.changed, "{count} image removed", "{count} images removed"),
     });
     await datasets.refresh();

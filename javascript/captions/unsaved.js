@@ -131,7 +131,7 @@ async function ours(entry, text, was = entry.was) {
 }
 
 /** Whether a retry may succeed. */
-export const isWorthSending = (/** @type {Entry} */ entry) =>
+export const shouldSend = (/** @type {Entry} */ entry) =>
     refused.get(placeOf(entry)) !== tidy(entry.text);
 
 /** A new textbox shows it, with its error if it is refused again. */

@@ -3,7 +3,7 @@
  *
  * URLs are relative, because the WebUI may be under --subpath.
  */
-import { heard, listen } from "./connection.js";
+import { noteAnswer, listen } from "./connection.js";
 import { t } from "./language.js";
 import { store } from "./store.js";
 
@@ -95,7 +95,7 @@ async function ask(path, options, query) {
         });
         // the connection may also end within an answer
         text = await answer.text();
-        heard(answer);
+        noteAnswer(answer);
     } catch (error) {
         if (!(error instanceof DOMException && error.name === "TimeoutError")) listen();
         throw new Problem(t("The WebUI does not answer."), {

@@ -21,7 +21,7 @@ let session = "",
  * Every answer contains the session id of the WebUI; another id means that it was restarted, and
  * the page is outdated.
  */
-export function heard(/** @type {Response} */ answer) {
+export function noteAnswer(/** @type {Response} */ answer) {
     const now = answer.headers.get("x-lora-trainer-session");
     if (!now) return;
     session ||= now;
@@ -38,7 +38,7 @@ export async function listen() {
     listening = true;
     for (;;) {
         try {
-            heard(
+            noteAnswer(
                 await fetch(routeAddress("pulse"), {
                     headers: headers(),
                     credentials: "same-origin",

@@ -70,14 +70,14 @@ export function stopPolling() {
 }
 
 /** Resume polls that became due while the tab was not visible. */
-export function lookAround() {
+export function pollVisible() {
     for (const poll of polls) if (poll.isDue() && isVisible()) poll.wake();
 }
 
 export function watchVisibility() {
-    document.addEventListener("visibilitychange", lookAround);
+    document.addEventListener("visibilitychange", pollVisible);
     new IntersectionObserver((entries) => {
         onScreen = entries.at(-1)?.isIntersecting ?? false;
-        lookAround();
+        pollVisible();
     }).observe(root());
 }

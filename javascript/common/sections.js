@@ -4,7 +4,7 @@
 import { el, fill, find, findAll, need, put, wayOf } from "./elements.js";
 import { findRoot, root } from "./host.js";
 import { t } from "./language.js";
-import { lookAround } from "./polling.js";
+import { pollVisible } from "./polling.js";
 import { kept, store } from "./store.js";
 import * as widgets from "./widgets.js";
 
@@ -89,7 +89,7 @@ export function openSection(/** @type {string} */ id) {
     draw(section);
     section.shown?.();
     store.set("section", id);
-    lookAround();
+    pollVisible();
 }
 
 export const currentSection = () => current;

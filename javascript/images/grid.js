@@ -23,7 +23,7 @@ export class Grid {
         role: "listbox",
         "aria-multiselectable": "true",
         "aria-label": t("Images. Arrow keys move, Enter enlarges, Space selects, Delete removes."),
-        onkeydown: (event) => this.hear(event),
+        onkeydown: (event) => this.onKeydown(event),
     });
 
     /**
@@ -129,7 +129,7 @@ export class Grid {
         return next === -1 ? this.cells.length : next;
     }
 
-    hear(/** @type {KeyboardEvent} */ event) {
+    onKeydown(/** @type {KeyboardEvent} */ event) {
         // the host has key listeners on the document
         event.stopPropagation();
         const count = this.cells.length,

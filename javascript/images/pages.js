@@ -16,7 +16,7 @@ import * as datasets from "./datasets.js";
 const PAGE = 60;
 
 /** Polling interval in seconds. */
-export const lookEvery = 4;
+export const pollInterval = 4;
 
 /** Card values of a dataset whose images were read. */
 const THERE = { problem: null, gone: false, lost: false };
@@ -123,7 +123,7 @@ export class ImagePages {
         startPolling(async () => {
             if (currentSection() === id && (this.answer || this.failed))
                 await this.load({ quietly: true });
-            return lookEvery;
+            return pollInterval;
         });
     }
 

@@ -330,11 +330,11 @@ async function discard(/** @type {KnownCard} */ card) {
     if (trash)
         widgets.toast(t("{name} is in the trash.", { name: card.name }), {
             seconds: 15,
-            action: { label: t("Undo"), onclick: () => bringBack(trash) },
+            action: { label: t("Undo"), onclick: () => restoreDataset(trash) },
         });
 }
 
-const bringBack = async (/** @type {string} */ trash) =>
+const restoreDataset = async (/** @type {string} */ trash) =>
     datasets.add(await api.post(`deleted-datasets/${encodeURIComponent(trash)}/restore`));
 
 /** The list of deleted datasets, also those deleted in another browser. */
@@ -347,7 +347,7 @@ async function showDeleted() {
                   label: t("Deleted datasets ({count})", { count: formatNumber(all.length) }),
                   onclick: () => {
                       const dialog = showGone(t("Deleted datasets"), all, async (entry) => {
-                          await bringBack(entry.id);
+                          await restoreDataset(entry.id);
                           dialog.close();
                       });
                   },

@@ -230,7 +230,7 @@ class Panel {
 
     constructor(/** @type {Tab} */ tab) {
         this.tab = tab;
-        this.hear = () => this.sync();
+        this.onInput = () => this.sync();
         this.list = el("ul.lora-trainer-strength-rows", { "aria-label": t("LoRAs in the prompt") });
         this.details = insertion(this);
         this.element = el(
@@ -255,8 +255,8 @@ class Panel {
     attach() {
         const box = host.prompts(this.tab).positive;
         if (box !== this.box) {
-            this.box?.removeEventListener("input", this.hear);
-            box?.addEventListener("input", this.hear);
+            this.box?.removeEventListener("input", this.onInput);
+            box?.addEventListener("input", this.onInput);
             this.box = box;
             this.text = null;
         }
@@ -269,7 +269,7 @@ class Panel {
     }
 
     detach() {
-        this.box?.removeEventListener("input", this.hear);
+        this.box?.removeEventListener("input", this.onInput);
         this.element.remove();
     }
 

@@ -17,7 +17,7 @@ import { state } from "./state.js";
 // --- checkpoints -------------------------------------------------------------------------------
 
 /** Load the facts about the selected checkpoint immediately, so that presets match its family. */
-export async function learnCheckpoint() {
+export async function loadCheckpoint() {
     const asked = draft.checkpoint;
     const found = await api.post("checkpoint", { id: asked }).catch((caught) => unknown(caught));
     if (asked !== draft.checkpoint) return;
@@ -45,7 +45,7 @@ function unknown(/** @type {unknown} */ caught) {
     };
 }
 
-export async function learnCheckpoints() {
+export async function loadCheckpoints() {
     const answer = await api.get("checkpoints");
     store.set("home", { ...home(), ...answer });
     return answer.checkpoints.some((known) => !known.seen);
@@ -113,7 +113,7 @@ export function checkpointCard() {
             draft.checkpoint = id;
             state.facts = null;
             edited();
-            learnCheckpoint();
+            loadCheckpoint();
         },
     });
     const words = el("p.lora-trainer-help.lora-trainer-settings-line", {

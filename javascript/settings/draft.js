@@ -208,7 +208,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
     let again = null;
     try {
         const body = { values: sent, revision: entry.revision };
-        took(entry, await api.post(address(entry), body, { keepalive }), sent);
+        storeAnswer(entry, await api.post(address(entry), body, { keepalive }), sent);
         again = DELAY;
     } catch (caught) {
         const problem = expected(caught);
@@ -217,7 +217,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
             mix(entry, problem.current);
         } else if (problem.status === GONE) entry.dirty = false;
         else if (!problem.status) again = RETRY;
-        else complain(entry, problem);
+        else showProblem(entry, problem);
     } finally {
         entry.saving = false;
     }
@@ -229,7 +229,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
  * @param {DraftView} answer
  * @param {Draft} values what the server has now
  */
-function took(entry, answer, values) {
+function storeAnswer(entry, answer, values) {
     const { revision, changed } = answer;
     Object.assign(entry, { base: values, revision, changed, error: "" });
     entry.dirty = !same(entry.values, values);
@@ -243,12 +243,12 @@ function mix(/** @type {Entry} */ entry, /** @type {DraftView} */ answer) {
     const values = merged(entry.base, entry.values, theirs);
     const other = !same(values, entry.values);
     entry.values = values;
-    took(entry, answer, theirs);
+    storeAnswer(entry, answer, theirs);
     if (other && entry === current) show(entry);
 }
 
 /** Reported once per reason; the page keeps working with the unsaved draft. */
-function complain(/** @type {Entry} */ entry, /** @type {Problem} */ problem) {
+function showProblem(/** @type {Entry} */ entry, /** @type {Problem} */ problem) {
     if (entry.error === problem.message) return;
     entry.error = problem.message;
     widgets.toastProblem(problem);
@@ -260,7 +260,7 @@ export async function look() {
     const answer = await api.get(address(entry)).catch((caught) => void expected(caught));
     if (!answer || entry.dirty || entry.saving || answer.revision === entry.revision) return;
     entry.values = whole(answer.values);
-    took(entry, answer, structuredClone(entry.values));
+    storeAnswer(entry, answer, structuredClone(entry.values));
     if (entry === current) show(entry);
 }
 

@@ -221,7 +221,7 @@ const backButton = (/** @type {() => void} */ onclick) =>
  * @param {string} field what the field is called
  * @param {string} value
  */
-function sayBack(back, field, value) {
+function labelResetButton(back, field, value) {
     const short = value.length > 24 ? value.slice(0, 24) + " ..." : value;
     put(back, t("changed; back to {value}", { value: short }));
     back.setAttribute("aria-label", t("{field} is changed; back to {value}", { field, value }));
@@ -267,7 +267,7 @@ export function fieldRow(/** @type {FormField} */ field) {
         const changed = field.key in draft.changes;
         element.classList.toggle("lora-trainer-settings-changed", changed);
         back.hidden = !changed;
-        if (changed) sayBack(back, field.label, shownValue(field, baseValue(field)));
+        if (changed) labelResetButton(back, field.label, shownValue(field, baseValue(field)));
         put(note, noteOf(field, changed));
     }
     return { element, update, input, problem };
@@ -357,7 +357,7 @@ export function lengthRow(steps, epochs) {
         back.hidden = !changed;
         const before = baseValue(steps) !== null ? steps : epochs;
         if (changed)
-            sayBack(
+            labelResetButton(
                 back,
                 t("Training length"),
                 shownValue(before, baseValue(before)) + " " + before.label,

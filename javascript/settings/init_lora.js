@@ -16,7 +16,7 @@ import { state } from "./state.js";
 let files = [];
 
 /** Load the list of LoRA files. */
-export async function learnLoraFiles() {
+export async function loadLoraFiles() {
     files = await api.get("startable");
     state.page?.update();
 }

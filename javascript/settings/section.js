@@ -11,14 +11,14 @@ import { onFirstStart, onStart } from "../common/start.js";
 import { home, kept, store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
-import { checkpointCard, learnCheckpoint, learnCheckpoints, nameCard } from "./checkpoints.js";
+import { checkpointCard, loadCheckpoint, loadCheckpoints, nameCard } from "./checkpoints.js";
 import * as drafts from "./draft.js";
 import { draft } from "./draft.js";
-import { initLoraCard, learnLoraFiles } from "./init_lora.js";
+import { initLoraCard, loadLoraFiles } from "./init_lora.js";
 import { LENGTH, fieldRow, lengthRow } from "./fields.js";
 import { SECTION_OF, currentPlan, planCard, replan, summarize } from "./plan.js";
 import { homeChanged, presetCard } from "./presets.js";
-import { lookAtSetUp, setUpCard } from "./setup.js";
+import { pollSetUp, setUpCard } from "./setup.js";
 import { edited, publish, settle, shownFields, takeOver } from "./values.js";
 import { state } from "./state.js";
 
@@ -266,9 +266,9 @@ export const section = {
     shown() {
         // checkpoints are read in the background; poll until all are known
         looking?.stop();
-        looking = startPolling(async () => ((await learnCheckpoints()) ? 1.5 : null));
-        learnCheckpoint();
-        learnLoraFiles();
+        looking = startPolling(async () => ((await loadCheckpoints()) ? 1.5 : null));
+        loadCheckpoint();
+        loadLoraFiles();
         summarize();
     },
     hidden() {
@@ -288,21 +288,21 @@ onStart((home) => {
     if (home.setup) steps.before(setUpCard(home.setup));
     // captions and images may have been changed in another step
     steps.addEventListener("click", () => replan());
-    learnCheckpoint();
+    loadCheckpoint();
     publish();
 });
 
 onFirstStart(() => {
     store.on("dataset", () => replan());
     store.on("language", () => replan());
-    window.addEventListener("focus", lookAtSetUp);
+    window.addEventListener("focus", pollSetUp);
     store.on("settings", takeOver);
     store.on("home", homeChanged);
     if (typeof onOptionsChanged === "function")
         onOptionsChanged(() => {
             if (state.page && isVisible() && currentSection() === "settings") {
-                learnCheckpoints();
-                if (draft.checkpoint === "loaded") learnCheckpoint();
+                loadCheckpoints();
+                if (draft.checkpoint === "loaded") loadCheckpoint();
             }
         });
 });

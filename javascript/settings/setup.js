@@ -21,7 +21,7 @@ const SECONDS_INSTALLING = 1,
 let poll = null;
 
 /** It may have been set up meanwhile. */
-export const lookAtSetUp = () => poll?.wake();
+export const pollSetUp = () => poll?.wake();
 
 async function copyReport() {
     const answer = await api.get("setup", { report: "1" });
@@ -48,7 +48,7 @@ function startText(/** @type {SetupView} */ now) {
 }
 
 /** Whether training can start depends on it. */
-function tellChange(/** @type {SetupView} */ now) {
+function announceState(/** @type {SetupView} */ now) {
     store.set("home", { ...home(), setup: now });
     if (now.state !== "ready") return;
     widgets.toast(t("Everything is installed. You can train now."), { severity: "done" });
@@ -77,7 +77,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         kind: "primary",
         onclick: async () => {
             show(await api.post("setup"));
-            lookAtSetUp();
+            pollSetUp();
         },
     });
     const copy = widgets.button({
@@ -126,7 +126,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";
         showLines(lines, now);
-        if (was && was !== now.state) tellChange(now);
+        if (was && was !== now.state) announceState(now);
         was = now.state;
     }
 

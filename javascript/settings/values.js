@@ -5,7 +5,7 @@
  */
 import { home, store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";
-import { learnCheckpoint } from "./checkpoints.js";
+import { loadCheckpoint } from "./checkpoints.js";
 import * as drafts from "./draft.js";
 import { draft, same } from "./draft.js";
 import { shownValue } from "./fields.js";
@@ -140,7 +140,7 @@ function draftChanged() {
     // also in a focused textbox
     if (state.drawnFor !== drafts.dataset()) state.page?.redraw();
     publish();
-    if (!state.facts) learnCheckpoint();
+    if (!state.facts) loadCheckpoint();
 }
 
 /**
@@ -166,7 +166,7 @@ export function useDraft({ settings, name, dataset, checkpoint, init_lora }) {
     draft.init_lora = init_lora ?? "";
     state.ours = null;
     takeOver({ ...settings, ...Object.fromEntries(own) });
-    learnCheckpoint();
+    loadCheckpoint();
 }
 
 /**

@@ -277,7 +277,7 @@ function isOfNow(/** @type {RunView} */ run) {
 }
 
 /** Why a training cannot start, as a list if there are several problems. */
-function complain(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
+function showProblem(/** @type {HTMLElement} */ place, /** @type {Problem} */ problem) {
     const others = problem.problems.map((one) => el("li", sentences(one.message, one.hint)));
     const notice = widgets.problem(problem);
     if (others.length > 1) notice.append(el("ul", others));
@@ -444,7 +444,7 @@ function startCard() {
         } catch (caught) {
             const problem = expected(caught);
             if (problem.status) token = "";
-            complain(form.errorPlace, problem);
+            showProblem(form.errorPlace, problem);
         }
     }
 

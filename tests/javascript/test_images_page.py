@@ -32,7 +32,7 @@ HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root"'
     ' class="lora-trainer"></div><script src="javascript/lora_trainer.js"></script>'
 )
-LOOKS = {b"lookEvery = 4;": b"lookEvery = 0.4;"}
+POLLS = {b"pollInterval = 4;": b"pollInterval = 0.4;"}
 """What is waited for here comes ten times as soon."""
 _modules: dict[str, tuple[bytes, str]] = {}
 """Address -> content and type of a module: it has its version in its address, and is asked for by
@@ -130,7 +130,7 @@ class Tab:
             )
             content = answer.content
             if address.path.endswith("/images/pages.js"):
-                for now, sooner in LOOKS.items():
+                for now, sooner in POLLS.items():
                     assert now in content
                     content = content.replace(now, sooner)
             if answer.status_code == 200 and address.path.startswith("/lora-trainer/static/"):
