@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import environment
-from lora_trainer.environment import Overlay, activate, look, worker_command, worker_environ
+from lora_trainer.environment import Overlay, activate, find_overlay, worker_command, worker_environ
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import TORCH, Package
 from tests.wheels import copy_extension, make_wheel, unpack
@@ -59,7 +59,7 @@ def put_set(folder: Path, versions: dict[str, str], *, platform: str | None = No
 
 
 def test_an_interpreter_that_has_everything_needs_no_overlay(tmp_path: Path) -> None:
-    overlay = look(
+    overlay = find_overlay(
         tmp_path / "overlay",
         wanted=WANTED,
         folders=have(tmp_path, trainer="1.0", numbers_lib="1.5"),
@@ -70,7 +70,7 @@ def test_an_interpreter_that_has_everything_needs_no_overlay(tmp_path: Path) -> 
 
 
 def test_only_what_the_interpreter_lacks_is_wanted_from_the_overlay(tmp_path: Path) -> None:
-    overlay = look(
+    overlay = find_overlay(
         tmp_path / "overlay",
         wanted=WANTED,
         folders=have(tmp_path, trainer="0.9", numbers_lib="1.5"),
@@ -85,8 +85,10 @@ def test_only_what_the_interpreter_lacks_is_wanted_from_the_overlay(tmp_path: Pa
 def test_two_interpreters_of_one_version_share_a_checkout_without_disturbing_each_other(
     tmp_path: Path,
 ) -> None:
-    lacks_one = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
-    lacks_both = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    lacks_one = find_overlay(
+        tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5")
+    )
+    lacks_both = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(lacks_one.wanted, {"trainer": "1.0"})
     assert (lacks_one.state, lacks_both.state) == ("ready", "missing")
     put_set(lacks_both.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
@@ -97,9 +99,9 @@ def test_two_interpreters_of_one_version_share_a_checkout_without_disturbing_eac
 def test_the_wanted_set_changes_with_our_versions_and_not_with_the_interpreters(
     tmp_path: Path,
 ) -> None:
-    before = look(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
-    other_host = look(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.6"))
-    update = look(
+    before = find_overlay(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
+    other_host = find_overlay(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.6"))
+    update = find_overlay(
         tmp_path,
         wanted=(Package(name="trainer", version="1.1"), NUMBERS),
         folders=have(tmp_path, numbers_lib="1.5"),
@@ -110,9 +112,11 @@ def test_the_wanted_set_changes_with_our_versions_and_not_with_the_interpreters(
 
 
 def test_after_an_update_the_old_set_works_until_the_new_one_is_there(tmp_path: Path) -> None:
-    old = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
+    old = find_overlay(
+        tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5")
+    )
     put_set(old.wanted, {"trainer": "1.0"})
-    update = look(
+    update = find_overlay(
         tmp_path / "overlay",
         wanted=(Package(name="trainer", version="1.1"), NUMBERS),
         folders=have(tmp_path, numbers_lib="1.5"),
@@ -124,14 +128,16 @@ def test_after_an_update_the_old_set_works_until_the_new_one_is_there(tmp_path: 
 def test_a_set_stays_the_right_one_when_another_extension_brings_a_part_of_it(
     tmp_path: Path,
 ) -> None:
-    before = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    before = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(before.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
-    after = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
+    after = find_overlay(
+        tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5")
+    )
     assert after.wanted != before.wanted
     assert (after.state, after.folder, after.is_checked) == ("ready", before.wanted, False)
     assert not environment.has_leftovers(after)
     # in another version than ours it is only better than nothing
-    update = look(
+    update = find_overlay(
         tmp_path / "overlay",
         wanted=(Package(name="trainer", version="1.1"), NUMBERS),
         folders=have(tmp_path, numbers_lib="1.5"),
@@ -143,14 +149,14 @@ def test_a_set_with_a_torch_gives_way_when_the_interpreter_has_one_of_its_own(
     tmp_path: Path,
 ) -> None:
     wanted = (TRAINER, TORCH)
-    before = look(tmp_path / "overlay", wanted=wanted, folders=[])
+    before = find_overlay(tmp_path / "overlay", wanted=wanted, folders=[])
     put_set(before.wanted, {"trainer": "1.0", "torch": TORCH.version})
-    after = look(tmp_path / "overlay", wanted=wanted, folders=have(tmp_path, torch="2.9.1"))
+    after = find_overlay(tmp_path / "overlay", wanted=wanted, folders=have(tmp_path, torch="2.9.1"))
     assert after.state == "outdated"
 
 
 def test_a_set_that_lacks_something_or_is_for_another_system_is_no_stand_in(tmp_path: Path) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    overlay = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.version_folder / "partial", {"trainer": "1.0"})
     put_set(
         overlay.version_folder / "foreign",
@@ -161,7 +167,7 @@ def test_a_set_that_lacks_something_or_is_for_another_system_is_no_stand_in(tmp_
 
 
 def test_a_set_that_lost_a_package_is_not_used(tmp_path: Path) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    overlay = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
     for path in (overlay.wanted / "trainer-1.0.dist-info").iterdir():
         path.unlink()
@@ -172,7 +178,7 @@ def test_a_set_that_lost_a_package_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stamp", ["", "{", "[]", "{}", '{"versions": 3}', "\ud800"])
 def test_a_set_with_a_damaged_stamp_is_not_used(tmp_path: Path, stamp: str) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    overlay = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
     (overlay.wanted / environment.STAMP).write_bytes(stamp.encode("utf-8", "surrogatepass"))
     assert overlay.state == "missing"
@@ -182,7 +188,7 @@ def test_without_an_overlay_the_sentence_names_what_is_missing_and_the_hint_the_
     tmp_path: Path,
 ) -> None:
     with pytest.raises(SetupError) as raised:
-        look(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
+        find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
     assert str(raised.value) == "the worker's packages are not installed: trainer, numbers-lib"
     assert str(raised.value.hint) == f'In {environment.ROOT} run: "{sys.executable}" install.py'
 
@@ -192,13 +198,13 @@ def test_an_overlay_of_another_python_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         SetupError, match=f"are installed for cp39, but this is {environment.python_tag()}"
     ):
-        look(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
+        find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
 
 
 def test_activating_puts_the_overlay_and_the_extension_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    overlay = find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
     worker = str(environment.ROOT / "lora_trainer" / "worker")
     monkeypatch.setattr(sys, "path", [worker, "/usr/lib/python", str(environment.ROOT)])
@@ -219,7 +225,7 @@ def test_activating_hides_what_the_libraries_would_import_because_it_is_there(
     for name in environment.UNUSED:
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert importlib.util.find_spec("scipy") is not None
-    activate(look(tmp_path / "overlay", wanted=WANTED, folders=[]))
+    activate(find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[]))
     # what diffusers, transformers and accelerate ask
     assert [importlib.util.find_spec(name) for name in environment.UNUSED] == [None, None, None]
     environment.show("scipy")
@@ -231,7 +237,9 @@ def test_activating_without_an_overlay_adds_the_extension_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", ["/usr/lib/python"])
-    assert activate(look(tmp_path / "overlay", wanted=WANTED, folders=[])).state == "missing"
+    assert (
+        activate(find_overlay(tmp_path / "overlay", wanted=WANTED, folders=[])).state == "missing"
+    )
     assert sys.path == [str(environment.ROOT), "/usr/lib/python"]
 
 
@@ -334,7 +342,7 @@ def test_the_hosts_device_id_is_composed_with_an_inherited_list(
 
 
 def test_the_default_overlays_lie_in_the_extension() -> None:
-    overlay, tests = look(), environment.find_tests_overlay()
+    overlay, tests = find_overlay(), environment.find_tests_overlay()
     assert isinstance(overlay, Overlay)
     assert (overlay.home, tests.home) == (
         environment.ROOT / "overlay",

@@ -332,7 +332,7 @@ def test_a_starting_webui_waits_for_minutes_at_most_and_a_person_as_long_as_it_t
 ) -> None:
     told: dict[str, object] = {}
     overlay = look(tmp_path / "overlay")
-    monkeypatch.setattr(environment, "look", lambda: overlay)
+    monkeypatch.setattr(environment, "find_overlay", lambda: overlay)
     monkeypatch.setattr(installation, "install", lambda overlay, **given: told.update(given))
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "launch_utils.py").touch()

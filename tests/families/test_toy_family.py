@@ -21,7 +21,7 @@ from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.families.sdxl import SDXL
 from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.checkpoints import look
+from lora_trainer.webui.settings.checkpoints import read_facts
 from lora_trainer.worker import job
 from tests.made import begin, checks, losses, measure_after_few_images, tiny_checkpoint
 
@@ -70,7 +70,7 @@ def run(tmp_path, checkpoint, name="ink", **changes):
 def test_it_is_told_by_its_file_and_the_others_still_by_theirs(toy, checkpoint):
     assert detect_file(checkpoint).family is toy
     assert detect_any(tiny_checkpoint("sdxl")).family is SDXL
-    facts = look(checkpoint)
+    facts = read_facts(checkpoint)
     assert (facts.family, facts.resolution, facts.problem) == (toy, 64, None)
 
 

@@ -275,7 +275,7 @@ def _caption(root: Path) -> str:
     folder = folders.begin_captioning(root / "runs" / "captions", captioning.to_yaml(settings))
 
     with (
-        mock.patch.object(caption_task.CaptionTask, "bring", lambda task, selection: None),
+        mock.patch.object(caption_task.CaptionTask, "prepare_files", lambda task, selection: None),
         mock.patch.object(caption_task.CaptionTask, "load", lambda task, selection, files: Says()),
         mock.patch.object(caption_task, "WRITE_SECONDS", 0.0),
     ):

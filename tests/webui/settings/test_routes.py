@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from lora_trainer.families.sdxl import SDXL
 from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.webui.http import routing
-from lora_trainer.webui.settings.checkpoints import Checkpoints, _mark, said
+from lora_trainer.webui.settings.checkpoints import Checkpoints, _mark, summarize
 from lora_trainer.webui.settings.setup import Setup
 from tests.made import draw_images, tiny_checkpoint
 from tests.webui.drafts import app as make_app
@@ -209,7 +209,7 @@ def test_what_was_found_must_be_what_is_found(app, made_up):
     values = {str(path): {"mark": _mark(path), **sound, **made_up}, "/other": 3}
     (app.data.root / "checkpoints.json").write_text(json.dumps(values), encoding="utf-8")
     facts = Checkpoints(app.host, app.data.root / "checkpoints.json").facts(path)
-    assert (facts.family, facts.has_vae, said(facts, "en")["problem"]) == (SD1, True, None)
+    assert (facts.family, facts.has_vae, summarize(facts, "en")["problem"]) == (SD1, True, None)
 
 
 def test_set_up_is_begun_and_watched(client, app):
