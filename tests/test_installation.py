@@ -618,7 +618,7 @@ def test_pip_that_is_not_there_is_told(
         ),
         (
             "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
-            "a download arrived damaged",
+            "a download is damaged",
         ),
         (
             "ERROR: No matching distribution found for torch==2.13.0",

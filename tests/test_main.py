@@ -322,7 +322,7 @@ def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):
     status, _, err = run(
         capsys, "resume", folder.path, "--set", "lora_rank=16", "--set", "target_modules=[to_q]"
     )
-    assert status == 1 and "lora_rank, target_modules cannot change any more" in err
+    assert status == 1 and "lora_rank, target_modules cannot be changed after the start" in err
     assert folder.config.read_text(encoding="utf-8") == before
 
 

@@ -308,7 +308,7 @@ def test_verify_names_what_does_not_fit(tmp_path: Path) -> None:
     narrower = {name: (shape[0] + 1, *shape[1:]) for name, shape in module_names(parts).items()}
     with pytest.raises(LoraFileError, match=r"79 of 79 layers .* shapes that do not fit"):
         verify(tmp_path / "x.safetensors", narrower)
-    with pytest.raises(LoraFileError, match="is not a whole LoRA"):
+    with pytest.raises(LoraFileError, match="is not a complete LoRA"):
         verify(tmp_path / "x.safetensors", diffusers_names(parts), form="diffusers")
 
 
@@ -322,7 +322,7 @@ def test_half_a_layer_is_refused(missing: str, tmp_path: Path) -> None:
         {key: tensor for key, tensor in tensors.items() if key != name},
         tmp_path / "half.safetensors",
     )
-    with pytest.raises(LoraFileError, match="is not a whole LoRA"):
+    with pytest.raises(LoraFileError, match="is not a complete LoRA"):
         verify(tmp_path / "half.safetensors", module_names(parts))
 
 

@@ -53,7 +53,7 @@ def test_a_folder_that_lacks_something_is_named_with_it(tmp_path):
     folder = shutil.copytree(tiny_blip(), tmp_path / "model")
     (folder / "config.json").unlink()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CaptionerError, match=r"config\.json and model\.safetensors is not there"):
+    with pytest.raises(CaptionerError, match=r"config\.json and model\.safetensors is missing"):
         find(settings(model=str(folder)), Listener())
 
 

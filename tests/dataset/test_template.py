@@ -88,9 +88,9 @@ def test_a_vocabulary_is_written_and_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n", "is no vocabulary"),
-        ("opening: [a]\n", "is no vocabulary"),
-        ("words: {}\n", "is no vocabulary"),
+        ("- a\n", "is not a vocabulary"),
+        ("opening: [a]\n", "is not a vocabulary"),
+        ("words: {}\n", "is not a vocabulary"),
         ("fields: {mood: [a]}\n", "no field mood"),
         ("fields: {light: neon}\n", "light is not a list"),
         ("a: [\n", "not valid YAML"),

@@ -51,7 +51,7 @@ def test_broken_folders_are_shown_with_a_sentence(tmp_path):
     found = {entry.id: entry for entry in History(tmp_path).listing()}
     assert set(found) == {"good", "torn", "list", "bytes", "stray", "folder as config", "noise"}
     assert found["good"].problem is None and found["noise"].problem is None
-    assert "holds no config.yaml" in str(found["stray"].problem)
+    assert "has no config.yaml" in str(found["stray"].problem)
     assert all(str(found[name].problem) for name in ("torn", "list", "bytes", "folder as config"))
 
 

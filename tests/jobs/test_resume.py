@@ -59,7 +59,7 @@ def test_the_shape_of_what_was_learned_stays(tmp_path):
     assert written(folder).lora.lora_rank == 4, "nothing was kept of what it learned"
     (folder.path / "state").mkdir()
     (folder.path / "state" / "step00000004.pt").write_bytes(b"")
-    with pytest.raises(ConfigError, match="lora_rank cannot change any more"):
+    with pytest.raises(ConfigError, match="lora_rank cannot be changed after the start"):
         prepare(folder, {"lora_rank": 64})
     prepare(folder, {"max_train_steps": 20})
     assert written(folder).training.max_train_steps == 20

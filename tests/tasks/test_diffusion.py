@@ -405,7 +405,7 @@ def test_a_vae_whose_latents_are_not_finite_is_named_while_encoding(tmp_path):
     base = spoiled_checkpoint(tmp_path, "first_stage_model.encoder.conv_out.weight", 3e38)
     failed = failure(begin(tmp_path, base_model=base))
     assert failed.error == "NotFinite" and failed.message.startswith(
-        f"the VAE in {base} turns img0"
+        f"the VAE in {base} encodes img0"
     )
     assert failed.hint == "Set vae to another VAE file for this kind of checkpoint."
 

@@ -193,7 +193,7 @@ def test_a_finished_run_is_trained_further_and_only_with_fields_of_the_form(desk
 def test_a_folder_without_readable_settings_does_not_get_into_the_queue(desk):
     (desk.runs.history.runs / "stray").mkdir()
     (desk.runs.history.runs / "stray" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"stray holds no config\.yaml"):
+    with pytest.raises(RunError, match=r"stray has no config\.yaml"):
         desk.runs.go_on("stray", {}, "en")
     assert desk.runs.queue.read().waiting == ()
 
