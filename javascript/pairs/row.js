@@ -121,10 +121,13 @@ export class PairRow {
     gone() {
         if (this.isGone) return;
         this.isGone = true;
-        this.say(t("Changed elsewhere: copy what you typed, and reload the page"), "problem");
+        this.showStatus(
+            t("Changed elsewhere: copy what you typed, and reload the page"),
+            "problem",
+        );
     }
 
-    say(/** @type {string} */ text, kind = "") {
+    showStatus(/** @type {string} */ text, kind = "") {
         put(this.state, text);
         this.state.dataset.kind = kind;
     }
@@ -140,17 +143,17 @@ export class PairRow {
     async send() {
         const before = this.item.key;
         const sent = this.texts();
-        this.say(t("Saving"));
+        this.showStatus(t("Saving"));
         try {
             const { item } = await api.post(datasets.path("text"), { key: before, texts: sent });
             this.item = item;
-            this.say(t("Saved"));
+            this.showStatus(t("Saved"));
             this.describe();
             this.owner.saved(this, before);
         } catch (caught) {
             const problem = expected(caught);
             if (problem.status === CONFLICT) this.gone();
-            else this.say(sentences(problem.message, problem.hint), "problem");
+            else this.showStatus(sentences(problem.message, problem.hint), "problem");
         }
     }
 }

@@ -192,13 +192,13 @@ function saved(/** @type {PairRow} */ row, /** @type {string} */ before) {
     const parts = drawn.need();
     parts.rows.delete(before);
     parts.rows.set(row.item.key, row);
-    changes.took({}, {}).catch(widgets.toastProblem);
+    changes.afterEdit({}, {}).catch(widgets.toastProblem);
 }
 
 async function removeOne(/** @type {PairRow} */ row) {
     const answer = await api.post(datasets.path("remove-texts"), { keys: [row.item.key] });
     drawn.need().rows.delete(row.item.key);
-    await changes.took(answer, { message: answer.title });
+    await changes.afterEdit(answer, { message: answer.title });
     await datasets.refresh();
 }
 
@@ -218,7 +218,7 @@ function addPair() {
                         question: question.value,
                         answer: answer.value,
                     });
-                    await changes.took({ edits }, { message: t("Added") });
+                    await changes.afterEdit({ edits }, { message: t("Added") });
                     await datasets.refresh();
                 },
             },

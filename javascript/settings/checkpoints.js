@@ -189,7 +189,7 @@ function openModel() {
                     draft.checkpoint = id;
                     state.facts = null;
                     edited();
-                    learnCheckpoint();
+                    loadCheckpoint();
                 },
             },
         ],

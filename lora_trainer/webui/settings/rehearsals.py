@@ -55,7 +55,7 @@ class Rehearsals:
     def __init__(
         self,
         run: Run | None = None,
-        is_ready: Callable[[], bool] = lambda: environment.look().state != "missing",
+        is_ready: Callable[[], bool] = lambda: environment.find_overlay().state != "missing",
     ) -> None:
         self._run = run or _in_a_process
         self._is_ready = is_ready
