@@ -192,11 +192,9 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     live.get_by_text("This run has made no previews.").wait_for()
     # a language model answers instead
     texts = worker("station rules")
-    texts.render(events.Planned(name="station rules", family="qwen2", data="texts", step_count=100))
+    texts.write(events.Planned(name="station rules", family="qwen2", data="texts", step_count=100))
     for strength, answer in ((0.0, "I do not know."), (1.0, "Close hatch B,\nthen call.")):
-        texts.render(
-            events.Answered(step=50, prompt="What is 7?", strength=strength, answer=answer)
-        )
+        texts.write(events.Answered(step=50, prompt="What is 7?", strength=strength, answer=answer))
     texts.step(100)
     texts.end(events.Finished(step=100, file="adapter/station rules", delivered="/loras/rules"))
     row = page.locator(".lora-trainer-runs li", has_text="station rules")
@@ -209,6 +207,7 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     ]
     assert not live.get_by_text("This run has made no previews.").is_visible()
     assert not row.get_by_role("button", name="Try it").count()
+    expect(row.get_by_role("button", name="Ask it")).to_be_visible()
     assert not page.locator(".lora-trainer-runs img, .lora-trainer-live img").count()
 
 
