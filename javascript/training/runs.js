@@ -229,22 +229,22 @@ export async function showSettings(/** @type {RunView} */ run) {
             : file,
         actions: [
             ...(draft
-                ? [{ label: t("Use these settings"), onclick: () => use(draft, run.name) }]
+                ? [{ label: t("Use these settings"), onclick: () => use(draft, settingsOf(run)) }]
                 : []),
             widgets.closing(),
         ],
     });
 }
 
-/** Use settings as the draft of the next run. `name`: the run that they are from. */
-function use(/** @type {RunDraft} */ draft, /** @type {string} */ name) {
+/** Use settings as the draft of the next run, and say what they are. */
+function use(/** @type {RunDraft} */ draft, /** @type {string} */ message) {
     useDraft(draft);
     openSection("settings");
-    widgets.toast(
-        t("These are the settings of {name}. Change what you like, then start.", { name }),
-        { severity: "done" },
-    );
+    widgets.toast(message, { severity: "done" });
 }
+
+const settingsOf = (/** @type {RunView} */ run) =>
+    t("These are the settings of {name}. Change what you like, then start.", { name: run.name });
 
 /** Use the settings that train a LoRA further at twice its rank as the draft. */
 export async function grow(/** @type {LoraView} */ lora) {
@@ -252,7 +252,13 @@ export async function grow(/** @type {LoraView} */ lora) {
         /** @type {const} */ (`runs/${encodeURIComponent(lora.run ?? "")}/draft`),
     );
     const settings = { ...draft.settings, ...draft.growth };
-    use({ ...draft, settings, init_lora: lora.id }, lora.name);
+    use(
+        { ...draft, settings, init_lora: lora.id },
+        t(
+            "The next training goes on from {name} at twice its rank. Change what you like, then start.",
+            { name: lora.name },
+        ),
+    );
 }
 
 /** Use the settings of a run, with the changes that its verdict advises, as the draft. */
@@ -261,7 +267,7 @@ export async function applyToNext(
     /** @type {Record<string, unknown>} */ changes,
 ) {
     const draft = await api.get(route(run, "draft"));
-    use({ ...draft, settings: { ...draft.settings, ...changes } }, run.name);
+    use({ ...draft, settings: { ...draft.settings, ...changes } }, settingsOf(run));
 }
 
 export async function copyReport(/** @type {RunView} */ run) {

@@ -396,6 +396,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         # the settings that train it further: twice the rank, half the steps
         open_step(page, "train")
         live.get_by_role("button", name="More detail ...").click()
+        page.get_by_text("The next training goes on from stopped_early").wait_for()
         form = page.locator("#lora_trainer_section_settings")
         expect(form.get_by_label("Rank", exact=True)).to_have_value("16")
         expect(form.get_by_label("Steps", exact=True)).to_have_value("50")
