@@ -331,7 +331,9 @@ def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
         "BLIP base: 12 of 14 images to caption, on CPU" in captured.out
         and "Captioning: 12 of 12" in captured.err
     )
-    assert captured.out.rstrip().endswith("Finished: 11 captions written, in /images/metadata.csv")
+    assert captured.out.rstrip().endswith(
+        "Finished: 11 captions written, in /pictures/metadata.csv"
+    )
 
 
 def test_a_caption_job_that_was_stopped_or_killed_says_that_its_captions_stay(tmp_path):

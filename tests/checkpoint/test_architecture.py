@@ -182,7 +182,7 @@ def test_what_the_file_lacks_is_named(headers: dict) -> None:
     tensors = dict(headers["sd1"].tensors)
     del tensors[UNET + "out.2.weight"]
     with pytest.raises(
-        CheckpointError, match=r"model.safetensors lacks model.diffusion_model.out.2.weight"
+        CheckpointError, match=r"model.safetensors has no weight model.diffusion_model.out.2.weight"
     ):
         unet_config(header_of({name: info.shape for name, info in tensors.items()}), "sd1")
 

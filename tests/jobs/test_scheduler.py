@@ -428,10 +428,10 @@ def full(monkeypatch):
     """A disk on which nothing can be written while the list holds something."""
     real, is_full = files.replace_file, []
 
-    def replace_file(target, write):
+    def replace_file(target, write, **options):
         if is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(target, write)
+        real(target, write, **options)
 
     monkeypatch.setattr(files, "replace_file", replace_file)
     return is_full

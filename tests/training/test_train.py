@@ -290,7 +290,7 @@ def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
     with pytest.raises(NotFinite) as caught:
         Loop(trainer, []).run()
     assert (
-        "10 steps running" in str(caught.value)
+        "10 steps in a row" in str(caught.value)
         and "0.png" in str(caught.value)
         and "learning_rate" in str(caught.value.hint)
     )

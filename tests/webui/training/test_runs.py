@@ -180,7 +180,7 @@ def test_a_finished_run_is_trained_further_and_only_with_fields_of_the_form(desk
     folder = write_run(desk.folder("ink").path, *FINISHED)
     for changes, words in (
         ({}, "is finished"),
-        ({"max_train_steps": 5}, "has 10 steps already"),
+        ({"max_train_steps": 5}, "already has 10 steps"),
         ({"output_dir": "/etc"}, "output_dir cannot be changed"),
     ):
         with pytest.raises((RunError, ConfigError), match=words):
