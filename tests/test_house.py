@@ -64,7 +64,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         BASICS | {"settings"},
     ),
     "families": (TORCH_STACK, BASICS | {"settings", "dataset", "checkpoint"}),
-    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"settings", "runs", "dataset", "families"}),
+    "frozen": ({"torch"}, BASICS),
+    "checkpoint": (
+        TORCH_STACK | {"yaml"},
+        BASICS | {"settings", "runs", "dataset", "families", "frozen"},
+    ),
     "lora": (
         TORCH_STACK | {"PIL"},
         BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "training.optimizers"},
@@ -133,6 +137,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "dataset",
             "checkpoint",
             "families",
+            "frozen",
             "language.detect",
             "lora.changes",
             "adapters",
@@ -142,7 +147,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "worker": (
         {"PIL"},
-        BASICS | {"settings", "runs", "dataset", "training", "tasks", "environment"},
+        BASICS | {"settings", "runs", "dataset", "training", "tasks", "planner", "environment"},
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
     "verdict": (set(), BASICS | {"runs", "settings", "training.optimizers"}),

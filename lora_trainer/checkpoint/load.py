@@ -37,6 +37,8 @@ from lora_trainer.checkpoint.parts import (
 from lora_trainer.checkpoint.tensors import build_empty, fill, require_usable
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
+from lora_trainer.frozen.layers import Precision
+from lora_trainer.frozen.swap import keep
 
 
 @dataclass(kw_only=True)
@@ -92,8 +94,20 @@ class Checkpoint:
         """
         return self.family.schedule(self)
 
-    def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-        unet = self._load(self.unet, dtype, device)
+    def load_unet(
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        kept: Precision = "same",
+        swapped: int = 0,
+    ) -> Any:
+        """kept: how the weights of its blocks are kept; swapped: the number of blocks whose weights
+        stay in main memory.
+        """
+        unet = _empty(self.unet)
+        keep(self.family.blocks(unet), kept, swapped, torch.device(device))
+        self._fill(self.unet, unet, dtype, device)
         self._note_unused(unet)
         return unet
 
@@ -173,7 +187,11 @@ class Checkpoint:
         )
 
     def _load(self, component: Component, dtype: torch.dtype, device: torch.device | str) -> Any:
-        model = _empty(component)
+        return self._fill(component, _empty(component), dtype, device)
+
+    def _fill(
+        self, component: Component, model: Any, dtype: torch.dtype, device: torch.device | str
+    ) -> Any:
         return self.fill(
             model,
             _places(component, model),

@@ -23,6 +23,7 @@ from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Part
 from lora_trainer.errors import CheckpointError
+from lora_trainer.frozen.layers import FrozenLayer, homes
 
 TYPES = {
     "F64": torch.float64,
@@ -118,11 +119,16 @@ def fill(
     """
     modules = dict(model.named_modules())
     for name, stored in _weights(model, places, tensors, part, dtype):
-        weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)
         owner, _, attribute = name.rpartition(".")
+        if attribute == "weight" and isinstance(layer := modules[owner], FrozenLayer):
+            layer.take(stored, dtype, device)
+            continue
+        weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)
         modules[owner].register_parameter(
             attribute, torch.nn.Parameter(weight, requires_grad=False)
         )
+    for home in homes(model):
+        home.gather()
     _make_position_ids(model, device)
     return model.requires_grad_(False).eval()
 
@@ -137,7 +143,11 @@ def empty_in(
     device: torch.device,
 ) -> Any:
     """The model in `dtype`, left on the meta device: in place of `fill`, to count its memory."""
-    return model.to(dtype).requires_grad_(False).eval()
+    model.to(dtype)
+    for layer in model.modules():
+        if isinstance(layer, FrozenLayer):
+            layer.take(layer.weight.detach(), dtype, torch.device("meta"))
+    return model.requires_grad_(False).eval()
 
 
 def require_usable(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lora_trainer.checkpoint.parts import Component, Components, Parts, PredictionType, Schedule
 
 Shape = tuple[int, ...]
+TILE = 512
+"""Side in pixels of a tile with vae_tiling; a quarter of it overlaps the next one."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,12 @@ class Family(ABC):
 
         return decode_latents(vae, latents)
 
+    def tile(self, vae: Any) -> None:
+        """Have the VAE take pictures of more than TILE pixels in tiles of that size."""
+        from lora_trainer.families.components.vae import tile
+
+        tile(vae, self.pixels_per_latent)
+
     def cache_bytes(self, pixel_count: int, caption_count: int, mirrored: bool) -> int:
         """Upper bound for the size of cached latents and captions: float32, two numbers per
         channel, `caption_bytes` per 75 tokens.
@@ -268,6 +276,20 @@ class Family(ABC):
         sizes: (B, 6), original height and width, crop top and left, target height and width in
         pixels.
         """
+
+    def blocks(self, model: Any) -> list[tuple[Any, ...]]:
+        """The model's blocks in the order in which they run, each as the modules that hold its
+        layers. Their linear and convolution layers may be kept in 8 bits, or in main memory. By
+        default the members of the model's lists of modules.
+        """
+        from torch.nn import ModuleList
+
+        return [
+            (block,)
+            for child in model.children()
+            if isinstance(child, ModuleList)
+            for block in child
+        ]
 
     # --- the LoRA ---------------------------------------------------------------------------------
 

@@ -380,6 +380,11 @@ class StableDiffusion(Family):
         """`added_cond_kwargs` of the UNet."""
         return None
 
+    def blocks(self, model: Any) -> list[tuple[Any, ...]]:
+        from lora_trainer.families.components.unet import blocks
+
+        return list(blocks(model))
+
     # --- the LoRA ---------------------------------------------------------------------------------
 
     def may_learn(self, path: str) -> bool:

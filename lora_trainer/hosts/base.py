@@ -135,6 +135,8 @@ class Memory:
 
     free: int
     total: int
+    leaving: int = 0
+    """What the host holds of it, and gives back when its model leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,11 +271,13 @@ class Host:
             return None
         try:
             # the host knows the index of its GPU
-            free, total = host_module("modules.shared").mem_mon.cuda_mem_get_info()
+            monitor = host_module("modules.shared").mem_mon
+            free, total = monitor.cuda_mem_get_info()
+            held = monitor.read().get("reserved", 0)
         except Exception:
             log.debug("device memory is unknown", exc_info=True)
             return None
-        return Memory(free=int(free), total=int(total))
+        return Memory(free=int(free), total=int(total), leaving=int(held))
 
     def is_remote(self) -> bool:
         """Whether users on other machines may use the tab: they get no paths and open no

@@ -26,6 +26,7 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.held_out import HeldOut
 from lora_trainer.dataset.scan import Dataset, Example
 from lora_trainer.families.base import Family, TextStates
+from lora_trainer.frozen.layers import FrozenLayer, homes
 from lora_trainer.planner.autocast import as_on_a_card
 from lora_trainer.planner.storages import LiveStorages
 from lora_trainer.settings.training import RunConfig
@@ -86,6 +87,10 @@ def account(
         # counted no longer, unless they are trained
         del encoder, encoders
         _leave_meta(prepared.parts.unet)
+        for home in homes(prepared.parts.unet):
+            home.gather()
+            live.leave_out(home.hosted)
+            live.mark("weights", home.resident)
         for model in (prepared.parts.unet, *prepared.parts.text_encoders):
             live.mark("weights", [*model.parameters(), *model.buffers()])
         images = _EmptyImages(prepared)
@@ -257,6 +262,8 @@ def _leave_meta(model: Any) -> None:
             module.register_buffer(
                 name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False
             )
+        if isinstance(module, FrozenLayer) and module.scale is not None:
+            module.scale = torch.empty(module.scale.shape, dtype=module.scale.dtype)
 
 
 def _fill_optimizer(trainer: Trainer, live: LiveStorages) -> None:

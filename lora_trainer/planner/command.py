@@ -9,9 +9,9 @@ seconds.
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import psutil
@@ -19,19 +19,19 @@ import torch
 
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.errors import CheckpointError, ConfigError
+from lora_trainer.families.base import TILE
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.planner import accounting, formula
 from lora_trainer.planner.formula import BYTES, Precision, StepBytes
-from lora_trainer.planner.plan import Estimate, Plan, make_plan
+from lora_trainer.planner.limits import share_of
+from lora_trainer.planner.plan import Estimate, Plan, make_plan, with_changes
 from lora_trainer.planner.throughput import Throughput, kind_of
-from lora_trainer.settings.training import DEFAULT_RANK, RunConfig
+from lora_trainer.settings.training import DEFAULT_RANK, RunConfig, memory_bytes
 from lora_trainer.training.device import choose_device, choose_precision, describe_device
 from lora_trainer.training.optimizers import require_optimizer, state_bytes
 
 GIB = 2**30
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", re.IGNORECASE)
-FEWEST_GB, MOST_GB = 0.5, 4096.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class Answer:
             "optimizer_bytes": step.optimizer,
             "activations_bytes": step.activations,
             "overhead_bytes": plan.overhead,
+            "encoding_bytes": step.encoding + plan.overhead,
             "preview_bytes": step.preview + plan.overhead,
             "card_bytes": plan.free,
             "fits": plan.fits,
@@ -82,7 +83,8 @@ class Answer:
             f"  model {_gib(step.weights)}, LoRA and optimizer"
             f" {_gib(step.adapters + step.optimizer)}, a step {_gib(step.activations)}, the"
             f" process {_gib(plan.overhead)}",
-            f"  peak {_gib(plan.peak)}; while a preview is made"
+            f"  peak {_gib(plan.peak)}; while images are encoded"
+            f" {_gib(step.encoding + plan.overhead)}, while a preview is made"
             f" {_gib(step.preview + plan.overhead)}",
         ]
         if self.seconds_per_step is not None:
@@ -107,9 +109,43 @@ class Answer:
         return [*found, f"It fits with {changes}: peak {_gib(plan.change.peak)}."]
 
 
-def ask(config: RunConfig, card: str | None = None) -> Answer:
-    """The plan for these settings: on a card of the size `card` ("8GB"), else on the device of the
-    settings with what is free of its memory.
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a plan is made of."""
+
+    checkpoint: Checkpoint
+    config: RunConfig
+    """With every `auto` resolved that needs memory."""
+    kind: str
+    name: str
+    """The device's, for people."""
+    free: int | None
+    precision: Precision
+    estimate: Estimate
+    counted: bool
+    """Whether steps are counted, which takes seconds each, instead of the formula."""
+
+    @cached_property
+    def block_count(self) -> int:
+        """The number of blocks that can be swapped."""
+        return len(self.checkpoint.family.blocks(self.checkpoint.outline().unet))
+
+    def may(self, settings: Mapping[str, Any]) -> bool:
+        """Whether these changes can be made on this machine: not if an optimizer is not there."""
+        try:
+            require_optimizer(with_changes(self.config, settings).training, torch.device(self.kind))
+        except ConfigError:
+            return False
+        return True
+
+    def with_settings(self, config: RunConfig) -> RunConfig:
+        """`config`, resolved as this situation's own."""
+        return _resolved(config, self.checkpoint)
+
+
+def situation(config: RunConfig, card: str | None = None) -> Situation:
+    """The device and the model for these settings: on a card of the size `card` ("8GB"), else on
+    the device of the settings with what is free of its memory, as far as earlier runs could use it.
 
     Raises ConfigError, CheckpointError, LoraFileError.
     """
@@ -130,7 +166,26 @@ def ask(config: RunConfig, card: str | None = None) -> Answer:
     precision = _precision(config, checkpoint, kind)
     resolved = _resolved(config, checkpoint)
     estimate, counted = _estimate(checkpoint, resolved, precision, kind)
-    plan = make_plan(resolved, estimate, kind, free)
+    if free is not None and card is None:
+        free = int(free * share_of(config.output.output_dir.parent, name))
+    return Situation(
+        checkpoint=checkpoint,
+        config=resolved,
+        kind=kind,
+        name=name,
+        free=free,
+        precision=precision,
+        estimate=estimate,
+        counted=counted,
+    )
+
+
+def ask(config: RunConfig, card: str | None = None) -> Answer:
+    """The plan for these settings: see `situation`."""
+    here = situation(config, card)
+    resolved, checkpoint = here.config, here.checkpoint
+    plan = make_plan(resolved, here.estimate, here.kind, here.free, here.block_count)
+    assert plan is not None, "what the formula does not know is counted"
     known = Throughput(config.output.output_dir.parent)
     images = resolved.training.batch_size * resolved.training.gradient_accumulation_steps
     size = resolved.dataset.resolution or 0
@@ -139,22 +194,21 @@ def ask(config: RunConfig, card: str | None = None) -> Answer:
         plan=plan,
         config=resolved,
         family=checkpoint.family.name,
-        device=name,
-        precision=precision,
-        counted=counted,
+        device=here.name,
+        precision=here.precision,
+        counted=here.counted,
         seconds_per_step=None if per_image is None or card else per_image * images,
     )
 
 
 def card_bytes(text: str) -> int:
-    """ "8GB" -> bytes, with 2**30 bytes in one as cards are sold. Raises ConfigError."""
-    found = _SIZE.fullmatch(text.strip())
-    size = float(found[1]) if found else 0.0
-    if not FEWEST_GB <= size <= MOST_GB:
+    """ "8GB" -> bytes. Raises ConfigError."""
+    size = memory_bytes(text)
+    if size is None:
         raise ConfigError(
             "--card is {text!r}", hint="Use a card's memory, such as 8GB or 11.5GB.", text=text
         )
-    return int(size * GIB)
+    return size
 
 
 def _device(config: RunConfig, card: str | None) -> tuple[str, str, int | None]:
@@ -204,31 +258,42 @@ def _estimate(
     """The formula where it knows the architecture, on a card; else the accounting."""
     family = checkpoint.family
     layers = family.layer_shapes(checkpoint.path, checkpoint.detected)
-    if kind != "cpu" and formula.predict(family, layers, config, precision) is not None:
 
-        def predicted(changed: RunConfig) -> StepBytes:
-            found = formula.predict(family, layers, changed, precision)
-            assert found is not None, "no change makes it another architecture"
-            return found
+    def predicted(changed: RunConfig) -> StepBytes | None:
+        return formula.predict(family, layers, changed, precision)
 
+    if kind != "cpu" and predicted(config) is not None:
         return predicted, False
-    return cache(lambda changed: _counted(checkpoint, changed, precision, kind)), True
+    peaks = (
+        cache(lambda side: accounting.encoding_peak(checkpoint, (side, side))),
+        cache(lambda side: accounting.decoding_peak(checkpoint, (side, side))),
+    )
+    return cache(lambda changed: _counted(checkpoint, changed, precision, kind, *peaks)), True
 
 
 def _counted(
-    checkpoint: Checkpoint, config: RunConfig, precision: Precision, kind: str
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    precision: Precision,
+    kind: str,
+    encoding_peak: Callable[[int], int],
+    decoding_peak: Callable[[int], int],
 ) -> StepBytes:
     dtype = torch.float32 if precision == "full" else torch.bfloat16
     step = accounting.account(checkpoint, config, dtype, kind)
     optimizer = round(step.adapters / formula.ADAPTER_BYTES * state_bytes(config.training))
-    size = config.samples.sample_size or config.dataset.resolution or 0
+    side = config.dataset.resolution or 0
+    preview = config.samples.sample_size or side
+    if config.training.vae_tiling:
+        side, preview = min(side, TILE), min(preview, TILE)
     loaded = step.weights + step.adapters + optimizer
     return StepBytes(
         weights=step.weights,
         adapters=step.adapters,
         optimizer=optimizer,
         activations=step.activations + step.gradients,
-        preview=loaded + accounting.decoding_peak(checkpoint, (size, size)),
+        encoding=encoding_peak(side),
+        preview=loaded + decoding_peak(preview),
     )
 
 

@@ -1,4 +1,4 @@
-"""The memory of a training step in a closed formula: under a millisecond, without torch.
+"""The memory of a training in a closed formula: under a millisecond, without torch.
 
     predict(family, layers, config, precision) -> StepBytes, or None for what is not in the table
 
@@ -8,8 +8,9 @@
                   + per_weight LoRA weights
 
 The constants of each architecture are in constants.json, fitted to planner.accounting as on a
-graphics card by tests/benchmark/memory_table.py, which makes them anew. The formula is within 5 %
-of the accounting (BENCHMARKS.md).
+graphics card by tests/benchmark/memory_table.py, which makes them anew: of the models' sizes, and
+for each type of LoRA of a step with torch's layers and with those of `frozen`, which keep neither
+their inputs nor whole weights. The formula is within 5 % of the accounting (BENCHMARKS.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any, Literal
 
 from lora_trainer import files
 from lora_trainer.adapters.size import parameter_count
-from lora_trainer.families.base import Family, Shape
+from lora_trainer.families.base import TILE, Family, Shape
+from lora_trainer.frozen.blocks import SLOTS, spread
 from lora_trainer.settings.training import DEFAULT_RANK, RunConfig
 from lora_trainer.training.optimizers import state_bytes
 
@@ -33,6 +35,8 @@ Layers = Mapping[str, Iterable[tuple[str, Shape]]]
 """`Family.layer_shapes`."""
 TABLE = Path(__file__).with_name("constants.json")
 BYTES = {"full": 4, "half": 2}
+KEPT_BYTES = {"int8": 1, "fp8": 1}
+"""Bytes of a frozen weight by base_precision, without the scales: one for hundreds of weights."""
 ADAPTER_BYTES = 4
 """Bytes of an adapter's weight, and of its gradient: float32."""
 CHUNK = 75
@@ -47,6 +51,8 @@ class StepBytes:
     adapters: int
     optimizer: int
     activations: int
+    encoding: int
+    """Peak of encoding the captions and images, before the model is loaded."""
     preview: int
     """Peak of making a preview, when model, adapters and optimizer are loaded too."""
 
@@ -55,50 +61,77 @@ class StepBytes:
         return self.weights + self.adapters + self.optimizer + self.activations
 
 
-def is_known(family: Family, layers: Layers, lora_type: str) -> bool:
-    """Whether the table has this architecture and type of LoRA."""
-    return _entry(family.id, _matrix_weights(layers), lora_type) is not None
-
-
 def predict(
     family: Family, layers: Layers, config: RunConfig, precision: Precision
 ) -> StepBytes | None:
     """The memory of a step. config: with `resolution` set. None: the table has no such architecture
     or type of LoRA. For fewer target modules than the default it is an upper bound.
     """
-    entry = _entry(family.id, _matrix_weights(layers), config.lora.lora_type)
+    entry = _entry(family.id, _matrix_weights(layers))
     resolution = config.dataset.resolution
-    if entry is None or resolution is None:
+    step = None if entry is None else _step(entry, config, precision)
+    if entry is None or step is None or resolution is None:
         return None
     count = parameter_count(family, layers, config.lora)
-    weights = entry["unet_weights"] * BYTES[precision]
+    text_encoders = entry["text_encoder_weights"] * BYTES[precision]
+    weights = _unet_bytes(entry, config, precision)
     if config.lora.train_text_encoder:
-        weights += entry["text_encoder_weights"] * BYTES[precision]
+        weights += text_encoders
     adapters = count * ADAPTER_BYTES
     optimizer = round(count * state_bytes(config.training))
-    decoding = entry["decoding"]
-    side = config.samples.sample_size or resolution
     return StepBytes(
         weights=weights,
         adapters=adapters,
         optimizer=optimizer,
-        activations=_activations(entry, config, precision, count, resolution),
-        preview=round(
-            weights + adapters + optimizer + decoding["fixed"] + decoding["per_pixel"] * side**2
-        ),
+        activations=_activations(step, config, count, resolution),
+        encoding=max(text_encoders, _vae_bytes(entry["encoding"], config, resolution)),
+        preview=weights
+        + adapters
+        + optimizer
+        + _vae_bytes(entry["decoding"], config, config.samples.sample_size or resolution),
     )
 
 
-def _activations(
-    entry: Mapping[str, Any], config: RunConfig, precision: Precision, count: int, resolution: int
-) -> int:
+def block_count(family: Family, layers: Layers) -> int:
+    """The number of blocks that can be swapped; 0 if the table has no such architecture."""
+    entry = _entry(family.id, _matrix_weights(layers))
+    return 0 if entry is None else len(entry["block_weights"])
+
+
+def keeps_frozen(config: RunConfig) -> bool:
+    """Whether the blocks' layers are those of `frozen`."""
+    return config.checkpoint.base_precision in KEPT_BYTES or bool(config.training.blocks_to_swap)
+
+
+def _unet_bytes(entry: Mapping[str, Any], config: RunConfig, precision: Precision) -> int:
+    """Bytes of the UNet's weights on the device."""
+    blocks, swapped = entry["block_weights"], config.training.blocks_to_swap or 0
+    kept = KEPT_BYTES.get(config.checkpoint.base_precision, BYTES[precision])
+    away = [blocks[number] for number in spread(swapped, len(blocks))]
+    here = sum(blocks) - sum(away) + SLOTS * max(away, default=0)
+    return int((entry["unet_weights"] - sum(blocks)) * BYTES[precision] + here * kept)
+
+
+def _vae_bytes(line: Mapping[str, float], config: RunConfig, side: int) -> int:
+    tiled = min(side, TILE) if config.training.vae_tiling else side
+    return round(line["fixed"] + line["per_pixel"] * tiled**2)
+
+
+def _step(
+    entry: Mapping[str, Any], config: RunConfig, precision: Precision
+) -> Mapping[str, float] | None:
+    """The constants of a step; None where they were not measured."""
+    asked = config.lora.lora_type, precision, config.training.gradient_checkpointing
+    for step in entry["steps"]:
+        if (step["lora_type"], step["precision"], step["checkpointing"]) == asked:
+            if not keeps_frozen(config):
+                return step  # type: ignore[no-any-return]
+            return {**step, **step["frozen"]} if "frozen" in step else None
+    return None
+
+
+def _activations(step: Mapping[str, float], config: RunConfig, count: int, resolution: int) -> int:
     training = config.training
-    step = next(
-        step
-        for step in entry["steps"]
-        if (step["precision"], step["checkpointing"])
-        == (precision, training.gradient_checkpointing)
-    )
     pixels, rank = resolution**2, config.lora.lora_rank or DEFAULT_RANK
     per_image = step["per_image"] + step["per_pixel"] * pixels
     per_image += step["per_pixel_and_rank"] * pixels * rank
@@ -117,15 +150,10 @@ def _table() -> list[dict[str, Any]]:
     return found
 
 
-def _entry(family: str, matrix_weights: int, lora_type: str) -> Mapping[str, Any] | None:
-    key = (family, matrix_weights, lora_type)
+def _entry(family: str, matrix_weights: int) -> Mapping[str, Any] | None:
+    key = (family, matrix_weights)
     return next(
-        (
-            entry
-            for entry in _table()
-            if (entry["family"], entry["matrix_weights"], entry["lora_type"]) == key
-        ),
-        None,
+        (entry for entry in _table() if (entry["family"], entry["matrix_weights"]) == key), None
     )
 
 

@@ -10,11 +10,12 @@ from itertools import product
 from typing import Any
 
 from lora_trainer.planner.formula import StepBytes
+from lora_trainer.settings import schema
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.optimizers import OPTIMIZERS
 
-Estimate = Callable[[RunConfig], StepBytes]
-"""The memory of a step with these settings, whose `resolution` is set."""
+Estimate = Callable[[RunConfig], StepBytes | None]
+"""The memory of a step with these settings, whose `resolution` is set; None: unknown."""
 
 CONTEXT_BYTES = 512 * 2**20
 """What a process takes of a card besides tensors: the CUDA context, loaded kernels, handles and
@@ -29,6 +30,23 @@ PROCESS_BYTES = 700 * 2**20
 SIZE_STEP = 64
 """Step in which a smaller resolution is looked for, in pixels; half of the asked one is the least.
 """
+
+
+COSTS = {
+    "batch_size": 0.1,
+    "gradient_checkpointing": 0.4,
+    "blocks_to_swap": 0.3,
+    "base_precision": 0.55,
+    "optimizer": 0.9,
+}
+"""What a change costs, in parts of a step's time, to try the cheapest first: each halving of the
+batch; checkpointing as measured on a CPU; swapping, and twice as much again for all blocks; 8-bit
+weights and an 8-bit optimizer (which needs a package), that cost little time and a little accuracy.
+"""
+LESS = 0.95
+"""After memory ran out, the next settings have to need this much less."""
+SWAPPED = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the blocks that are tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +69,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        return self.step.peak + self.overhead
+        return max(self.step.peak, self.step.encoding) + self.overhead
 
     @property
     def fits(self) -> bool | None:
@@ -63,14 +81,19 @@ class Plan:
         return None if self.free is None else self.step.preview + self.overhead <= self.free
 
 
-def make_plan(config: RunConfig, estimate: Estimate, device: str, free: int | None) -> Plan:
-    """The plan for a device of this type (cuda, cpu ...)."""
+def make_plan(
+    config: RunConfig, estimate: Estimate, device: str, free: int | None, block_count: int = 0
+) -> Plan | None:
+    """The plan for a device of this type (cuda, cpu ...). block_count: the number of blocks that
+    can be swapped. None: the estimate does not know these settings.
+    """
     step = estimate(config)
-    overhead = overhead_of(step, device)
-    change = None
-    if free is not None and step.peak + overhead > free:
-        change = _first_that_fits(config, estimate, device, free)
-    return Plan(step=step, overhead=overhead, free=free, change=change)
+    if step is None:
+        return None
+    plan = Plan(step=step, overhead=overhead_of(step, device), free=free, change=None)
+    if free is None or plan.fits:
+        return plan
+    return replace(plan, change=_first_that_fits(config, estimate, device, free, block_count))
 
 
 def overhead_of(step: StepBytes, device: str) -> int:
@@ -80,13 +103,67 @@ def overhead_of(step: StepBytes, device: str) -> int:
     return CONTEXT_BYTES + round(ALLOCATOR_SHARE * step.activations)
 
 
-def _first_that_fits(
-    config: RunConfig, estimate: Estimate, device: str, free: int
-) -> CheaperSettings | None:
-    for settings in cheaper(config, device):
-        step = estimate(with_changes(config, settings))
-        peak = step.peak + overhead_of(step, device)
+def peak_with(
+    config: RunConfig, settings: Mapping[str, Any], estimate: Estimate, device: str
+) -> int | None:
+    """The predicted peak with these changes."""
+    plan = make_plan(with_changes(config, settings), estimate, device, None)
+    return None if plan is None else plan.peak
+
+
+def fitting(
+    config: RunConfig,
+    first: Mapping[str, Any],
+    estimate: Estimate,
+    device: str,
+    free: int,
+    block_count: int,
+    may: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> tuple[dict[str, Any], int | None]:
+    """The cheapest changes of the config with the changes `first` that fit at the same resolution,
+    those included, and the peak; the smallest if none fits. may: which may be chosen.
+    """
+    begun = with_changes(config, first)
+    plan = make_plan(begun, estimate, device, None)
+    if plan is None or plan.peak <= free:
+        return dict(first), None if plan is None else plan.peak
+    tiled = {"vae_tiling": True} if plan.step.encoding + plan.overhead > free else {}
+    best: tuple[dict[str, Any], int | None] = ({**first, **tiled}, plan.peak)
+    for changes in ({}, *cheaper(begun, device, block_count)):
+        settings = {**first, **changes, **tiled}
+        peak = peak_with(config, settings, estimate, device)
+        if peak is None or not may(settings):
+            continue
         if peak <= free:
+            return settings, peak
+        if best[1] is None or peak < best[1]:
+            best = settings, peak
+    return best
+
+
+def fastest_settings(config: RunConfig) -> dict[str, Any]:
+    """What saves time and needs memory."""
+    return {"gradient_checkpointing": False} if config.training.gradient_checkpointing else {}
+
+
+def _first_that_fits(
+    config: RunConfig, estimate: Estimate, device: str, free: int, block_count: int
+) -> CheaperSettings | None:
+    step = estimate(config)
+    tiled: dict[str, Any] = {}
+    if step is not None and step.encoding + overhead_of(step, device) > free:
+        tiled = {"vae_tiling": True}
+
+    def candidates() -> Iterator[dict[str, Any]]:
+        yield {}
+        yield from cheaper(config, device, block_count)
+        smallest = smallest_settings(config, device, block_count)
+        yield from ({**smallest, "resolution": size} for size in _sizes(config))
+
+    for found in candidates():
+        settings = {**found, **tiled}
+        peak = peak_with(config, settings, estimate, device)
+        if settings and peak is not None and peak <= free:
             return CheaperSettings(settings=settings, peak=peak)
     return None
 
@@ -94,50 +171,98 @@ def _first_that_fits(
 def with_changes(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """The config with settings of `cheaper`: as `RunConfig.replace`, without its
     validation of everything else."""
-    training = {key: value for key, value in settings.items() if key != "resolution"}
-    resolution = settings.get("resolution", config.dataset.resolution)
+
+    def changed(group: Any) -> Any:
+        own = {item.name for item in schema.fields_of(group)}
+        return replace(group, **{key: value for key, value in settings.items() if key in own})
+
     return replace(
         config,
-        training=replace(config.training, **training),
-        dataset=replace(config.dataset, resolution=resolution),
+        training=changed(config.training),
+        dataset=changed(config.dataset),
+        checkpoint=changed(config.checkpoint),
     )
 
 
-def cheaper(config: RunConfig, device: str) -> Iterator[dict[str, Any]]:
+def cheaper(config: RunConfig, device: str, block_count: int = 0) -> Iterator[dict[str, Any]]:
     """Changes that need less memory, those that cost least first: a smaller batch_size with as many
-    images per step, gradient_checkpointing, an 8-bit optimizer, a smaller resolution, and all of
-    their combinations.
+    images per step, gradient_checkpointing, blocks_to_swap and base_precision where they are auto,
+    an 8-bit optimizer, and all of their combinations.
     """
-    training, resolution = config.training, config.dataset.resolution
-    assert resolution is not None, "the resolution is known"
+    training = config.training
+    asked = _asked(config)
     images = training.batch_size * training.gradient_accumulation_steps
-    batch_sizes = [n for n in range(training.batch_size, 0, -1) if training.batch_size % n == 0]
-    last = (resolution - 1) // SIZE_STEP * SIZE_STEP
-    sizes = [resolution, *range(last, max(SIZE_STEP, resolution // 2) - 1, -SIZE_STEP)]
-    checkpointing = [True] if training.gradient_checkpointing else [False, True]
-    for size, optimizer, checkpoint, batch_size in product(
-        sizes, _optimizers(training.optimizer, device), checkpointing, batch_sizes
-    ):
-        values = {
-            "batch_size": batch_size,
-            "gradient_accumulation_steps": images // batch_size,
-            "gradient_checkpointing": checkpoint,
-            "optimizer": optimizer,
-            "resolution": size,
-        }
-        asked = {
-            "batch_size": training.batch_size,
-            "gradient_accumulation_steps": training.gradient_accumulation_steps,
-            "gradient_checkpointing": training.gradient_checkpointing,
-            "optimizer": training.optimizer,
-            "resolution": resolution,
-        }
-        changed = {key: value for key, value in values.items() if value != asked[key]}
-        if changed:
-            yield changed
+    options: dict[str, list[Any]] = {
+        "batch_size": _batch_sizes(training.batch_size),
+        "gradient_checkpointing": [training.gradient_checkpointing, True],
+        "blocks_to_swap": _swap_counts(config, device, block_count),
+        "base_precision": [asked["base_precision"], *_smaller_precisions(config)],
+        "optimizer": [training.optimizer, *_smaller_optimizers(training.optimizer, device)],
+    }
+    found: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
+    for values in product(*options.values()):
+        chosen = dict(zip(options, values, strict=True))
+        chosen["gradient_accumulation_steps"] = images // chosen["batch_size"]
+        changes = {key: chosen[key] for key in asked if chosen[key] != asked[key]}
+        if changes:
+            cost = sum(_cost(key, value, config, block_count) for key, value in changes.items())
+            found[values] = cost, changes
+    yield from (changes for _, changes in sorted(found.values(), key=lambda one: one[0]))
 
 
-def _optimizers(chosen: str, device: str) -> list[str]:
-    """The chosen one, and its 8-bit form where there is one for this device."""
+def smallest_settings(config: RunConfig, device: str, block_count: int = 0) -> dict[str, Any]:
+    """Everything that saves memory at the same resolution."""
+    *_, found = {}, *cheaper(config, device, block_count)
+    return found
+
+
+def _asked(config: RunConfig) -> dict[str, Any]:
+    training = config.training
+    return {
+        "batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "blocks_to_swap": training.blocks_to_swap,
+        "base_precision": config.checkpoint.base_precision,
+        "optimizer": training.optimizer,
+    }
+
+
+def _cost(key: str, value: Any, config: RunConfig, block_count: int) -> float:
+    cost = COSTS.get(key, 0.0)
+    if key == "batch_size":
+        return cost * float(config.training.batch_size / value - 1)
+    if key == "blocks_to_swap":
+        return cost * float(1 + 2 * value / block_count)
+    return cost
+
+
+def _batch_sizes(asked: int) -> list[int]:
+    return [size for size in range(asked, 0, -1) if asked % size == 0]
+
+
+def _swap_counts(config: RunConfig, device: str, block_count: int) -> list[int | None]:
+    asked = config.training.blocks_to_swap
+    if asked is not None or device == "cpu":
+        return [asked]
+    counts = {round(share * block_count) for share in SWAPPED} - {0}
+    return [None, *sorted(counts)]
+
+
+def _smaller_precisions(config: RunConfig) -> list[str]:
+    # int8 rather than fp8: as small, and more accurate
+    return ["int8"] if config.checkpoint.base_precision == "auto" else []
+
+
+def _smaller_optimizers(chosen: str, device: str) -> list[str]:
+    """Its 8-bit form where there is one for this device."""
     smaller = OPTIMIZERS.get(f"{chosen}8bit")
-    return [chosen, smaller.name] if smaller and smaller.device in ("", device) else [chosen]
+    return [smaller.name] if smaller and smaller.device in ("", device) else []
+
+
+def _sizes(config: RunConfig) -> list[int]:
+    """Smaller resolutions, largest first."""
+    resolution = config.dataset.resolution
+    assert resolution is not None, "the resolution is known"
+    last = (resolution - 1) // SIZE_STEP * SIZE_STEP
+    return list(range(last, max(SIZE_STEP, resolution // 2) - 1, -SIZE_STEP))

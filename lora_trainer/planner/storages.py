@@ -64,6 +64,16 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._live[kind] += size
             self._kinds[id(storage)] = kind, size, reference
 
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Do not count the storages of these tensors, which lie in other memory."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._add(storage)
+            kind, size, reference = self._kinds[id(storage)]
+            self._live[kind] -= size
+            self._total -= size
+            self._kinds[id(storage)] = kind, 0, reference
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

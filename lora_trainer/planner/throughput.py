@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_trainer import files
@@ -35,6 +35,8 @@ class RunKind:
     resolution: int
     batch_size: int
     gradient_checkpointing: bool
+    base_precision: str
+    blocks_to_swap: int
     train_text_encoder: bool
     optimizer: str
     device: str
@@ -112,6 +114,8 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
         resolution=resolution,
         batch_size=training.batch_size,
         gradient_checkpointing=training.gradient_checkpointing,
+        base_precision=settings.checkpoint.base_precision.replace("auto", "same"),
+        blocks_to_swap=training.blocks_to_swap or 0,
         train_text_encoder=settings.lora.train_text_encoder,
         optimizer=training.optimizer,
         device=training.device,
@@ -133,20 +137,8 @@ def _similar(one: int, other: int) -> bool:
 
 
 def _same_speed(one: RunKind, other: RunKind) -> bool:
-    return _similar(one.base_model_size, other.base_model_size) and (
-        one.family,
-        one.resolution,
-        one.gradient_checkpointing,
-        one.train_text_encoder,
-        one.optimizer,
-        one.device,
-    ) == (
-        other.family,
-        other.resolution,
-        other.gradient_checkpointing,
-        other.train_text_encoder,
-        other.optimizer,
-        other.device,
+    return _similar(one.base_model_size, other.base_model_size) and other == replace(
+        one, batch_size=other.batch_size, base_model_size=other.base_model_size
     )
 
 

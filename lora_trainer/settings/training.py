@@ -12,6 +12,7 @@ help are generated from the docstring under each field.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -298,6 +299,22 @@ class CheckpointSettings(Settings):
     """Number format of the model. auto: bf16 where the device supports it well, else fp16 on a GPU,
     else float32.
     """
+    base_precision: Literal["auto", "same", "int8", "fp8"] = setting(
+        "auto",
+        label="Base precision",
+        choices={
+            "same": "as mixed precision",
+            "int8": ProperName("int8"),
+            "fp8": ProperName("fp8 (e4m3)"),
+        },
+        hint="int8 is the more accurate of the two that need half the memory.",
+        other_names=("fp8_base", "quantize", "qtype", "base_model_precision", "weight_dtype"),
+        terms="fp8_base quantize int8 float8 8-bit quantized base weight dtype save memory vram",
+    )
+    """Number format in which the frozen weights of the model's blocks are kept; they are converted
+    for each use. int8 and fp8 halve the model's memory; the LoRA keeps its own precision. auto: as
+    mixed precision.
+    """
 
 
 def _lora_types() -> dict[str, NamedChoice]:
@@ -487,6 +504,18 @@ class LoraSettings(Settings):
             )
 
 
+MEMORY_MODES = ("auto", "no", "fast", "small")
+FEWEST_GB, MOST_GB = 0.5, 4096.0
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", re.IGNORECASE)
+
+
+def memory_bytes(text: str) -> int | None:
+    """ "8GB" -> bytes, with 2**30 bytes in one as cards are sold. None: it is no such size."""
+    found = _SIZE.fullmatch(text.strip())
+    size = float(found[1]) if found else 0.0
+    return int(size * 2**30) if FEWEST_GB <= size <= MOST_GB else None
+
+
 def _choices(
     entries: Mapping[str, OptimizerEntry] | Mapping[str, LossEntry] | Mapping[str, WeightingEntry],
 ) -> dict[str, NamedChoice]:
@@ -569,6 +598,40 @@ class TrainingSettings(Settings):
     )
     """Saves memory by computing parts twice: about 40 % slower. The peak is an eighth lower with
     SD1.5 at 256 pixels, a third lower at 512, and less than half with SDXL at 1024.
+    """
+    memory: str = setting(
+        "auto",
+        label="Memory",
+        hint="Use auto, no, fast, small, or a size such as 6GB.",
+        terms="vram out of memory oom budget limit low vram medvram lowvram",
+        affects_result=False,
+    )
+    """Changes settings that need memory (from gradient_checkpointing to optimizer) before a run,
+    and again when memory runs out. auto: the cheapest changes with which it fits the graphics card.
+    A size, such as 6GB: with which it fits that. fast: the fastest settings that fit. small: those
+    that need least. no: never.
+    """
+    blocks_to_swap: int | None = setting(
+        None,
+        label="Blocks to swap",
+        unit="blocks",
+        bounds=(0, 1000),
+        hint="SD1.5 has 44 blocks, SDXL 91.",
+        other_names=("block_swap", "num_blocks_to_swap"),
+        terms="block swap offload cpu ram save memory vram",
+        affects_result=False,
+    )
+    """This many of the model's blocks stay in main memory, and are copied to the graphics card for
+    each use. The LoRA is the same, each step takes longer. auto: none.
+    """
+    vae_tiling: bool = setting(
+        False,
+        label="VAE tiling",
+        other_names=("enable_vae_tiling",),
+        terms="tiled vae encode decode save memory vram",
+    )
+    """Images and previews of more than 512 pixels are encoded and decoded in tiles of that size:
+    much less memory before the first step and in previews, with small differences.
     """
     optimizer: str = setting(
         "adamw",
@@ -702,6 +765,12 @@ class TrainingSettings(Settings):
     def contradictions(self) -> Iterator[ConfigError]:
         yield from device_problems(self.device)
         yield from OPTIMIZERS[self.optimizer].problems(self)
+        if self.memory not in MEMORY_MODES and memory_bytes(self.memory) is None:
+            yield ConfigError(
+                "memory is {value!r}",
+                hint="Use auto, no, fast, small, or a size such as 6GB.",
+                value=self.memory,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1015,7 +1084,8 @@ ONLY_FOR_IMAGES = tuple(
     (
         "trigger_word resolution repeats enable_bucket bucket_step min_bucket_side max_bucket_side"
         " max_upscale caption_dropout shuffle_caption keep_tokens flip_augmentation background vae"
-        " prediction_type zero_terminal_snr clip_skip max_token_length conv_rank conv_alpha"
+        " prediction_type zero_terminal_snr clip_skip max_token_length base_precision"
+        " memory blocks_to_swap vae_tiling conv_rank conv_alpha"
         " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
         " sample_steps sample_size sample_guidance"
     ).split()

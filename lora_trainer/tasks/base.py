@@ -6,12 +6,12 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import ClassVar, TypeVar
 
 from lora_trainer import tasks
-from lora_trainer.errors import OutOfMemory, RunError
+from lora_trainer.errors import Message, OutOfMemory, RunError
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.tasks.report import Report
 from lora_trainer.training.loop import Outcome
@@ -24,10 +24,14 @@ class Task(ABC):
 
     settings_file: ClassVar[str]
     """The settings file that this task runs."""
+    plans_memory: ClassVar[bool] = False
+    """Whether the planner knows the options with which it needs less memory."""
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self.folder = folder
         self.report = report
+        self.notes: Sequence[Message] = ()
+        """What to tell once the job has begun."""
 
     @classmethod
     def accepts(cls, folder: RunFolder) -> bool:

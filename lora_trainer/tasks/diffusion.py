@@ -47,7 +47,7 @@ from lora_trainer.tasks.preview_measures import PreviewMeasures
 from lora_trainer.tasks.previews import Previews
 from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
-from lora_trainer.tasks.resolve import require_lora_dir, resolve
+from lora_trainer.tasks.resolve import require_base_precision, require_lora_dir, resolve
 from lora_trainer.tasks.training_run import Assembled, Start
 from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training import batches
@@ -70,6 +70,8 @@ CHECKS_PER_EVENT = 25
 
 class DiffusionTask(TrainingTask):
     """Trains a LoRA for a checkpoint of a family."""
+
+    plans_memory = True
 
     @classmethod
     def trains(cls, base_model: Path | None) -> bool:
@@ -156,6 +158,13 @@ class Preparation(PreparationStage):
         checkpoint.require_vae()
         require_layers(checkpoint, requested)
         require_optimizer(requested.training, device)
+        require_base_precision(requested, device)
+        if requested.training.blocks_to_swap and device.type == "cpu":
+            self.report.warn(
+                "blocks_to_swap has no effect: training runs on the CPU, whose memory is where"
+                " swapped blocks lie"
+            )
+            requested = requested.replace(blocks_to_swap=0)
         continuation = self._continuation(requested, checkpoint)
         if continuation is not None:
             requested = requested.replace(**continuation.changes.rank_and_alpha(requested.lora))
@@ -431,7 +440,13 @@ def load_with_adapters(prepared: PreparedImages) -> Adapters:
     """Load the UNet into `prepared.parts`, and add adapters to it and to the text encoders."""
     config, parts = prepared.config, prepared.parts
     training = config.training
-    parts.unet = prepared.checkpoint.load_unet(prepared.dtype, prepared.device)
+    precision = config.checkpoint.base_precision
+    parts.unet = prepared.checkpoint.load_unet(
+        prepared.dtype,
+        prepared.device,
+        kept="same" if precision == "auto" else precision,
+        swapped=training.blocks_to_swap or 0,
+    )
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     adapters = add_adapters(parts, config.lora, derived_seed(training.seed, "adapters"))

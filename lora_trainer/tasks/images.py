@@ -59,6 +59,8 @@ class PreparedImages(Prepared):
     def vae(self) -> Iterator[Any]:
         """The VAE, loaded into parts.vae for the block. float32: SDXL's overflows in fp16."""
         self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
+        if self.config.training.vae_tiling:
+            self.parts.family.tile(self.parts.vae)
         try:
             yield self.parts.vae
         finally:

@@ -18,15 +18,28 @@ def resolve(
     config: RunConfig, checkpoint: Checkpoint, resolution: int, dtype: torch.dtype, step_count: int
 ) -> RunConfig:
     """The config with every `auto` that affects the result resolved."""
+    precision = config.checkpoint.base_precision
     lora = checkpoint.family.learning(config.lora)
     return settings.settle(config, resolution, step_count).replace(
         name=config.lora.name or clean_name(config.output.output_dir.name),
         target_modules=lora.target_modules,
         text_encoder_targets=lora.text_encoder_targets,
         mixed_precision=precision_name(dtype),
+        base_precision="same" if precision == "auto" else precision,
+        blocks_to_swap=config.training.blocks_to_swap or 0,
         prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )
+
+
+def require_base_precision(config: RunConfig, device: torch.device) -> None:
+    """Raise ConfigError for a number format that this device does not have."""
+    if config.checkpoint.base_precision == "fp8" and device.type == "mps":
+        raise ConfigError(
+            "base_precision is fp8, which this device ({device}) does not have",
+            hint="Use int8: it needs as little memory, and is more accurate.",
+            device=device,
+        )
 
 
 def require_lora_dir(config: RunConfig) -> None:

@@ -65,6 +65,8 @@ class TrainingTask(Task):
     def run(self) -> Outcome:
         start = Start.of(self.folder)
         self.report.write(events.Started(resumed_from=start.step if start.state else None))
+        for note in self.notes:
+            self.report.warn(note)
         self._warn_of_damage(start)
         try:
             assembled = self.assemble(start)

@@ -175,6 +175,7 @@ class App:
             throughput=self.throughput,
             loras=self.loras,
             rehearsals=self.rehearsals,
+            lease=self.gpu_lease.status,
         )
 
     @cached_property

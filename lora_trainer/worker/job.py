@@ -8,11 +8,13 @@ import importlib.metadata
 import logging
 import platform
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_trainer import files
 from lora_trainer.environment import Overlay
-from lora_trainer.errors import LoraTrainerError, RunError, TrainingError, disk_full
+from lora_trainer.errors import LoraTrainerError, Message, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
@@ -20,6 +22,10 @@ from lora_trainer.tasks import base
 from lora_trainer.tasks.report import Report
 from lora_trainer.training.loop import Outcome
 
+if TYPE_CHECKING:
+    from lora_trainer.worker.memory import MemoryOptions
+
+log = logging.getLogger(__name__)
 FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed", "stopped"))
 
 
@@ -97,17 +103,53 @@ def _collect_garbage_from_here() -> None:
 
 
 def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Outcome:
+    """Run the task with the options that save memory; when memory runs out, again with fewer."""
+    options = _memory_options(task, folder)
+    notes: Sequence[Message] = options.choose() if options else ()
+    while True:
+        outcome = _attempt(task, folder, report, notes)
+        if outcome is not None:
+            return outcome
+        # outside of the exception, whose frames hold the models
+        _free_memory()
+        less = options.go_on_with_less() if options else None
+        if less is None:
+            raise task.out_of_memory(folder)
+        notes = less
+
+
+def _attempt(
+    task: type[base.Task], folder: folders.RunFolder, report: Report, notes: Sequence[Message]
+) -> Outcome | None:
+    """None: out of memory."""
     # needs torch, so only after overlay.require()
     from lora_trainer.training.device import is_out_of_memory
 
     try:
-        return task(folder, report).run()
+        job = task(folder, report)
+        job.notes = notes
+        return job.run()
     except LoraTrainerError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise task.out_of_memory(folder) from error
+            log.warning("memory ran out", exc_info=True)
+            return None
         raise
+
+
+def _memory_options(task: type[base.Task], folder: folders.RunFolder) -> MemoryOptions | None:
+    if not task.plans_memory:
+        return None
+    from lora_trainer.worker.memory import MemoryOptions
+
+    return MemoryOptions.of(folder)
+
+
+def _free_memory() -> None:
+    from lora_trainer.training.device import choose_device, free_memory
+
+    free_memory(choose_device("auto"))
 
 
 def versions() -> dict[str, str]:

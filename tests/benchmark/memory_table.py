@@ -1,8 +1,10 @@
 """Makes lora_trainer/planner/constants.json anew, and compares the closed formula with the
 accounting over a grid.
 
-    python -m tests.benchmark.memory_table                 the constants of all families: half an hour
+    python -m tests.benchmark.memory_table                 the constants of all families: an hour
     python -m tests.benchmark.memory_table --families sd1  only these, the others are kept
+    python -m tests.benchmark.memory_table --only models   only what --only names, the rest is kept:
+                                                           models, steps, frozen, locon
     python -m tests.benchmark.memory_table --grid          the comparison, as a table for BENCHMARKS.md
 
 A full-size checkpoint is a sparse file of zeros; no weight is read.
@@ -14,6 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -27,6 +30,7 @@ environment.activate()
 import torch  # noqa: E402
 
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint  # noqa: E402
+from lora_trainer.frozen.layers import layers_in  # noqa: E402
 from lora_trainer.planner import accounting, formula  # noqa: E402
 from lora_trainer.settings import training as settings  # noqa: E402
 from lora_trainer.settings.training import RunConfig  # noqa: E402
@@ -34,10 +38,11 @@ from tests.checkpoint.samples import FAMILIES, full_file  # noqa: E402
 
 KINDS = {"full": torch.float32, "half": torch.bfloat16}
 """Precision in the table -> the frozen model's dtype. float16 is as large as bfloat16."""
-LORA_TYPE = "lora"
+LORA_TYPES = ("lora", "locon")
 SMALL, LARGE = 640, 1280
 """Sides of the two sizes: large enough that activations, not gradients, make the peak."""
 LOW, HIGH = 8, 64
+KNOWN = ("models", "steps", "frozen", "locon")
 GRID = (
     ("half", False, {"resolution": 512, "batch_size": 1, "lora_rank": 8}),
     ("half", True, {"resolution": 768, "batch_size": 4, "lora_rank": 32}),
@@ -61,8 +66,8 @@ def measure(checkpoint: Checkpoint, kind: str, **changes: Any) -> accounting.Ste
     return accounting.account(checkpoint, config_of(**changes), KINDS[kind])
 
 
-def constants_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The table's entry for this architecture."""
+def models_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The sizes of the models, and what the VAE takes."""
     shapes = checkpoint.family.layer_shapes(checkpoint.path, checkpoint.detected)
     outline = checkpoint.outline()
     small, large = (512, 512), (1024, 1024)
@@ -70,17 +75,15 @@ def constants_of(checkpoint: Checkpoint) -> dict[str, Any]:
     decoding = [accounting.decoding_peak(checkpoint, size) for size in (small, large)]
     pixels = prod(large) - prod(small)
     return {
-        "family": checkpoint.family.id,
-        "lora_type": LORA_TYPE,
         "matrix_weights": sum(prod(shape) for _, shape in shapes["unet"]),
         "unet_weights": _weights(outline.unet),
         "text_encoder_weights": sum(_weights(one) for one in outline.text_encoders),
+        "block_weights": [
+            sum(layer.weight.numel() for layer in layers_in(block))
+            for block in checkpoint.family.blocks(outline.unet)
+        ],
         "encoding": _line(encoding, prod(small), pixels),
         "decoding": _line(decoding, prod(small), pixels),
-        "steps": [
-            step_of(checkpoint, kind, checkpointing)
-            for kind, checkpointing in product(KINDS, (False, True))
-        ],
     }
 
 
@@ -93,15 +96,14 @@ def _line(peaks: list[int], first: int, pixels: int) -> dict[str, float]:
     return {"fixed": round(peaks[0] - slope * first), "per_pixel": round(slope, 1)}
 
 
-def step_of(checkpoint: Checkpoint, kind: str, checkpointing: bool) -> dict[str, Any]:
+def step_of(
+    checkpoint: Checkpoint, kind: str, checkpointing: bool, lora_type: str
+) -> dict[str, Any]:
     """Five steps, solved for the constants of `formula.Step`."""
 
     def step(resolution: int, **changes: Any) -> tuple[float, float]:
-        found = measure(
-            checkpoint, kind, resolution=resolution, gradient_checkpointing=checkpointing, **changes
-        )
-        print(checkpoint.family.id, kind, checkpointing, resolution, changes, found, flush=True)
-        return found.activations + found.gradients, found.adapters / 4
+        asked = {"gradient_checkpointing": checkpointing, "lora_type": lora_type, **changes}
+        return activations(checkpoint, kind, resolution=resolution, **asked)
 
     low, weights = step(SMALL, lora_rank=LOW)
     high, _ = step(LARGE, lora_rank=LOW)
@@ -112,6 +114,7 @@ def step_of(checkpoint: Checkpoint, kind: str, checkpointing: bool) -> dict[str,
     slope = (high - low) / (LARGE**2 - SMALL**2)
     per_rank = (ranked - high - per_weight * (more_weights - weights)) / (LARGE**2 * (HIGH - LOW))
     return {
+        "lora_type": lora_type,
         "precision": kind,
         "checkpointing": checkpointing,
         "per_weight": round(per_weight, 3),
@@ -122,13 +125,65 @@ def step_of(checkpoint: Checkpoint, kind: str, checkpointing: bool) -> dict[str,
     }
 
 
-def make(families: list[str], folder: Path) -> None:
-    kept = json.loads(formula.TABLE.read_text())
+def activations(checkpoint: Checkpoint, kind: str, **changes: Any) -> tuple[float, float]:
+    """Bytes of a step's activations and gradients, and the number of LoRA weights."""
+    found = measure(checkpoint, kind, **changes)
+    print(checkpoint.family.id, kind, changes, found, file=sys.stderr, flush=True)
+    return found.activations + found.gradients, found.adapters / 4
+
+
+def frozen_of(checkpoint: Checkpoint, step: dict[str, Any]) -> dict[str, Any]:
+    """The constants of a step with layers of `frozen`: two steps, by which it differs from the
+    other one in what an image takes.
+    """
+    asked = {
+        "gradient_checkpointing": step["checkpointing"],
+        "lora_type": step["lora_type"],
+        "lora_rank": LOW,
+        "base_precision": "int8",
+    }
+    (low, weights), (high, _) = (
+        activations(checkpoint, step["precision"], resolution=side, **asked)
+        for side in (SMALL, LARGE)
+    )
+    slope = (high - low) / (LARGE**2 - SMALL**2)
+    return {
+        "per_image": round(low - step["per_weight"] * weights - slope * SMALL**2),
+        "per_pixel": round(slope - LOW * step["per_pixel_and_rank"], 2),
+    }
+
+
+def make(families: list[str], folder: Path, only: list[str]) -> None:
     for family in families:
-        entry = constants_of(open_checkpoint(full_file(folder, family)))
-        kept = [one for one in kept if one["family"] != family] + [entry]
-        kept.sort(key=lambda one: one["family"])
-        formula.TABLE.write_text(json.dumps(kept, indent=1) + "\n")
+        checkpoint = open_checkpoint(full_file(folder, family))
+        kept = json.loads(formula.TABLE.read_text())
+        entry = next((one for one in kept if one["family"] == family), None)
+        entry = entry or {"family": family, "steps": []}
+        for _ in _measured(checkpoint, entry, only):
+            # as soon as it is known
+            others = [one for one in kept if one["family"] != family]
+            entries = sorted([*others, entry], key=lambda one: str(one["family"]))
+            formula.TABLE.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def _measured(checkpoint: Checkpoint, entry: dict[str, Any], only: list[str]) -> Iterator[None]:
+    """Measure one thing after the other into a family's entry."""
+    if "models" in only:
+        entry.update(models_of(checkpoint))
+        yield
+    for lora_type, kind, checkpointing in product(LORA_TYPES, KINDS, (False, True)):
+        if ("steps" if lora_type == "lora" else lora_type) in only:
+            made = step_of(checkpoint, kind, checkpointing, lora_type)
+            others = [one for one in entry["steps"] if _key(one) != _key(made)]
+            entry["steps"] = [*others, made]
+            yield
+    for step in entry["steps"] if "frozen" in only else ():
+        step["frozen"] = frozen_of(checkpoint, step)
+        yield
+
+
+def _key(step: dict[str, Any]) -> tuple[str, str, bool]:
+    return step["lora_type"], step["precision"], step["checkpointing"]
 
 
 def compare(families: list[str], folder: Path) -> None:
@@ -160,10 +215,14 @@ def compare(families: list[str], folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--only", nargs="+", default=list(KNOWN), choices=KNOWN)
     parser.add_argument("--grid", action="store_true")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        (compare if asked.grid else make)(asked.families, Path(folder))
+        if asked.grid:
+            compare(asked.families, Path(folder))
+        else:
+            make(asked.families, Path(folder), asked.only)
     return 0
 
 

@@ -1,14 +1,21 @@
 """Captions and images as Stable Diffusion's families encode them."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from lora_trainer import families
+from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.dataset.tokens import COMMA
 from lora_trainer.families.base import TextStates
+from lora_trainer.families.components import vae as vae_module
 from lora_trainer.families.components.clip import END, START, cut_into_pieces
 from lora_trainer.families.components.text import join_rows
 from lora_trainer.families.components.vae import decode_latents, draw_latents, encode_image
+from lora_trainer.planner import accounting
+from tests.made import small_checkpoint
+from tests.planner.test_accounting import config_of
 from tests.tiny import encode_captions, tiny_parts
 
 WORD = 320
@@ -166,3 +173,26 @@ def test_the_vae_computes_in_its_own_type_whatever_the_unet_does():
             decode_latents(parts.vae, latents), decoded, rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(encode_image(parts.vae, pixels), encoded, rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_take_large_pictures_nearly_alike_and_small_ones_exactly(monkeypatch):
+    monkeypatch.setattr(vae_module, "TILE", 64)
+    pixels = torch.rand(1, 3, 128, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain, tiled = (tiny_parts("sd1").vae for _ in range(2))
+    families.get("sd1").tile(tiled)
+    small = pixels[:, :, :64, :64]
+    assert torch.equal(encode_image(plain, small), encode_image(tiled, small))
+    whole, parts = encode_image(plain, pixels), encode_image(tiled, pixels)
+    assert whole.shape == parts.shape and not torch.equal(whole, parts)
+    assert (whole - parts).norm() < 0.5 * whole.norm()
+    drawn = decode_latents(plain, whole[:, :4]), decode_latents(tiled, whole[:, :4])
+    assert drawn[0].shape == drawn[1].shape and not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_run_encodes_in_tiles_where_its_settings_say_so(tiled):
+    checkpoint = open_checkpoint(small_checkpoint())
+    config = config_of(vae_tiling=tiled)
+    prepared = accounting._prepared(checkpoint, config, torch.float32, (64, 64))
+    with dataclasses.replace(prepared, checkpoint=checkpoint).vae() as vae:
+        assert vae.use_tiling is tiled

@@ -78,6 +78,8 @@ def real_step(config, dtype):
             {"train_text_encoder": True, "gradient_accumulation_steps": 2, "batch_size": 2},
         ),
         (torch.bfloat16, {"optimizer": "prodigy", "ema_decay": None}),
+        (torch.float32, {"base_precision": "int8", "gradient_checkpointing": True}),
+        (torch.bfloat16, {"base_precision": "fp8", "blocks_to_swap": 5}),
     ],
 )
 def test_a_step_without_memory_is_counted_as_a_real_one(dtype, changes):

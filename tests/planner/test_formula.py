@@ -40,6 +40,23 @@ def test_the_formula_is_near_the_accounting(tmp_path):
     assert found.weights == pytest.approx(counted.weights, rel=0.001)
 
 
+def test_so_it_is_for_8_bit_weights_and_swapped_blocks(tmp_path):
+    path = full_file(tmp_path, "sd1")
+    checkpoint = open_checkpoint(path)
+    config = config_of(
+        resolution=384,
+        lora_rank=16,
+        gradient_checkpointing=True,
+        base_precision="fp8",
+        blocks_to_swap=20,
+    )
+    counted = accounting.account(checkpoint, config, torch.bfloat16)
+    found = formula.predict(checkpoint.family, layers_of(path), config, "half")
+    assert found.peak == pytest.approx(counted.peak, rel=0.05)
+    assert found.weights == pytest.approx(counted.weights, rel=0.01)
+    assert formula.block_count(checkpoint.family, layers_of(path)) == 44
+
+
 @pytest.mark.parametrize("family", [entry["family"] for entry in formula._table()])
 def test_published_architectures_are_known(family, tmp_path):
     layers, known = layers_of(full_file(tmp_path, family)), families.get(family)

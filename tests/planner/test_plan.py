@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -19,82 +20,89 @@ from tests.made import small_checkpoint
 from tests.planner.test_accounting import config_of
 
 GB = 10**9
+BLOCKS = 40
 
 
 def estimate(config):
-    """1 GB of weights, and 1 GB an image at 512 pixels, a third with checkpointing."""
+    """1 GB of weights, half in 8 bits, a tenth of what is swapped; 1 GB an image at 512 pixels, a
+    third with checkpointing; half a GB to encode one, a tenth in tiles.
+    """
     settings = config.training
     image = GB * (config.dataset.resolution / 512) ** 2
+    away = 0.9 * (settings.blocks_to_swap or 0) / BLOCKS
     return StepBytes(
-        weights=GB,
+        weights=int(GB * (1 - away) / (1 + (config.checkpoint.base_precision == "int8"))),
         adapters=0,
         optimizer=0 if settings.optimizer.endswith("8bit") else GB // 10,
         activations=int(
             settings.batch_size * image / (3 if settings.gradient_checkpointing else 1)
         ),
+        encoding=int(image / (10 if settings.vae_tiling else 2)),
         preview=3 * GB,
     )
+
+
+HALF = {"batch_size": 2, "gradient_accumulation_steps": 2}
+ONE = {"batch_size": 1, "gradient_accumulation_steps": 4}
+CHECKPOINTING = {"gradient_checkpointing": True}
+INT8 = {"base_precision": "int8"}
 
 
 @pytest.mark.parametrize(
     ("free", "changes"),
     [
-        pytest.param(9 * GB, {}, id="it fits"),
+        pytest.param(9, {}, id="it fits"),
+        pytest.param(4.5, HALF, id="smaller batches first"),
+        pytest.param(3.1, ONE, id="and still smaller ones"),
+        pytest.param(2.4, {**HALF, **CHECKPOINTING}, id="checkpointing next"),
+        pytest.param(2.05, {**ONE, **CHECKPOINTING}, id="both together"),
+        pytest.param(1.9, {**HALF, **CHECKPOINTING, **INT8}, id="8-bit weights"),
+        pytest.param(1.6, {**ONE, **CHECKPOINTING, **INT8}, id="with the smallest batch"),
         pytest.param(
-            4.5 * GB,
-            {"batch_size": 2, "gradient_accumulation_steps": 2},
-            id="smaller batches first",
+            1.4, {**ONE, **CHECKPOINTING, **INT8, "optimizer": "adamw8bit"}, id="the optimizer"
         ),
         pytest.param(
-            2.4 * GB,
-            {
-                "batch_size": 2,
-                "gradient_accumulation_steps": 2,
-                "gradient_checkpointing": True,
-            },
-            id="checkpointing next",
-        ),
-        pytest.param(
-            2.05 * GB,
-            {
-                "batch_size": 1,
-                "gradient_accumulation_steps": 4,
-                "gradient_checkpointing": True,
-            },
-            id="both together",
-        ),
-        pytest.param(
-            1.93 * GB,
-            {
-                "batch_size": 1,
-                "gradient_accumulation_steps": 4,
-                "gradient_checkpointing": True,
-                "optimizer": "adamw8bit",
-            },
-            id="the optimizer",
-        ),
-        pytest.param(
-            1.82 * GB,
-            {
-                "batch_size": 1,
-                "gradient_accumulation_steps": 4,
-                "gradient_checkpointing": True,
-                "optimizer": "adamw8bit",
-                "resolution": 448,
-            },
+            1.35,
+            {**ONE, **CHECKPOINTING, **INT8, "optimizer": "adamw8bit", "resolution": 448},
             id="the resolution last",
         ),
-        pytest.param(1.4 * GB, None, id="nothing"),
+        pytest.param(0.9, None, id="nothing"),
     ],
 )
 def test_the_cheapest_change_that_fits_is_advised(free, changes):
-    made = make_plan(config_of(resolution=512, batch_size=4), estimate, "cuda", int(free))
+    free = int(free * GB)
+    made = make_plan(config_of(resolution=512, batch_size=4), estimate, "cuda", free)
     if changes == {}:
         assert made.fits and made.change is None
         return
     assert made.fits is False
     assert (made.change and made.change.settings) == changes
     assert made.change is None or made.change.peak <= free
+
+
+def test_blocks_are_swapped_where_8_bit_weights_are_ruled_out_and_only_on_a_card():
+    config = config_of(resolution=512, base_precision="same")
+    made = make_plan(config, estimate, "cuda", int(1.8 * GB), BLOCKS)
+    assert made.change.settings == {**CHECKPOINTING, "blocks_to_swap": BLOCKS // 4}
+    fixed = config_of(resolution=512, base_precision="same", blocks_to_swap=0)
+    for asked, device, blocks in (
+        (config, "cpu", BLOCKS),
+        (config, "cuda", 0),
+        (fixed, "cuda", BLOCKS),
+    ):
+        assert all("blocks_to_swap" not in one for one in cheaper(asked, device, blocks))
+        assert all("base_precision" not in one for one in cheaper(asked, device, blocks))
+
+
+def test_tiles_are_advised_where_the_encoding_is_what_does_not_fit():
+    config = config_of(resolution=1536, gradient_checkpointing=True, base_precision="int8")
+    need = estimate(config).encoding + planning.CONTEXT_BYTES
+    large = make_plan(config, estimate, "cuda", 10 * GB)
+    assert large.fits and large.peak > need
+    tiny = lambda asked: replace(estimate(asked), weights=0, activations=GB)  # noqa: E731
+    made = make_plan(config, tiny, "cuda", 3 * GB)
+    assert made.peak == need + round(0.05 * GB) and not made.fits
+    assert made.change.settings == {"vae_tiling": True} and made.change.peak < 2 * GB
 
 
 def test_a_plan_adds_what_the_process_takes():

@@ -390,3 +390,17 @@ def test_a_file_that_nobody_wrote_by_hand_is_a_sentence(tmp_path, what):
     with pytest.raises(ConfigError) as caught:
         training.read(tmp_path / "a.yaml")
     caught.value.report().encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"),
+    [("6GB", 6), ("11.5 gib", 11.5), ("8", 8), ("0.1GB", None), ("much", None), ("", None)],
+)
+def test_a_size_of_memory_is_read(text, gigabytes):
+    assert training.memory_bytes(text) == (gigabytes and int(gigabytes * 2**30))
+
+
+def test_memory_that_is_neither_a_mode_nor_a_size_gets_a_sentence():
+    needed = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "run"}
+    with pytest.raises(ConfigError, match="memory is 'lots'"):
+        training.from_mapping({**needed, "memory": "lots"})

@@ -133,6 +133,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tmp_
             "flip_augmentation": True,
             "noise_offset": 0.1,
         },
+        {"base_precision": "int8", "gradient_checkpointing": True},
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, changes):
@@ -602,3 +603,23 @@ def test_a_locon_is_trained_resumed_and_told_in_its_metadata(tmp_path, monkeypat
     assert told["ss_network_module"] == "networks.lora"
     arguments = json.loads(told["ss_network_args"])
     assert (arguments["conv_dim"], arguments["conv_alpha"]) == ("2", "1")
+
+
+def test_a_base_in_eight_bits_gives_a_lora_of_the_same_form_in_full_precision(tmp_path):
+    files, found = {}, {}
+    for precision in ("auto", "int8", "fp8"):
+        folder = begin(tmp_path, precision, name="ink", base_precision=precision, blocks_to_swap=2)
+        assert job.run(folder.path) == job.FINISHED
+        config = training.read(folder.config)
+        assert config.checkpoint.base_precision == precision.replace("auto", "same")
+        warned = [one.message for one in folder.read_events() if isinstance(one, events.Warned)]
+        assert "blocks_to_swap has no effect" in " ".join(map(str, warned))
+        files[precision] = load_file(folder.path / "ink.safetensors")
+        found[precision] = losses(folder)
+        state = torch.load(next(folder.state.iterdir()), weights_only=True)
+        assert {tensor.dtype for tensor in state["adapters"].values()} == {torch.float32}
+    for precision in ("int8", "fp8"):
+        assert found[precision] != found["auto"]
+        assert found[precision] == pytest.approx(found["auto"], rel=0.1)
+        form = {key: (one.shape, one.dtype) for key, one in files[precision].items()}
+        assert form == {key: (one.shape, one.dtype) for key, one in files["auto"].items()}

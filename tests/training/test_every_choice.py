@@ -197,6 +197,8 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
 }
 ELSEWHERE = {
     "gradient_checkpointing": "tests/tasks/test_diffusion.py",
+    "vae_tiling": "tests/families/test_encoding.py",
+    "base_precision": "tests/tasks/test_diffusion.py",
     "sample_encoder": "tests/tasks/test_preview_measures.py",
     "packing": "tests/tasks/test_language.py",
     "merge_lora": "tests/tasks/test_language.py",

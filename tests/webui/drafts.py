@@ -33,6 +33,8 @@ class FakeHost:
         self.now: LoadedCheckpoint | None = None
         self.device_kind = "cpu"
         self.card_bytes: int | None = None
+        self.taken_bytes = 0
+        """What other programs have of it."""
         self.options: dict[str, object] = {}
         self.models = root / "models"
         (self.models / "Lora").mkdir(parents=True)
@@ -56,7 +58,11 @@ class FakeHost:
         return HostDevice(kind=self.device_kind, device_id=None, name=self.device_kind)
 
     def memory(self):
-        return self.card_bytes and Memory(free=0, total=self.card_bytes)
+        if not self.card_bytes:
+            return None
+        others, model = self.taken_bytes, self.card_bytes // 4
+        free = self.card_bytes - model - others
+        return Memory(free=free, total=self.card_bytes, leaving=model)
 
     def is_remote(self):
         return False

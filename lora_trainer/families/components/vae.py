@@ -7,6 +7,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from lora_trainer.families.base import TILE
+
+
+def tile(vae: Any, pixels_per_latent: int) -> None:
+    """Have larger pictures encoded and decoded in tiles, whose edges are blended: the memory is
+    that of one tile. The result differs a little, because normalization and attention see a tile
+    instead of the picture.
+    """
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // pixels_per_latent
+
 
 def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 2 x channels, h, w) float32 on the CPU: mean

@@ -14,7 +14,7 @@ are decoded in the background (image_cache.py).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -34,7 +34,8 @@ from lora_trainer.errors import (
     LoraTrainerError,
     Message,
 )
-from lora_trainer.hosts.base import Host
+from lora_trainer.hosts.base import Host, Memory
+from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.planner.plan import Plan as MemoryPlan
@@ -284,6 +285,8 @@ class Preflight:
     throughput: Throughput
     loras: Loras
     rehearsals: Rehearsals = field(default_factory=Rehearsals)
+    lease: Callable[[], LeaseStatus] | None = None
+    """Who has the graphics card."""
 
     def run_config(self, request: PlanRequest) -> RunConfig:
         """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
@@ -505,7 +508,16 @@ class Preflight:
         card = self.host.memory()
         if card is None or not estimate.settled.training.device.startswith(("auto", "cuda")):
             return None
-        return estimate.memory(card.total)
+        return estimate.memory(self._free_for_training(card))
+
+    def _free_for_training(self, card: Memory) -> int:
+        """Bytes of the card once the host's model has left: as measured at the last time, while
+        that is on its way or a training has the card.
+        """
+        lease = self.lease() if self.lease else None
+        if lease is not None and lease.state != "idle":
+            return lease.after.free if lease.after else card.total
+        return min(card.total, card.free + card.leaving)
 
 
 def _usable_vae(choice: CheckpointChoice) -> Path | None:
@@ -791,15 +803,17 @@ def _memory_problems(memory: MemoryPlan) -> Iterator[Problem]:
             yield _problem(
                 "sample_size",
                 "warning",
-                "a preview needs about {needed}, and the graphics card has {card}; the training"
-                " goes on without previews",
+                "a preview needs about {needed}, and {card} of the graphics card's memory are free"
+                " for it; the training goes on without previews",
                 hint="A smaller preview size needs less.",
                 needed=size_of(memory.step.preview + memory.overhead),
                 card=values["card"],
             )
         return
     message = Message(
-        "the training needs about {needed} of memory, and the graphics card has {card}", values
+        "the training needs about {needed} of memory, and {card} of the graphics card's are free"
+        " for it",
+        values,
     )
     if memory.change is None:
         hint = Message("No setting makes it fit: choose a smaller checkpoint, or a lower rank.")
@@ -918,7 +932,8 @@ def _facts(
     if memory is not None:
         sizes = {"needed": size_of(memory.peak), "card": size_of(memory.free or 0)}
         yield Fact(
-            label=FACTS["memory"], value=Message("about {needed} of the card's {card}", sizes)
+            label=FACTS["memory"],
+            value=Message("about {needed} of {card} that are free for it", sizes),
         )
     yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
     yield Fact(label=FACTS["goes_to"], value=target)

@@ -106,15 +106,12 @@ class RunEstimate:
         precision: formula.Precision = (
             "full" if self.settled.checkpoint.mixed_precision == "no" else "half"
         )
-        if not formula.is_known(family, layers, self.settled.lora.lora_type):
-            return None
 
-        def step(config: RunConfig) -> formula.StepBytes:
-            found = formula.predict(family, layers, config, precision)
-            assert found is not None, "the architecture is known"
-            return found
+        def step(config: RunConfig) -> formula.StepBytes | None:
+            return formula.predict(family, layers, config, precision)
 
-        return make_plan(self.settled, step, "cuda", card_bytes)
+        blocks = formula.block_count(family, layers)
+        return make_plan(self.settled, step, "cuda", card_bytes, blocks)
 
     @property
     def file_bytes(self) -> int:

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.demo import EMBEDDED
-from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
+from lora_trainer.errors import CheckpointError, ConfigError, DatasetError, Message
+from lora_trainer.hosts.base import Memory
+from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
@@ -686,10 +688,10 @@ def with_sd15(app, tmp_path):
 
 def test_the_plan_foretells_the_memory_and_what_fits(with_sd15):
     roomy = with_sd15(8, sample_size=512)
-    assert facts(roomy)["Memory"] == "about 3.7 GB of the card's 8.0 GB"
-    assert not [one for one in roomy.problems if "graphics card has" in str(one.message)]
+    assert facts(roomy)["Memory"] == "about 3.7 GB of 8.0 GB that are free for it"
+    assert not [one for one in roomy.problems if "of memory, and" in str(one.message)]
     tight = with_sd15(2.9, batch_size=2, sample_size=512)
-    (problem,) = [one for one in tight.problems if "graphics card has 2.9 GB" in str(one.message)]
+    (problem,) = [one for one in tight.problems if "and 2.9 GB of the graphics" in str(one.message)]
     assert (problem.severity, problem.field) == ("warning", "batch_size")
     assert problem.change == {
         "batch_size": 1,
@@ -702,6 +704,20 @@ def test_the_plan_foretells_the_memory_and_what_fits(with_sd15):
     )
     assert with_sd15(2.9, **problem.change, sample_size=512).ok
     assert tight.ok, "a forecast may be wrong: it does not keep anyone from trying"
+
+
+def test_what_other_programs_have_of_the_card_is_not_free_and_what_the_host_holds_is(
+    app, with_sd15
+):
+    app.host.taken_bytes = 5 * 10**9
+    made = with_sd15(8, sample_size=512)
+    assert facts(made)["Memory"] == "about 3.7 GB of 3.0 GB that are free for it"
+    # while a training has the card, its own share is not what is missing
+    after = Memory(free=7 * 10**9, total=8 * 10**9)
+    for found, said in ((after, "7.0 GB"), (None, "8.0 GB")):
+        told = LeaseStatus(state="training", sentence=Message(""), after=found)
+        app.preflight = replace(app.preflight, lease=lambda told=told: told)
+        assert f"of {said} that" in facts(with_sd15(8, sample_size=512))["Memory"]
 
 
 def test_previews_that_do_not_fit_are_told_apart_from_the_training(with_sd15):

@@ -112,6 +112,10 @@ class MemUsageMonitor:
         is_there = getattr(model, "is_on_gpu", lambda: False)()
         return (8 - 4 * is_there) * 2**30 - 2**29, 8 * 2**30
 
+    def read(self) -> dict[str, int]:
+        free, total = self.cuda_mem_get_info()
+        return {"free": free, "total": total, "reserved": 8 * 2**30 - 2**29 - free}
+
 
 state = State()
 mem_mon = MemUsageMonitor()

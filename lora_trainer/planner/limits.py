@@ -1,0 +1,47 @@
+"""What earlier runs have told about a graphics card: the share of its free memory that a run may
+plan with. Without torch.
+
+    memory.json, beside the run folders: {"NVIDIA GeForce RTX 3060": 0.87}
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+
+NAME = "memory.json"
+LEAST = 0.5
+"""A share below this says that something else had taken the memory."""
+MARGIN = 0.95
+"""The next plan has to need this much less than the one for which memory ran out."""
+
+
+def share_of(runs: Path, card: str) -> float:
+    """The share of this card's free memory to plan with; 1 if memory never ran out. runs: the
+    parent of the run folders.
+    """
+    return _known(runs).get(card, 1.0)
+
+
+def remember(runs: Path, card: str, predicted: int, free: int) -> None:
+    """Note that memory ran out in a run that was predicted to need so many of the free bytes."""
+    known = _known(runs)
+    share = max(LEAST, MARGIN * predicted / free)
+    if share < known.get(card, 1.0):
+        text = json.dumps({**known, card: round(share, 3)}, indent=1)
+        files.write_text(runs / NAME, text + "\n")
+
+
+def _known(runs: Path) -> dict[str, float]:
+    nothing: dict[str, float] = {}
+    return files.read_json(runs / NAME, _shares, nothing)
+
+
+def _shares(content: Any) -> dict[str, float]:
+    if not isinstance(content, dict):
+        raise ValueError("not a table")
+    found = {str(card): float(share) for card, share in content.items()}
+    return {card: share for card, share in found.items() if LEAST <= share <= 1}
