@@ -104,13 +104,15 @@ class FrozenLayer(torch.nn.Module):
         """Move to another device; the numbers stay as they are kept."""
         weight = self._parameters.pop("weight")
         assert weight is not None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            self._parameters["weight"] = weight
         if self.home is not None:
             self.home.release()
         elif (moved := fn(weight.new_empty(0)).device) != weight.device:
-            weight = torch.nn.Parameter(weight.to(moved), requires_grad=False)
+            self.weight = torch.nn.Parameter(weight.to(moved), requires_grad=False)
             self.scale = None if self.scale is None else self.scale.to(moved)
-        self._parameters["weight"] = weight
         return self
 
 

@@ -631,7 +631,7 @@ class TrainingSettings(Settings):
         terms="tiled vae encode decode save memory vram",
     )
     """Images and previews of more than 512 pixels are encoded and decoded in tiles of that size:
-    much less memory before the first step and in previews, with small differences.
+    much less memory before the first step and in previews. Tones may differ from tile to tile.
     """
     optimizer: str = setting(
         "adamw",
