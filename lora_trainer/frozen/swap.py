@@ -2,7 +2,7 @@
 by block, before each use in the forward and in the backward pass. They never change, so nothing is
 copied back.
 
-    swap = Swap([layers of each block, in the order of the forward pass], device)
+    swap = BlockSwap([layers of each block, in the order of the forward pass], device)
     ... the layers take their weights
     swap.gather()
 
@@ -112,7 +112,7 @@ class _Block:
     """id of a layer -> its weight and its scale"""
 
 
-class Swap:
+class BlockSwap:
     """The home of the weights of these blocks' layers. `copier`: default that of the device."""
 
     def __init__(
@@ -231,7 +231,7 @@ def keep(
     frozen = [freeze(block, precision) for block in layers]
     chosen = [frozen[number] for number in spread(swapped, len(frozen))]
     if chosen:
-        Swap(chosen, device)
+        BlockSwap(chosen, device)
 
 
 def _placeholder(weight: torch.nn.Parameter, device: torch.device) -> torch.nn.Parameter:

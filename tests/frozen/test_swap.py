@@ -14,7 +14,7 @@ from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.frozen.blocks import SLOTS, spread
 from lora_trainer.frozen.layers import freeze, homes, layers_in
-from lora_trainer.frozen.swap import Copier, Swap, keep
+from lora_trainer.frozen.swap import Copier, BlockSwap, keep
 from lora_trainer.settings.training import LoraSettings
 from tests.made import small_checkpoint
 from tests.tiny import tiny_unet
@@ -66,7 +66,7 @@ def five_blocks(precision="same", copier=None, swapped=(0, 1, 2, 3, 4)):
     model = torch.nn.Sequential(*blocks).requires_grad_(False)
     weights = {id(layer): layer.weight.detach().clone() for layer in layers_in(blocks)}
     layers = [freeze(layers_in([block]), precision) for block in blocks]
-    swap = Swap([layers[number] for number in swapped], CPU, copier)
+    swap = BlockSwap([layers[number] for number in swapped], CPU, copier)
     for block in layers:
         for layer in block:
             layer.take(weights[id(layer)], torch.float32, CPU)

@@ -173,4 +173,4 @@ def test_a_run_whose_memory_runs_out_goes_on_from_its_last_save_with_less(tmp_pa
 
     refused = begin(tmp_path, "refused", memory="no")
     assert job.run(refused.path) == job.FAILED
-    assert "memory ran out at step 3" in refused.read_state().failure.message
+    assert "out of memory at step 3" in refused.read_state().failure.message
