@@ -14,7 +14,7 @@ from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.frozen.blocks import SLOTS, spread
 from lora_trainer.frozen.layers import freeze, homes, layers_in
-from lora_trainer.frozen.swap import Copier, BlockSwap, keep
+from lora_trainer.frozen.swap import BlockSwap, Copier, keep
 from lora_trainer.settings.training import LoraSettings
 from tests.made import small_checkpoint
 from tests.tiny import tiny_unet
