@@ -746,6 +746,7 @@ export interface RunProgress {
     name: string;
     job: "train" | "caption" | "ask" | "pairs";
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
+    exiting: boolean;
     position: number | null;
     family: string | null;
     data: "images" | "texts";
@@ -781,6 +782,7 @@ export interface RunView {
     name: string;
     job: "train" | "caption" | "ask" | "pairs";
     status: "queued" | "starting" | "running" | "pausing" | "paused" | "stopping" | "finished" | "stopped" | "failed" | "lost";
+    exiting: boolean;
     position: number | null;
     family: string | null;
     data: "images" | "texts";

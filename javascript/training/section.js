@@ -96,6 +96,8 @@ const byId = (/** @type {string} */ id) => known.runs.find((run) => run.id === i
 
 const isBusy = () => known.runs.some(runActions.isActive);
 
+const isUnsettled = () => isBusy() || known.runs.some((run) => run.exiting);
+
 /** @param {RunView} [run] */
 const changed = (run) => {
     if (run?.id && run.status) choose(run.id);
@@ -121,10 +123,10 @@ async function look() {
     drawn.now?.update();
     summarize();
     const { active, queued } = known.pulse;
-    // the list was read before a worker's last event: read it again
-    if (!active.length && isBusy()) known.revision = null;
+    // the list was read before a worker's last event, or before its process ended: read it again
+    if (!active.length && isUnsettled()) known.revision = null;
     // a run started on the command line is listed a moment before the server adopts it
-    return active.length || queued || isBusy() ? SECONDS_ACTIVE : null;
+    return active.length || queued || isUnsettled() ? SECONDS_ACTIVE : null;
 }
 
 async function readRuns() {

@@ -82,8 +82,10 @@ class PlayedWorker:
             time.sleep(0.1)
         return "nothing was asked"
 
-    def end(self, event: events.Event) -> None:
+    def end(self, event: events.Event, exiting: float = 0.0) -> None:
+        """With its process alive for some seconds more."""
         self.write(event)
+        time.sleep(exiting)
         self._holding.close()
 
     def go(self) -> None:
@@ -307,7 +309,8 @@ def test_while_a_run_is_at_work_its_buttons_take_the_place_of_start(host, visito
     form.locator("summary").click()
     expect(section.get_by_role("button", name="Train it next")).to_be_visible()
     expect(section.locator(".lora-trainer-primary:visible")).to_have_count(0)
-    run.end(events.Failed.of(OutOfMemory("GPU out of memory", hint="")))
+    # the page sees its end first, and only then what it accepts
+    run.end(events.Failed.of(OutOfMemory("GPU out of memory", hint="")), exiting=3.0)
     bar.get_by_role("button", name="Continue").wait_for()
     eventually(
         lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Continue"]

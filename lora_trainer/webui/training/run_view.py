@@ -67,6 +67,8 @@ class RunProgress(TypedDict):
     name: str
     job: Job
     status: Status
+    exiting: bool
+    """Ended, while its process still lives: what it accepts is about to change."""
     position: int | None
     family: str | None
     data: Literal["images", "texts"]
@@ -271,6 +273,7 @@ def run(
         "name": title_of(entry, state.name or name_of(entry)),
         "job": entry.job,
         "status": status,
+        "exiting": entry.alive and status not in ACTIVE,
         "position": position,
         "family": state.family or None,
         "data": data_of(state),

@@ -152,6 +152,16 @@ def test_where_a_run_stands_in_one_word_and_one_sentence(found, line, status, se
     assert (run["status"], run["sentence"]) == (status, sentence)
 
 
+def test_an_ended_run_whose_process_lives_is_exiting_and_accepts_nothing_yet():
+    exiting, ended, working = (
+        shown(entry(*STOPPED, alive=True, resume_step=10)),
+        shown(entry(*STOPPED, resume_step=10)),
+        shown(entry(*TRAINED, alive=True)),
+    )
+    assert [run["exiting"] for run in (exiting, ended, working)] == [True, False, False]
+    assert not any(exiting["can"].values()) and ended["can"]["continue"]
+
+
 def test_a_run_whose_turn_has_come_says_what_it_waits_for():
     line = QueueState(starting="ink 水")
     assert (
