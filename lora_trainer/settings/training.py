@@ -311,9 +311,9 @@ class CheckpointSettings(Settings):
         other_names=("fp8_base", "quantize", "qtype", "base_model_precision", "weight_dtype"),
         terms="fp8_base quantize int8 float8 8-bit quantized base weight dtype save memory vram",
     )
-    """Number format in which the frozen weights of the model's blocks are kept; they are converted
-    for each use. int8 and fp8 halve the model's memory; the LoRA keeps its own precision. auto: as
-    mixed precision.
+    """Number format in which the weights of the model's blocks are kept while the LoRA learns; they
+    are converted for each use. int8 and fp8 halve the model's memory; the LoRA keeps its own
+    precision. auto: as mixed precision.
     """
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,15 @@ def test_pairs_are_dropped_edited_and_offered_a_language_model(host, visitor, tm
     file = tmp_path / "pairs.jsonl"
     lines = [{"question": key, "answer": FACTS[key], "id": 7} for key in FACTS]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    try:
+        drop_and_edit(visitor, host, file, lines)
+    finally:
+        # the next page would choose the only dataset that there is
+        host.post("datasets/station/delete")
+        shutil.rmtree(host.data / "models" / "LLM")
+
+
+def drop_and_edit(visitor: Any, host: Any, file: Path, lines: list[dict[str, Any]]) -> None:
     page = open_tab(visitor, host)
     open_step(page, "images")
     tab = page.locator(".lora-trainer")
