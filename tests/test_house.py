@@ -118,6 +118,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "dataset",
             "checkpoint",
             "families",
+            "frozen",
             "lora",
             "adapters",
             "captioning",

@@ -98,7 +98,7 @@ class FrozenLayer(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         # as autocast does; what follows has one dtype
-        return _Frozen.apply(inputs.to(self.dtype), self)  # type: ignore[no-any-return, no-untyped-call]
+        return WithoutWeightGradient.apply(inputs.to(self.dtype), self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Move to another device; the numbers stay as they are kept."""
@@ -151,9 +151,19 @@ KINDS: dict[type[torch.nn.Module], type[FrozenLayer]] = {
 }
 
 
-class _Frozen(torch.autograd.Function):
+class Computing(Protocol):
+    """A layer whose weight does not learn."""
+
+    def compute(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+    def input_gradient(self, shape: torch.Size, gradient: torch.Tensor) -> torch.Tensor: ...
+
+
+class WithoutWeightGradient(torch.autograd.Function):
+    """A layer's `compute`, with its `input_gradient` and none of its weight."""
+
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, layer: FrozenLayer) -> torch.Tensor:
+    def forward(ctx: Any, inputs: torch.Tensor, layer: Computing) -> torch.Tensor:
         ctx.layer, ctx.shape = layer, inputs.shape
         return layer.compute(inputs)
 

@@ -30,6 +30,7 @@ from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import CaptionerError, OutOfMemory
+from lora_trainer.frozen.prepacked import prepack_convolutions
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
@@ -57,10 +58,10 @@ from lora_trainer.training.device import (
     choose_precision,
     describe_device,
     free_memory,
+    keep_freed_memory,
 )
 from lora_trainer.training.loop import StopRequested
 from lora_trainer.training.optimizers import require_optimizer
-from lora_trainer.training.processor import keep_freed_memory, prepack_convolutions
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.train import Trainer
 

@@ -54,10 +54,10 @@ from lora_trainer.training.device import (
     choose_device,
     choose_precision,
     describe_device,
+    keep_freed_memory,
     precision_name,
 )
 from lora_trainer.training.optimizers import require_optimizer
-from lora_trainer.training.processor import keep_freed_memory
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.train import Trainer
 from lora_trainer.training.validation import evaluating

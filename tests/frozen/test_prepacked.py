@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from lora_trainer.training import processor
-from lora_trainer.training.processor import PrepackedConv2d, can_prepack, prepack_convolutions
+from lora_trainer.frozen import prepacked
+from lora_trainer.frozen.prepacked import PrepackedConv2d, can_prepack, prepack_convolutions
 
 packs = pytest.mark.skipif(not can_prepack(), reason="no bfloat16 in this processor's convolutions")
 SHAPES = (
@@ -89,6 +89,6 @@ def test_what_learns_or_is_in_float32_stays_as_it_is():
 
 
 def test_a_processor_that_cannot_keeps_plain_convolutions(monkeypatch):
-    monkeypatch.setattr(processor, "can_prepack", lambda: False)
+    monkeypatch.setattr(prepacked, "can_prepack", lambda: False)
     plain = convolution(**SHAPES[0])
     assert prepack_convolutions(plain) == 0 and type(plain) is torch.nn.Conv2d

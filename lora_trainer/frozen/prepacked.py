@@ -1,32 +1,14 @@
-"""What makes a training on a processor quicker: convolutions whose weights are laid out once as
-oneDNN wants them, and an allocator that keeps what is freed for the next step.
-"""
+"""Frozen convolutions whose weights are laid out once as oneDNN wants them, for a processor."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
-from typing import Any
 
 import torch
 
+from lora_trainer.frozen.layers import WithoutWeightGradient
+
 log = logging.getLogger(__name__)
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt (malloc.h)."""
-_MOST = 2**31 - 1
-
-
-def keep_freed_memory() -> None:
-    """Let this process's allocator keep what is freed. Each step frees and takes the same blocks;
-    given back to the system, every page of them is cleared and mapped anew. Does nothing where the
-    C library is not glibc.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _MOST)
 
 
 class PrepackedConv2d(torch.nn.Conv2d):
@@ -41,13 +23,12 @@ class PrepackedConv2d(torch.nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         input = input.to(self.weight.dtype)
         if torch.is_grad_enabled() and input.requires_grad:
-            output: torch.Tensor = _Convolve.apply(input, self)  # type: ignore[no-untyped-call]
-            return output
-        return self.convolve(input)
+            return WithoutWeightGradient.apply(input, self)  # type: ignore[no-any-return, no-untyped-call]
+        return self.compute(input)
 
-    def convolve(self, input: torch.Tensor) -> torch.Tensor:
+    def compute(self, inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            input,
+            inputs,
             self._packed("_packed_forward"),
             self.bias,
             self.padding,
@@ -60,10 +41,10 @@ class PrepackedConv2d(torch.nn.Conv2d):
         )
         return output
 
-    def input_gradient(self, gradient: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """The gradient of an input of this size (B, C, H, W), by that of the output."""
+    def input_gradient(self, shape: torch.Size, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of an input of this shape (B, C, H, W), by that of the output."""
         rest = [
-            size[2 + axis]
+            shape[2 + axis]
             - (gradient.shape[2 + axis] - 1) * self.stride[axis]
             + 2 * int(self.padding[axis])
             - self.dilation[axis] * (self.kernel_size[axis] - 1)
@@ -100,17 +81,6 @@ class PrepackedConv2d(torch.nn.Conv2d):
             self.__dict__[name] = (now, packed)
         layout: torch.Tensor = packed
         return layout
-
-
-class _Convolve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, convolution: PrepackedConv2d) -> torch.Tensor:
-        ctx.convolution, ctx.size = convolution, input.shape
-        return convolution.convolve(input)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.convolution.input_gradient(gradient, ctx.size), None
 
 
 def prepack_convolutions(model: torch.nn.Module) -> int:
