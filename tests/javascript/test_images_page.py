@@ -34,10 +34,6 @@ HTML = (
 )
 POLLS = {b"pollInterval = 4;": b"pollInterval = 0.4;"}
 """What is waited for here comes ten times as soon."""
-_modules: dict[str, tuple[bytes, str]] = {}
-"""Address -> content and type of a module: it has its version in its address, and is asked for by
-every page.
-"""
 # Chromium tells Playwright the bytes of an array, not of a file
 SEND_BYTES = """
     const send = XMLHttpRequest.prototype.send;
@@ -118,9 +114,6 @@ class Tab:
         address = urlsplit(route.request.url)
         if address.path == "/":
             route.fulfill(body=HTML, content_type="text/html")
-        elif address.path in _modules:
-            body, kind = _modules[address.path]
-            route.fulfill(body=body, content_type=kind)
         elif address.path.startswith("/lora-trainer/"):
             answer = self.client.request(
                 route.request.method,
@@ -133,8 +126,6 @@ class Tab:
                 for now, sooner in POLLS.items():
                     assert now in content
                     content = content.replace(now, sooner)
-            if answer.status_code == 200 and address.path.startswith("/lora-trainer/static/"):
-                _modules[address.path] = content, answer.headers["content-type"]
             route.fulfill(
                 status=answer.status_code,
                 body=content,

@@ -40,6 +40,7 @@ from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
+from lora_trainer.webui.common.typed_folder import typed_folder
 from lora_trainer.webui.datasets import settings_draft, text_store
 from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.settings_draft import Draft, DraftView
@@ -259,13 +260,7 @@ class Datasets:
         """Open a folder of this machine as a dataset in place. Raises DatasetError if it is
         missing. For local users only.
         """
-        path = Path(os.path.normpath(Path(folder.strip().strip("\"'")).expanduser()))
-        if not path.is_absolute() or not path.is_dir():
-            raise DatasetError(
-                "there is no folder {path}",
-                hint="Give the full path, as your file manager shows it.",
-                path=path,
-            )
+        path = typed_folder(folder, DatasetError)
         own = self._data.folder("datasets").resolve()
         if path.resolve().parent == own:
             return self.find(path.resolve().name)

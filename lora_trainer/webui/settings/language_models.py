@@ -13,7 +13,6 @@ machines, they are neither listed nor found. Called by checkpoints.py.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from lora_trainer import files
 from lora_trainer.errors import CheckpointError
 from lora_trainer.hosts.base import Host, HostError
 from lora_trainer.language.detect import find_folders, is_language_model, read_folder
+from lora_trainer.webui.common.typed_folder import typed_folder
 
 SKIPPED = ("stable-diffusion", "lora", "vae")
 """Folders among the WebUI's models that hold many files, and no language models."""
@@ -51,13 +51,7 @@ class LanguageModels:
         """The models of a typed folder, which is remembered. Raises CheckpointError if there is
         none. For local users only.
         """
-        path = Path(os.path.normpath(Path(folder.strip().strip("\"'")).expanduser()))
-        if not path.is_absolute() or not path.is_dir():
-            raise CheckpointError(
-                "there is no folder {path}",
-                hint="Give the full path, as your file manager shows it.",
-                path=path,
-            )
+        path = typed_folder(folder, CheckpointError)
         models = _models_in(path)
         if not models:
             # says what it is instead

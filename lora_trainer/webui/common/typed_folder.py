@@ -1,0 +1,22 @@
+"""A folder of this machine, as a user types or pastes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lora_trainer.errors import LoraTrainerError
+
+
+def typed_folder(text: str, error: type[LoraTrainerError]) -> Path:
+    """The folder. Quotation marks around it, as file managers copy it, and ~ are understood. Raises
+    `error` if it is not a whole path, or not there.
+    """
+    path = Path(os.path.normpath(Path(text.strip().strip("\"'")).expanduser()))
+    if not path.is_absolute() or not path.is_dir():
+        raise error(
+            "there is no folder {path}",
+            hint="Give the full path, as your file manager shows it.",
+            path=path,
+        )
+    return path
