@@ -10,10 +10,12 @@
     host's threads    _before_turn, _after_turn, called by host.on_generation
     browser           ask(run, "pause" | "resume")   status()
 
-Every transition happens while holding the host's queue (host.our_turn), so they never overlap, and
-no other lock is held. A generation waits for the run to pause; after `patience` seconds it is
-refused, unless there is memory for both. `pauses` is the user's option, read at each generation. On
-a host that runs on the CPU nothing is moved or paused. Does not import the host or torch.
+Every transition happens while holding the host's queue (host.our_turn), so they never overlap. What
+the user asks for does not wait for the queue: a lock, held for moments only, keeps a transition and
+what it asks of the runs together. A generation waits for the run to pause; after `patience` seconds
+it is refused, unless there is memory for both. `pauses` is the user's option, read at each
+generation. On a host that runs on the CPU nothing is moved or paused. Does not import the host or
+torch.
 """
 
 from __future__ import annotations
@@ -144,6 +146,8 @@ class GpuLease:
         self._trouble = Message("")
         self._before: Memory | None = None
         self._after: Memory | None = None
+        self._asking = threading.Lock()
+        """Held while a run is asked to pause or resume and the state changes with it."""
         self._on_processor = host.device().kind == "cpu"
         self._sees_generations = False
         self.watch()
@@ -244,9 +248,10 @@ class GpuLease:
 
     def _end_loan(self) -> None:
         """The model is off the GPU: resume runs that were paused for a generation."""
-        if self.state == "lent":
-            self._resume_all()
-        self.state = "training"
+        with self._asking:
+            if self.state == "lent":
+                self._resume_all()
+            self.state = "training"
         self._mark()
 
     def _resume_all(self) -> None:
@@ -295,7 +300,6 @@ class GpuLease:
             return
         self.state = "asking"
         if not self._wait_until_paused() and not self._has_room():
-            self.state = "training"
             refusal = self._refusal()
             self._withdraw()
             raise refusal
@@ -305,7 +309,6 @@ class GpuLease:
         try:
             self._restore()
         except LoraTrainerError:
-            self.state = "training"
             self._withdraw()
             raise
         self.state = "lent"
@@ -318,7 +321,8 @@ class GpuLease:
         """Whether every run pauses or ends in time."""
         for run in self._running():
             # a pause that did not come from here came from the command line
-            run.paused_by_user = run.paused_by_user or run.read().status == "paused"
+            if run.read().status == "paused":
+                run.paused_by_user = True
         deadline = self._clock() + self._patience()
         asked: set[Path] = set()
         while True:
@@ -345,7 +349,9 @@ class GpuLease:
 
     def _withdraw(self) -> None:
         """The generation was refused: cancel the pause requests."""
-        self._resume_all()
+        with self._asking:
+            self.state = "training"
+            self._resume_all()
         self._mark()
 
     def _refusal(self) -> GpuLeaseError:
@@ -377,13 +383,12 @@ class GpuLease:
         if run is None:
             send_request(folder.requests, what)
             return
-        run.paused_by_user = what == "pause"
-        if self.state in ("asking", "lent"):
-            self._mark(
-                *(other.folder.path for other in self._running() if not other.paused_by_user)
-            )
-        else:
-            run.ask(what)
+        with self._asking:
+            run.paused_by_user = what == "pause"
+            if self.state not in ("asking", "lent"):
+                run.ask(what)
+                return
+        self._mark(*(other.folder.path for other in self._running() if not other.paused_by_user))
 
     def status(self) -> LeaseStatus:
         return LeaseStatus(

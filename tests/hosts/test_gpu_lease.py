@@ -129,13 +129,15 @@ class Worker(threading.Thread):
             self.writer.write(events.Phase(phase="training"))
             while self.end is None:
                 asked = [request.kind for request in take_requests(self.folder.requests)]
+                # of several pauses and resumes the last one counts
+                last = next((kind for kind in reversed(asked) if kind in ("pause", "resume")), "")
                 if "stop" in asked:
                     self.end = "stopped"
-                elif "resume" in asked and self._paused:
+                elif last == "resume" and self._paused:
                     self.card.take(self.name, WORKER)
                     self._paused = False
                     self.writer.write(events.Resumed())
-                elif "pause" in asked and "resume" not in asked and not self._paused:
+                elif last == "pause" and not self._paused:
                     self.card.give(self.name)
                     self._paused = True
                     self.writer.write(events.Paused())
@@ -792,6 +794,27 @@ def test_pause_pressed_before_or_while_a_picture_waits_for_the_worker_to_start_c
         picture.result(timeout=120)
     assert until(lambda: lease.state == "training")
     # after the image the worker goes on for a moment, until it has read what was asked
+    assert until(lambda: stays_paused(worker))
+    worker.end = "stopped"
+    assert_all_is_well(card, lease)
+
+
+def test_pause_pressed_at_the_moment_in_which_a_training_goes_on_comes_true(
+    card, host, lease, scheduler, tmp_path, monkeypatch
+):
+    worker = training(scheduler, tmp_path, card)
+    resume_all, pressed = lease._resume_all, []
+
+    def pressed_meanwhile():
+        resume_all()
+        pressed.append(threading.Thread(target=lease.ask, args=(worker.folder, "pause")))
+        pressed[-1].start()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(lease, "_resume_all", pressed_meanwhile)
+    host.generate()
+    assert until(lambda: pressed)
+    pressed[0].join(20)
     assert until(lambda: stays_paused(worker))
     worker.end = "stopped"
     assert_all_is_well(card, lease)
