@@ -192,6 +192,24 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add("env", env, "show the environment a worker would run in", needs_packages=False)
     sub.add_argument("--json", **AS_JSON)
 
+    summary = (
+        "measure how fast this machine trains models of published size, made of random weights,"
+        " and how much memory that takes"
+    )
+    sub = add("bench", bench, summary)
+    text = "the models to train: sd15, sd21, sdxl (default: %(default)s)"
+    sub.add_argument("--model", nargs="+", default=["sd15"], metavar="NAME", help=text)
+    text = "training resolution (default: the model's native one)"
+    sub.add_argument("--resolution", **PIXELS, help=text)
+    sub.add_argument("--batch", type=int, metavar="N", help="batch_size (default: 1)")
+    sub.add_argument("--rank", type=int, metavar="N", help="lora_rank (default: 8)")
+    text = "number of steps, of which the first two are not counted (default: %(default)s)"
+    sub.add_argument("--steps", type=int, default=12, metavar="N", help=text)
+    text = "keep the models' files here for the next time (default: a temporary folder)"
+    sub.add_argument("--folder", **DIR, help=text)
+    sub.add_argument("--set", **CHANGES, help="change a setting; may be given several times")
+    sub.add_argument("--json", **AS_JSON)
+
     summary = "train a LoRA on generated images and a tiny checkpoint, and show its effect"
     sub = add("demo", demo, summary)
     text = "output folder (default: %(default)s)"
@@ -273,6 +291,24 @@ def plan(asked: argparse.Namespace) -> int:
     answer = ask(training.read(asked.config, parse_changes(asked.changes)), asked.card)
     print(answer.to_json() if asked.json else answer.to_text())
     return 1 if answer.plan.fits is False else 0
+
+
+def bench(asked: argparse.Namespace) -> int:
+    from lora_trainer.bench import command
+
+    given = {
+        "resolution": asked.resolution,
+        "batch_size": asked.batch,
+        "lora_rank": asked.rank,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    changes |= parse_changes(asked.changes)
+    results = []
+    for result in command.bench(asked.model, asked.steps, changes, asked.folder):
+        results.append(result)
+        print(f"{result.model}: {result.timing.seconds_per_step:.3f} s a step", file=sys.stderr)
+    print(command.to_json(results) if asked.json else command.to_text(results))
+    return 0
 
 
 def resume(asked: argparse.Namespace) -> int:

@@ -146,6 +146,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "tasks",
         },
     ),
+    "bench": (
+        {"torch", "PIL", "numpy", "psutil"},
+        BASICS
+        | {"settings", "runs", "jobs", "checkpoint", "training.device", "planner.accounting"},
+    ),
     "worker": (
         {"PIL"},
         BASICS | {"settings", "runs", "dataset", "training", "tasks", "planner", "environment"},

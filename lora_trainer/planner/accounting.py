@@ -2,6 +2,7 @@
 FakeTensorMode on the CPU, with every storage counted.
 
     account(checkpoint, config, dtype) -> StepMemory
+    step_flops(checkpoint, config, dtype) -> floating-point operations of a step
 
 Takes seconds: as long as it takes to dispatch the operations of one step. What a graphics card adds
 (its context, the allocator's rounding, workspaces of kernels) is not in it: planner.plan.
@@ -18,6 +19,11 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
@@ -37,6 +43,17 @@ from lora_trainer.training.optimizers import OPTIMIZERS
 from lora_trainer.training.train import BatchSchedule, Trainer
 
 CPU = torch.device("cpu")
+ON_A_PROCESSOR = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda change, query, key, value, *_, **__: sdpa_backward_flop_count(
+            change, query, key, value
+        )
+    ),
+}
+"""Attention that torch's counter does not know."""
 STEP_COUNT = 2**20
 """Long enough for any warm-up."""
 
@@ -70,6 +87,35 @@ def account(
     width and height of the batch in pixels (default: a square). Each image has a caption of
     max_token_length tokens.
     """
+    with _fake_trainer(checkpoint, config, dtype, device, size) as (trainer, live):
+        live.restart()
+        trainer.advance()
+    found = {field.name: live.peak.get(field.name, 0) for field in dataclasses.fields(StepMemory)}
+    return StepMemory(**found)
+
+
+def step_flops(checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype) -> int:
+    """Floating-point operations of the matrix multiplications, convolutions and attention of one
+    step, forward and backward; what checkpointing computes again is counted again. `config` as for
+    `account`.
+    """
+    with (
+        _fake_trainer(checkpoint, config, dtype, "cuda", None) as (trainer, _),
+        FlopCounterMode(display=False, custom_mapping=ON_A_PROCESSOR) as counted,
+    ):
+        trainer.advance()
+    return int(counted.get_total_flops())
+
+
+@contextlib.contextmanager
+def _fake_trainer(
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    dtype: torch.dtype,
+    device: str,
+    size: tuple[int, int] | None,
+) -> Iterator[tuple[Trainer, LiveStorages]]:
+    """A trainer under FakeTensorMode whose optimizer has its state, and what it holds."""
     config = _countable(config)
     side = config.dataset.resolution
     assert side is not None, "the resolution is known"
@@ -102,10 +148,7 @@ def account(
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda one: live.mark("gradients", [one.grad])
             )
-        live.restart()
-        trainer.advance()
-    found = {field.name: live.peak.get(field.name, 0) for field in dataclasses.fields(StepMemory)}
-    return StepMemory(**found)
+        yield trainer, live
 
 
 def decoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:

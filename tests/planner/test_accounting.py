@@ -97,6 +97,17 @@ def test_sd15_at_512_pixels_takes_what_was_measured(tmp_path):
     assert (counted.peak - counted.optimizer) / GIB == pytest.approx(2.65, abs=0.03)
 
 
+def test_the_operations_of_a_step_are_counted():
+    def flops(**changes):
+        checkpoint = open_checkpoint(small_checkpoint())
+        return accounting.step_flops(checkpoint, config_of(**changes), torch.float32)
+
+    one, two, rank = flops(), flops(batch_size=2), flops(lora_rank=16)
+    # what is done once a step, such as the embedding of the time, is little
+    assert two / one == pytest.approx(2, rel=0.01)
+    assert one < rank < two < flops(batch_size=2, gradient_checkpointing=True)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "prodigy", "adamw_schedule_free"])
 def test_an_optimizers_state_is_as_large_as_its_entry_says(name):
     weights = torch.nn.Parameter(torch.ones(100, 100))

@@ -1,0 +1,138 @@
+"""Checkpoints of random weights in the architecture of published ones.
+
+`published/NAME.json.gz` holds the tensors' names and shapes of each file that a model consists of,
+as its publisher's header states them (tests/benchmark/published_models.py writes it).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lora_trainer import files
+from lora_trainer.checkpoint.header import BYTES_EACH
+from lora_trainer.errors import ConfigError
+
+PUBLISHED = Path(__file__).parent / "published"
+DTYPE = "F16"
+BLOCK = 1 << 22
+"""Random numbers that are drawn once; every weight is a piece of them."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A published model by its short name, such as sd15."""
+
+    name: str
+
+    @cached_property
+    def _stated(self) -> Mapping[str, Any]:
+        packed = (PUBLISHED / f"{self.name}.json.gz").read_bytes()
+        return files.parse_json(gzip.decompress(packed))  # type: ignore[no-any-return]
+
+    @property
+    def title(self) -> str:
+        """Its usual name."""
+        return str(self._stated["title"])
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of its training images."""
+        return int(self._stated["resolution"])
+
+    @property
+    def tensors(self) -> Mapping[str, Mapping[str, Shape]]:
+        """The setting that a file is given to (base_model, vae ...) -> tensor -> shape."""
+        return {
+            setting: {name: tuple(shape) for name, shape in shapes.items()}
+            for setting, shapes in self._stated["tensors"].items()
+        }
+
+    @property
+    def byte_count(self) -> int:
+        """Size of its files."""
+        return BYTES_EACH[DTYPE] * sum(
+            math.prod(shape) for shapes in self.tensors.values() for shape in shapes.values()
+        )
+
+    def write(self, folder: Path, seed: int = 0) -> dict[str, Path]:
+        """Write the files with random weights, unless they are there: setting -> file.
+
+        Weights are normally distributed with the variance that keeps activations of the same size;
+        norms are ones, and biases zeros.
+        """
+        block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32)
+        written = {}
+        for setting, shapes in self.tensors.items():
+            path = folder / f"{self.name}-{setting}.safetensors"
+            if not path.exists():
+                files.replace_file(
+                    path, lambda partial, shapes=shapes: _write(partial, shapes, block)
+                )
+            written[setting] = path
+        return written
+
+
+def published() -> dict[str, PublishedModel]:
+    """Every model, by its name."""
+    names = sorted(path.name.removesuffix(".json.gz") for path in PUBLISHED.glob("*.json.gz"))
+    return {name: PublishedModel(name) for name in names}
+
+
+def named(name: str) -> PublishedModel:
+    """Raises ConfigError for an unknown name."""
+    known = published()
+    if name not in known:
+        raise ConfigError(
+            "{name} is not a model that bench knows",
+            hint="Use one of: {known}.",
+            name=name,
+            known=", ".join(known),
+        )
+    return known[name]
+
+
+def _write(path: Path, shapes: Mapping[str, Shape], block: Any) -> None:
+    with path.open("wb") as file:
+        header = _header(shapes)
+        file.write(len(header).to_bytes(8, "little") + header)
+        start = 0
+        for name, shape in shapes.items():
+            for piece in _weights(name, shape, block, start):
+                _put(file, piece)
+            start = (start + math.prod(shape)) % BLOCK
+
+
+def _header(shapes: Mapping[str, Shape]) -> bytes:
+    entries, offset = {}, 0
+    for name, shape in shapes.items():
+        end = offset + math.prod(shape) * BYTES_EACH[DTYPE]
+        entries[name] = {"dtype": DTYPE, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    return json.dumps(entries).encode()
+
+
+def _weights(name: str, shape: Shape, block: Any, start: int) -> Iterator[Any]:
+    """A tensor's numbers, in pieces."""
+    count = math.prod(shape)
+    if len(shape) < 2:
+        yield np.full(count, 0.0 if name.endswith("bias") else 1.0, dtype=np.float32)
+        return
+    deviation = 1 / math.sqrt(math.prod(shape[1:]))
+    while count:
+        piece = block[start : start + count]
+        yield piece * deviation
+        count, start = count - len(piece), (start + len(piece)) % BLOCK
+
+
+def _put(file: BinaryIO, numbers: Any) -> None:
+    file.write(numbers.astype(np.float16).tobytes())

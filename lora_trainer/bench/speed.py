@@ -1,0 +1,34 @@
+"""This machine's rate of matrix multiplications, beside which a training step is judged."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+SIDE = {"cpu": 2048}
+LARGE_SIDE = 8192
+"""Sides of the square matrices: on a graphics card large enough to keep it busy."""
+SECONDS = 2.0
+FEWEST = 5
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of square matrix multiplications in `dtype`: the best of
+    those that fit into two seconds, five at least.
+    """
+    side = SIDE.get(device.type, LARGE_SIDE)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best, ends, count = float("inf"), time.perf_counter() + SECONDS, 0
+    while count < FEWEST or time.perf_counter() < ends:
+        started = time.perf_counter()
+        left @ right
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+        count += 1
+    return 2 * side**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
