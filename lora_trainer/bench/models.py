@@ -6,6 +6,7 @@ as its publisher's header states them (tests/benchmark/published_models.py write
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -75,9 +76,7 @@ class PublishedModel:
         for setting, shapes in self.tensors.items():
             path = folder / f"{self.name}-{setting}.safetensors"
             if not path.exists():
-                files.replace_file(
-                    path, lambda partial, shapes=shapes: _write(partial, shapes, block)
-                )
+                files.replace_file(path, functools.partial(_write, shapes=shapes, block=block))
             written[setting] = path
         return written
 

@@ -106,7 +106,7 @@ def measure(config: RunConfig) -> tuple[Timing, RunConfig]:
     if state.failure is not None:
         raise RunError(
             "the training failed: {message}",
-            hint=state.failure.hint or None,
+            hint=state.failure.hint,
             message=state.failure.message,
         )
     timing = timing_of(folder.read_events(), started, host_peak)

@@ -45,10 +45,10 @@ from lora_trainer.training.train import BatchSchedule, Trainer
 CPU = torch.device("cpu")
 ON_A_PROCESSOR = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
-        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda change, query, key, value, *_, **__: sdpa_backward_flop_count(
+        lambda change, query, key, value, *_, **__: sdpa_backward_flop_count(  # type: ignore[no-untyped-call]
             change, query, key, value
         )
     ),
