@@ -3,8 +3,10 @@ are not changed.
 
     python install.py             what the worker needs
     python install.py --tests     also the tools of `python -m tests`: ruff, mypy, pytest, the
-    WebUIs' gradio; prettier, eslint and tsc if there is npm; and a browser if there is none
+    WebUIs' gradio, the newer libraries; prettier, eslint and tsc if there is npm; and a browser if
+    there is none
     python install.py --captioner wd      also onnxruntime, which only the WD taggers need
+    python install.py --packages newer    also the newer libraries that some kinds of models need
 
 The WebUI runs this file without arguments at each start; a failure is then printed and does not
 stop the WebUI. Otherwise a failure exits with 1. With nothing to install it takes a fraction of a
@@ -50,7 +52,12 @@ sys.path.insert(0, str(HERE.parent))
 
 from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
-from lora_trainer.packages import CAPTIONER_PACKAGES, TORCH, WEBUI_PACKAGES  # noqa: E402
+from lora_trainer.packages import (  # noqa: E402
+    CAPTIONER_PACKAGES,
+    FAMILY_PACKAGES,
+    TORCH,
+    WEBUI_PACKAGES,
+)
 
 HOST_LOCK_TIMEOUT = 60.0
 """Seconds that a starting WebUI waits for another one's installation."""
@@ -75,6 +82,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         _make_ready(overlay, environ, by_host)
         for captioner in asked.captioner:
             _make_ready(environment.find_captioner_overlay(captioner), environ, by_host)
+        for name in asked.packages:
+            _make_ready(environment.find_family_overlay(name), environ, by_host)
         if asked.tests:
             _make_ready_for_tests(environ)
         return 0
@@ -111,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="also install what only this captioner needs",
     )
+    parser.add_argument(
+        "--packages",
+        action="append",
+        choices=sorted(FAMILY_PACKAGES),
+        default=[],
+        help="also install this set of libraries, which some kinds of models need",
+    )
     parser.add_argument("--skip-install", action="store_true", help="install nothing")
     parser.add_argument(
         "--by-hand",
@@ -146,10 +162,18 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
 
 
 def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
-    """The tools, the WebUIs' gradio that the tab is tested on, a browser to look at it, and what
-    looks at its JavaScript.
+    """The tools, the families' own libraries, the WebUIs' gradio that the tab is tested on, a
+    browser to look at it, and what looks at its JavaScript.
     """
     _make_ready(environment.find_tests_overlay(), environ, by_host=False)
+    for name in FAMILY_PACKAGES:
+        overlay = environment.find_family_overlay(name)
+        try:
+            overlay.require_torch()
+        except SetupError as error:
+            print(f"The tests that need the packages {name} will be skipped: {error}", flush=True)
+        else:
+            _make_ready(overlay, environ, by_host=False)
     if sys.version_info < TOO_NEW_FOR_WEBUIS:
         for host in WEBUI_PACKAGES:
             _make_ready(environment.find_gradio_overlay(host), environ, by_host=False)

@@ -285,10 +285,15 @@ def train(asked: argparse.Namespace) -> int:
 
 
 def plan(asked: argparse.Namespace) -> int:
-    from lora_trainer.planner.command import ask
+    from lora_trainer.checkpoint.packages import activate_for
     from lora_trainer.settings import training
 
-    answer = ask(training.read(asked.config, parse_changes(asked.changes)), asked.card)
+    requested = training.read(asked.config, parse_changes(asked.changes))
+    activate_for(requested.checkpoint.base_model)
+    # needs torch
+    from lora_trainer.planner.command import ask
+
+    answer = ask(requested, asked.card)
     print(answer.to_json() if asked.json else answer.to_text())
     return 1 if answer.plan.fits is False else 0
 
@@ -507,6 +512,11 @@ def init(asked: argparse.Namespace) -> int:
 
 
 def inspect(asked: argparse.Namespace) -> int:
+    from lora_trainer.checkpoint.packages import activate_for
+
+    if asked.base is not None:
+        activate_for(asked.base)
+    # need torch or safetensors
     from lora_trainer.lora.convert import convert
     from lora_trainer.lora.describe import describe
 

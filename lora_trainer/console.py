@@ -32,7 +32,7 @@ PHASES = {
     "encoding": "Encoding images",
     "loading": "Loading the model",
     "training": "Training",
-    "installing": "Installing the captioner's packages",
+    "installing": "Installing packages",
     "downloading": "Downloading the model, in MB",
     "captioning": "Captioning",
     "previewing": "Making previews",

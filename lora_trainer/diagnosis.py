@@ -21,6 +21,7 @@ from typing import Any
 from lora_trainer import __version__, environment, files
 from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import SetupError
+from lora_trainer.packages import FAMILY_PACKAGES
 
 REPORTED_VARIABLES = tuple(
     (
@@ -78,6 +79,9 @@ def report(overlay: Overlay | None = None) -> dict[str, Any]:
             "has_venv": _has("venv"),
         },
         "overlay": _overlay(overlay),
+        "family_overlays": {
+            name: _overlay(environment.find_family_overlay(name)) for name in FAMILY_PACKAGES
+        },
         "packages": _packages(overlay),
         "torch": _torch(overlay),
         "memory": _memory(overlay),
@@ -106,6 +110,10 @@ def report_text(values: Mapping[str, Any]) -> str:
         f"System         {python['platform']}",
         f"Packages       {overlay['state']}: {_overlay_line(overlay)}",
         *([f"               {overlay['problem']}"] if overlay["problem"] else []),
+        *(
+            f"  {name:12} {found['state']}: {_overlay_line(found)}"
+            for name, found in values["family_overlays"].items()
+        ),
         f"torch          {torch['version'] or 'not importable'}"
         + (f"  {torch['error']}" if torch["error"] else ""),
         *(f"Device         {_device_line(device)}" for device in torch["devices"]),

@@ -46,6 +46,8 @@ CAPTIONER_MODULES = {
     name: wanted[0].modules[0] for name, wanted in packages.CAPTIONER_PACKAGES.items()
 }
 """The module that shows whether the interpreter already has a captioner's packages."""
+FAMILY_OVERLAYS = {name: ROOT / f"overlay-{name}" for name in packages.FAMILY_PACKAGES}
+"""Training libraries for some model families, in place of those of the worker's set."""
 
 NO_WINDOW = 0x08000000 if os.name == "nt" else 0
 """subprocess.CREATE_NO_WINDOW, which exists on Windows only; 0 elsewhere."""
@@ -106,6 +108,10 @@ class Overlay:
     """Not in the interpreter, or in a version that is not accepted."""
     captioner: str = ""
     """The captioner that needs them; empty for the worker's own set."""
+    family_packages: str = ""
+    """Their name in packages.FAMILY_PACKAGES, for a set that model families need."""
+    below: Path | None = None
+    """The folder of the worker's own set, which this one is imported before; None: none."""
 
     @property
     def version_folder(self) -> Path:
@@ -176,10 +182,42 @@ class Overlay:
         stamp = read_stamp(folder)
         return stamp is not None and self.surroundings in stamp.checked
 
+    @property
+    def megabytes(self) -> int:
+        """Approximate installed size of the missing packages."""
+        return sum(package.megabytes for package in self.missing)
+
+    def require_torch(self) -> None:
+        """Raise SetupError if these packages need a newer torch: for a set of families, none is
+        installed.
+        """
+        torch = next((one for one in self.missing if one.key == packages.TORCH.key), None)
+        if not self.family_packages or torch is None:
+            return
+        raise SetupError(
+            "this kind of model needs torch {least} or newer, and the torch here is {version}",
+            hint=(
+                "Use a WebUI with a newer torch, such as Forge Neo or reForge; or choose a"
+                " checkpoint of another kind."
+            ),
+            least=torch.at_least,
+            version=self.found.get(torch.key, "?"),
+        )
+
     def require(self) -> Overlay:
         """Returns self if the worker can start; else raises SetupError with the command to run."""
+        self.require_torch()
         if self.state != "missing":
             return self
+        if self.family_packages:
+            raise SetupError(
+                "this kind of model needs packages that are not installed: {names}",
+                hint='In {root} run: "{python}" install.py --packages {set}',
+                names=", ".join(package.requirement for package in self.missing),
+                set=self.family_packages,
+                root=ROOT,
+                python=sys.executable,
+            )
         if self.captioner:
             raise SetupError(
                 "the captioner {captioner} needs packages that are not installed: {names}",
@@ -259,11 +297,33 @@ def find_captioner_overlay(captioner: str) -> Overlay:
     )
 
 
+def find_family_overlay(name: str, home: Path | None = None) -> Overlay:
+    """The state of the set `name` of packages.FAMILY_PACKAGES. All of it is in its overlay, but for
+    torch: whatever the interpreter has of it would be hidden by the worker's own set.
+    """
+    own = find_overlay()
+    wanted = packages.FAMILY_PACKAGES[name]
+    folders = [str(own.folder)] if own.folder else []
+    found = packages.found_versions(
+        (package for package in wanted if package.at_least is not None),
+        [*folders, *interpreter_folders()],
+    )
+    return Overlay(
+        home=home or FAMILY_OVERLAYS[name],
+        packages=wanted,
+        found=found,
+        missing=packages.missing_packages(wanted, found),
+        family_packages=name,
+        below=own.folder,
+    )
+
+
 def activate(overlay: Overlay | None = None) -> Overlay:
     """Put the overlay and the extension first on sys.path of this process. Never raises.
 
     Without an overlay only the extension is added; `activate().require()` raises then. Works under
-    an embedded Python, which ignores PYTHONPATH. Call it before the torch stack is imported.
+    an embedded Python, which ignores PYTHONPATH. Call it before the torch stack is imported. The
+    overlay of a captioner or a family comes in front of those that are active already.
     """
     overlay = overlay or find_overlay()
     for name, value in LIBRARY_SETTINGS.items():
@@ -346,7 +406,7 @@ def python_tag() -> str:
 def interpreter_folders() -> list[str]:
     """sys.path without the extension and its overlays."""
     ours = [ROOT / "lora_trainer", ROOT / "tests", OVERLAY, TEST_OVERLAY]
-    ours += CAPTIONER_OVERLAYS.values()
+    ours += [*CAPTIONER_OVERLAYS.values(), *FAMILY_OVERLAYS.values()]
     others = (entry for entry in sys.path if entry and Path(entry) != ROOT)
     return [entry for entry in others if not any(_is_within(entry, str(path)) for path in ours)]
 

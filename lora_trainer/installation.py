@@ -97,6 +97,7 @@ def install(
     echo: receives progress lines. patience: seconds to wait for another installation. free_space:
     bytes free at a path, for tests. time_limit: for a starting WebUI; None waits for pip.
     """
+    overlay.require_torch()
     try:
         overlay.version_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,7 +109,7 @@ def install(
         folder = overlay.folder
         if overlay.state == "ready" and folder is not None:
             echo("Checking the packages beside the interpreter's new ones ...")
-            _try_imports(folder, overlay.packages, environ)
+            _try_imports(folder, overlay, environ)
             stamp = read_stamp(folder)
             if stamp is not None:
                 _write_stamp(
@@ -319,7 +320,7 @@ def _build(
         _run_pip_for(overlay.missing, build, temporary, environ, echo, time_limit)
         _check_versions(overlay.missing, build)
         echo("Testing them ...")
-        _try_imports(build, overlay.packages, environ)
+        _try_imports(build, overlay, environ)
         (build / IN_USE).touch()
         _write_stamp(build, _new_stamp(overlay, build))
         _put_in_place(build, overlay.wanted)
@@ -465,8 +466,8 @@ IMPORT_CHECK = """
 import importlib, importlib.util, json, py_compile, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-folder, modules, files = json.loads(sys.argv[1])
-sys.path[:1] = [folder]
+folders, modules, files = json.loads(sys.argv[1])
+sys.path[:1] = folders
 for name in modules:
     try:
         importlib.import_module(name)
@@ -482,21 +483,23 @@ for name in files:
         sys.exit(1)
 for module in list(sys.modules.values()):
     path = getattr(module, "__file__", None) or ""
-    if path.startswith(folder) and path.endswith(".py"):
+    if path.startswith(folders[0]) and path.endswith(".py"):
         py_compile.compile(path, quiet=2)
 """
 """Imports what a worker imports, then compiles it, so that the worker's first start is quick.
 
-argv[1]: [folder, modules, files]. Exits with 1 and [name, reason] on the last line on failure.
+argv[1]: [folders, modules, files], the set's folder first. Exits with 1 and [name, reason] on the
+last line on failure.
 """
 
 
-def _try_imports(folder: Path, wanted: tuple[Package, ...], environ: Mapping[str, str]) -> None:
-    modules = [module for package in wanted for module in package.modules]
-    data_files = [file for package in wanted for file in package.files]
+def _try_imports(folder: Path, overlay: Overlay, environ: Mapping[str, str]) -> None:
+    modules = [module for package in overlay.packages for module in package.modules]
+    data_files = [file for package in overlay.packages for file in package.files]
+    folders = [str(path) for path in (folder, overlay.below) if path is not None]
     variables = {**environ, **LIBRARY_SETTINGS, **PIP_OVERRIDES, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", IMPORT_CHECK, json.dumps([str(folder), modules, data_files])],
+        [sys.executable, "-c", IMPORT_CHECK, json.dumps([folders, modules, data_files])],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=variables,

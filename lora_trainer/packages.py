@@ -3,7 +3,8 @@
 Each package has the exact version that we install, and a range of versions accepted from the
 interpreter. The training libraries (diffusers, transformers, PEFT and what they are tied to) have
 no range: the overlay always has exactly that version. The versions are tested together on torch
-2.1, 2.3 and 2.13; each has wheels for Python 3.10 to 3.13 on Linux, Windows and macOS.
+2.1, 2.3 and 2.13; each has wheels for Python 3.10 to 3.13 on Linux, Windows and macOS. Model
+families that need newer training libraries have a set of their own, FAMILY_PACKAGES.
 
 Called by `environment` at each start, so it is quick and imports none of the packages. Standard
 library only.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution
 
 
@@ -162,6 +163,44 @@ TORCH_DEPENDENCIES: tuple[Package, ...] = (
     Package(name="MarkupSafe", version="3.0.3"),
     Package(name="setuptools", version="80.9.0"),
 )
+
+FAMILY_PACKAGES: Mapping[str, tuple[Package, ...]] = {
+    # Family.packages -> the training libraries in place of the worker's own, installed on first use
+    "newer": (
+        # never installed: these versions import from 2.6 on
+        replace(TORCH, at_least="2.6", modules=()),
+        # the last that transformers 4's huggingface-hub, below 1.0, satisfies
+        Package(
+            name="diffusers",
+            version="0.39.0",
+            megabytes=35,
+            modules=(
+                "diffusers.models.transformers.transformer_cosmos",
+                "diffusers.models.autoencoders.autoencoder_kl",
+                "diffusers.models.autoencoders.autoencoder_kl_qwenimage",
+                "diffusers.models.condition_embedders.condition_embedder_anima",
+                "diffusers.models.unets.unet_2d_condition",
+                "diffusers.loaders.lora_pipeline",
+            ),
+        ),
+        Package(
+            name="transformers",
+            version="4.57.6",
+            megabytes=55,
+            modules=(
+                "transformers.models.clip.modeling_clip",
+                "transformers.models.qwen3.modeling_qwen3",
+            ),
+        ),
+        Package(name="tokenizers", version="0.22.1", modules=("tokenizers",), megabytes=10),
+        Package(name="peft", version="0.18.0", modules=("peft",), megabytes=3),
+        Package(name="accelerate", version="1.12.0", modules=("accelerate",)),
+        Package(name="safetensors", version="0.8.0", modules=("safetensors.torch",)),
+        Package(
+            name="huggingface-hub", version="0.36.2", modules=("huggingface_hub",), megabytes=3
+        ),
+    ),
+}
 
 CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
     # captioner -> packages that only it needs, installed on first use

@@ -4,6 +4,10 @@ content.
 
     python -m tests                     everything, on all cores
     python -m tests tests/dataset -x    only pytest, with these arguments
+    python -m tests --newer tests/lora  the same with the libraries that some model families need
+
+A process imports one set of libraries. tests/newer is for what only the newer ones can do, and is
+collected in a pytest of its own, which has them.
 
 The tools come from `python install.py --tests`. Standard library only, and no package of the
 interpreter is needed.
@@ -26,6 +30,7 @@ from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
 
 FAILED = "failed"
+NEWER, ITS_TESTS = "--newer", "tests/newer"
 MOST_PROCESSES = 8
 """Each test process loads torch: more of them need memory rather than save time."""
 
@@ -41,13 +46,14 @@ def main(arguments: list[str]) -> int:
         print(f'{error}\nRun: "{sys.executable}" install.py --tests', file=sys.stderr)
         return 1
     if arguments:
-        return run("pytest", *arguments)
+        own = [ITS_TESTS in Path(one.split("::")[0]).as_posix() for one in arguments]
+        return run("pytest", *([NEWER] if any(own) else []), *arguments)
     with ThreadPoolExecutor() as beside:
         looking = beside.submit(look_at_sources)
         tested = said(run("pytest", *side_by_side(cores())))
         results = {**looking.result(), "pytest": tested}
     print("\n" + "\n".join(f"{name}: {result}" for name, result in results.items()))
-    return 1 if FAILED in results.values() else 0
+    return 1 if any(result.startswith(FAILED) for result in results.values()) else 0
 
 
 def side_by_side(core_count: int) -> list[str]:
@@ -66,7 +72,20 @@ def look_at_sources() -> dict[str, str]:
         "format": said(look("ruff", "format", "--check", "--quiet", ".")),
         "mypy": said(look("mypy")),
         **look_at_javascript(),
+        "pytest, newer libraries": test_with_newer(),
     }
+
+
+def test_with_newer() -> str:
+    """What came of tests/newer."""
+    overlay = environment.find_family_overlay("newer")
+    try:
+        overlay.require_torch()
+    except SetupError as error:
+        return f"skipped, {error.message}"
+    if overlay.state == "missing":
+        return f"{FAILED}, not installed: {sys.executable} install.py --tests"
+    return said(look("pytest", NEWER, ITS_TESTS))
 
 
 def said(code: int) -> str:
@@ -140,11 +159,16 @@ def run_module(tool: str, arguments: list[str]) -> int:
         if Path(entry or ".").resolve() != Path(__file__).resolve().parent
     ]
     tools, packages = environment.activate(environment.find_tests_overlay()), environment.activate()
+    active = [packages, tools]
+    if NEWER in arguments:
+        arguments = [argument for argument in arguments if argument != NEWER]
+        newer = environment.find_family_overlay("newer").require()
+        active.insert(0, environment.activate(newer))
     # mypy reads the types of installed packages from sys.path, but for its first entry, which is to
     # be the project
     sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]
     # for pytest's own processes, which start before they learn sys.path
-    found = [str(folder) for folder in (ROOT, packages.folder, tools.folder) if folder]
+    found = [str(ROOT), *(str(overlay.folder) for overlay in active if overlay.folder)]
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [*found, *filter(None, [os.environ.get("PYTHONPATH")])]
     )

@@ -23,6 +23,7 @@ def test_the_report_is_plain_json_and_complete(values: dict[str, object]) -> Non
         "extension",
         "python",
         "overlay",
+        "family_overlays",
         "packages",
         "torch",
         "memory",

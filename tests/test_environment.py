@@ -369,3 +369,68 @@ def test_what_lies_in_a_captioners_overlay_is_not_the_interpreters_own(
     inside = str(environment.CAPTIONER_OVERLAYS["wd"] / "cp311" / "0123456789")
     monkeypatch.setattr(sys, "path", [inside, *sys.path])
     assert inside not in environment.interpreter_folders()
+
+
+@pytest.fixture
+def below(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A worker's own set with a torch of 2.13, and no set of families."""
+    put_set(
+        find_overlay(tmp_path / "overlay", wanted=(TORCH, TRAINER), folders=[]).wanted,
+        {"torch": TORCH.version, "trainer": "1.0"},
+    )
+    real = environment.find_overlay
+    monkeypatch.setattr(
+        environment,
+        "find_overlay",
+        lambda: real(tmp_path / "overlay", wanted=(TORCH, TRAINER), folders=[]),
+    )
+    monkeypatch.setattr(environment, "interpreter_folders", list)
+    monkeypatch.setitem(environment.FAMILY_OVERLAYS, "newer", tmp_path / "overlay-newer")
+    folder = environment.find_overlay().folder
+    assert folder is not None
+    return folder
+
+
+def test_a_set_of_families_is_whole_and_lies_before_the_workers_own(below: Path) -> None:
+    overlay = environment.find_family_overlay("newer")
+    names = [package.name for package in overlay.missing]
+    assert (overlay.state, overlay.below) == ("missing", below)
+    assert "torch" not in names and names[:2] == ["diffusers", "transformers"]
+    with pytest.raises(SetupError, match="needs packages that are not installed") as caught:
+        overlay.require()
+    assert str(caught.value.hint).endswith("install.py --packages newer")
+    put_set(overlay.wanted, {package.name: package.version for package in overlay.missing})
+    ready = environment.find_family_overlay("newer")
+    assert ready.require().folder == overlay.wanted
+
+
+def test_what_an_interpreter_has_of_a_set_of_families_is_installed_all_the_same(
+    below: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = environment.find_family_overlay("newer").missing
+    site = have(tmp_path, diffusers=wanted[0].version)
+    monkeypatch.setattr(environment, "interpreter_folders", lambda: site)
+    assert environment.find_family_overlay("newer").missing == wanted
+
+
+def test_a_set_of_families_is_refused_where_torch_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = have(tmp_path, torch="2.3.1")
+    monkeypatch.setattr(environment, "interpreter_folders", lambda: site)
+    monkeypatch.setattr(
+        environment, "find_overlay", lambda: find_overlay(tmp_path, wanted=(), folders=[])
+    )
+    with pytest.raises(
+        SetupError, match=r"needs torch 2\.6 or newer, and the torch here is 2\.3\.1"
+    ) as caught:
+        environment.find_family_overlay("newer").require()
+    assert "Forge Neo" in str(caught.value.hint)
+
+
+def test_what_lies_in_a_set_of_families_is_not_the_interpreters_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inside = str(environment.FAMILY_OVERLAYS["newer"] / "cp311" / "0123456789")
+    monkeypatch.setattr(sys, "path", [inside, *sys.path])
+    assert inside not in environment.interpreter_folders()

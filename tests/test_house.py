@@ -39,6 +39,7 @@ LIGHT_CHECKPOINT = {
     "checkpoint.names",
     "checkpoint.folder",
     "checkpoint.licence",
+    "checkpoint.packages",
 }
 
 LIGHT_CAPTIONING = {"captioning.captioner", "captioning.captioners"}
@@ -67,7 +68,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "frozen": ({"torch"}, BASICS),
     "checkpoint": (
         TORCH_STACK | {"yaml"},
-        BASICS | {"settings", "runs", "dataset", "families", "frozen"},
+        BASICS | {"environment", "settings", "runs", "dataset", "families", "frozen"},
     ),
     "lora": (
         TORCH_STACK | {"PIL"},
@@ -153,7 +154,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "worker": (
         {"PIL"},
-        BASICS | {"settings", "runs", "dataset", "training", "tasks", "planner", "environment"},
+        BASICS
+        | {
+            "settings",
+            "runs",
+            "dataset",
+            "checkpoint.packages",
+            "training",
+            "tasks",
+            "planner",
+            "environment",
+        },
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
     "verdict": (set(), BASICS | {"runs", "settings", "training.optimizers"}),

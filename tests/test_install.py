@@ -19,6 +19,7 @@ import pytest
 from lora_trainer import environment, files
 from lora_trainer.packages import (
     CAPTIONER_PACKAGES,
+    FAMILY_PACKAGES,
     TEST_PACKAGES,
     WEBUI_PACKAGES,
     WORKER_PACKAGES,
@@ -111,6 +112,7 @@ FEW = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"
 
 # of two packages in the same version, the last one's wheel stays: what is imported is written there
 EVERYTHING = (
+    *(package for one in FAMILY_PACKAGES.values() for package in one if package.name != "torch"),
     *(package for host in WEBUI_PACKAGES.values() for package in host),
     *TEST_PACKAGES,
     *WORKER_PACKAGES,
@@ -485,3 +487,33 @@ def test_what_one_captioner_needs_comes_when_it_is_asked_for_into_an_overlay_of_
     (found,) = environment.sets(version_folder)
     assert (found / "onnxruntime" / "__init__.py").is_file()
     assert "invalid choice: 'blip'" in machine.install("--captioner", "blip").stdout
+
+
+def test_the_libraries_of_some_families_come_when_asked_for_into_an_overlay_of_their_own(
+    machine: Machine,
+) -> None:
+    newer = tuple(one for one in FAMILY_PACKAGES["newer"] if one.name != "torch")
+    make_wheels(machine.folder / "wheels", newer)
+    version_folder = machine.extension / "overlay-newer" / environment.python_tag()
+    assert machine.install().returncode == 0
+    workers = machine.sets()
+    assert not version_folder.exists()
+    result = machine.install("--packages", "newer")
+    assert result.returncode == 0, result.stdout
+    assert "LoRA Trainer (overlay-newer): ready, 7 packages" in result.stdout
+    assert machine.sets() == workers
+    (found,) = environment.sets(version_folder)
+    stamp = environment.read_stamp(found)
+    assert stamp is not None
+    assert stamp.versions == {package.key: package.version for package in newer}
+    assert "invalid choice: 'older'" in machine.install("--packages", "older").stdout
+
+
+def test_the_libraries_of_some_families_are_not_installed_beside_an_old_torch(
+    machine: Machine,
+) -> None:
+    unpack(make_wheel(machine.folder, "torch", "2.3.1", {"torch/__init__.py": ""}), machine.site)
+    result = machine.install("--packages", "newer")
+    assert result.returncode == 1
+    assert "needs torch 2.6 or newer, and the torch here is 2.3.1" in result.stdout
+    assert not (machine.extension / "overlay-newer").exists()

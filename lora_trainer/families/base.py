@@ -128,6 +128,10 @@ class Family(ABC):
     """`sd version` in a LoRA's sidecar: SD1, SDXL. Hosts show only LoRAs that fit the loaded
     checkpoint.
     """
+    packages: str = ""
+    """The training libraries that it needs: a name in packages.FAMILY_PACKAGES; "": the worker's
+    own set.
+    """
     latent_channels: int
     pixels_per_latent: int = 8
     """Downscaling factor of the VAE."""

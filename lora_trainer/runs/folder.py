@@ -345,6 +345,12 @@ class Heartbeat:
             "versions": dict(versions),
         }
 
+    def note(self, versions: Mapping[str, str]) -> None:
+        """The versions that are imported from now on."""
+        if self._values["versions"] != versions:
+            self._values["versions"] = dict(versions)
+            self.beat()
+
     def beat(self, every: float = 0.0) -> None:
         """Write the time, unless that was done less than `every` seconds ago."""
         now = time.time()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +41,7 @@ from lora_trainer.settings.captioning import CaptionSettings, fingerprint
 from lora_trainer.tasks.base import Task
 from lora_trainer.tasks.control import Control, Requests
 from lora_trainer.tasks.fetching import Fetching
+from lora_trainer.tasks.installing import install
 from lora_trainer.tasks.report import Report
 from lora_trainer.training.device import (
     choose_device,
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 3.0
 """Interval at which captions are written; a killed worker loses no more."""
-INSTALL_POLL_SECONDS = 0.2
 CHECKS_PER_EVENT = 25
 MOST_NAMED = 20
 MAX_INPUT_SIDE = 1024
@@ -224,24 +223,8 @@ class CaptionTask(Task):
         ):
             return
         if environment.find_captioner_overlay(wanted).state == "missing":
-            self._install(wanted)
+            install(self.report, self.control, "--captioner", wanted)
         environment.activate(environment.find_captioner_overlay(wanted).require())
-
-    def _install(self, captioner: str) -> None:
-        """Run install.py; its output goes to the log. Success is checked by the caller."""
-        self.report.phase("installing")
-        command = environment.install_command("--captioner", captioner)
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, creationflags=environment.NO_WINDOW
-        ) as process:
-            try:
-                while process.poll() is None:
-                    time.sleep(INSTALL_POLL_SECONDS)
-                    self.control.raise_if_stopped()
-            except StopRequested:
-                # an incomplete set is never used
-                process.terminate()
-                raise
 
 
 def precision_for(settings: CaptionSettings, model: Path, device: torch.device) -> torch.dtype:

@@ -16,11 +16,11 @@ from lora_trainer import files
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, Message, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
-from lora_trainer.runs.events import Failed
+from lora_trainer.runs.events import Failed, Stopped
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
 from lora_trainer.tasks import base
 from lora_trainer.tasks.report import Report
-from lora_trainer.training.loop import Outcome
+from lora_trainer.training.loop import Outcome, StopRequested
 
 if TYPE_CHECKING:
     from lora_trainer.worker.memory import MemoryOptions
@@ -47,7 +47,10 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
             try:
                 if overlay is not None:
                     overlay.require()
+                    _prepare_packages(folder, report, heartbeat)
                 return _run_reporting(folder, report)
+            except StopRequested:
+                return _report_stop(folder, report)
             except LoraTrainerError as error:
                 return _report_failure(error, report)
     except RunError as error:
@@ -74,6 +77,23 @@ def _report_failure(error: LoraTrainerError, report: Report | None = None) -> in
     except OSError:
         return DISK_FULL
     return FAILED
+
+
+def _prepare_packages(
+    folder: folders.RunFolder, report: Report, heartbeat: folders.Heartbeat
+) -> None:
+    # needs PyYAML, so only after overlay.require()
+    from lora_trainer.worker import packages
+
+    packages.prepare(folder, report)
+    heartbeat.note(versions())
+
+
+def _report_stop(folder: folders.RunFolder, report: Report) -> int:
+    """Stopped before the task began."""
+    state = folder.read_state()
+    report.write(Stopped(step=state.step, file=state.saved[-1].file if state.saved else ""))
+    return STOPPED
 
 
 def _run_reporting(folder: folders.RunFolder, report: Report) -> int:

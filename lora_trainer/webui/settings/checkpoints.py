@@ -21,12 +21,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from lora_trainer import families, files
+from lora_trainer import environment, families, files
 from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.licence import RESTRICTIONS, Licence, companions
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.demo import EMBEDDED
+from lora_trainer.environment import Overlay
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, LoadedCheckpoint
@@ -158,6 +159,11 @@ class CheckpointFacts:
         if self.family is None:
             return None
         return self.stated_resolution or self.family.native_resolution(self.prediction_type)
+
+    def family_overlay(self) -> Overlay | None:
+        """The packages that its family needs beside the worker's own; None: none."""
+        name = self.family.packages if self.family else ""
+        return environment.find_family_overlay(name) if name else None
 
     def require(self) -> CheckpointFacts:
         """Returns self; raises CheckpointError if it cannot be trained on."""

@@ -33,6 +33,7 @@ from lora_trainer.errors import (
     LoraFileError,
     LoraTrainerError,
     Message,
+    SetupError,
 )
 from lora_trainer.hosts.base import Host, Memory
 from lora_trainer.hosts.gpu_lease import LeaseStatus
@@ -321,6 +322,7 @@ class Preflight:
         asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
         problems += _licence_problems(draft)
+        problems += _package_problems(draft.facts)
         found = self._scan(request.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
@@ -694,6 +696,26 @@ def _rehearsal_problem(error: LoraTrainerError) -> Problem:
     if place is None:
         return _problem_of("checkpoint", error)
     return replace(found, field=place, message=_without_folders(found.message))
+
+
+def _package_problems(facts: CheckpointFacts) -> Iterator[Problem]:
+    """What the checkpoint's family needs beside the worker's own packages, and is not here."""
+    overlay = facts.family_overlay()
+    if overlay is None or overlay.state == "ready":
+        return
+    try:
+        overlay.require_torch()
+    except SetupError as error:
+        yield _problem_of("checkpoint", error)
+        return
+    yield _problem(
+        "checkpoint",
+        "info",
+        "this kind of checkpoint needs newer libraries ({megabytes} MB), which are fetched once,"
+        " when the training starts",
+        hint="Nothing of the WebUI's own packages is changed.",
+        megabytes=overlay.megabytes,
+    )
 
 
 def _licence_problems(draft: _Selection) -> Iterator[Problem]:

@@ -172,7 +172,7 @@ PHASES: Texts = {
     "pairing": "Writing pairs",
     "asking": "Answering",
     "waiting": "Waiting for a question",
-    "installing": "Installing what the captioner needs",
+    "installing": "Installing packages",
     "downloading": "Downloading the model",
     "previewing": "Making previews",
     "saving": "Saving",

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from lora_trainer import environment, packages
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, ConfigError, DatasetError, Message
+from lora_trainer.families import get
 from lora_trainer.hosts.base import Memory
 from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.runs import events
@@ -148,6 +150,41 @@ def test_every_auto_is_told(app):
 
 
 # --- the checkpoint's licence ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "ok", "severity", "sentence"),
+    [
+        (
+            "2.13.0",
+            True,
+            "info",
+            "this kind of checkpoint needs newer libraries (110 MB), which are fetched once, when"
+            " the training starts",
+        ),
+        (
+            "2.3.1",
+            False,
+            "error",
+            "this kind of model needs torch 2.6 or newer, and the torch here is 2.3.1",
+        ),
+    ],
+)
+def test_libraries_that_a_checkpoint_needs_are_told_before_the_start(
+    app, tmp_path, monkeypatch, torch_version, ok, severity, sentence
+):
+    monkeypatch.setattr(type(get("sd1")), "packages", "newer")
+    monkeypatch.setitem(environment.FAMILY_OVERLAYS, "newer", tmp_path / "overlay-newer")
+    real = packages.found_versions
+
+    def found(wanted, folders):
+        versions = real(wanted, folders)
+        return {**versions, "torch": torch_version} if "torch" in versions else versions
+
+    monkeypatch.setattr(packages, "found_versions", found)
+    made = app.preflight.check(plan_request())
+    assert made.ok is ok
+    assert told(made, severity) == [("checkpoint", sentence)]
 
 
 def test_a_licence_that_restricts_is_told_before_the_start(app, tmp_path):
