@@ -40,6 +40,7 @@ LIGHT_CHECKPOINT = {
     "checkpoint.folder",
     "checkpoint.licence",
     "checkpoint.packages",
+    "checkpoint.part_files",
 }
 
 LIGHT_CAPTIONING = {"captioning.captioner", "captioning.captioners"}

@@ -37,7 +37,8 @@ def applied(parts: Parts, loras: Sequence[LoraTag]) -> Iterator[None]:
     Raises LoraFileError if a file has a layer that the models lack.
     """
     layers = webui_layers(parts)
-    kept: dict[str, torch.Tensor] = {}
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    seen: set[str] = set()
     try:
         for lora in loras:
             for name, change in effects(lora.file).items():
@@ -48,15 +49,19 @@ def applied(parts: Parts, loras: Sequence[LoraTag]) -> Iterator[None]:
                         path=lora.file,
                         name=name,
                     )
-                weight = layers[name].weight
-                kept.setdefault(name, weight.detach().clone())
-                with torch.no_grad():
-                    weight += lora.strength * change.reshape(weight.shape).to(weight)
+                for one in layers[name]:
+                    weight, rows = one.layer.weight, one.rows
+                    if name not in seen:
+                        kept.append((weight, weight.detach().clone()))
+                    own = change if rows is None else change[rows.first : rows.first + rows.count]
+                    with torch.no_grad():
+                        weight += lora.strength * own.reshape(weight.shape).to(weight)
+                seen.add(name)
         yield
     finally:
-        for name, before in kept.items():
+        for weight, before in kept:
             with torch.no_grad():
-                layers[name].weight.copy_(before)
+                weight.copy_(before)
 
 
 def effects(file: Path) -> dict[str, torch.Tensor]:

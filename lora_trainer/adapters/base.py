@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_trainer.families.base import Family, Shape
+from lora_trainer.errors import LoraFileError
+from lora_trainer.families.base import Family, Rows, Shape
 from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.names import Part
 from lora_trainer.settings.training import DEFAULT_RANK, LoraSettings
@@ -119,6 +120,18 @@ class LoraType(ABC):
     @abstractmethod
     def weight_count(self, shape: Shape, size: Size) -> int:
         """Number of weights for a layer whose weight has this shape."""
+
+    def joined(
+        self, pieces: Sequence[tuple[Rows, Size, Mapping[str, torch.Tensor]]]
+    ) -> tuple[dict[str, torch.Tensor], float]:
+        """One layer's tensors in the WebUI's form, and alpha, from those of the layers that it
+        holds, with their rows; the delta of other rows is zero.
+        """
+        raise LoraFileError(
+            "{type} cannot be saved for this model, whose file has several layers in one",
+            hint="Set lora_type to lora.",
+            type=self.label,
+        )
 
     @abstractmethod
     def fits(self, base: Shape, shapes: Mapping[str, Shape]) -> bool:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from lora_trainer.adapters.injected import Adapters, target_layers
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError, Message
-from lora_trainer.lora.changes import LoraChanges
+from lora_trainer.families.base import Rows
+from lora_trainer.lora.changes import LoraChanges, WeightChange
 from lora_trainer.lora.names import Part, base_layers
 from lora_trainer.settings.training import LoraSettings
 
@@ -72,13 +73,26 @@ class Beginning:
         return {"file": self.file, "count": len(names), "names": ", ".join(names[:NAMED])}
 
 
+@dataclass(frozen=True)
+class Place:
+    """A trained layer, and its rows in a file's layer that holds several."""
+
+    part: Part
+    path: str
+    rows: Rows | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
     """A file's layers, matched with the trained layers of this run."""
 
     changes: LoraChanges
-    matched: Mapping[str, tuple[Part, str]]
-    """Layer in the file -> (part, path) of a trained layer."""
+    matched: Mapping[str, tuple[Place, ...]]
+    """Layer in the file -> the trained layers that it changes: one, but where the checkpoint has
+    several in one.
+    """
+    unlearned: Mapping[str, tuple[Rows, ...]]
+    """Layer in the file, if matched -> rows of it that this run does not train."""
     left_out: tuple[str, ...]
     """Layers of the file that this run does not train; their delta is lost."""
     unknown: tuple[str, ...]
@@ -92,14 +106,22 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
     changes.require_family(base.family)
     layers = base_layers(base)
     learning = {(part, path) for part, _, paths in target_layers(base, settings) for path in paths}
-    matched: dict[str, tuple[Part, str]] = {}
+    matched: dict[str, tuple[Place, ...]] = {}
+    unlearned: dict[str, tuple[Rows, ...]] = {}
     left_out, unknown = [], []
     for name, layer in changes.layers.items():
         found = layers.find(layer.part, layer.path, flat=layer.layout.flat)
         if found is None:
             unknown.append(name)
-        elif (found.part, found.path) in learning:
-            matched[name] = found.part, found.path
+            continue
+        pieces = found.pieces or ((found.path, None),)
+        places = [Place(found.part, path, rows) for path, rows in pieces]
+        learned = [place for place in places if (place.part, place.path) in learning]
+        if learned:
+            matched[name] = tuple(learned)
+            unlearned[name] = tuple(
+                place.rows for place in places if place not in learned and place.rows is not None
+            )
         else:
             left_out.append(name)
     if not matched:
@@ -112,7 +134,11 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
             path=changes.header.path,
         )
     return Continuation(
-        changes=changes, matched=matched, left_out=tuple(left_out), unknown=tuple(unknown)
+        changes=changes,
+        matched=matched,
+        unlearned=unlearned,
+        left_out=tuple(left_out),
+        unknown=tuple(unknown),
     )
 
 
@@ -121,16 +147,38 @@ def begin_from(adapters: Adapters, continuation: Continuation) -> Beginning:
     fit their layer.
     """
     by_place = {(adapter.part, adapter.path): adapter for adapter in adapters.layers}
-    changes, kept, whole = continuation.changes, 0.0, 0.0
-    for name, place in continuation.matched.items():
-        share, energy = by_place[place].begin_from(changes.read(name))
-        kept += share * energy
-        whole += energy
+    changes, kept, whole, continued = continuation.changes, 0.0, 0.0, 0
+    left_out = list(continuation.left_out)
+    for name, places in continuation.matched.items():
+        change = changes.read(name)
+        for place in places:
+            rows = place.rows
+            own = change if rows is None else _rows_of(change, rows)
+            share, energy = by_place[place.part, place.path].begin_from(own)
+            kept += share * energy
+            whole += energy
+            continued += 1
+        if any(_rows_of(change, rows).energy() for rows in continuation.unlearned[name]):
+            left_out.append(name)
     return Beginning(
         file=changes.name,
-        continued=len(continuation.matched),
-        fresh=len(adapters.layers) - len(continuation.matched),
-        left_out=continuation.left_out,
+        continued=continued,
+        fresh=len(adapters.layers) - continued,
+        left_out=tuple(left_out),
         unknown=continuation.unknown,
         kept=kept / whole if whole else 1.0,
     )
+
+
+def _rows_of(change: WeightChange, rows: Rows) -> WeightChange:
+    """The change of rows of a layer that holds several. Raises LoraFileError."""
+    tensor = change.whole if change.up is None else change.up
+    assert tensor is not None
+    if tensor.shape[0] != rows.of:
+        raise LoraFileError(
+            "a layer of {theirs} does not fit the base model's of {ours}",
+            hint="Choose a LoRA that was trained on a base of the same family.",
+            theirs=str(tensor.shape[0]),
+            ours=str(rows.of),
+        )
+    return change.rows(rows.first, rows.count)

@@ -23,14 +23,21 @@ import torch
 from safetensors import SafetensorError
 
 from lora_trainer.adapters import types
-from lora_trainer.adapters.base import ALPHA_END, Form, LoraType
+from lora_trainer.adapters.base import ALPHA_END, Adapter, Form, LoraType
 from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
+from lora_trainer.families.base import Rows
 from lora_trainer.files import is_disk_full, replace_file
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
-from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, module_names
+from lora_trainer.lora.names import (
+    BaseModules,
+    Shape,
+    diffusers_name,
+    diffusers_names,
+    module_names,
+)
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
 """The default weight name of diffusers' `load_lora_weights`."""
@@ -71,14 +78,29 @@ def export(
     the file cannot be written or, read back, does not fit the base; `path` is then unchanged.
     """
     tensors: dict[str, torch.Tensor] = {}
-    layer_name = parts.family.layer_names(parts)
+    layer_name, rows_of = parts.family.layer_names(parts), parts.family.fused_rows(parts)
+    fused: dict[str, list[tuple[Rows, Adapter]]] = {}
     for adapter in adapters.layers:
-        name = layer_name(adapter.part, adapter.path)
-        for end, tensor in adapter.webui_tensors().items():
-            tensors[name + end] = tensor.to("cpu", dtype)
-        # always float32: float16 would round an alpha of 2.7
-        tensors[name + ALPHA_END] = torch.tensor(adapter.size.alpha, dtype=torch.float32)
+        name, rows = layer_name(adapter.part, adapter.path), rows_of(adapter.part, adapter.path)
+        if rows is None:
+            own = {end: tensor.to("cpu", dtype) for end, tensor in adapter.webui_tensors().items()}
+            tensors |= _named(name, own, adapter.size.alpha)
+        else:
+            fused.setdefault(name, []).append((rows, adapter))
+    for name, pieces in fused.items():
+        joined, alpha = adapters.type.joined(
+            [(rows, adapter.size, adapter.webui_tensors()) for rows, adapter in pieces]
+        )
+        own = {end: tensor.to("cpu", dtype) for end, tensor in joined.items()}
+        tensors |= _named(name, own, alpha)
     return _write_and_verify(path, tensors, metadata, module_names(parts), adapters.type, "webui")
+
+
+def _named(name: str, tensors: Mapping[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
+    """One layer's tensors by their keys, with alpha."""
+    # always float32: float16 would round an alpha of 2.7
+    alpha_tensor = torch.tensor(alpha, dtype=torch.float32)
+    return {**{name + end: one for end, one in tensors.items()}, name + ALPHA_END: alpha_tensor}
 
 
 def export_diffusers(
@@ -94,7 +116,8 @@ def export_diffusers(
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
         for end, tensor in adapter.diffusers_tensors().items():
-            tensors[adapter.name + end] = tensor.to("cpu", dtype)
+            name = diffusers_name(parts.family, adapter.part, adapter.path)
+            tensors[name + end] = tensor.to("cpu", dtype)
     metadata = {**metadata, "format": "pt"}
     names = diffusers_names(parts)
     return _write_and_verify(path, tensors, metadata, names, adapters.type, "diffusers")

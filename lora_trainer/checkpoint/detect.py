@@ -19,7 +19,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
 from lora_trainer.checkpoint.licence import Licence, read_licence
 from lora_trainer.checkpoint.names import UNET_PREFIX, TextEncoderLayout
 from lora_trainer.checkpoint.parts import PredictionType
-from lora_trainer.errors import CheckpointError, ConfigError
+from lora_trainer.errors import CheckpointError, ConfigError, Message
 from lora_trainer.settings.schema import parse_yaml
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Detected:
     """The most common dtype of the UNet, as in safetensors: F16, BF16, F32."""
     licence: Licence | None = None
     """None: not stated."""
+    variant: str = ""
+    """Which of a family's models it is, where they differ."""
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """By the id of a PartKind: the width that the model takes of this part."""
+    notes: tuple[Message, ...] = ()
+    """Warnings about it."""
 
     @property
     def native_resolution(self) -> int:

@@ -14,7 +14,7 @@ configuration, its files' tensors, a mapping of names, and a function that build
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,19 +26,23 @@ from lora_trainer.checkpoint.detect import Detected, Sidecar, detect, read_sidec
 from lora_trainer.checkpoint.folder import read_folder
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
+from lora_trainer.checkpoint.part_files import FoundParts, find_parts
 from lora_trainer.checkpoint.parts import (
     Component,
     Components,
     NoiseSchedule,
+    PartFile,
     Parts,
     PredictionType,
     Schedule,
 )
 from lora_trainer.checkpoint.tensors import build_empty, fill, require_usable
+from lora_trainer.checkpoint.tokenizer_files import find_tokenizer
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.frozen.layers import Precision
 from lora_trainer.frozen.swap import keep
+from lora_trainer.settings.training import CheckpointSettings
 
 
 @dataclass(kw_only=True)
@@ -54,6 +58,11 @@ class Checkpoint:
     vae: Component | None
     asked_prediction_type: PredictionType | None
     asked_zero_terminal_snr: bool | None
+    asked_tokenizers: Path | None = None
+    """The folder with tokenizers, if one was asked for."""
+    found: FoundParts | None = None
+    """The parts in files of their own; None for a family without."""
+    asked_vae: Path | None = None
     notes: list[Message] = field(default_factory=list)
     """Warnings about this checkpoint; `schedule` may add some."""
     fill: Callable[..., Any] = fill
@@ -125,6 +134,43 @@ class Checkpoint:
             )
         return self.vae
 
+    def require_parts(self) -> None:
+        """Raise CheckpointError if a part is missing: before anything is loaded."""
+        if self.found is not None:
+            self.found.require()
+        self.require_vae()
+
+    @property
+    def vae_path(self) -> Path:
+        """The file or folder that the VAE is read from."""
+        return self._path_of("VAE") or self.asked_vae or self.path
+
+    @property
+    def text_encoder_paths(self) -> tuple[Path, ...]:
+        """The files or folders that the text encoders are read from."""
+        return tuple(
+            dict.fromkeys(
+                [found.path for found in self._parts_found("text encoder")] or [self.path]
+            )
+        )
+
+    @property
+    def separate_paths(self) -> tuple[tuple[Path, ...], Path | None]:
+        """What text_encoders and vae have to be for the same files: those apart from the
+        checkpoint.
+        """
+        encoders = [found.path for found in self._parts_found("text encoder")]
+        vae = self._path_of("VAE") or self.asked_vae
+        apart = tuple(path for path in dict.fromkeys(encoders) if path != self.path)
+        return apart, None if vae == self.path else vae
+
+    def _parts_found(self, part: str) -> list[PartFile]:
+        found = self.found.files.values() if self.found is not None else ()
+        return [one for one in found if one.kind.part == part]
+
+    def _path_of(self, part: str) -> Path | None:
+        return next((one.path for one in self._parts_found(part)), None)
+
     def require_usable(self, dtype: torch.dtype) -> None:
         """Read every weight once. Raises CheckpointError for the first that is missing, of the
         wrong shape, or not finite in its dtype: found before encoding rather than in the first
@@ -159,8 +205,12 @@ class Checkpoint:
         return tuple(self._load(component, dtype, device) for component in self.text_encoders)
 
     def tokenizers(self) -> tuple[Any, ...]:
-        """One per text encoder."""
-        return self.family.tokenizers()
+        """One per text encoder. Raises CheckpointError if the file of one is missing."""
+        return self.family.tokenizers_from(
+            lambda kind: find_tokenizer(
+                kind, self.path, asked=self.asked_tokenizers, beside=self.text_encoder_paths
+            )
+        )
 
     def outline(self) -> Parts:
         """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""
@@ -223,22 +273,73 @@ def open_checkpoint(
     path: Path,
     *,
     vae: Path | None = None,
+    text_encoders: Sequence[Path] = (),
+    tokenizers: Path | None = None,
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
     zero_terminal_snr: bool | None = None,
 ) -> Checkpoint:
     """Open a .safetensors file in the WebUI's format, or a diffusers folder. Reads headers only.
 
-    vae: a VAE file or diffusers folder to use instead. prediction_type, zero_terminal_snr: override
-    what was detected. Raises CheckpointError if it cannot be trained on.
+    vae, text_encoders: files or diffusers folders to use instead. tokenizers: a folder of them.
+    prediction_type, zero_terminal_snr: override what was detected. Raises CheckpointError if it
+    cannot be trained on; a part that is missing is an error only of `require_parts`.
     """
     path = Path(path)
     checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
     if prediction_type != "auto":
         checkpoint.asked_prediction_type = prediction_type
     checkpoint.asked_zero_terminal_snr = zero_terminal_snr
+    checkpoint.asked_tokenizers = tokenizers
+    if checkpoint.family.part_kinds:
+        _add_parts(checkpoint, text_encoders, vae)
+        return checkpoint
+    if text_encoders:
+        raise CheckpointError(
+            "text_encoders is set, but a {family} checkpoint has its own inside",
+            hint="Leave text_encoders at auto.",
+            family=checkpoint.family.name,
+        )
     if vae is not None:
         checkpoint.vae = checkpoint.family.vae_component(Path(vae))
+        checkpoint.asked_vae = Path(vae)
     return checkpoint
+
+
+def open_as_set(settings: CheckpointSettings) -> Checkpoint:
+    """The checkpoint of these settings. Raises CheckpointError."""
+    return open_checkpoint(
+        settings.base_model,
+        vae=settings.vae,
+        text_encoders=settings.text_encoders or (),
+        tokenizers=settings.tokenizers,
+        prediction_type=settings.prediction_type,
+        zero_terminal_snr=settings.zero_terminal_snr,
+    )
+
+
+def _add_parts(checkpoint: Checkpoint, text_encoders: Sequence[Path], vae: Path | None) -> None:
+    """Add the parts in files of their own. A diffusers folder has all; others may be asked for."""
+    family, is_whole = checkpoint.family, bool(checkpoint.text_encoders)
+    found = find_parts(
+        checkpoint.path, checkpoint.detected, asked=text_encoders, vae=vae, whole=is_whole
+    )
+    components = {
+        kind.id: family.part_component(found.files[kind.id])
+        for kind in family.part_kinds
+        if kind.id in found.files
+    }
+    kinds = [kind.id for kind in family.part_kinds if kind.part == "text encoder"]
+    if is_whole:
+        encoders = zip(kinds, checkpoint.text_encoders, strict=True)
+        checkpoint.text_encoders = tuple(components.get(kind, own) for kind, own in encoders)
+    elif all(kind in components for kind in kinds):
+        checkpoint.text_encoders = tuple(components[kind] for kind in kinds)
+    for kind in family.part_kinds:
+        if kind.part == "VAE":
+            checkpoint.vae = components.get(kind.id, checkpoint.vae)
+    checkpoint.found = found
+    for note in found.notes:
+        checkpoint.note(note)
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -257,7 +358,7 @@ def _open_folder(path: Path) -> Checkpoint:
 
 
 def _opened(path: Path, detected: Detected, components: Components) -> Checkpoint:
-    return Checkpoint(
+    checkpoint = Checkpoint(
         path=path,
         detected=detected,
         unet=components.unet,
@@ -266,6 +367,9 @@ def _opened(path: Path, detected: Detected, components: Components) -> Checkpoin
         asked_prediction_type=None,
         asked_zero_terminal_snr=None,
     )
+    for note in detected.notes:
+        checkpoint.note(note)
+    return checkpoint
 
 
 def _empty(component: Component) -> Any:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_trainer.checkpoint.header import Header
     from lora_trainer.checkpoint.names import Stored
     from lora_trainer.checkpoint.tensors import TensorAt
     from lora_trainer.families.base import Family
@@ -64,6 +67,69 @@ class Component:
     def own_tensors(self) -> dict[str, TensorAt]:
         """The tensors of this component only."""
         return {name: at for name, at in self.tensors.items() if name.startswith(self.prefix)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartKind:
+    """A part of a family's models, in a file of its own or in an all-in-one checkpoint."""
+
+    id: str
+    """Unique in its family: t5xxl."""
+    part: Part
+    name: str
+    """Its usual name: T5-XXL."""
+    file: str
+    """The usual file's name, which is preferred where several fit."""
+    size: str
+    """The usual file's size: 9.8 GB."""
+    source: str
+    """Where the usual file is to be had, in words."""
+    width: Callable[[Header, str], int | None]
+    """A file's header and a prefix of its tensors -> the width of what this part gives; None: it is
+    another part. Compared with `Detected.widths`.
+    """
+    prefixes: tuple[str, ...] = ("",)
+    """Prefixes of its tensors in a file of its own."""
+    inside: tuple[str, ...] = ()
+    """Prefixes of its tensors in an all-in-one checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFile:
+    """A part that was found."""
+
+    kind: PartKind
+    path: Path
+    """A file, or a diffusers folder of one model."""
+    header: Header
+    """With the tensors of all files of a sharded model."""
+    headers: tuple[Header, ...]
+    """Those files' own."""
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerKind:
+    """A tokenizer that no installed package has: a tokenizer.json, as of the package tokenizers."""
+
+    id: str
+    """Unique among all families, and the name of its folder: t5."""
+    name: str
+    """Its usual name: T5."""
+    model: str
+    """`model.type` in its tokenizer.json: Unigram, BPE."""
+    repository: str
+    """On Hugging Face, without a login: to look for in the cache, and to download."""
+    other_repositories: tuple[str, ...] = ()
+    """Those that have the same one in `diffusers_folder`, to look for in the cache."""
+    diffusers_folder: str
+    """Its folder in a diffusers folder: tokenizer_2."""
+    host_folders: tuple[str, ...] = ()
+    """Its folders below a WebUI's backend/huggingface."""
+
+
+TokenizerFinder = Callable[[TokenizerKind], "Path"]
+"""A kind -> the path of its tokenizer.json."""
 
 
 @dataclass(frozen=True, kw_only=True)

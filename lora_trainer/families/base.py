@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from lora_trainer.checkpoint.folder import Folder
     from lora_trainer.checkpoint.header import Header
     from lora_trainer.checkpoint.load import Checkpoint
-    from lora_trainer.checkpoint.parts import Component, Components, Parts, PredictionType, Schedule
+    from lora_trainer.checkpoint.parts import (
+        Component,
+        Components,
+        PartFile,
+        PartKind,
+        Parts,
+        PredictionType,
+        Schedule,
+        TokenizerFinder,
+    )
 
 Shape = tuple[int, ...]
 TILE = 512
@@ -195,13 +204,30 @@ class Family(ABC):
         """The models in a folder accepted by `recognise_folder`."""
         raise NotImplementedError
 
-    @abstractmethod
-    def vae_component(self, path: Path) -> Component:
-        """A VAE in its own file or folder. Raises CheckpointError if it does not fit."""
+    part_kinds: tuple[PartKind, ...] = ()
+    """Parts that may lie in files of their own: text encoders in the family's order, then the VAE.
+    Empty: single files of this family are complete, but for the setting `vae`.
+    """
 
-    @abstractmethod
+    def part_component(self, found: PartFile) -> Component:
+        """A part in a file of its own, or in an all-in-one checkpoint."""
+        raise NotImplementedError
+
+    def vae_component(self, path: Path) -> Component:
+        """A VAE in its own file or folder, for a family without `part_kinds`. Raises
+        CheckpointError if it does not fit.
+        """
+        raise NotImplementedError
+
     def tokenizers(self) -> tuple[Any, ...]:
-        """One tokenizer per text encoder."""
+        """One tokenizer per text encoder, for a family whose tokenizers are installed."""
+        raise NotImplementedError
+
+    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
+        """One tokenizer per text encoder. find: the file of a kind that is not installed; raises
+        CheckpointError.
+        """
+        return self.tokenizers()
 
     @abstractmethod
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
@@ -226,6 +252,10 @@ class Family(ABC):
         """Captions -> text states, one row each. Differentiable with respect to trainable text
         encoders.
         """
+
+    def longest_caption(self, max_token_length: int) -> int:
+        """The number of tokens at which captions are cut."""
+        return max_token_length
 
     def join(self, rows: Sequence[TextStates], empty: TextStates) -> TextStates:
         """Rows -> one batch. `empty`: the states of an empty caption, for padding."""
@@ -326,6 +356,16 @@ class Family(ABC):
         """
         return lambda part, path: self.lora_prefixes[part] + self.flat_path(part, path)
 
+    def fused_rows(self, parts: Parts) -> Callable[[str, str], Rows | None]:
+        """A function (part, path) -> the rows that a loaded layer has in the checkpoint's, where
+        that has several layers in one; None: it is a layer of its own. `layer_names` then gives the
+        same name for all of them, and the LoRA file has one adapter for all.
+        """
+        return lambda part, path: None
+
+    diffusers_parts: Mapping[str, str] = {}
+    """Part -> its name in a LoRA file in diffusers' form, where that is another: transformer."""
+
     def flat_path(self, part: str, path: str) -> str:
         """A layer's path with underscores for dots."""
         return path.replace(".", "_")
@@ -348,6 +388,16 @@ class Family(ABC):
     """modelspec.implementation."""
     is_v2: bool = False
     """ss_v2."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the weight of a layer that holds several."""
+
+    first: int
+    count: int
+    of: int
+    """All rows of that layer."""
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,20 @@ class Host:
             == info.filename,
         )
 
+    def part_files(self) -> list[Path]:
+        """The text encoders and VAEs in files of their own that the host is set to use."""
+        return []
+
+    def part_folders(self) -> list[Path]:
+        """The host's folders of such files."""
+        return []
+
+    def tokenizer_folder(self) -> Path | None:
+        """The host's own copies of tokenizers, backend/huggingface, or None."""
+        own = getattr(host_module("modules.paths_internal"), "script_path", None)
+        folder = Path(own) / "backend" / "huggingface" if own else None
+        return folder if folder is not None and folder.is_dir() else None
+
     def samplers(self) -> list[str]:
         """Sampler names in the host's order, without hidden ones."""
         module = host_module("modules.sd_samplers")

@@ -22,16 +22,30 @@ class Forge(OnDemand):
         chosen = getattr(data, "forge_loading_parameters", None) or {}
         return chosen.get("checkpoint_info") or super()._checkpoint_info()
 
-    def _vae(self) -> Path | None:
+    def part_files(self) -> list[Path]:
         chosen = self.option("forge_additional_modules", [])
         listed = chosen if isinstance(chosen, list) else []
-        paths = [Path(path) for path in listed if isinstance(path, str)]
-        folders = [self.paths().models / "VAE", *self._more_vae_folders()]
-        vaes = (path for path in paths if any(folder in path.parents for folder in folders))
+        return [Path(path) for path in listed if isinstance(path, str)]
+
+    def part_folders(self) -> list[Path]:
+        models = self.paths().models
+        text = [models / "text_encoder", *self._folders_of("text_encoder_dir")]
+        return [*text, *self._vae_folders()]
+
+    def _vae(self) -> Path | None:
+        folders = self._vae_folders()
+        vaes = (
+            path for path in self.part_files() if any(folder in path.parents for folder in folders)
+        )
         return next(vaes, None)
 
-    def _more_vae_folders(self) -> list[Path]:
-        return [Path(self._flag("vae_dir"))] if self._flag("vae_dir") else []
+    def _vae_folders(self) -> list[Path]:
+        return [self.paths().models / "VAE", *self._folders_of("vae_dir")]
+
+    def _folders_of(self, flag: str) -> list[Path]:
+        """The folders of a command-line flag for one, or several, as --vae-dir and --vae-dirs."""
+        given = self._flag(flag) or self._flag(f"{flag}s") or ()
+        return [Path(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
 
     def device(self) -> HostDevice:
         found = super().device()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from lora_trainer.hosts.forge import Forge
 from lora_trainer.hosts.on_demand import keep_lora_remark
@@ -23,9 +22,6 @@ class Neo(Forge):
     @classmethod
     def is_here(cls) -> bool:
         return super().is_here() and cls._fork() == "neo"
-
-    def _more_vae_folders(self) -> list[Path]:
-        return [Path(folder) for folder in self._flag("vae_dirs") or ()]
 
     @contextlib.contextmanager
     def _lora_remarks(self) -> Iterator[list[str]]:

@@ -46,6 +46,28 @@ class WeightChange:
     whole: torch.Tensor | None = None
     """(out, in) or (out, in, height, width), float32"""
 
+    def rows(self, first: int, count: int) -> WeightChange:
+        """The delta of these rows of W. Columns of `up` that are zero there, with their rows of
+        `down`, are left out: of a block-diagonal `up` the block is left, exactly.
+        """
+        if self.whole is not None:
+            return WeightChange(whole=self.whole[first : first + count])
+        assert self.down is not None and self.up is not None
+        up = self.up[first : first + count]
+        used = up.ne(0).any(0)
+        if not used.any():
+            # its own rank is not known
+            used[0] = True
+        return WeightChange(scale=self.scale, down=self.down[used], up=up[:, used])
+
+    def energy(self) -> float:
+        """Sum of squares."""
+        if self.whole is not None:
+            return float(self.whole.square().sum())
+        assert self.down is not None and self.up is not None
+        down, up = self.down.flatten(1), self.up
+        return float(((up.T @ up) * (down @ down.T)).sum()) * self.scale**2
+
 
 @dataclass(frozen=True)
 class RankAndScale:
@@ -81,7 +103,15 @@ class LoraChanges:
             if layer.rank and name in self.scales
             if (layer.kernel not in ((), (1, 1))) == convolutions
         )
-        return RankAndScale(*found.most_common(1)[0][0]) if found else None
+        if not found:
+            return None
+        usual = RankAndScale(*found.most_common(1)[0][0])
+        stated = self.header.metadata.get("ss_network_dim", "")
+        rank = int(stated) if stated.isascii() and stated.isdigit() else 0
+        # layers that hold several have a multiple of the rank
+        if not convolutions and rank and all(one % rank == 0 for one, _ in found):
+            return RankAndScale(rank, usual.scale)
+        return usual
 
     def require_family(self, family: Family) -> None:
         """Raises LoraFileError for a file that says it is for another family."""

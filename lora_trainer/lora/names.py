@@ -6,12 +6,12 @@ Parts -> paths ("down_blocks.0.attentions.0...to_q") and WebUI names
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.families.base import NativePaths
+from lora_trainer.families.base import Family, NativePaths, Rows
 
 Part = Literal["unet", "text_encoder", "text_encoder_2", "language_model"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
@@ -64,25 +64,44 @@ def is_target(path: str, targets: Iterable[str]) -> bool:
     return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
+@dataclass(frozen=True)
+class LoadedLayer:
+    """A layer of a loaded model: all of a layer of the checkpoint, or rows of one."""
+
+    layer: Any
+    rows: Rows | None
+
+
 def module_names(parts: Parts) -> BaseModules:
     """WebUI name -> weight shape of every layer that can have a LoRA."""
-    return {name: tuple(layer.weight.shape) for name, layer in webui_layers(parts).items()}
+    return {name: _shape_of(layers) for name, layers in webui_layers(parts).items()}
 
 
-def webui_layers(parts: Parts) -> dict[str, Any]:
-    """WebUI name -> layer."""
-    name = parts.family.layer_names(parts)
-    return {
-        name(part, path): layer
-        for part, model in part_models(parts)
-        for path, layer in adaptable_layers(model, parts.family).items()
-    }
+def _shape_of(layers: Sequence[LoadedLayer]) -> Shape:
+    shape, rows = tuple(layers[0].layer.weight.shape), layers[0].rows
+    return shape if rows is None else (rows.of, *shape[1:])
+
+
+def webui_layers(parts: Parts) -> dict[str, list[LoadedLayer]]:
+    """WebUI name -> layer; several where the checkpoint has them in one."""
+    name, rows_of = parts.family.layer_names(parts), parts.family.fused_rows(parts)
+    found: dict[str, list[LoadedLayer]] = {}
+    for part, model in part_models(parts):
+        for path, layer in adaptable_layers(model, parts.family).items():
+            loaded = LoadedLayer(layer, rows_of(part, path))
+            found.setdefault(name(part, path), []).append(loaded)
+    return found
+
+
+def diffusers_name(family: Family, part: str, path: str) -> str:
+    """diffusers' name of a layer: part and path, "unet.down_blocks.0...to_q"."""
+    return f"{family.diffusers_parts.get(part, part)}.{path}"
 
 
 def diffusers_names(parts: Parts) -> BaseModules:
-    """diffusers' name (part and path, "unet.down_blocks.0...to_q") -> weight shape."""
+    """diffusers' name -> weight shape."""
     return {
-        f"{part}.{path}": tuple(layer.weight.shape)
+        diffusers_name(parts.family, part, path): tuple(layer.weight.shape)
         for part, model in part_models(parts)
         for path, layer in adaptable_layers(model, parts.family).items()
     }
@@ -94,9 +113,11 @@ class BaseLayer:
 
     part: Part
     path: str
-    """diffusers'"""
+    """diffusers'; of a layer that holds several the checkpoint's."""
     shape: Shape
     """Its weight's."""
+    pieces: tuple[tuple[str, Rows], ...] = ()
+    """diffusers' paths and the rows of the layers that it holds, if several."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +142,19 @@ class BaseLayers:
 
 def base_layers(parts: Parts) -> BaseLayers:
     """The layers of the loaded models, by all their names."""
-    native = parts.family.native_paths(parts)
+    native, rows_of = parts.family.native_paths(parts), parts.family.fused_rows(parts)
     webui: dict[tuple[str, str], BaseLayer] = {}
     diffusers: dict[tuple[str, str], BaseLayer] = {}
     for part, model in part_models(parts):
         for path, layer in adaptable_layers(model, parts.family).items():
             found = BaseLayer(part, path, tuple(layer.weight.shape))
             diffusers[part, parts.family.flat_path(part, path)] = found
-            webui[part, native.of_layer(part, path)] = found
+            key, rows = (part, native.of_layer(part, path)), rows_of(part, path)
+            if rows is not None:
+                earlier = webui[key].pieces if key in webui else ()
+                shape = (rows.of, *found.shape[1:])
+                found = BaseLayer(part, key[1], shape, (*earlier, (path, rows)))
+            webui[key] = found
     return BaseLayers(webui=webui, diffusers=diffusers, native=native)
 
 

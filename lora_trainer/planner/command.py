@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import torch
 
-from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.load import Checkpoint, open_as_set
 from lora_trainer.errors import CheckpointError, ConfigError
 from lora_trainer.families.base import TILE
 from lora_trainer.language.detect import is_language_model
@@ -156,12 +156,8 @@ def situation(config: RunConfig, card: str | None = None) -> Situation:
             hint="Start the training with few steps: its report names the peak.",
             path=base.base_model,
         )
-    checkpoint = open_checkpoint(
-        base.base_model,
-        vae=base.vae,
-        prediction_type=base.prediction_type,
-        zero_terminal_snr=base.zero_terminal_snr,
-    )
+    checkpoint = open_as_set(base)
+    checkpoint.require_parts()
     kind, name, free = _device(config, card)
     precision = _precision(config, checkpoint, kind)
     resolved = _resolved(config, checkpoint)

@@ -609,33 +609,38 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
                 if about(item).entry == "lines"
                 else [part.strip() for part in value.split(",") if part.strip()]
             )
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float, Path)) and not isinstance(value, bool):
             value = [value]
         if not isinstance(value, (list, tuple)):
             raise wrong
         try:
+            if element is Path:
+                return tuple(_path(item, part, base) for part in value)
             return tuple(_scalar(element, part) for part in value)
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, RuntimeError):
             raise wrong from None
     try:
-        if kind is Path:
-            # YAML reads a folder named 2024 as a number
-            value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-            text = unquoted(str(value)) if isinstance(value, (str, Path)) else ""
-            if not text or "\0" in text:
-                raise ValueError
-            if any(character < " " for character in text):
-                raise ConfigError(
-                    "{key} is {value!r}, which holds a line end or a tab",
-                    hint=QUOTE_PATHS,
-                    key=item.name,
-                    value=str(value),
-                )
-            return (base / Path(text).expanduser()).absolute()
-        return _scalar(kind, value)
+        return _path(item, value, base) if kind is Path else _scalar(kind, value)
     except (ValueError, OverflowError, RuntimeError):
         # OverflowError: .inf for an int; RuntimeError: ~user without a home folder
         raise wrong from None
+
+
+def _path(item: dataclasses.Field[Any], value: Any, base: Path) -> Path:
+    """An absolute path. Raises ConfigError, ValueError, RuntimeError."""
+    # YAML reads a folder named 2024 as a number
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    text = unquoted(str(value)) if isinstance(value, (str, Path)) else ""
+    if not text or "\0" in text:
+        raise ValueError
+    if any(character < " " for character in text):
+        raise ConfigError(
+            "{key} is {value!r}, which holds a line end or a tab",
+            hint=QUOTE_PATHS,
+            key=item.name,
+            value=str(value),
+        )
+    return (base / Path(text).expanduser()).absolute()
 
 
 def _scalar(kind: Any, value: Any) -> Any:
@@ -753,6 +758,8 @@ def _expected(kind: Any) -> str:
     if origin is tuple:
         if typing.get_args(kind)[0] is float:
             return "a list, such as [0, 0.5, 1]"
+        if typing.get_args(kind)[0] is Path:
+            return "a list of paths"
         return "a list of texts, such as [to_q, to_v]"
     return {
         int: "a whole number",
@@ -792,7 +799,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return list(value)
+        return [plain(part) for part in value]
     return value
 
 

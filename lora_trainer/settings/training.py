@@ -256,7 +256,28 @@ class CheckpointSettings(Settings):
     vae: Path | None = setting(
         None, label="VAE", audience="elsewhere", place="checkpoint", affects_result=False
     )
-    """A separate VAE file. auto: the one inside the checkpoint."""
+    """A separate VAE file. auto: the one inside the checkpoint, else one in the WebUI's folders."""
+    text_encoders: tuple[Path, ...] | None = setting(
+        None,
+        label="Text encoders",
+        audience="elsewhere",
+        place="checkpoint",
+        affects_result=False,
+    )
+    """Text encoders in files of their own, in any order, for models that come without them. auto:
+    those inside the checkpoint, else found in the WebUI's folders.
+    """
+    tokenizers: Path | None = setting(
+        None,
+        label="Tokenizers",
+        audience="elsewhere",
+        place="checkpoint",
+        other_names=("tokenizer_cache_dir",),
+        affects_result=False,
+    )
+    """A folder with the tokenizers of text encoders in files of their own (tokenizer.json). auto:
+    found beside the text encoder, in the WebUI or in Hugging Face's cache, else downloaded (2 MB).
+    """
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
         "auto",
         label="Prediction type",
@@ -1084,8 +1105,8 @@ ONLY_FOR_IMAGES = tuple(
     (
         "trigger_word resolution repeats enable_bucket bucket_step min_bucket_side max_bucket_side"
         " max_upscale caption_dropout shuffle_caption keep_tokens flip_augmentation background vae"
-        " prediction_type zero_terminal_snr clip_skip max_token_length base_precision"
-        " memory blocks_to_swap vae_tiling conv_rank conv_alpha"
+        " text_encoders tokenizers prediction_type zero_terminal_snr clip_skip max_token_length"
+        " base_precision memory blocks_to_swap vae_tiling conv_rank conv_alpha"
         " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
         " sample_steps sample_size sample_guidance"
     ).split()

@@ -21,7 +21,7 @@ from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import Adapters, add_adapters, target_layers
 from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
-from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.load import Checkpoint, open_as_set
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
@@ -132,7 +132,7 @@ class DiffusionTask(TrainingTask):
             parts=prepared.parts,
             examples=prepared.dataset.examples,
             buckets=prepared.buckets,
-            hashes=Hashes(base.base_model, base.vae),
+            hashes=Hashes(base.base_model, prepared.checkpoint.separate_paths[1]),
             provenance=provenance,
             started=self.started,
         )
@@ -148,15 +148,9 @@ class Preparation(PreparationStage):
         self.report.phase("checking")
         require_lora_dir(requested)
         self._warn_of_unread(requested)
-        base = requested.checkpoint
         device = choose_device(requested.training.device)
-        checkpoint = open_checkpoint(
-            base.base_model,
-            vae=base.vae,
-            prediction_type=base.prediction_type,
-            zero_terminal_snr=base.zero_terminal_snr,
-        )
-        checkpoint.require_vae()
+        checkpoint = open_as_set(requested.checkpoint)
+        checkpoint.require_parts()
         require_layers(checkpoint, requested)
         require_optimizer(requested.training, device)
         require_base_precision(requested, device)
@@ -246,7 +240,7 @@ class Preparation(PreparationStage):
         dataset = scan(
             folder,
             functools.partial(parts.family.count_tokens, parts.tokenizers),
-            config.checkpoint.max_token_length,
+            parts.family.longest_caption(config.checkpoint.max_token_length),
             progress=self.report_check,
         )
         refuse(dataset.findings, folder)
@@ -379,12 +373,11 @@ def _encode_captions(
     config, parts, device = prepared.config, prepared.parts, prepared.device
     dtype = text_encoder_dtype(device, prepared.dtype)
     parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
-    base = config.checkpoint
     captions = batches.CaptionEncoder(
         parts,
-        base,
+        config.checkpoint,
         store,
-        batches.file_key(base.base_model),
+        "\n".join(map(batches.file_key, prepared.checkpoint.text_encoder_paths)),
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
     if not captions.live:
@@ -405,7 +398,7 @@ def text_encoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 def _encode_images(
     prepared: PreparedImages, encoded: Encoded, report: Report, control: Control, start: Start
 ) -> None:
-    base, done = prepared.config.checkpoint, 0
+    done = 0
     with prepared.vae():
         for images, examples, buckets in (
             (encoded.images, prepared.dataset.examples, prepared.buckets),
@@ -416,7 +409,7 @@ def _encode_images(
                 examples,
                 buckets,
                 prepared.config.dataset,
-                base.vae or base.base_model,
+                prepared.checkpoint.vae_path,
             )
             for _ in control.until_stopped(counts, start):
                 done += 1

@@ -19,6 +19,7 @@ def resolve(
 ) -> RunConfig:
     """The config with every `auto` that affects the result resolved."""
     precision = config.checkpoint.base_precision
+    text_encoders, vae = checkpoint.separate_paths
     lora = checkpoint.family.learning(config.lora)
     return settings.settle(config, resolution, step_count).replace(
         name=config.lora.name or clean_name(config.output.output_dir.name),
@@ -27,6 +28,8 @@ def resolve(
         mixed_precision=precision_name(dtype),
         base_precision="same" if precision == "auto" else precision,
         blocks_to_swap=config.training.blocks_to_swap or 0,
+        text_encoders=list(text_encoders) or None,
+        vae=vae,
         prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )

@@ -177,7 +177,7 @@ ALPHA_1 = {"alpha": torch.tensor(1.0)}
 
 
 def base_shape() -> tuple[int, int]:
-    layer = webui_layers(tiny_parts("sd1"))[LAYER]
+    layer = webui_layers(tiny_parts("sd1"))[LAYER][0].layer
     return layer.weight.shape[0], layer.weight.shape[1]
 
 

@@ -7,12 +7,12 @@ For a convolution, down has its kernel, stride and padding; up is 1 x 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.adapters.base import ALPHA_END, Adapter, LoraType, Size
-from lora_trainer.families.base import Shape
+from lora_trainer.families.base import Rows, Shape
 from lora_trainer.lora import names
 from lora_trainer.lora.names import Part
 from lora_trainer.settings.training import LoraSettings
@@ -48,6 +48,27 @@ class LowRank(LoraType):
     def weight_count(self, shape: Shape, size: Size) -> int:
         # down: rank x inputs (x kernel), up: outputs x rank
         return size.rank * (shape[0] + prod(shape[1:]))
+
+    def joined(
+        self, pieces: Sequence[tuple[Rows, Size, Mapping[str, torch.Tensor]]]
+    ) -> tuple[dict[str, torch.Tensor], float]:
+        """The downs below each other, the ups as blocks on the diagonal: exact. alpha / rank stays
+        as it is.
+        """
+        import torch
+
+        scale = pieces[0][1].alpha / pieces[0][1].rank
+        rank = sum(size.rank for _, size, _ in pieces)
+        down = torch.cat([tensors[DOWN] for _, _, tensors in pieces])
+        first = pieces[0][2][UP]
+        up = first.new_zeros((pieces[0][0].of, rank, *first.shape[2:]))
+        column = 0
+        for rows, size, tensors in pieces:
+            own = size.alpha / size.rank
+            block = tensors[UP] if own == scale else tensors[UP] * (own / scale)
+            up[rows.first : rows.first + rows.count, column : column + size.rank] = block
+            column += size.rank
+        return {DOWN: down, UP: up}, scale * rank
 
     def fits(self, base: Shape, shapes: Mapping[str, Shape]) -> bool:
         ends = self.webui_ends if DOWN in shapes else self.diffusers_ends

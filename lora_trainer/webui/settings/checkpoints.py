@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from lora_trainer import environment, families, files
-from lora_trainer.checkpoint.detect import Detected
+from lora_trainer.checkpoint.detect import Detected, detect_file
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.licence import RESTRICTIONS, Licence, companions
+from lora_trainer.checkpoint.part_files import FoundParts, find_parts
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.environment import Overlay
@@ -265,6 +266,21 @@ class Checkpoints:
             )
         known = self._known(path, mark)
         return known if known is not None else self._look(path, mark)
+
+    def parts(self, choice: CheckpointChoice) -> FoundParts | None:
+        """The parts of a checkpoint that may lie in files of their own: those that the host uses,
+        or that lie in its folders. None for a family whose files are complete. Raises
+        CheckpointError.
+        """
+        family = self.family_of(choice.path)
+        if family is None or not family.part_kinds or choice.path.is_dir():
+            return None
+        return find_parts(
+            choice.path,
+            detect_file(choice.path),
+            in_use=self._host.part_files(),
+            folders=self._host.part_folders(),
+        )
 
     def listing(self, language: str) -> list[ListedCheckpoint]:
         """All choices as JSON. Those not read yet have no family."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
+from lora_trainer.checkpoint.part_files import FoundParts
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
@@ -35,6 +36,7 @@ from lora_trainer.errors import (
     Message,
     SetupError,
 )
+from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, Memory
 from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.lora.changes import open_changes
@@ -268,6 +270,12 @@ class _Selection:
         return self.dataset.kind == "texts"
 
     @property
+    def has_separate_parts(self) -> bool:
+        """Whether parts of the checkpoint may lie in files of their own."""
+        family = self.facts.family
+        return family is not None and bool(family.part_kinds) and self.choice.path.is_file()
+
+    @property
     def name(self) -> str:
         """The name as typed, which may be invalid; else derived from the dataset's name."""
         return self.request.name.strip() or clean_name(self.dataset.name)
@@ -321,9 +329,10 @@ class Preflight:
             values = self._values(replace(draft, request=replace(request, init_lora="")))
         asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
+        problems += self._part_problems(draft)
         problems += _licence_problems(draft)
         problems += _package_problems(draft.facts)
-        found = self._scan(request.dataset, asked, problems)
+        found = self._scan(request.dataset, asked, problems, draft.facts.family)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
         estimate = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
@@ -364,10 +373,43 @@ class Preflight:
         return {
             **{key: value for key, value in chosen.items() if key not in form.ONLY_FOR_TEXTS},
             **common,
-            "vae": _usable_vae(draft.choice),
+            **self._part_values(draft),
             "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "lora_dir": self.host.paths().lora_dir,
         }
+
+    def _part_values(self, draft: _Selection) -> dict[str, Any]:
+        """text_encoders, vae and tokenizers: those that the host uses, or that it has."""
+        if not draft.has_separate_parts:
+            return {"vae": _usable_vae(draft.choice)}
+        found = self._parts(draft)
+        if isinstance(found, CheckpointError):
+            return {}
+        apart = [one for one in found.files.values() if one.path != draft.choice.path]
+        return {
+            "text_encoders": [one.path for one in apart if one.kind.part == "text encoder"] or None,
+            "vae": next((one.path for one in apart if one.kind.part == "VAE"), None),
+            "tokenizers": self.host.tokenizer_folder(),
+        }
+
+    def _parts(self, draft: _Selection) -> FoundParts | CheckpointError:
+        try:
+            found = self.checkpoints.parts(draft.choice)
+        except CheckpointError as error:
+            return error
+        return found or FoundParts(path=draft.choice.path)
+
+    def _part_problems(self, draft: _Selection) -> Iterator[Problem]:
+        """Parts in files of their own that are missing."""
+        if not draft.has_separate_parts:
+            return
+        found = self._parts(draft)
+        try:
+            if isinstance(found, CheckpointError):
+                raise found
+            found.require()
+        except CheckpointError as error:
+            yield _problem_of("checkpoint", error)
 
     def _without_a_choice(self, request: PlanRequest) -> list[Problem]:
         """The problems if images or checkpoint are not chosen: that, and those of everything
@@ -400,7 +442,13 @@ class Preflight:
             self._scan(request.dataset, asked, problems)
         return problems
 
-    def _scan(self, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
+    def _scan(
+        self,
+        identity: str,
+        asked: RunConfig,
+        problems: list[Problem],
+        family: Family | None = None,
+    ) -> CachedScan | None:
         """The examples as the worker would find them; findings are added to the problems. None:
         nothing to train.
         """
@@ -412,7 +460,9 @@ class Preflight:
                 self.datasets.store(identity),
                 asked.dataset,
                 count,
-                asked.checkpoint.max_token_length,
+                family.longest_caption(asked.checkpoint.max_token_length)
+                if family is not None
+                else asked.checkpoint.max_token_length,
             )
         except DatasetError as error:
             findings = error.message.values.get("findings")
@@ -632,6 +682,8 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
         )
     yield from _device_problems(host, asked)
     choice = draft.choice
+    if draft.has_separate_parts:
+        return
     if choice.vae is not None and _usable_vae(choice) is None:
         yield _problem(
             "checkpoint",
@@ -974,7 +1026,7 @@ def _checkpoint_facts(draft: _Selection) -> Iterator[Fact]:
         yield Fact(label=FACTS["checkpoint"], value=Message(template, {"checkpoint": name}))
     else:
         yield Fact(label=FACTS["checkpoint"], value=name)
-    vae = _usable_vae(draft.choice)
+    vae = None if draft.has_separate_parts else _usable_vae(draft.choice)
     if vae is not None:
         yield Fact(label=FACTS["vae"], value=vae.name)
 

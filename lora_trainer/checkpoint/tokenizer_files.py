@@ -1,0 +1,118 @@
+"""Finds the tokenizer.json of a text encoder, offline if it is anywhere on this machine.
+
+    find_tokenizer(kind, ...) -> Path
+
+Where it is looked for, first to last: the folder that was asked for, beside the text encoder's
+files, in the diffusers folder, in a WebUI around the checkpoint (backend/huggingface), in Hugging
+Face's cache. Then it is downloaded: only this file. HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE apply,
+as in huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lora_trainer import files
+from lora_trainer.checkpoint.parts import TokenizerKind
+from lora_trainer.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+NAME = "tokenizer.json"
+OF_HOSTS = Path("backend", "huggingface")
+"""Where Forge and its descendants keep tokenizers, below the WebUI's own folder."""
+TIMEOUT = 20.0
+"""Seconds to wait for an answer."""
+
+
+def find_tokenizer(
+    kind: TokenizerKind,
+    checkpoint: Path,
+    *,
+    asked: Path | None = None,
+    beside: Sequence[Path] = (),
+) -> Path:
+    """The tokenizer.json of this kind. asked: a folder that has to have it. beside: the files of
+    the text encoders. Raises CheckpointError.
+    """
+    if asked is not None:
+        found = next(filter(None, (_in(folder, kind) for folder in _asked(asked, kind))), None)
+        if found is None:
+            raise CheckpointError(
+                "{path} holds no tokenizer of {kind}",
+                hint="It needs a tokenizer.json, in this folder or in one called {name}.",
+                path=asked,
+                kind=kind.name,
+                name=kind.id,
+            )
+        return found
+    for folder in _places(kind, checkpoint, beside):
+        if (found := _in(folder, kind)) is not None:
+            return found
+    return _cached(kind) or _downloaded(kind)
+
+
+def _asked(folder: Path, kind: TokenizerKind) -> Iterator[Path]:
+    """A folder may hold one tokenizer, several by name, or be a WebUI's backend/huggingface."""
+    yield from (folder / kind.id, folder / kind.diffusers_folder)
+    yield from (folder / name for name in kind.host_folders)
+    yield folder
+
+
+def _places(kind: TokenizerKind, checkpoint: Path, beside: Sequence[Path]) -> Iterator[Path]:
+    if checkpoint.is_dir():
+        yield checkpoint / kind.diffusers_folder
+    for file in beside:
+        yield from (file.parent / kind.id, file.parent / kind.diffusers_folder, file.parent)
+    for parent in Path(checkpoint).absolute().parents:
+        if (parent / OF_HOSTS).is_dir():
+            yield from (parent / OF_HOSTS / name for name in kind.host_folders)
+
+
+def _in(folder: Path, kind: TokenizerKind) -> Path | None:
+    """The tokenizer.json in a folder, if it is of this kind."""
+    path = folder / NAME
+    return path if path.is_file() and _model_of(path) == kind.model else None
+
+
+def _model_of(path: Path) -> str:
+    try:
+        return str(files.load_json(path)["model"]["type"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+def _cached(kind: TokenizerKind) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    named = [(kind.repository, NAME)]
+    named += [(one, f"{kind.diffusers_folder}/{NAME}") for one in kind.other_repositories]
+    for repository, name in named:
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str) and _model_of(Path(found)) == kind.model:
+            return Path(found)
+    return None
+
+
+def _downloaded(kind: TokenizerKind) -> Path:
+    """Raises CheckpointError if it cannot be downloaded."""
+    from huggingface_hub import hf_hub_download
+
+    log.info("downloading the tokenizer of %s from %s", kind.name, kind.repository)
+    try:
+        return Path(hf_hub_download(kind.repository, NAME, etag_timeout=TIMEOUT))
+    # every library below has its own errors
+    except Exception as error:
+        raise CheckpointError(
+            "the tokenizer of {kind} is not on this machine, and could not be downloaded: {reason}",
+            hint=(
+                "Download {file} of {repository} from Hugging Face into a folder, and set"
+                " tokenizers to that folder."
+            ),
+            kind=kind.name,
+            reason=str(error).strip().split("\n")[0] or type(error).__name__,
+            file=NAME,
+            repository=kind.repository,
+        ) from error

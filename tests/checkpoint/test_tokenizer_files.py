@@ -1,0 +1,109 @@
+"""A tokenizer.json is found where it lies, and downloaded only if it is nowhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from lora_trainer.checkpoint.parts import TokenizerKind
+from lora_trainer.checkpoint.tokenizer_files import find_tokenizer
+from lora_trainer.errors import CheckpointError
+
+KIND = TokenizerKind(
+    id="t9",
+    name="T9",
+    model="Unigram",
+    repository="someone/t9",
+    other_repositories=("lab/model",),
+    diffusers_folder="tokenizer_2",
+    host_folders=("lab/model/tokenizer_2",),
+)
+
+
+def write(folder: Path, model: str = "Unigram") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": model}}))
+    return folder / "tokenizer.json"
+
+
+@pytest.fixture(autouse=True)
+def nothing_cached(tmp_path, monkeypatch):
+    """An empty cache, and no network."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tmp_path / "webui/models/Stable-diffusion/deep/x.safetensors"
+
+
+@pytest.mark.parametrize("name", ["t9", "tokenizer_2", "lab/model/tokenizer_2", "."])
+def test_in_the_folder_that_was_asked_for(tmp_path, checkpoint, name):
+    path = write(tmp_path / "asked" / name)
+    assert find_tokenizer(KIND, checkpoint, asked=tmp_path / "asked") == path
+
+
+def test_what_was_asked_for_has_to_be_there(tmp_path, checkpoint):
+    write(tmp_path / "asked", model="BPE")
+    with pytest.raises(CheckpointError, match="holds no tokenizer of T9"):
+        find_tokenizer(KIND, checkpoint, asked=tmp_path / "asked")
+
+
+@pytest.mark.parametrize("name", ["t9", "tokenizer_2", "."])
+def test_beside_the_text_encoder(tmp_path, checkpoint, name):
+    path = write(tmp_path / "text_encoder" / name)
+    beside = [tmp_path / "clip/clip.safetensors", tmp_path / "text_encoder/t9.safetensors"]
+    assert find_tokenizer(KIND, checkpoint, beside=beside) == path
+
+
+def test_in_a_diffusers_folder(tmp_path):
+    path = write(tmp_path / "whole/tokenizer_2")
+    assert find_tokenizer(KIND, tmp_path / "whole") == path
+
+
+def test_in_the_webui_around_the_checkpoint(tmp_path, checkpoint):
+    path = write(tmp_path / "webui/backend/huggingface/lab/model/tokenizer_2")
+    assert find_tokenizer(KIND, checkpoint) == path
+
+
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [("someone/t9", "tokenizer.json"), ("lab/model", "tokenizer_2/tokenizer.json")],
+)
+def test_in_hugging_faces_cache(nothing_cached, checkpoint, repository, name, monkeypatch):
+    folder = nothing_cached / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("abc")
+    path = write((folder / "snapshots/abc" / name).parent)
+    find = huggingface_hub.try_to_load_from_cache
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda *asked: find(*asked, cache_dir=nothing_cached),
+    )
+    assert find_tokenizer(KIND, checkpoint) == path
+
+
+def test_offline_one_sentence_says_what_to_fetch(checkpoint):
+    with pytest.raises(CheckpointError, match="tokenizer of T9 is not on this machine") as caught:
+        find_tokenizer(KIND, checkpoint)
+    assert "tokenizer.json of someone/t9" in str(caught.value.hint)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_tokenizers_file_is_downloaded(checkpoint, tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, name, **more):
+        asked.append((repository, name))
+        return str(write(tmp_path / "there"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert find_tokenizer(KIND, checkpoint) == tmp_path / "there/tokenizer.json"
+    assert asked == [("someone/t9", "tokenizer.json")]
