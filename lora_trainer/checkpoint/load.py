@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from lora_trainer.checkpoint.part_files import FoundParts, find_parts
 from lora_trainer.checkpoint.parts import (
     Component,
     Components,
+    FlowSchedule,
     NoiseSchedule,
     PartFile,
     Parts,
@@ -58,6 +59,8 @@ class Checkpoint:
     vae: Component | None
     asked_prediction_type: PredictionType | None
     asked_zero_terminal_snr: bool | None
+    asked_timestep_distribution: Literal["auto", "uniform", "logit_normal"] = "auto"
+    asked_timestep_shift: float | None = None
     asked_tokenizers: Path | None = None
     """The folder with tokenizers, if one was asked for."""
     found: FoundParts | None = None
@@ -101,7 +104,17 @@ class Checkpoint:
         """The noise schedule. An SD2 UNet is loaded to determine its prediction type if the file
         does not state it.
         """
-        return self.family.schedule(self)
+        found = self.family.schedule(self)
+        if isinstance(found, FlowSchedule):
+            return self._as_asked(found)
+        return found
+
+    def _as_asked(self, flow: FlowSchedule) -> FlowSchedule:
+        if self.asked_timestep_distribution != "auto":
+            flow = replace(flow, distribution=self.asked_timestep_distribution)
+        if self.asked_timestep_shift is not None:
+            flow = replace(flow, shift=self.asked_timestep_shift, by_tokens=None)
+        return flow
 
     def load_unet(
         self,
@@ -277,18 +290,23 @@ def open_checkpoint(
     tokenizers: Path | None = None,
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
     zero_terminal_snr: bool | None = None,
+    timestep_distribution: Literal["auto", "uniform", "logit_normal"] = "auto",
+    timestep_shift: float | None = None,
 ) -> Checkpoint:
     """Open a .safetensors file in the WebUI's format, or a diffusers folder. Reads headers only.
 
     vae, text_encoders: files or diffusers folders to use instead. tokenizers: a folder of them.
-    prediction_type, zero_terminal_snr: override what was detected. Raises CheckpointError if it
-    cannot be trained on; a part that is missing is an error only of `require_parts`.
+    prediction_type, zero_terminal_snr, timestep_distribution, timestep_shift: override what was
+    detected, or is the family's. Raises CheckpointError if it cannot be trained on; a part that is
+    missing is an error only of `require_parts`.
     """
     path = Path(path)
     checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
     if prediction_type != "auto":
         checkpoint.asked_prediction_type = prediction_type
     checkpoint.asked_zero_terminal_snr = zero_terminal_snr
+    checkpoint.asked_timestep_distribution = timestep_distribution
+    checkpoint.asked_timestep_shift = timestep_shift
     checkpoint.asked_tokenizers = tokenizers
     if checkpoint.family.part_kinds:
         _add_parts(checkpoint, text_encoders, vae)
@@ -314,6 +332,8 @@ def open_as_set(settings: CheckpointSettings) -> Checkpoint:
         tokenizers=settings.tokenizers,
         prediction_type=settings.prediction_type,
         zero_terminal_snr=settings.zero_terminal_snr,
+        timestep_distribution=settings.timestep_distribution,
+        timestep_shift=settings.timestep_shift,
     )
 
 

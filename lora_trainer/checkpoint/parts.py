@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,11 +31,42 @@ class NoiseSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenShift:
+    """A shift that grows with the image: exp(mu), with mu linear in the number of tokens."""
+
+    fewest: int = 256
+    mu_at_fewest: float = 0.5
+    most: int = 4096
+    mu_at_most: float = 1.15
+    side: int = 2
+    """Side in latents of a token."""
+
+    def shift(self, height: int, width: int) -> float:
+        """For latents of this size."""
+        tokens = (height // self.side) * (width // self.side)
+        slope = (self.mu_at_most - self.mu_at_fewest) / (self.most - self.fewest)
+        return math.exp(self.mu_at_fewest + slope * (tokens - self.fewest))
+
+
+TimeDistribution = Literal["logit_normal", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlowSchedule:
     """The schedule of a flow-matching model, which predicts noise - image."""
 
     shift: float = 1.0
     """Above 1, noisier times are more frequent."""
+    by_tokens: TokenShift | None = None
+    """The shift, where it depends on the size of the image."""
+    distribution: TimeDistribution = "logit_normal"
+    """Of the times, before they are shifted."""
+
+    def shift_for(self, shape: Sequence[int]) -> float:
+        """The shift for latents of this shape, (..., h, w)."""
+        if self.by_tokens is None:
+            return self.shift
+        return self.by_tokens.shift(shape[-2], shape[-1])
 
     @property
     def prediction_type(self) -> None:

@@ -96,8 +96,10 @@ class NoiseProcess(Protocol):
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
         """Random times for latents of `shape`, (B,), on the CPU."""
 
-    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
-        """The times below which these shares, in (0, 1), of the times drawn lie: (B,) -> (B,)."""
+    def quantiles(self, shares: torch.Tensor, shape: Shape) -> torch.Tensor:
+        """The times below which these shares, in (0, 1), of the times drawn for latents of `shape`
+        lie: (B,) -> (B,).
+        """
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
@@ -119,8 +121,10 @@ class NoiseProcess(Protocol):
     def progress(self, times: torch.Tensor) -> torch.Tensor:
         """Noise level from 0 (none) to 1 (pure noise): (B,) -> (B,), float32."""
 
-    def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
-        """The sampler of that name; ignored by a process that has only one."""
+    def sampler(self, name: str, step_count: int, device: torch.device, shape: Shape) -> Sampler:
+        """The sampler of that name, for latents of `shape`; the name is ignored by a process that
+        has only one.
+        """
 
     def sampler_label(self, name: str) -> str:
         """The WebUI's name for that sampler."""
@@ -154,6 +158,10 @@ class Family(ABC):
     """Target layers if text_encoder_targets is at its default."""
     has_clip_skip: bool = False
     """Whether clip_skip applies."""
+    is_flow: bool = False
+    """Whether it is a flow-matching model."""
+    trains_text_encoders: bool = True
+    """Whether its text encoders can learn."""
     caption_bytes: int = 77 * 2048 * 4
     """Largest size of one caption's text states."""
     has_empty_negative: bool = False

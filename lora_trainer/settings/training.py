@@ -295,6 +295,30 @@ class CheckpointSettings(Settings):
         in_presets=False,
     )
     """Rescale the noise schedule to zero terminal SNR. auto: as the checkpoint states."""
+    timestep_distribution: Literal["auto", "uniform", "logit_normal"] = setting(
+        "auto",
+        label="Timestep distribution",
+        choices={"uniform": "uniform", "logit_normal": ProperName("logit-normal")},
+        terms="timestep sampling sigmoid weighting scheme flow matching",
+        in_presets=False,
+    )
+    """How often a flow-matching model is trained at each noise level. logit-normal: mostly at those
+    in the middle. auto: as the model's own training.
+    """
+    timestep_shift: float | None = setting(
+        None,
+        label="Timestep shift",
+        above=0.0,
+        at_most=100.0,
+        hint="1 is no shift; 3 is usual for large models.",
+        step=0.5,
+        other_names=("discrete_flow_shift", "flow_shift"),
+        terms="flow shift discrete timestep noise level",
+        in_presets=False,
+    )
+    """Above 1, a flow-matching model is trained more often at high noise levels, which decide on
+    shapes; previews use the same shift. auto: the model's own, which may grow with the resolution.
+    """
     clip_skip: int = setting(
         1,
         label="Clip skip",
@@ -1105,7 +1129,8 @@ ONLY_FOR_IMAGES = tuple(
     (
         "trigger_word resolution repeats enable_bucket bucket_step min_bucket_side max_bucket_side"
         " max_upscale caption_dropout shuffle_caption keep_tokens flip_augmentation background vae"
-        " text_encoders tokenizers prediction_type zero_terminal_snr clip_skip max_token_length"
+        " text_encoders tokenizers prediction_type zero_terminal_snr timestep_distribution"
+        " timestep_shift clip_skip max_token_length"
         " base_precision memory blocks_to_swap vae_tiling conv_rank conv_alpha"
         " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
         " sample_steps sample_size sample_guidance"

@@ -30,6 +30,7 @@ from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import CaptionerError, OutOfMemory
+from lora_trainer.families.refusals import remarks
 from lora_trainer.frozen.prepacked import prepack_convolutions
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
@@ -48,7 +49,12 @@ from lora_trainer.tasks.preview_measures import PreviewMeasures
 from lora_trainer.tasks.previews import Previews
 from lora_trainer.tasks.provenance import Provenance, image_hashes
 from lora_trainer.tasks.report import Report
-from lora_trainer.tasks.resolve import require_base_precision, require_lora_dir, resolve
+from lora_trainer.tasks.resolve import (
+    require_base_precision,
+    require_fitting_settings,
+    require_lora_dir,
+    resolve,
+)
 from lora_trainer.tasks.training_run import Assembled, Start
 from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training import batches
@@ -151,6 +157,7 @@ class Preparation(PreparationStage):
         device = choose_device(requested.training.device)
         checkpoint = open_as_set(requested.checkpoint)
         checkpoint.require_parts()
+        require_fitting_settings(requested, checkpoint)
         require_layers(checkpoint, requested)
         require_optimizer(requested.training, device)
         require_base_precision(requested, device)
@@ -178,6 +185,8 @@ class Preparation(PreparationStage):
         checkpoint.require_usable(prepared.dtype)
         for note in checkpoint.notes:
             self.report.warn(note)
+        for remark, hint in remarks(checkpoint.family, requested):
+            self.report.warn(remark, hint=hint)
         licence = checkpoint.detected.licence
         for note in licence.notes(checkpoint.title) if licence else ():
             self.report.warn(note, hint=LICENCE_HINT)

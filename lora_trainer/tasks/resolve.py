@@ -4,10 +4,14 @@ again gives the same LoRA.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.checkpoint.parts import FlowSchedule
 from lora_trainer.errors import ConfigError
+from lora_trainer.families.refusals import refused
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -28,11 +32,29 @@ def resolve(
         mixed_precision=precision_name(dtype),
         base_precision="same" if precision == "auto" else precision,
         blocks_to_swap=config.training.blocks_to_swap or 0,
+        **_flow(checkpoint),
         text_encoders=list(text_encoders) or None,
         vae=vae,
         prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )
+
+
+def _flow(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a flow-matching model's schedule; a shift that depends on the size of each
+    image stays `auto`.
+    """
+    schedule = checkpoint.schedule
+    if not isinstance(schedule, FlowSchedule):
+        return {}
+    shift = None if schedule.by_tokens else schedule.shift
+    return {"timestep_distribution": schedule.distribution, "timestep_shift": shift}
+
+
+def require_fitting_settings(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for settings with which this family cannot be trained."""
+    for problem in refused(checkpoint.family, config):
+        raise problem
 
 
 def require_base_precision(config: RunConfig, device: torch.device) -> None:

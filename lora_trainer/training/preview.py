@@ -49,11 +49,11 @@ def sample_latents(
     device = next(parts.unet.parameters()).device
     width, height = size
     generator = torch.Generator("cpu").manual_seed(settings.sample_seed)
-    sampler = family.noise_process(parts.schedule).sampler(
-        settings.sample_sampler, settings.sample_steps, device
-    )
     side = family.pixels_per_latent
     shape = (1, family.latent_channels, height // side, width // side)
+    sampler = family.noise_process(parts.schedule).sampler(
+        settings.sample_sampler, settings.sample_steps, device, shape
+    )
     latents = sampler.start(torch.randn(shape, generator=generator).to(device))
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)
     texts = [negative.to(device), prompt.to(device)]

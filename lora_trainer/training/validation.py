@@ -159,7 +159,7 @@ def fixed_batches(
         batch = FixedBatch(
             latents=latents,
             noise=torch.randn(latents.shape, generator=generator),
-            times=noise_process.quantiles(_stratified(generator)),
+            times=noise_process.quantiles(_stratified(generator), tuple(latents.shape)),
             size_conditions=size_condition.expand(LEVELS, -1),
             captions=(variants(examples[index].caption)[0],) * LEVELS,
             names=(examples[index].name,) * LEVELS,

@@ -1,11 +1,13 @@
 """The noise processes: noise added, what should be predicted, and the way back in a preview."""
 
+import math
+
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
-from lora_trainer.checkpoint.parts import FlowSchedule, NoiseSchedule
+from lora_trainer.checkpoint.parts import FlowSchedule, NoiseSchedule, TokenShift
 from lora_trainer.families.components.noise import (
     Flow,
     NoiseLevels,
@@ -100,9 +102,37 @@ def test_flows_times_lie_between_picture_and_noise_and_a_shift_moves_them_to_noi
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_eulers_steps_end_in_the_picture_when_the_prediction_is_right(shift):
     latents, noise = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
-    sampler = Flow(FlowSchedule(shift=shift)).sampler("euler_a", 7, torch.device("cpu"))
+    sampler = Flow(FlowSchedule(shift=shift)).sampler(
+        "euler_a", 7, torch.device("cpu"), (1, 4, 8, 8)
+    )
     assert len(sampler.times) == 7 and sampler.times[0] == 1
     found, generator = sampler.start(noise), torch.Generator()
     for time in sampler.times:
         found = sampler.step(noise - latents, time, sampler.scaled(found, time), generator)
     torch.testing.assert_close(found, latents, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shift_by_tokens_is_that_of_the_published_schedule():
+    by_tokens = TokenShift()
+    # 256 tokens: 256 pixels; 4096: 1024 pixels
+    assert by_tokens.shift(32, 32) == pytest.approx(math.exp(0.5))
+    assert by_tokens.shift(128, 128) == pytest.approx(math.exp(1.15))
+    schedule = FlowSchedule(by_tokens=by_tokens)
+    process = Flow(schedule)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / 6, 6).tolist(), mu=0.5 + 0.65 / 3840 * 768)
+    sampler = process.sampler("euler_a", 6, torch.device("cpu"), (1, 16, 64, 64))
+    torch.testing.assert_close(torch.stack(list(sampler.times)), scheduler.sigmas[:-1])
+
+
+@pytest.mark.parametrize("distribution", ["logit_normal", "uniform"])
+def test_larger_images_are_trained_at_noisier_times(distribution):
+    process = Flow(FlowSchedule(by_tokens=TokenShift(), distribution=distribution))
+    shares = torch.tensor([0.1, 0.5, 0.9])
+    small, large = (process.quantiles(shares, (1, 16, side, side)) for side in (32, 128))
+    assert bool((large > small).all())
+    assert small[1] == pytest.approx(math.exp(0.5) / (math.exp(0.5) + 1))
+    drawn = process.draw((50_000, 16, 128, 128), torch.Generator().manual_seed(0))
+    found = [(drawn < time).double().mean().item() for time in large]
+    assert found == pytest.approx(shares.tolist(), abs=0.01)
+    assert drawn.min() > 0

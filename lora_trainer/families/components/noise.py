@@ -43,7 +43,7 @@ class NoiseLevels:
         """Uniform timesteps."""
         return torch.randint(0, len(self.alphas_cumprod), shape[:1], generator=generator)
 
-    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
+    def quantiles(self, shares: torch.Tensor, shape: Shape) -> torch.Tensor:
         """The timesteps at these shares of the table."""
         return (shares * len(self.alphas_cumprod)).long()
 
@@ -70,7 +70,7 @@ class NoiseLevels:
     def progress(self, timesteps: torch.Tensor) -> torch.Tensor:
         return timesteps.float() / len(self.alphas_cumprod)
 
-    def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
+    def sampler(self, name: str, step_count: int, device: torch.device, shape: Shape) -> Sampler:
         """The WebUI's sampler of that name."""
         scheduler = make_sampler(name, self.schedule)
         scheduler.set_timesteps(step_count, device=device)
@@ -155,12 +155,17 @@ class Flow:
     schedule: FlowSchedule
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
-        """Logit-normal times (arXiv 2403.03206, section 3.1), shifted."""
-        return self._shifted(torch.randn(shape[:1], generator=generator).sigmoid())
+        """Logit-normal (arXiv 2403.03206, section 3.1) or uniform times, shifted."""
+        if self.schedule.distribution == "uniform":
+            # away from 0, where the signal-to-noise ratio is infinite
+            return self._shifted(torch.rand(shape[:1], generator=generator).clamp_min(1e-4), shape)
+        return self._shifted(torch.randn(shape[:1], generator=generator).sigmoid(), shape)
 
-    def quantiles(self, shares: torch.Tensor) -> torch.Tensor:
-        """The times at these shares of the shifted logit-normal distribution."""
-        return self._shifted(torch.special.ndtri(shares).sigmoid())
+    def quantiles(self, shares: torch.Tensor, shape: Shape) -> torch.Tensor:
+        """The times at these shares of the shifted distribution."""
+        if self.schedule.distribution == "uniform":
+            return self._shifted(shares, shape)
+        return self._shifted(torch.special.ndtri(shares).sigmoid(), shape)
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
@@ -185,17 +190,17 @@ class Flow:
     def progress(self, times: torch.Tensor) -> torch.Tensor:
         return times
 
-    def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
+    def sampler(self, name: str, step_count: int, device: torch.device, shape: Shape) -> Sampler:
         """Euler's method for any name: the WebUI's other samplers are for diffusion."""
-        times = self._shifted(torch.linspace(1, 0, step_count + 1, device=device))
+        times = self._shifted(torch.linspace(1, 0, step_count + 1, device=device), shape)
         return _Euler(times)
 
     def sampler_label(self, name: str) -> str:
         return "Euler"
 
-    def _shifted(self, times: torch.Tensor) -> torch.Tensor:
+    def _shifted(self, times: torch.Tensor, shape: Shape) -> torch.Tensor:
         """Shifted towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
-        shift = self.schedule.shift
+        shift = self.schedule.shift_for(shape)
         return shift * times / (1 + (shift - 1) * times)
 
 

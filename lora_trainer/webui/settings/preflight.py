@@ -37,6 +37,7 @@ from lora_trainer.errors import (
     SetupError,
 )
 from lora_trainer.families.base import Family
+from lora_trainer.families.refusals import refused, remarks
 from lora_trainer.hosts.base import Host, Memory
 from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.lora.changes import open_changes
@@ -330,6 +331,7 @@ class Preflight:
         asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
         problems += self._part_problems(draft)
+        problems += _family_problems(draft, asked)
         problems += _licence_problems(draft)
         problems += _package_problems(draft.facts)
         found = self._scan(request.dataset, asked, problems, draft.facts.family)
@@ -368,7 +370,9 @@ class Preflight:
         }
         if draft.is_of_texts:
             return {**text_preflight.chosen_values(chosen), **common}
-        if "clip_skip" not in chosen and draft.choice.clip_skip:
+        family = draft.facts.family
+        applies = family is None or family.has_clip_skip
+        if "clip_skip" not in chosen and draft.choice.clip_skip and applies:
             chosen["clip_skip"] = draft.choice.clip_skip
         return {
             **{key: value for key, value in chosen.items() if key not in form.ONLY_FOR_TEXTS},
@@ -700,6 +704,18 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
             hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
             name=choice.path.name,
         )
+
+
+def _family_problems(draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
+    """Settings that do not fit the checkpoint's family."""
+    family = draft.facts.family
+    if family is None:
+        return
+    for error in refused(family, asked):
+        yield _setting_problem(error)
+    for remark, hint in remarks(family, asked):
+        word = remark.template.split()[0]
+        yield Problem(field=form.PLACES.get(word), severity="warning", message=remark, hint=hint)
 
 
 def _device_problems(host: Host, asked: RunConfig) -> Iterator[Problem]:

@@ -40,6 +40,7 @@ class Toy(Family):
     name = "Toy"
     sd_version = "Toy"
     latent_channels = 16
+    is_flow = True
     text_tensors = ("hidden", "mask")
     unet_targets = ("query", "value", "wide")
     text_encoder_targets = ("reader",)
