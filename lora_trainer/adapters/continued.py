@@ -74,7 +74,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainedLayer:
     """A trained layer, and its rows in a file's layer that holds several."""
 
     part: Part
@@ -87,7 +87,7 @@ class Continuation:
     """A file's layers, matched with the trained layers of this run."""
 
     changes: LoraChanges
-    matched: Mapping[str, tuple[Place, ...]]
+    matched: Mapping[str, tuple[TrainedLayer, ...]]
     """Layer in the file -> the trained layers that it changes: one, but where the checkpoint has
     several in one.
     """
@@ -106,7 +106,7 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
     changes.require_family(base.family)
     layers = base_layers(base)
     learning = {(part, path) for part, _, paths in target_layers(base, settings) for path in paths}
-    matched: dict[str, tuple[Place, ...]] = {}
+    matched: dict[str, tuple[TrainedLayer, ...]] = {}
     unlearned: dict[str, tuple[Rows, ...]] = {}
     left_out, unknown = [], []
     for name, layer in changes.layers.items():
@@ -115,7 +115,7 @@ def match(changes: LoraChanges, base: Parts, settings: LoraSettings) -> Continua
             unknown.append(name)
             continue
         pieces = found.pieces or ((found.path, None),)
-        places = [Place(found.part, path, rows) for path, rows in pieces]
+        places = [TrainedLayer(found.part, path, rows) for path, rows in pieces]
         learned = [place for place in places if (place.part, place.path) in learning]
         if learned:
             matched[name] = tuple(learned)
