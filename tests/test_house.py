@@ -150,8 +150,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "bench": (
         {"torch", "PIL", "numpy", "psutil"},
-        BASICS
-        | {"settings", "runs", "jobs", "checkpoint", "training.device", "planner.accounting"},
+        BASICS | {"settings", "runs", "jobs", "checkpoint", "training.device", "planner"},
     ),
     "worker": (
         {"PIL"},

@@ -18,6 +18,7 @@ from lora_trainer.bench.run import Timing, make_config, measure
 from lora_trainer.bench.speed import matmul_rate
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.planner.accounting import step_flops
+from lora_trainer.planner.command import ask as plan
 from lora_trainer.settings import training
 from lora_trainer.training.device import choose_device
 
@@ -35,6 +36,8 @@ class Result:
     timing: Timing
     flops: int
     """Of one step."""
+    planned_peak: int
+    """Bytes that `plan` had predicted for the device."""
     matmul_rate: float
     """Floating-point operations per second of matrix multiplications on this device."""
 
@@ -51,6 +54,7 @@ class Result:
             "model": self.model,
             **{key: _plain(value) for key, value in self.settings.items()},
             **asdict(self.timing),
+            "planned_peak": self.planned_peak,
             "flops": self.flops,
             "matmul_rate": self.matmul_rate,
             "share_of_matmul_rate": self.share_of_matmul_rate,
@@ -64,14 +68,15 @@ class Result:
         return (
             f"| {self.model} {changed} | {timing.precision} | {timing.seconds_per_step:.3f}"
             f" ({timing.fastest_step:.3f} to {timing.slowest_step:.3f}) |"
-            f" {self.share_of_matmul_rate:.0%} | {timing.peak / GIB:.2f} |"
-            f" {timing.host_peak / GIB:.2f} | {timing.first_step:.1f} ({phases}) |"
+            f" {self.share_of_matmul_rate:.0%} | {timing.peak / GIB:.2f}"
+            f" ({self.planned_peak / GIB:.2f}) | {timing.host_peak / GIB:.2f} |"
+            f" {timing.first_step:.1f} ({phases}) |"
         )
 
 
 HEADING = (
-    "| training | precision | s/step | of the matmul rate | peak, GiB | process, GiB | first step,"
-    " s |\n| --- | --- | --- | --- | --- | --- | --- |"
+    "| training | precision | s/step | of the matmul rate | peak (planned), GiB | process, GiB |"
+    " first step, s |\n| --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -88,19 +93,22 @@ def bench(
     rates: dict[tuple[str, str], float] = {}
     with _place(folder) as place:
         for model in chosen:
-            timing, config = measure(make_config(model, place, steps, changes))
+            asked = make_config(model, place, steps, changes)
+            planned = plan(asked).plan.peak
+            timing, config = measure(asked)
             device, dtype = choose_device(config.training.device), DTYPES[timing.precision]
             kind = (str(device), timing.precision)
             if kind not in rates:
                 rates[kind] = matmul_rate(device, dtype)
             base = config.checkpoint
-            asked = {"resolution", "batch_size", "lora_rank", *changes}
+            shown = {"resolution", "batch_size", "lora_rank", *changes}
             values = training.to_mapping(config)
             yield Result(
                 model=model.name,
-                settings={key: values[key] for key in values if key in asked},
+                settings={key: values[key] for key in values if key in shown},
                 timing=timing,
                 flops=step_flops(open_checkpoint(base.base_model, vae=base.vae), config, dtype),
+                planned_peak=planned,
                 matmul_rate=rates[kind],
             )
 

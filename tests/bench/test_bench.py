@@ -108,12 +108,16 @@ def test_a_training_is_run_and_measured(tiny, tmp_path):
     assert sum(shown["phases"].values()) == pytest.approx(shown["first_step"])
     assert 0 < shown["fastest_step"] <= shown["seconds_per_step"] <= shown["slowest_step"]
     assert shown["peak"] > 50e6 and shown["host_peak"] > 50e6 and shown["flops"] > 1e6
+    assert shown["planned_peak"] > 1e6
     rate = shown["flops"] / shown["seconds_per_step"] / shown["matmul_rate"]
     assert shown["share_of_matmul_rate"] == pytest.approx(rate)
     assert "| tiny resolution 64" in to_text([result])
 
 
 def test_a_training_that_fails_says_why(tiny, tmp_path):
-    changes = {"target_modules": ["nothing_of_this_name"]}
-    with pytest.raises(RunError, match="the training failed: .*nothing_of_this_name"):
+    (tmp_path / "empty").mkdir()
+    changes = {"train_data_dir": tmp_path / "empty", "device": "cpu"}
+    with pytest.raises(RunError, match=r"the training failed: .*no image"):
         list(bench(["tiny"], 4, changes, tmp_path))
+    with pytest.raises(ConfigError, match="no layer is called nothing_of_this_name"):
+        list(bench(["tiny"], 4, {"target_modules": ["nothing_of_this_name"]}, tmp_path))
