@@ -117,7 +117,7 @@ def test_a_training_is_run_and_measured(tiny, tmp_path):
 def test_a_training_that_fails_says_why(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     changes = {"train_data_dir": tmp_path / "empty", "device": "cpu"}
-    with pytest.raises(RunError, match=r"the training failed: .*no image"):
+    with pytest.raises(RunError, match=r"the training failed: .*holds no files"):
         list(bench(["tiny"], 4, changes, tmp_path))
     with pytest.raises(ConfigError, match="no layer is called nothing_of_this_name"):
         list(bench(["tiny"], 4, {"target_modules": ["nothing_of_this_name"]}, tmp_path))
