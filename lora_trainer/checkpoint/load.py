@@ -262,6 +262,7 @@ class Checkpoint:
             part=component.part,
             dtype=dtype,
             device=torch.device(device),
+            buffers=component.buffers,
         )
 
     def _note_unused(self, unet: Any) -> None:

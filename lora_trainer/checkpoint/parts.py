@@ -94,6 +94,8 @@ class Component:
     """Configuration -> the model, with arbitrary weights."""
     prefix: str = ""
     """Prefix of its own tensors' names."""
+    buffers: Callable[[Any], Mapping[str, Any]] | None = None
+    """The values of the model's buffers that are in no file, by name."""
 
     @property
     def own_tensors(self) -> dict[str, TensorAt]:

@@ -110,11 +110,13 @@ def fill(
     part: Part,
     dtype: torch.dtype,
     device: torch.device,
+    buffers: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
 ) -> Any:
     """Load weights into a model on the meta device, in `dtype` on `device`. Returns it frozen and
     in eval mode.
 
-    places: the position of each tensor of the model's state dict; tensors: those in the files.
+    places: the position of each tensor of the model's state dict; tensors: those in the files;
+    buffers: the model -> values of those that are in no file, which keep their dtype.
     Raises CheckpointError for missing, misshapen or non-finite tensors.
     """
     modules = dict(model.named_modules())
@@ -129,7 +131,7 @@ def fill(
         )
     for home in homes(model):
         home.gather()
-    _make_position_ids(model, device)
+    _make_buffers(model, device, buffers(model) if buffers is not None else {})
     return model.requires_grad_(False).eval()
 
 
@@ -141,6 +143,7 @@ def empty_in(
     part: Part,
     dtype: torch.dtype,
     device: torch.device,
+    buffers: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
 ) -> Any:
     """The model in `dtype`, left on the meta device: in place of `fill`, to count its memory."""
     model.to(dtype)
@@ -303,17 +306,17 @@ def _in_shape(
     return tensor
 
 
-def _make_position_ids(model: Any, device: torch.device) -> None:
-    """Create the text encoder's position_ids, a non-persistent buffer in transformers."""
+def _make_buffers(model: Any, device: torch.device, values: Mapping[str, torch.Tensor]) -> None:
+    """Create the non-persistent buffers: these, and CLIP's position_ids."""
     for name, buffer in list(model.named_buffers()):
         owner, _, attribute = name.rpartition(".")
-        if attribute != "position_ids":
+        if name in values:
+            made = values[name].to(device)
+        elif attribute == "position_ids":
+            made = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+        else:
             raise RuntimeError(f"nothing is known about the buffer {name}")
-        model.get_submodule(owner).register_buffer(
-            attribute,
-            torch.arange(buffer.shape[-1], device=device).expand(buffer.shape),
-            persistent=False,
-        )
+        model.get_submodule(owner).register_buffer(attribute, made, persistent=False)
 
 
 def _missing(path: Path, names: list[str]) -> CheckpointError:

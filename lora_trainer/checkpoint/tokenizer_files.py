@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import TokenizerKind
@@ -115,4 +116,20 @@ def _downloaded(kind: TokenizerKind) -> Path:
             reason=str(error).strip().split("\n")[0] or type(error).__name__,
             file=NAME,
             repository=kind.repository,
+        ) from error
+
+
+def open_tokenizer(path: Path) -> Any:
+    """A tokenizer of the package tokenizers. Raises CheckpointError."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    # the library raises plain Exceptions
+    except Exception as error:
+        raise CheckpointError(
+            "the tokenizer in {path} cannot be read: {reason}",
+            hint="Download it again.",
+            path=path,
+            reason=str(error).strip().split("\n")[0] or type(error).__name__,
         ) from error

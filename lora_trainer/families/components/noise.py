@@ -153,6 +153,8 @@ class Flow:
     """
 
     schedule: FlowSchedule
+    sampling: FlowSchedule | None = None
+    """Of the samplers, if hosts sample with another shift than that of the training."""
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
         """Logit-normal (arXiv 2403.03206, section 3.1) or uniform times, shifted."""
@@ -192,16 +194,20 @@ class Flow:
 
     def sampler(self, name: str, step_count: int, device: torch.device, shape: Shape) -> Sampler:
         """Euler's method for any name: the WebUI's other samplers are for diffusion."""
-        times = self._shifted(torch.linspace(1, 0, step_count + 1, device=device), shape)
-        return _Euler(times)
+        even = torch.linspace(1, 0, step_count + 1, device=device)
+        return _Euler(_shifted(even, self.sampling or self.schedule, shape))
 
     def sampler_label(self, name: str) -> str:
         return "Euler"
 
     def _shifted(self, times: torch.Tensor, shape: Shape) -> torch.Tensor:
-        """Shifted towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
-        shift = self.schedule.shift_for(shape)
-        return shift * times / (1 + (shift - 1) * times)
+        return _shifted(times, self.schedule, shape)
+
+
+def _shifted(times: torch.Tensor, schedule: FlowSchedule, shape: Shape) -> torch.Tensor:
+    """Shifted towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
+    shift = schedule.shift_for(shape)
+    return shift * times / (1 + (shift - 1) * times)
 
 
 class _Euler:

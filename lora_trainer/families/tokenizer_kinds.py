@@ -1,0 +1,24 @@
+"""Tokenizers that several families use."""
+
+from __future__ import annotations
+
+from lora_trainer.checkpoint.parts import TokenizerKind
+
+QWEN3 = TokenizerKind(
+    id="qwen3",
+    name="Qwen3",
+    model="BPE",
+    repository="Qwen/Qwen3-0.6B",
+    diffusers_folder="tokenizer",
+    host_folders=("circlestone-labs/Anima/tokenizer",),
+)
+T5 = TokenizerKind(
+    id="t5",
+    name="T5",
+    model="Unigram",
+    repository="google-t5/t5-base",
+    diffusers_folder="t5_tokenizer",
+    host_folders=("circlestone-labs/Anima/tokenizer_2",),
+)
+T5_END = "</s>"
+"""T5's token that ends a text."""
