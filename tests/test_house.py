@@ -29,6 +29,7 @@ TORCH_STACK = {
     "bitsandbytes",
     "ftfy",
     "huggingface_hub",
+    "tokenizers",
 }
 BASICS = {"errors", "files", "__init__"}
 LIGHT_CHECKPOINT = {

@@ -146,7 +146,8 @@ def empty_in(
     buffers: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
 ) -> Any:
     """The model in `dtype`, left on the meta device: in place of `fill`, to count its memory."""
-    model.to(dtype)
+    # not as diffusers does it, which warns of what it would keep in float32
+    torch.nn.Module.to(model, dtype)
     for layer in model.modules():
         if isinstance(layer, FrozenLayer):
             layer.take(layer.weight.detach(), dtype, torch.device("meta"))

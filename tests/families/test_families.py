@@ -7,7 +7,7 @@ from lora_trainer.families.stable_diffusion import SD1, SD2
 
 
 def test_families_are_found_by_their_ids():
-    assert [family.id for family in families.every()] == ["sdxl", "sd1", "sd2"]
+    assert [family.id for family in families.every()] == ["anima", "sdxl", "sd1", "sd2"]
     assert families.get("sd1") is SD1
     assert families.find("sd9") is None and families.find(None) is None
     with pytest.raises(KeyError):
@@ -43,6 +43,7 @@ def test_only_sd2s_size_follows_from_what_it_predicts():
         "sd1": 512,
         "sd2": 768,
         "sdxl": 1024,
+        "anima": 1024,
     }
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,7 @@ QWEN3 = {
     "head_dim": 24,
     "rope_theta": 1_000_000.0,
 }
+GATE, LOUD = 30.0, 4.0
 WORDS = "a big zorbl in the center, blue background, on the right with yellow and red".split()
 
 
@@ -65,6 +69,11 @@ def models_of(seed: int = 0) -> dict[str, Any]:
         }
         for model in made.values():
             model.requires_grad_(False).eval()
+        # gates of about one, so that the blocks decide on the flow, and a flow that is far off
+        for block in made["transformer"].transformer_blocks:
+            for norm in (block.norm1, block.norm2, block.norm3):
+                norm.linear_2.weight *= GATE
+        made["transformer"].proj_out.weight *= LOUD
     return made
 
 
@@ -136,3 +145,67 @@ def t5_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     return tokenizer
+
+
+def write_full_size(folder: Path) -> Path:
+    """Files of the published sizes without content (sparse), with the tiny tokenizers; returns the
+    checkpoint.
+    """
+    write(folder)
+    with torch.device("meta"):
+        made = {
+            "transformer": build_transformer(
+                {
+                    **TRANSFORMER,
+                    "num_attention_heads": 16,
+                    "attention_head_dim": 128,
+                    "num_layers": 28,
+                    "mlp_ratio": 4.0,
+                    "text_embed_dim": 1024,
+                    "adaln_lora_dim": 256,
+                }
+            ),
+            "conditioner": build_conditioner({"min_sequence_length": 1}),
+            "qwen3": build_qwen3(
+                {
+                    "vocab_size": 151936,
+                    "hidden_size": 1024,
+                    "intermediate_size": 3072,
+                    "num_hidden_layers": 28,
+                    "num_attention_heads": 16,
+                    "num_key_value_heads": 8,
+                    "head_dim": 128,
+                }
+            ),
+            "vae": build_vae({}),
+        }
+    shapes = {
+        name: {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        for name, model in made.items()
+    }
+    checkpoint = folder / "Stable-diffusion" / "anima.safetensors"
+    _write_sparse(
+        checkpoint,
+        {f"net.{anima.native_name(name)}": shape for name, shape in shapes["transformer"].items()}
+        | {f"net.{anima.ADAPTER}{name}": shape for name, shape in shapes["conditioner"].items()},
+    )
+    _write_sparse(
+        folder / "text_encoder" / "qwen_3_06b_base.safetensors",
+        {f"model.{name}": shape for name, shape in shapes["qwen3"].items()},
+    )
+    _write_sparse(
+        folder / "VAE" / "qwen_image_vae.safetensors",
+        {anima.vae_name(name): shape for name, shape in shapes["vae"].items()},
+    )
+    return checkpoint
+
+
+def _write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        file.truncate(8 + len(content) + end)
