@@ -168,8 +168,14 @@ def make_parser() -> argparse.ArgumentParser:
     text = "also list the keys that match no layer of this checkpoint"
     sub.add_argument("--base", type=given_path, metavar="CHECKPOINT", help=text)
     sub.add_argument("--json", **AS_JSON)
-    text = "also write a copy with the key names that every WebUI loads"
-    sub.add_argument("--convert", type=Path, metavar="COPY", help=text)
+    text = "what this WebUI loads of it, what it drops and why, and what else makes it do nothing"
+    hosts = ["a1111", "forge", "reforge", "classic", "neo"]
+    sub.add_argument("--for", dest="host", choices=hosts, help=text)
+    text = (
+        "also write a copy that loads there, or without --for in every WebUI: other names, and the"
+        " parts of fused layers put together, with the same effect"
+    )
+    sub.add_argument("--fix", "--convert", dest="fix", type=Path, metavar="COPY", help=text)
 
     summary = "check a dataset: blur, duplicates, borders, lettering, captions ..."
     add("check", check, summary, options=add_check)
@@ -519,19 +525,28 @@ def inspect(asked: argparse.Namespace) -> int:
     # need torch or safetensors
     from lora_trainer.lora.convert import convert
     from lora_trainer.lora.describe import describe
+    from lora_trainer.lora.file import find_in_folder
 
-    base = None
-    if asked.base is not None:
-        from lora_trainer.checkpoint.load import open_checkpoint
-        from lora_trainer.lora.names import base_layers
+    if asked.host is not None:
+        from lora_trainer.lora.certificate import certify
 
-        base = base_layers(open_checkpoint(asked.base).outline())
-    description = describe(asked.file, base)
-    print(description.to_json() if asked.json else description.to_text())
-    if asked.convert is not None:
-        convert(description.path, asked.convert)
+        certificate = certify(asked.file, asked.host, base=asked.base)
+        print(certificate.to_json() if asked.json else certificate.to_text())
+    else:
+        base = None
+        if asked.base is not None:
+            from lora_trainer.checkpoint.load import open_checkpoint
+            from lora_trainer.lora.names import base_layers
+
+            base = base_layers(open_checkpoint(asked.base).outline())
+        description = describe(asked.file, base)
+        print(description.to_json() if asked.json else description.to_text())
+    if asked.fix is not None:
+        done = convert(find_in_folder(asked.file), asked.fix, asked.host)
         # on stderr: stdout may be parsed as JSON
-        print(f"Wrote {asked.convert}.", file=sys.stderr)
+        print(f"Wrote {asked.fix}.", file=sys.stderr)
+        for name in done.left_out:
+            print(f"Left out, because the model has no such layer: {name}", file=sys.stderr)
     return 0
 
 

@@ -68,6 +68,20 @@ class WeightChange:
         down, up = self.down.flatten(1), self.up
         return float(((up.T @ up) * (down @ down.T)).sum()) * self.scale**2
 
+    @property
+    def width(self) -> int:
+        """Columns of the delta as a matrix: inputs times the kernel's size."""
+        first = self.down if self.whole is None else self.whole
+        assert first is not None
+        return first[0].numel()
+
+    def of(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The delta times vectors, (width, n) -> (out, n)."""
+        if self.whole is not None:
+            return self.whole.flatten(1) @ vectors
+        assert self.up is not None and self.down is not None
+        return self.scale * (self.up @ (self.down.flatten(1) @ vectors))
+
 
 @dataclass(frozen=True)
 class RankAndScale:
@@ -144,27 +158,33 @@ class LoraChanges:
 
     def read(self, name: str) -> WeightChange:
         """One layer's delta. Raises LoraFileError for inconsistent shapes."""
-        layer = self.layers[name]
-        tensors = {}
-        for role, info in layer.roles.items():
-            tensor = read_tensor(self.header, info)
-            if tensor is None:
-                raise LoraFileError(
-                    "{path} holds numbers of type {dtype}, which are not known here",
-                    hint="Export it as float16.",
-                    path=self.header.path,
-                    dtype=info.dtype,
-                )
-            tensors[role] = tensor
-        try:
-            return _change(layer, tensors, self.scales.get(name, 1.0))
-        except (RuntimeError, LookupError) as error:
+        return change_of(self.header, self.layers[name], self.scales.get(name, 1.0))
+
+
+def change_of(header: Header, layer: Layer, scale: float) -> WeightChange:
+    """The delta of a layer of a file, of ADDED_KINDS. Raises LoraFileError for inconsistent
+    shapes.
+    """
+    tensors = {}
+    for role, info in layer.roles.items():
+        tensor = read_tensor(header, info)
+        if tensor is None:
             raise LoraFileError(
-                "{path}: the weights of {layer} do not fit each other",
-                hint="Download or export the file again.",
-                path=self.header.path,
-                layer=name,
-            ) from error
+                "{path} holds numbers of type {dtype}, which are not known here",
+                hint="Export it as float16.",
+                path=header.path,
+                dtype=info.dtype,
+            )
+        tensors[role] = tensor
+    try:
+        return _change(layer, tensors, scale)
+    except (RuntimeError, LookupError) as error:
+        raise LoraFileError(
+            "{path}: the weights of {layer} do not fit each other",
+            hint="Download or export the file again.",
+            path=header.path,
+            layer=layer.name,
+        ) from error
 
 
 def open_changes(path: Path) -> LoraChanges:

@@ -20,20 +20,18 @@ from lora_trainer import files
 from lora_trainer.checkpoint.detect import stated_resolution
 from lora_trainer.checkpoint.header import Header, TensorInfo
 from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.lora import host_layers, loading
 from lora_trainer.lora.convert import can_convert
 from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import find_in_folder, read_header
 from lora_trainer.lora.layouts import (
     FAMILIES,
-    HOSTS,
-    KOHYA,
     SD,
     TEXT,
     TEXT_2,
     TEXT_3,
     UNET,
     Layer,
-    LoraLoader,
     families_of,
     form_of,
     layers_in,
@@ -484,36 +482,58 @@ def _hosts(
     """A sentence per WebUI; for an ambiguous family only if it is the same for all candidates.
     lost: layers that the base does not have.
     """
-    for host in HOSTS:
+    for host, name in SHOWN.items():
         messages = [
-            _host_message(host, header, layers, family, lost)
-            for family in families or tuple(host.families)
+            _host_message(host, name, header, layers, family, lost)
+            for family in families or tuple(FAMILIES)
         ]
-        if messages and all(message == messages[0] for message in messages):
-            yield messages[0]
+        known = [message for message in messages if message is not None]
+        if known and all(message == known[0] for message in known):
+            yield known[0]
+
+
+SHOWN = {
+    host: host_layers.HOST_NAMES[host]
+    for host in (host_layers.A1111, host_layers.FORGE, host_layers.NEO)
+}
+"""The WebUIs of a description; the others read the same names as one of them."""
 
 
 def _host_message(
-    host: LoraLoader, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]
-) -> Message:
-    if family not in host.families:
+    host: str,
+    name: str,
+    header: Header,
+    layers: Mapping[str, Layer],
+    family: str,
+    lost: set[str],
+) -> Message | None:
+    """None if it is not known which layers the family has."""
+    models = host_layers.models_of(family)
+    if not models and host == host_layers.NEO:
+        return None
+    if not any(host_layers.runs(host, model) for model in models):
         return Message(
-            "{host} does not run {family} models.",
-            {"host": host.name, "family": FAMILIES[family].name},
+            "{host} does not run {family} models.", {"host": name, "family": FAMILIES[family].name}
         )
-    found = [
-        layer for name, layer in layers.items() if name not in lost and host.finds(layer, family)
-    ]
-    keys = len(header.tensors)
-    unmatched = keys - sum(len(layer.weights) for layer in found)
+    # shapes are compared with the base, or by the certificate
+    found = max(
+        (loading.load(header, layers, host, model, compare=False) for model in models),
+        key=lambda one: one.matched,
+    )
+    loaded = [layer for layer in found.loaded if layer not in lost]
     values = {
-        "host": host.name,
-        "loaded": len(found),
+        "host": name,
+        "loaded": len(loaded),
         "count": len(layers),
-        "unmatched": unmatched,
-        "keys": keys,
+        "unmatched": found.unmatched,
+        "keys": found.keys,
     }
-    if not found:
+    if found.rejected and found.matched:
+        return Message(
+            "{host} does not know {unmatched} of its {keys} keys, and ignores the whole file.",
+            values,
+        )
+    if not loaded:
         return Message(
             (
                 "{host} does not load its only layer."
@@ -522,14 +542,9 @@ def _host_message(
             ),
             values,
         )
-    if host.rejects(unmatched, keys):
-        return Message(
-            "{host} does not know {unmatched} of its {keys} keys, and ignores the whole file.",
-            values,
-        )
-    if len(found) < len(layers):
+    if len(loaded) < len(layers):
         return Message("{host} loads {loaded} of its {count} layers.", values)
-    return Message("{host} loads all its layers.", {"host": host.name})
+    return Message("{host} loads all its layers.", {"host": name})
 
 
 TOGETHER = {
@@ -555,12 +570,11 @@ def _notes(
     if "language model" in description.parts:
         yield Message("This LoRA belongs to a language model; the WebUI cannot use it.")
         return
-    renamable = any(layer.layout is not KOHYA for layer in layers.values()) and can_convert(
-        layers, description.families
-    )
+    models = loading.models_in(layers, values)
+    renamable = can_convert(layers, models, families=description.families)
     if renamable:
         yield Message(
-            "A copy that every WebUI loads: python -m lora_trainer inspect FILE --convert"
+            "A copy that every WebUI loads: python -m lora_trainer inspect FILE --fix"
             " COPY.safetensors"
         )
     elif not values and description.families and set(description.families) <= SD:

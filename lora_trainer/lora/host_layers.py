@@ -104,6 +104,20 @@ def runs(host: str, model: str) -> bool:
     return host in _data()["families"][model]["hosts"]
 
 
+def version_word(host: str, family: str) -> str | None:
+    """`sd version` in NAME.json beside a LoRA by which a WebUI shows it while a model of the family
+    is loaded; None if it has no word for it.
+    """
+    found = (_data()["families"][model].get("version", {}).get(host) for model in models_of(family))
+    return next(found, None)
+
+
+def version_words(host: str) -> frozenset[str]:
+    """All words that a WebUI knows; it shows LoRAs with others always."""
+    every = (entry.get("version", {}).get(host) for entry in _data()["families"].values())
+    return frozenset(word for word in every if word)
+
+
 @cache
 def layers(host: str, model: str) -> Mapping[tuple[str, str], Shape]:
     """(part, layer) -> shape of the weight, as this WebUI builds the model."""
@@ -160,9 +174,11 @@ def _names(host: str, model: str) -> Iterator[tuple[str, Place]]:
         yield from _headed("lora_unet_", theirs)
         yield from _a1111_text(entry, known)
         return
-    for head in ("lora_unet_", "diffusion_model.", *entry.get("native", {}).get(host, ())):
+    # Forge Classic has the older of ComfyUI's maps
+    more = () if host == CLASSIC else ("diffusion_model.", "lycoris_")
+    for head in ("lora_unet_", *more[:1], *entry.get("native", {}).get(host, ())):
         yield from _headed(head, own)
-    for head in ("lora_unet_", "lycoris_"):
+    for head in ("lora_unet_", *more[1:]):
         yield from _headed(head, theirs)
     for name, place in theirs.items():
         processor = name.replace(".to_", ".processor.to_")

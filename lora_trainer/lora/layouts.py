@@ -25,7 +25,7 @@ LyCORIS, PEFT's and diffusers' loaders.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
@@ -241,6 +241,10 @@ class Layer:
     weights: dict[str, TensorInfo] = field(default_factory=dict)
     roles: dict[str, TensorInfo] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
+
+    def key(self, end: str) -> str:
+        """The file's key of one of its weights."""
+        return self.name + (end if end.startswith("_lora.") else f".{end}")
 
     @property
     def rank(self) -> int | None:
@@ -526,7 +530,7 @@ def families_of(
     marked = next(
         (mark.families for mark in MARKS if any(mark.matches(layer) for layer in denoiser)), ()
     )
-    stated = _stated_family(metadata)
+    stated = stated_family(metadata)
     if stated and (not marked or stated in marked):
         return (stated,), "metadata"
     if marked:
@@ -552,7 +556,8 @@ def families_of(
     return (), ""
 
 
-def _stated_family(metadata: Mapping[str, str]) -> str | None:
+def stated_family(metadata: Mapping[str, str]) -> str | None:
+    """The family that a LoRA's metadata names, or None."""
     if metadata.get("ss_v2") == "True":
         return "sd2"
     words = [
@@ -587,99 +592,3 @@ def form_of(layer: Layer, family: str) -> Form:
 
 
 SD = frozenset({"sd1", "sd2", "sdxl"})
-_FLUX_LIKE = frozenset({"flux", "chroma", "klein4b", "klein9b"})
-_SPLIT = _FLUX_LIKE | {"zimage", "lumina2", "krea2"}
-"""Families whose diffusers names Forge Neo maps to the model's fused layers."""
-
-
-@dataclass(frozen=True)
-class LoraLoader:
-    """A WebUI, and which layers it loads."""
-
-    name: str
-    families: frozenset[str]
-    kinds: frozenset[str]
-    takes: tuple[tuple[frozenset[Layout], frozenset[Form], frozenset[str]], ...]
-    """(layouts, forms, families) that it loads."""
-    most_unmatched: int | None = None
-    """Number of unknown keys above which it rejects the file."""
-    most_unmatched_share: float | None = None
-    misses: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
-    """Family -> diffusers' paths that it does not translate, or translates wrongly."""
-
-    def rejects(self, unmatched: int, keys: int) -> bool:
-        """Whether it rejects the file because of unknown keys."""
-        most, share = self.most_unmatched, self.most_unmatched_share
-        return (most is not None and unmatched > most) or (
-            share is not None and unmatched > share * keys
-        )
-
-    def finds(self, layer: Layer, family: str) -> bool:
-        if not layer.kinds - {""} <= self.kinds or any(not _plain(end) for end in layer.weights):
-            return False
-        form = form_of(layer, family)
-        if form == "diffusers" and family in self.misses and self.misses[family].match(layer.path):
-            return False
-        return any(
-            layer.layout in layouts and form in forms and family in families
-            for layouts, forms, families in self.takes
-        )
-
-
-def _plain(end: str) -> bool:
-    """Whether it is not one of PEFT's suffixes that no host knows."""
-    return not NAMED_ADAPTER.fullmatch(end) and not end.startswith("lora_magnitude_vector")
-
-
-def _takes(
-    layouts: Iterable[Layout], forms: str, families: Iterable[str]
-) -> tuple[frozenset[Layout], frozenset[Form], frozenset[str]]:
-    return frozenset(layouts), frozenset(forms.split()), frozenset(families)  # type: ignore[arg-type]
-
-
-_OF_FORGE = SD | {"sd3", "flux", "chroma"}
-_OF_NEO = frozenset({"sd1", "sdxl", "qwen", "anima", "wan"}) | _SPLIT
-_COMMON = frozenset({"LoRA", "DoRA", "LoHa", "LoKr", "GLoRA", "norms", "full difference"})
-HOSTS = (
-    LoraLoader(
-        "A1111",
-        SD,
-        _COMMON | {"OFT", "IA3"},
-        (_takes([KOHYA], "native diffusers text", SD), _takes([KOHYA_OFT], "native", SD)),
-        misses={"sdxl": re.compile("up_blocks_0_upsamplers_|add_embedding_")},
-    ),
-    LoraLoader(
-        "Forge",
-        _OF_FORGE,
-        _COMMON,
-        (
-            _takes([KOHYA], "native text", _OF_FORGE),
-            _takes([KOHYA], "diffusers", SD),
-            _takes([COMFYUI], "native", _OF_FORGE),
-            _takes([LYCORIS], "diffusers", SD | {"flux"}),
-            _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
-            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, OLD_ONETRAINER], "diffusers", {"flux"}),
-            _takes([DIFFUSERS], "text", {"flux", "sd3"}),
-        ),
-        most_unmatched=12,
-    ),
-    LoraLoader(
-        "Forge Neo",
-        _OF_NEO,
-        _COMMON | {"OFT"},
-        (
-            _takes([KOHYA], "native text", _OF_NEO),
-            _takes([KOHYA], "diffusers", SD),
-            _takes([COMFYUI], "native text", _OF_NEO),
-            _takes([LYCORIS], "diffusers", SD | _SPLIT),
-            _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
-            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, BARE], "diffusers", _SPLIT),
-            _takes([DIFFUSERS, ONETRAINER, BARE], "native", {"zimage"}),
-            _takes([OLD_ONETRAINER], "diffusers", _FLUX_LIKE),
-            _takes([DIFFUSERS], "text", _FLUX_LIKE),
-            _takes([COMFYUI], "diffusers", {"zimage", "lumina2", "krea2"}),
-            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, BARE, LYCORIS], "native", {"qwen"}),
-        ),
-        most_unmatched_share=0.5,
-    ),
-)

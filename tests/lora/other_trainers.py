@@ -9,6 +9,11 @@ diffusers' and the models' own names in host_layers.json.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
 
 from lora_trainer.lora import host_layers
 from lora_trainer.lora.host_layers import _data, _places, _unet_names, layers
@@ -56,8 +61,53 @@ def attention_and_mlp(model: str) -> Shapes:
     }
 
 
+def clip_layers(count: int = 12, width: int = 768) -> Shapes:
+    """The layers of a CLIP that trainers adapt."""
+    inner = {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)} | {
+        f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")
+    }
+    return {
+        f"text_model.encoder.layers.{number}.{name}": shape
+        for number in range(count)
+        for name, shape in inner.items()
+    }
+
+
 def own_layers(model: str) -> Shapes:
     known = layers(host_of(model), model)
     return {
         layer: shape for (part, layer), shape in known.items() if part == UNET and len(shape) > 1
     }
+
+
+Ends = tuple[str, str]
+KOHYA: Ends = ("lora_down.weight", "lora_up.weight")
+PEFT: Ends = ("lora_A.weight", "lora_B.weight")
+
+
+def write_lora(
+    path: Path,
+    layers: Mapping[str, tuple[int, ...]],
+    *,
+    head: str,
+    ends: Ends = PEFT,
+    rank: int = 2,
+    alpha: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+    more: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """A LoRA file with a layer of random weights for each name. head: before the name, which has
+    underscores for dots if it ends in one. alpha: as tensors.
+    """
+    generator = torch.Generator().manual_seed(len(layers))
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, shape in layers.items():
+        name = head + (layer.replace(".", "_") if head.endswith("_") else layer)
+        down = torch.randn(rank, *shape[1:], generator=generator)
+        up = torch.randn(shape[0], rank, *(1 for _ in shape[2:]), generator=generator)
+        tensors[f"{name}.{ends[0]}"] = down.half()
+        tensors[f"{name}.{ends[1]}"] = up.half() * 0.01
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(alpha).half()
+    safetensors.torch.save_file(tensors | dict(more or {}), path, dict(metadata or {}))
+    return path

@@ -55,7 +55,9 @@ def test_the_models_own_names_are_found_by_every_webui_that_runs_it(model: str) 
         if not host_layers.runs(host, model):
             assert known == {}
             continue
-        heads = ["lora_unet_"] if host == "a1111" else ["lora_unet_", "diffusion_model."]
+        heads = (
+            ["lora_unet_"] if host in ("a1111", "classic") else ["lora_unet_", "diffusion_model."]
+        )
         for head in heads:
             for layer, shape in own.items():
                 name = head + (layer.replace(".", "_") if head.endswith("_") else layer)

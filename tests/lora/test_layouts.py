@@ -393,13 +393,23 @@ def test_the_family_of_lycoris_files_is_read_from_the_width_of_the_text(
     assert (found.family, found.family_source) == ("sdxl", f"text states of {width} numbers")
 
 
+REAL = [
+    f"lora_unet_{block}_attentions_{index}_transformer_blocks_0_{attention}_to_k"
+    for attention in ("attn2", "attn1")
+    for block, count in [*((f"down_blocks_{n}", 2) for n in range(3)), ("mid_block", 1)]
+    for index in range(count)
+] + [
+    f"lora_unet_up_blocks_{block}_attentions_{index}_transformer_blocks_0_attn1_to_k"
+    for block in (1, 2, 3)
+    for index in range(3)
+]
+"""Layers that SD1 has."""
+
+
 def test_forge_passes_over_a_file_of_which_it_does_not_know_more_than_twelve_keys(
     tmp_path: Path,
 ) -> None:
-    known = [
-        f"lora_unet_down_blocks_1_attentions_{index}_transformer_blocks_0_attn2_to_k"
-        for index in range(20)
-    ]
+    known = REAL[:20]
     strange = [
         f"unet.down_blocks.{index}.attentions.0.transformer_blocks.0.attn1.to_k"
         for index in range(7)
@@ -425,10 +435,7 @@ def test_forge_passes_over_a_file_of_which_it_does_not_know_more_than_twelve_key
 def test_forge_neo_passes_over_a_file_of_which_it_does_not_know_more_than_half(
     tmp_path: Path, strange_count: int, line: str
 ) -> None:
-    known = [
-        f"lora_unet_down_blocks_1_attentions_{index}_transformer_blocks_0_attn2_to_k"
-        for index in range(20)
-    ]
+    known = REAL[:20]
     strange = [
         f"unet.down_blocks.{index}.attentions.0.transformer_blocks.0.attn1.to_k"
         for index in range(strange_count)
