@@ -41,6 +41,7 @@ from lora_trainer.lora.scales import Scales, scales_of
 from lora_trainer.lora.tensors import read_number
 
 EXAMPLES = 3
+ReasonTexts = Mapping[Reason, str]
 TINY = 1e-6
 """Typical change of a weight below which nothing is seen. The models' weights are about 2e-2, and
 LoRAs that show are at 1e-4 and more: a hundredth of the one is a hundredth of the others' smallest
@@ -53,7 +54,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt")
 MOST_FILES = 100_000
 """Files of a LoRA folder that are searched for another of the same name."""
 
-REASONS: Mapping[Reason, str] = {
+REASONS: ReasonTexts = {
     "names": "names that {host} does not read",
     "family": "names of another model's layers",
     "unknown": "names of no known model's layers",
@@ -61,7 +62,7 @@ REASONS: Mapping[Reason, str] = {
     "half": "one of the two factors is missing",
     "absent": "layers that {family} does not have in {host}",
     "kind": "a kind of adapter that {host} does not load: {kinds}",
-    "text": "a text encoder that {host} does not train with {family}",
+    "text": "a text encoder that {family} does not have in {host}",
 }
 
 
@@ -349,7 +350,7 @@ def _example(layer: Layer) -> str:
     return layer.key(max(layer.weights, key=lambda end: end not in ("alpha", "scale")))
 
 
-def _cause(template: str, hint: str, **values: Any) -> Cause:
+def _cause(*, template: str, hint: str, **values: Any) -> Cause:
     return Cause(message=Message(template, values), hint=Message(hint, values if hint else {}))
 
 
@@ -358,23 +359,27 @@ def _scale_causes(
 ) -> Iterator[Cause]:
     if None in scales.by_layer.values():
         yield _cause(
-            "Alpha is stated neither in the file nor in an adapter_config.json beside it; the"
-            " WebUIs take it to be the rank.",
-            "If the effect is too weak or too strong, ask its author for alpha.",
+            template=(
+                "Alpha is stated neither in the file nor in an adapter_config.json beside it; the"
+                " WebUIs take it to be the rank."
+            ),
+            hint="If the effect is too weak or too strong, ask its author for alpha.",
         )
     elif scales.source and any(scale != 1 for scale in scales.known):
         yield _cause(
-            "The WebUIs do not read alpha from {source}: there a strength of {strength} has the"
-            " effect of 1.",
-            "A copy has alpha where they read it.",
+            template=(
+                "The WebUIs do not read alpha from {source}: there a strength of {strength} has the"
+                " effect of 1."
+            ),
+            hint="A copy has alpha where they read it.",
             source=scales.source,
             strength=", ".join(f"{scale:g}" for scale in scales.known[:3]),
         )
     zero = sum(scale == 0 for scale in scales.by_layer.values())
     if zero:
         yield _cause(
-            "Alpha is 0 in {count} of {total} layers, which do nothing.",
-            "Train it again with another alpha, such as the rank.",
+            template="Alpha is 0 in {count} of {total} layers, which do nothing.",
+            hint="Train it again with another alpha, such as the rank.",
             count=zero,
             total=len(layers),
         )
@@ -392,29 +397,34 @@ def _measured(header: Header, layers: Mapping[str, Layer], scales: Scales) -> It
     zero = sum(effect == 0 for effect in effects)
     if broken:
         yield _cause(
-            "{count} of {total} layers have weights that are NaN or infinite: images will be black"
-            " or noise.",
-            "Take an earlier saved step, or train it again with a lower learning rate.",
+            template=(
+                "{count} of {total} layers have weights that are NaN or infinite: images will be"
+                " black or noise."
+            ),
+            hint="Take an earlier saved step, or train it again with a lower learning rate.",
             count=broken,
             total=len(layers),
         )
     elif zero and zero == len(effects):
         yield _cause(
-            "All its weights are zero: it learned nothing.",
-            "Train it again; look for steps that were skipped, or a learning rate of 0.",
+            template="All its weights are zero: it learned nothing.",
+            hint="Train it again; look for steps that were skipped, or a learning rate of 0.",
         )
     elif zero:
         yield _cause(
-            "{count} of {total} layers have no effect: their weights are zero.",
-            "",
+            template="{count} of {total} layers have no effect: their weights are zero.",
+            hint="",
             count=zero,
             total=len(layers),
         )
     typical = math.sqrt(sum(effect**2 for effect in effects) / len(effects)) if effects else 0.0
     if 0 < typical < TINY:
         yield _cause(
-            "Its effect is tiny: a weight changes by {effect}, and by 1e-04 in a LoRA that shows.",
-            "Train longer or with a higher learning rate; a higher strength helps a little.",
+            template=(
+                "Its effect is tiny: a weight changes by {effect}, and by 1e-04 in a LoRA that"
+                " shows."
+            ),
+            hint="Train longer or with a higher learning rate; a higher strength helps a little.",
             effect=f"{typical:.0e}",
         )
 
@@ -443,16 +453,16 @@ def _family_causes(
     stated = stated_family(header.metadata)
     if stated and families and stated not in families:
         yield _cause(
-            "Its metadata says {stated}, but its layers are those of {family}.",
-            "Use it with {family}.",
+            template="Its metadata says {stated}, but its layers are those of {family}.",
+            hint="Use it with {family}.",
             stated=FAMILIES[stated].name,
             family=" or ".join(FAMILIES[family].name for family in families),
         )
     theirs = {host_layers.family_of(model) for model in base.models} if base else set()
     if base and theirs and families and not theirs & {*families}:
         yield _cause(
-            "{base} is a {theirs} model, and this LoRA is for {family}.",
-            "Use it with a {family} model.",
+            template="{base} is for {theirs}, and this LoRA for {family}.",
+            hint="Choose a {family} checkpoint.",
             base=base.path.name,
             theirs=" or ".join(FAMILIES[family].name for family in sorted(theirs)),
             family=" or ".join(FAMILIES[family].name for family in families),
@@ -464,8 +474,8 @@ def _doubts(loadings: Sequence[Loading]) -> Iterator[Cause]:
     if len({one.matched for one in loadings}) > 1:
         models = dict.fromkeys(host_layers.family_of(one.model) for one in loadings)
         yield _cause(
-            "Its layers' names do not tell for which model it is: {families}.",
-            "What is said here is for {family}.",
+            template="Its layers' names do not tell for which model it is: {families}.",
+            hint="What is said here is for {family}.",
             families=", ".join(FAMILIES[family].name for family in models),
             family=FAMILIES[next(iter(models))].name,
         )
@@ -483,8 +493,10 @@ def _listing_causes(
     ours = host_layers.version_word(host, family) if family else None
     if ours and word in host_layers.version_words(host) and word != ours:
         yield _cause(
-            "{file} says {word}: {host} hides it from its list while a {family} model is loaded.",
-            "Set the version to {ours} in the dialog of its card.",
+            template=(
+                "{file} says {word}: {host} hides it from its list while {family} is loaded."
+            ),
+            hint="Set the version to {ours} in the dialog of its card.",
             file=sidecar.name,
             word=word,
             host=HOST_NAMES[host],
@@ -502,15 +514,19 @@ def _listing_causes(
         and not version.startswith(FAMILIES[known.id].version)
     ):
         yield _cause(
-            "The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL"
-            " model is loaded.",
-            "Set the version in the dialog of its card.",
+            template=(
+                "The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL"
+                " model is loaded."
+            ),
+            hint="Set the version in the dialog of its card.",
         )
     others = sorted(_of_the_same_name(path, folders or _lora_folders(path)))
     if others:
         yield _cause(
-            "Another file has this name: {other}. {host} loads the one that it finds last.",
-            "Give one of them another name.",
+            template=(
+                "Another file has this name: {other}. {host} loads the one that it finds last."
+            ),
+            hint="Give one of them another name.",
             other=others[0],
             host=HOST_NAMES[host],
         )
