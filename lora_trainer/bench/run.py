@@ -88,6 +88,7 @@ def make_config(
             "save_steps": steps,
             "validation_split": 0,
             "sample_encoder": "no",
+            "keep_encoded": False,
             **asked,
         }
     )

@@ -804,6 +804,10 @@ class TrainingSettings(Settings):
     """Images are encoded once, and the latents are cached. auto: in memory, or on disk for very
     large datasets.
     """
+    keep_encoded: bool = setting(True, label="Keep encoded images", affects_result=False)
+    """The next training on these images begins sooner: encoded images and captions are kept in the
+    folder .lora_trainer of the images, up to 2 GB.
+    """
     device: str = setting("auto", label="Device", terms="gpu cuda cpu", affects_result=False)
     """Device to train on: auto, cuda (NVIDIA), cuda:1 (the second one), mps (a Mac) or cpu."""
 
@@ -1140,7 +1144,8 @@ ONLY_FOR_IMAGES = tuple(
 NOT_SHOWN_FOR_TEXTS = (
     *ONLY_FOR_IMAGES,
     *"lora_type text_encoder_lr loss_weighting loss_type huber_c huber_schedule".split(),
-    *"cache_latents sample_encoder sample_sampler sample_seed preferred_weight".split(),
+    *"cache_latents keep_encoded sample_encoder sample_sampler sample_seed".split(),
+    "preferred_weight",
 )
 """Those that mean nothing to a person who trains on texts: also what has one value there, or is
 resolved for images.

@@ -9,6 +9,7 @@ cached.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -66,6 +67,7 @@ from lora_trainer.training.device import (
     free_memory,
     keep_freed_memory,
 )
+from lora_trainer.training.encoded_cache import EncodedCache
 from lora_trainer.training.loop import StopRequested
 from lora_trainer.training.optimizers import require_optimizer
 from lora_trainer.training.randomness import derived_seed
@@ -347,7 +349,8 @@ def encode(
     """Encode captions and images. The models are unloaded, unless needed in every step."""
     report.phase("encoding", len(prepared.examples))
     control.check(start)
-    image_store, caption_store = _stores(prepared, cache)
+    shared = _shared_cache(prepared)
+    image_store, caption_store = _stores(prepared, cache, shared)
     captions = _encode_captions(prepared, caption_store, control, start)
     control.check(start)
     encoded = Encoded(
@@ -357,11 +360,28 @@ def encode(
     )
     _encode_images(prepared, encoded, report, control, start)
     control.check(start)
+    if shared is not None:
+        shared.trim()
     return encoded
 
 
+def _shared_cache(prepared: PreparedImages) -> EncodedCache | None:
+    """What earlier trainings on these images have encoded."""
+    config, device = prepared.config, prepared.device
+    if not config.training.keep_encoded:
+        return None
+    made_by = (
+        torch.__version__,
+        prepared.parts.family.id,
+        device.type,
+        text_encoder_dtype(device, prepared.dtype),
+        config.training.vae_tiling,
+    )
+    return EncodedCache(config.dataset.train_data_dir, " ".join(map(str, made_by)))
+
+
 def _stores(
-    prepared: PreparedImages, cache: Path
+    prepared: PreparedImages, cache: Path, shared: EncodedCache | None
 ) -> tuple[batches.TensorStore, batches.TensorStore]:
     pixel_count = sum(
         bucket.width * bucket.height * len(indices)
@@ -373,7 +393,7 @@ def _stores(
         sum(len(variants(example.caption)) for example in prepared.examples),
         prepared.config.dataset.flip_augmentation,
     )
-    return batches.stores_for(prepared.config.training.cache_latents, byte_count, cache)
+    return batches.stores_for(prepared.config.training.cache_latents, byte_count, cache, shared)
 
 
 def _encode_captions(
@@ -381,7 +401,11 @@ def _encode_captions(
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
     dtype = text_encoder_dtype(device, prepared.dtype)
-    parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
+
+    def load() -> None:
+        if not parts.text_encoders:
+            parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
+
     captions = batches.CaptionEncoder(
         parts,
         config.checkpoint,
@@ -389,10 +413,12 @@ def _encode_captions(
         "\n".join(map(batches.file_key, prepared.checkpoint.text_encoder_paths)),
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
-    if not captions.live:
+    if captions.live:
+        load()
+    else:
         for example in control.until_stopped(prepared.examples, start):
-            captions.keep([example.caption], dtype)
-    captions.keep([*prepared.sample_prompts, config.samples.sample_negative_prompt], dtype)
+            captions.keep([example.caption], dtype, load)
+    captions.keep([*prepared.sample_prompts, config.samples.sample_negative_prompt], dtype, load)
     if not captions.live:
         parts.text_encoders = ()
         free_memory(device)
@@ -408,7 +434,12 @@ def _encode_images(
     prepared: PreparedImages, encoded: Encoded, report: Report, control: Control, start: Start
 ) -> None:
     done = 0
-    with prepared.vae():
+    with contextlib.ExitStack() as loaded:
+
+        def load_vae() -> None:
+            if prepared.parts.vae is None:
+                loaded.enter_context(prepared.vae())
+
         for images, examples, buckets in (
             (encoded.images, prepared.dataset.examples, prepared.buckets),
             (encoded.held_out, prepared.held_out.examples, prepared.held_out_buckets),
@@ -419,6 +450,7 @@ def _encode_images(
                 buckets,
                 prepared.config.dataset,
                 prepared.checkpoint.vae_path,
+                load_vae,
             )
             for _ in control.until_stopped(counts, start):
                 done += 1

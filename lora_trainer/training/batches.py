@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from lora_trainer.families.base import Family, NoiseProcess, TextStates
 from lora_trainer.families.components.vae import draw_latents
 from lora_trainer.settings.training import CheckpointSettings, DatasetSettings, caches_on_disk
 from lora_trainer.training import checksummed
+from lora_trainer.training.encoded_cache import LIMIT, EncodedCache
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
 
@@ -44,14 +45,21 @@ class Batch:
 
 class TensorStore:
     """Tensors by key, in memory or on disk. Keys are hashes of what the content depends on, so
-    entries on disk are reused by later runs; damaged ones count as missing.
+    entries on disk are reused when a run is resumed; damaged ones count as missing. `shared`: what
+    earlier runs have kept, which is looked at first, and added to.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, shared: EncodedCache | None = None) -> None:
         self._folder = folder
+        self._shared = shared
         self._kept: dict[str, dict[str, torch.Tensor]] = {}
 
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
+        self._put(key, tensors)
+        if self._shared is not None:
+            self._shared.put(self._shared_key(key), tensors)
+
+    def _put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
         if self._folder is None:
             self._kept[key] = tensors
         else:
@@ -79,27 +87,51 @@ class TensorStore:
         shape.
         """
         if self._folder is None:
-            return key in self._kept
+            return key in self._kept or self._take_shared(key, shapes)
         try:
             tensors = checksummed.read_tensors(self._file(key))
         except checksummed.Damaged:
+            return self._take_shared(key, shapes)
+        return _is_as_wanted(tensors, shapes) or self._take_shared(key, shapes)
+
+    def _take_shared(self, key: str, shapes: Mapping[str, tuple[int, ...] | None]) -> bool:
+        """Take what an earlier run has kept, if it is there and sound."""
+        if self._shared is None:
             return False
-        shaped = tensors.keys() == shapes.keys() and all(
-            shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items()
-        )
-        return shaped and checksummed.is_finite(tensors)
+        tensors = self._shared.get(self._shared_key(key))
+        if tensors is None or not _is_as_wanted(tensors, shapes):
+            return False
+        self._put(key, tensors)
+        return True
+
+    def _shared_key(self, key: str) -> str:
+        assert self._shared is not None
+        return _key(key, self._shared.made_by)
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None
         return self._folder / f"{key}.safetensors"
 
 
-def stores_for(setting: str, byte_count: int, folder: Path) -> tuple[TensorStore, TensorStore]:
+def _is_as_wanted(
+    tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...] | None]
+) -> bool:
+    shaped = tensors.keys() == shapes.keys() and all(
+        shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items()
+    )
+    return shaped and checksummed.is_finite(tensors)
+
+
+def stores_for(
+    setting: str, byte_count: int, folder: Path, shared: EncodedCache | None = None
+) -> tuple[TensorStore, TensorStore]:
     """The stores of latents and of captions for this cache_latents and total size."""
+    if byte_count > LIMIT / 2:
+        shared = None
     on_disk = caches_on_disk(setting, byte_count)
     if on_disk:
-        return (TensorStore(folder / "images"), TensorStore(folder / "captions"))
-    return (TensorStore(None), TensorStore(None))
+        return (TensorStore(folder / "images", shared), TensorStore(folder / "captions", shared))
+    return (TensorStore(None, shared), TensorStore(None, shared))
 
 
 class EncodedImages:
@@ -116,9 +148,10 @@ class EncodedImages:
         buckets: Mapping[Bucket, Sequence[int]],
         settings: DatasetSettings,
         vae_file: Path,
+        load_vae: Callable[[], object] = lambda: None,
     ) -> Iterator[int]:
         """Encode the images that are not cached yet; yields the number done. `parts` needs its vae,
-        loaded from `vae_file`.
+        loaded from `vae_file`; `load_vae` is called before each image that needs it.
 
         Raises NotFinite if the VAE's output is not finite.
         """
@@ -133,6 +166,7 @@ class EncodedImages:
                     vae_key,
                 )
                 if not self._store.holds(key, _shapes(parts.family, bucket, settings)):
+                    load_vae()
                     tensors = _encoded(parts, examples[index], bucket, settings)
                     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                         raise NotFinite(
@@ -212,9 +246,15 @@ class CaptionEncoder:
         self._encoder_key = encoder_key
         self.live = live
 
-    def keep(self, captions: Iterable[str], dtype: torch.dtype) -> None:
+    def keep(
+        self,
+        captions: Iterable[str],
+        dtype: torch.dtype,
+        load: Callable[[], object] = lambda: None,
+    ) -> None:
         """Encode and cache captions in `dtype`; of an Example's caption, every variant. Includes
-        the empty caption, for padding.
+        the empty caption, for padding. `load` is called before each one that needs the text
+        encoders.
         """
         with torch.no_grad():
             for caption in dict.fromkeys(
@@ -223,6 +263,7 @@ class CaptionEncoder:
                 if not self._store.holds(
                     self._key(caption), dict.fromkeys(self._parts.family.text_tensors)
                 ):
+                    load()
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):
                         raise NotFinite(

@@ -1,0 +1,107 @@
+"""Encoded images and captions that a dataset keeps for later trainings."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.training import batches
+from lora_trainer.training.encoded_cache import EncodedCache
+from lora_trainer.worker import job
+from tests.made import begin, losses
+
+
+def kept_files(dataset):
+    return sorted((dataset / ".lora_trainer" / "encoded").glob("*.safetensors"))
+
+
+def test_what_was_put_is_there_until_it_is_damaged(tmp_path):
+    cache = EncodedCache(tmp_path, "bf16")
+    cache.put("one", {"moments": torch.arange(4.0)})
+    assert torch.equal(cache.get("one")["moments"], torch.arange(4.0))
+    assert cache.get("two") is None
+    [file] = kept_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert cache.get("one") is None
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path):
+    cache = EncodedCache(tmp_path, "")
+    for name in ("first", "second", "third"):
+        cache.put(name, {"moments": torch.zeros(1000)})
+    for hours, file in enumerate(kept_files(tmp_path)):
+        os.utime(file, (3600 * hours, 3600 * hours))
+    cache.get("first")  # the oldest, and used now
+    size = kept_files(tmp_path)[0].stat().st_size
+    cache.trim(2 * size)
+    assert [file.stem for file in kept_files(tmp_path)] == ["first", "third"]
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / ".lora_trainer").write_text("a file where the folder would be")
+    cache = EncodedCache(tmp_path, "")
+    cache.put("one", {"moments": torch.zeros(1)})
+    assert cache.get("one") is None
+    cache.trim()
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Which models a run loads."""
+    found = []
+
+    def noted(name):
+        real = getattr(Checkpoint, name)
+
+        def load(self, *values):
+            found.append(name)
+            return real(self, *values)
+
+        monkeypatch.setattr(Checkpoint, name, load)
+
+    noted("load_vae")
+    noted("load_text_encoders")
+    return found
+
+
+def run(place, name, **changes):
+    folder = begin(place, name, **changes)
+    assert job.run(folder.path) == job.FINISHED
+    return losses(folder)
+
+
+def test_a_second_training_on_the_same_images_encodes_nothing(tmp_path, loaded):
+    # prompts of its own: the first caption is the default
+    quiet = {"sample_every": 1000, "validation_split": 0, "cache_latents": "memory"}
+    first = run(tmp_path, "first", **quiet)
+    assert loaded[:2] == ["load_text_encoders", "load_vae"]
+    loaded.clear()
+    on_disk = run(tmp_path, "second", **{**quiet, "cache_latents": "disk"})
+    in_memory = run(tmp_path, "third", **quiet)
+    # the pictures of the LoRA's card need the VAE, after the training
+    assert "load_text_encoders" not in loaded
+    assert first == on_disk == in_memory
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"resolution": 128}, {"background": "black"}, {"vae_tiling": True}, {"keep_encoded": False}],
+)
+def test_what_encoding_depends_on_is_encoded_anew(tmp_path, loaded, changes):
+    quiet = {"sample_every": 1000, "validation_split": 0}
+    run(tmp_path, "first", **quiet)
+    count = len(kept_files(tmp_path / "images"))
+    loaded.clear()
+    run(tmp_path, "second", **quiet, **changes)
+    assert loaded[0] in ("load_vae", "load_text_encoders")
+    if "keep_encoded" in changes:
+        assert len(kept_files(tmp_path / "images")) == count
+
+
+def test_a_dataset_too_large_to_be_kept_is_not_kept_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "LIMIT", 1000)
+    run(tmp_path, "first", sample_every=1000, validation_split=0)
+    assert kept_files(tmp_path / "images") == []
