@@ -136,6 +136,20 @@ def test_its_text_encoder_learns_and_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
 
 
+def test_the_times_of_training_are_those_that_were_asked_for(toy, checkpoint, tmp_path):
+    def times(**asked):
+        process = toy.noise_process(open_checkpoint(checkpoint, **asked).schedule)
+        return process.draw((1000, 16, 8, 8), torch.Generator().manual_seed(0))
+
+    usual, uniform = times(), times(timestep_distribution="uniform")
+    assert torch.equal(usual, times(timestep_distribution="logit_normal"))
+    assert usual.std() < uniform.std()
+    assert times(timestep_shift=1.0).mean() < usual.mean() < times(timestep_shift=5.0).mean()
+    # and a training draws them
+    by_default = losses(run(tmp_path, checkpoint, "auto"))
+    assert losses(run(tmp_path, checkpoint, "even", timestep_distribution="uniform")) != by_default
+
+
 def test_the_tab_foretells_the_size_of_its_lora(toy, checkpoint):
     detected = detect_file(checkpoint)
     asked = training.LoraSettings(lora_rank=2)

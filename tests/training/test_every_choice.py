@@ -200,6 +200,8 @@ ELSEWHERE = {
     "vae_tiling": "tests/families/test_encoding.py",
     "base_precision": "tests/tasks/test_diffusion.py",
     "sample_encoder": "tests/tasks/test_preview_measures.py",
+    "timestep_distribution": "tests/families/test_toy_family.py",
+    "keep_encoded": "tests/training/test_encoded_cache.py",
     "packing": "tests/tasks/test_language.py",
     "merge_lora": "tests/tasks/test_language.py",
     "load_in_4bit": "tests/tasks/test_language.py",
