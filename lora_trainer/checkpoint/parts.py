@@ -160,6 +160,8 @@ class TokenizerKind:
     """Its folder in a diffusers folder: tokenizer_2."""
     host_folders: tuple[str, ...] = ()
     """Its folders below a WebUI's backend/huggingface."""
+    vocabulary: tuple[str, ...] = ()
+    """Files that together do instead of a tokenizer.json, where its family can read them."""
 
 
 TokenizerFinder = Callable[[TokenizerKind], "Path"]

@@ -11,7 +11,7 @@ as in huggingface_hub.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,15 @@ def find_tokenizer(
     asked: Path | None = None,
     beside: Sequence[Path] = (),
 ) -> Path:
-    """The tokenizer.json of this kind. asked: a folder that has to have it. beside: the files of
-    the text encoders. Raises CheckpointError.
+    """The tokenizer.json of this kind, or the first file of its vocabulary. asked: a folder that
+    has to have it, unless it is a WebUI's own. beside: the files of the text encoders. Raises
+    CheckpointError.
     """
     if asked is not None:
         found = next(filter(None, (_in(folder, kind) for folder in _asked(asked, kind))), None)
-        if found is None:
+        if found is not None:
+            return found
+        if asked.parts[-len(OF_HOSTS.parts) :] != OF_HOSTS.parts:
             raise CheckpointError(
                 "{path} holds no tokenizer of {kind}",
                 hint="It needs a tokenizer.json, in this folder or in one called {name}.",
@@ -48,7 +51,6 @@ def find_tokenizer(
                 kind=kind.name,
                 name=kind.id,
             )
-        return found
     for folder in _places(kind, checkpoint, beside):
         if (found := _in(folder, kind)) is not None:
             return found
@@ -73,9 +75,13 @@ def _places(kind: TokenizerKind, checkpoint: Path, beside: Sequence[Path]) -> It
 
 
 def _in(folder: Path, kind: TokenizerKind) -> Path | None:
-    """The tokenizer.json in a folder, if it is of this kind."""
+    """The tokenizer.json in a folder, if it is of this kind, or its vocabulary."""
     path = folder / NAME
-    return path if path.is_file() and _model_of(path) == kind.model else None
+    if path.is_file() and _model_of(path) == kind.model:
+        return path
+    vocabulary = [folder / name for name in kind.vocabulary]
+    is_there = bool(vocabulary) and all(file.is_file() for file in vocabulary)
+    return vocabulary[0] if is_there else None
 
 
 def _model_of(path: Path) -> str:
@@ -119,12 +125,16 @@ def _downloaded(kind: TokenizerKind) -> Path:
         ) from error
 
 
-def open_tokenizer(path: Path) -> Any:
-    """A tokenizer of the package tokenizers. Raises CheckpointError."""
+def open_tokenizer(path: Path, read: Callable[[Path], Any] | None = None) -> Any:
+    """A tokenizer of the package tokenizers, without truncation and padding. read: for a file that
+    is no tokenizer.json. Raises CheckpointError.
+    """
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(path))
+        if read is not None and path.name != NAME:
+            return read(path)
+        tokenizer = Tokenizer.from_file(str(path))
     # the library raises plain Exceptions
     except Exception as error:
         raise CheckpointError(
@@ -133,3 +143,6 @@ def open_tokenizer(path: Path) -> Any:
             path=path,
             reason=str(error).strip().split("\n")[0] or type(error).__name__,
         ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

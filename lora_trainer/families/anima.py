@@ -269,8 +269,9 @@ class _Anima(Family):
 
     def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
         from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
+        from lora_trainer.families.components.qwen3 import read_vocabulary
 
-        return open_tokenizer(find(QWEN3)), open_tokenizer(find(T5))
+        return open_tokenizer(find(QWEN3), read_vocabulary), open_tokenizer(find(T5))
 
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         return FlowSchedule()

@@ -11,14 +11,16 @@ QWEN3 = TokenizerKind(
     repository="Qwen/Qwen3-0.6B",
     diffusers_folder="tokenizer",
     host_folders=("circlestone-labs/Anima/tokenizer",),
+    vocabulary=("vocab.json", "merges.txt"),
 )
 T5 = TokenizerKind(
     id="t5",
     name="T5",
     model="Unigram",
     repository="google-t5/t5-base",
-    diffusers_folder="t5_tokenizer",
-    host_folders=("circlestone-labs/Anima/tokenizer_2",),
+    other_repositories=("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"),
+    diffusers_folder="tokenizer_2",
+    host_folders=("circlestone-labs/Anima/tokenizer_2", "black-forest-labs/FLUX.1-dev/tokenizer_2"),
 )
 T5_END = "</s>"
 """T5's token that ends a text."""

@@ -3,6 +3,8 @@ accounting over a grid.
 
     python -m tests.benchmark.memory_table                 the constants of all families: an hour
     python -m tests.benchmark.memory_table --families sd1  only these, the others are kept
+    python -m tests.benchmark.memory_table --families anima --only models steps frozen
+                                                           alone: it needs the newer libraries
     python -m tests.benchmark.memory_table --only models   only what --only names, the rest is kept:
                                                            models, steps, frozen, locon
     python -m tests.benchmark.memory_table --grid          the comparison, as a table for BENCHMARKS.md
@@ -24,8 +26,13 @@ from typing import Any
 
 from lora_trainer import environment
 
+NEWER = ("anima",)
+"""Families that need the newer libraries, which a process has instead of the others."""
+
 environment.activate(environment.find_tests_overlay())
 environment.activate()
+if any(family in sys.argv for family in NEWER):
+    environment.activate(environment.find_family_overlay("newer").require())
 
 import torch  # noqa: E402
 
@@ -109,7 +116,9 @@ def step_of(
     high, _ = step(LARGE, lora_rank=LOW)
     two, _ = step(LARGE, lora_rank=LOW, batch_size=2)
     ranked, more_weights = step(LARGE, lora_rank=HIGH)
-    text, text_weights = step(SMALL, lora_rank=LOW, train_text_encoder=True)
+    text, text_weights = low, weights
+    if checkpoint.family.trains_text_encoders:
+        text, text_weights = step(SMALL, lora_rank=LOW, train_text_encoder=True)
     per_weight = max(0.0, (high - (two - high)) / weights)
     slope = (high - low) / (LARGE**2 - SMALL**2)
     per_rank = (ranked - high - per_weight * (more_weights - weights)) / (LARGE**2 * (HIGH - LOW))
@@ -153,9 +162,19 @@ def frozen_of(checkpoint: Checkpoint, step: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def file_of(folder: Path, family: str) -> Path:
+    """A checkpoint of the published size without content."""
+    if family in NEWER:
+        # imports the newer libraries
+        from tests.newer.tiny_anima import write_full_size
+
+        return write_full_size(folder)
+    return full_file(folder, family)
+
+
 def make(families: list[str], folder: Path, only: list[str]) -> None:
     for family in families:
-        checkpoint = open_checkpoint(full_file(folder, family))
+        checkpoint = open_checkpoint(file_of(folder, family))
         kept = json.loads(formula.TABLE.read_text())
         entry = next((one for one in kept if one["family"] == family), None)
         entry = entry or {"family": family, "steps": []}
@@ -191,7 +210,7 @@ def compare(families: list[str], folder: Path) -> None:
     print("| | accounting | formula | difference |\n| --- | --- | --- | --- |")
     worst = 0.0
     for family in families:
-        checkpoint = open_checkpoint(full_file(folder, family))
+        checkpoint = open_checkpoint(file_of(folder, family))
         shapes = checkpoint.family.layer_shapes(checkpoint.path, checkpoint.detected)
         for kind, checkpointing, changes in GRID:
             asked = {**changes, "gradient_checkpointing": checkpointing}
@@ -214,7 +233,9 @@ def compare(families: list[str], folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument(
+        "--families", nargs="+", default=list(FAMILIES), choices=(*FAMILIES, *NEWER)
+    )
     parser.add_argument("--only", nargs="+", default=list(KNOWN), choices=KNOWN)
     parser.add_argument("--grid", action="store_true")
     asked = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -107,3 +108,25 @@ def test_only_the_tokenizers_file_is_downloaded(checkpoint, tmp_path, monkeypatc
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert find_tokenizer(KIND, checkpoint) == tmp_path / "there/tokenizer.json"
     assert asked == [("someone/t9", "tokenizer.json")]
+
+
+def test_a_webuis_own_folder_need_not_have_it(tmp_path, checkpoint):
+    asked = tmp_path / "other" / "backend" / "huggingface"
+    asked.mkdir(parents=True)
+    path = write(tmp_path / "text_encoder" / "t9")
+    beside = [tmp_path / "text_encoder" / "t9xxl.safetensors"]
+    assert find_tokenizer(KIND, checkpoint, asked=asked, beside=beside) == path
+
+
+def test_a_vocabulary_does_where_its_family_reads_it(tmp_path, checkpoint):
+    kind = dataclasses.replace(KIND, vocabulary=("vocab.json", "merges.txt"))
+    folder = tmp_path / "asked" / "t9"
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").touch()
+    with pytest.raises(CheckpointError, match="holds no tokenizer of T9"):
+        find_tokenizer(kind, checkpoint, asked=tmp_path / "asked")
+    (folder / "merges.txt").touch()
+    assert find_tokenizer(kind, checkpoint, asked=tmp_path / "asked") == folder / "vocab.json"
+    assert find_tokenizer(kind, checkpoint, asked=folder) == folder / "vocab.json"
+    path = write(folder)
+    assert find_tokenizer(kind, checkpoint, asked=tmp_path / "asked") == path

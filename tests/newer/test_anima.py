@@ -151,6 +151,20 @@ def test_the_vaes_names_are_those_of_the_published_file():
     assert not any("block" in name or "resnet" in name for name in names)
 
 
+def test_qwens_vocabulary_does_where_a_host_has_no_tokenizer_json(tmp_path):
+    path = tiny.write(tmp_path)
+    folder = tmp_path / "text_encoder" / "qwen3"
+    tokenizer = tiny.qwen3_tokenizer()
+    tokenizer.model.save(str(folder))
+    (folder / "tokenizer.json").unlink()
+    found, _ = open_checkpoint(path).tokenizers()
+    text = "a big zorbl, yellow"
+    assert found.encode(text, add_special_tokens=False).ids == tokenizer.encode(text).ids
+    (folder / "vocab.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        open_checkpoint(path).tokenizers()
+
+
 # --- what it computes -----------------------------------------------------------------------------
 
 

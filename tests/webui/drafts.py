@@ -51,6 +51,15 @@ class FakeHost:
     def loaded(self):
         return self.now
 
+    def part_files(self):
+        return []
+
+    def part_folders(self):
+        return [self.models / "text_encoder", self.models / "VAE"]
+
+    def tokenizer_folder(self):
+        return None
+
     def paths(self):
         return HostPaths(data=self.models.parent, models=self.models, lora_dir=self.models / "Lora")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ def qwen3_buffers(model: Any) -> dict[str, torch.Tensor]:
     """The frequencies of its rotary embedding, which are in no file."""
     frequencies, _ = model.rotary_emb.rope_init_fn(model.config, torch.device("cpu"))
     return {"rotary_emb.inv_freq": frequencies}
+
+
+def read_vocabulary(path: Path) -> Any:
+    """The tokenizer of vocab.json, with merges.txt beside it."""
+    from transformers import Qwen2TokenizerFast
+
+    merges = path.with_name("merges.txt")
+    return Qwen2TokenizerFast(str(path), str(merges)).backend_tokenizer
 
 
 def last_hidden_state(model: Any, ids: Sequence[int]) -> torch.Tensor:
