@@ -365,6 +365,11 @@ def rehearsal_command() -> list[str]:
     return _entry("rehearse.py")
 
 
+def certificate_command() -> list[str]:
+    """The command of the certificate of a LoRA file, worker/certify.py."""
+    return _entry("certify.py")
+
+
 def _entry(name: str) -> list[str]:
     if not sys.executable:
         raise SetupError(

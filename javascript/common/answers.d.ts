@@ -144,6 +144,24 @@ export interface Card {
     draft: DraftView;
 }
 
+export interface CauseView {
+    message: string;
+    hint: string;
+}
+
+// What the WebUI makes of a LoRA file.
+export interface CertificateView {
+    name: string;
+    family: string;
+    layer_count: number;
+    loaded: number | null;
+    verdict: string;
+    dropped: DroppedView[];
+    causes: CauseView[];
+    can_fix: boolean;
+    measured: boolean;
+}
+
 export interface CheckBody {
     resolution: number;
     trigger: string;
@@ -291,6 +309,13 @@ export interface DraftView {
     changed: number;
 }
 
+// Layers that are not loaded, for one reason.
+export interface DroppedView {
+    count: number;
+    message: string;
+    examples: string[];
+}
+
 // The edits that undo and redo would apply.
 export interface EditEnds {
     undo: EditView | null;
@@ -423,6 +448,12 @@ export interface HostView {
 export interface Insertable {
     loras: LoraView[];
     weights: Record<string, number>;
+}
+
+// A LoRA file in the host's folders.
+export interface InspectableView {
+    id: string;
+    name: string;
 }
 
 // An image with its caption and facts about both.
@@ -1158,6 +1189,8 @@ export interface GetAnswers {
     "deleted-datasets": DeletedDataset[];
     "home": HomeView;
     "insertable": Insertable;
+    "inspectable": InspectableView[];
+    [path: `inspectable/${string}/certificate`]: CertificateView;
     "loras": LoraView[];
     "modules": ModulesView;
     "pulse": Pulse;
@@ -1214,6 +1247,7 @@ export interface PostAnswers {
     [path: `datasets/${string}/upload`]: AcceptedView;
     [path: `datasets/${string}/vocabulary`]: VocabularyView;
     [path: `deleted-datasets/${string}/restore`]: Card;
+    [path: `inspectable/${string}/fix`]: CertificateView;
     [path: `loras/${string}/deliver`]: LoraView;
     [path: `loras/${string}/strength`]: LoraView;
     "plan": PlanView;

@@ -21,6 +21,7 @@ import * as datasets from "../images/datasets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import { markOf } from "../prompt/strength_panel.js";
 import * as runActions from "../training/runs.js";
+import { certificateCard } from "./certificate.js";
 
 /** @import { LoraView, Samplers, TryBody, TryImage, TryView } from "../common/answers" */
 /** @import { Poll } from "../common/types" */
@@ -784,6 +785,7 @@ function draw(/** @type {HTMLElement} */ container) {
     const errorPlace = el("div");
     const result = resultCard();
     const past = historyCard();
+    const certificate = certificateCard();
     const next = widgets.actions();
     /** The data that the form was drawn from. */
     let before = "";
@@ -797,6 +799,7 @@ function draw(/** @type {HTMLElement} */ container) {
             result.element,
         ),
         past.element,
+        certificate.element,
         next.element,
     );
     result.draw();
@@ -820,6 +823,7 @@ function draw(/** @type {HTMLElement} */ container) {
         result: result.draw,
         connection: result.connection,
         history: past.draw,
+        certificate: certificate.update,
     };
 }
 
@@ -835,6 +839,7 @@ async function refresh() {
     page.showError(null);
     if (inputs.lora !== before) takeLora();
     page.update();
+    page.certificate();
     showTries();
     poll?.wake();
 }

@@ -188,6 +188,12 @@ class Host:
         """The host's version, or ""."""
         return _text(lambda: importlib.import_module("modules.launch_utils").git_tag())
 
+    def lora_folders(self) -> list[Path]:
+        """The folders whose LoRA files it lists: its own, and Forge Neo's --lora-dirs. Raises
+        HostError if unknown.
+        """
+        return [self.paths().lora_dir, *(Path(one) for one in self._flag("lora_dirs") or ())]
+
     def paths(self) -> HostPaths:
         """The host's folders. Raises HostError if unknown."""
         internal = host_module("modules.paths_internal")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,25 +120,28 @@ class Certificate:
     def to_json(self) -> str:
         return json.dumps(self.to_mapping(), ensure_ascii=False, indent=2)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """As JSON, in English."""
+    def to_mapping(self, render: Callable[[Message], Any] = str) -> dict[str, Any]:
+        """As JSON; `render` makes of a message what stands for it, by default the English text."""
         return {
             "path": str(self.path),
             "host": HOST_NAMES[self.host],
             "families": list(self.families),
+            "family": self.family,
             "layer_count": self.layer_count,
             "loaded": self.loaded,
-            "verdict": str(self.verdict),
+            "verdict": render(self.verdict),
             "dropped": [
                 {
                     "reason": one.reason,
                     "count": one.count,
-                    "message": str(one.message),
+                    "message": render(one.message),
                     "examples": list(one.examples),
                 }
                 for one in self.dropped
             ],
-            "causes": [{"message": str(one.message), "hint": str(one.hint)} for one in self.causes],
+            "causes": [
+                {"message": render(one.message), "hint": render(one.hint)} for one in self.causes
+            ],
             "can_fix": self.can_fix,
         }
 
@@ -165,6 +168,15 @@ class Certificate:
             ),
         ]
         return "\n".join(f"{label + ':':<16} {value}" for label, value in lines)
+
+
+def words(message: Message) -> dict[str, Any]:
+    """A message as JSON, to be translated elsewhere."""
+    values = {
+        key: value if isinstance(value, (int, float)) else str(value)
+        for key, value in message.values.items()
+    }
+    return {"message": message.template, "values": values}
 
 
 def certify(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lora_trainer.checkpoint.header import TensorInfo
+from lora_trainer.lora.file import encode_header, read_header
 from lora_trainer.runs import events
 from tests.browser.looks import TOO_WIDE, complaints
 from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
@@ -214,3 +216,38 @@ def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
         "one => one.checkVisibility()"
     )
     assert complaints(page, TOO_WIDE) == []
+
+
+@pytest.mark.webuis("forge")
+def test_why_a_lora_does_nothing_and_a_copy_that_loads(host, visitor, lora):
+    """A file of another trainer, in names that no WebUI reads."""
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    sides = {"lora_A.weight": (1, 768), "lora_B.weight": (640, 1)}
+    infos, end = {}, 0
+    for side, shape in sides.items():
+        start, end = end, end + 2 * shape[0] * shape[1]
+        infos[f"{name}.{side}"] = TensorInfo("F16", shape, start, end)
+    path = host.lora_folder / "foreign.safetensors"
+    path.write_bytes(encode_header(infos, {"ss_base_model_version": "sd_v1"}) + b"\0\x30" * 1408)
+    copy = path.with_name("foreign-fixed.safetensors")
+    try:
+        _, section = open_try(visitor, host, lora)
+        section.get_by_text("Why does this LoRA do nothing?").click()
+        section.get_by_label("LoRA file").select_option(label="foreign")
+        section.get_by_role("button", name="Check this file").click()
+        told = "loads nothing of this file: its names are diffusers' for SD1"
+        section.get_by_text(told).wait_for()
+        section.get_by_role("cell", name=f"{name}.lora_A.weight").wait_for()
+        assert complaints(section.page, TOO_WIDE) == []
+        section.get_by_role("button", name="Write a copy that loads").click()
+        section.get_by_text("foreign-fixed is written.").wait_for()
+        section.get_by_text("loads all 1 of 1 layers.").wait_for()
+        assert section.get_by_label("LoRA file").evaluate(
+            "select => select.selectedOptions[0].label"
+        ) == ("foreign-fixed")
+        keys = read_header(copy).tensors
+        flat = name.removeprefix("unet.").replace(".", "_")
+        assert f"lora_unet_{flat}.lora_down.weight" in keys
+    finally:
+        for file in (path, copy):
+            file.unlink(missing_ok=True)

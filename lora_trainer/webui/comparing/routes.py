@@ -1,4 +1,4 @@
-"""Routes for comparisons of LoRAs."""
+"""Routes for comparisons of LoRAs, and for why one does nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lora_trainer.webui.app import App
 from lora_trainer.webui.comparing.comparisons import Comparison, TryBody, TryView, request_from
 from lora_trainer.webui.http.routing import Nothing, Request, route
 from lora_trainer.webui.lazy_app import PREFIX
+from lora_trainer.webui.loras.certificates import CertificateView, Certified
+from lora_trainer.webui.loras.library import InspectableView
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
@@ -62,6 +64,25 @@ def try_image(app: App, request: Request) -> Response:
     return FileResponse(
         app.comparisons.file(request.path["id"], request.path["name"]), headers=FOREVER
     )
+
+
+@route("GET", "/inspectable")
+def inspectable(app: App, request: Request) -> list[InspectableView]:
+    return app.loras.inspectable()
+
+
+@route("GET", "/inspectable/{id}/certificate")
+def certificate(app: App, request: Request) -> CertificateView:
+    return _certificate(app.loras.certificate(request.path["id"]), request)
+
+
+@route("POST", "/inspectable/{id}/fix")
+def fix(app: App, request: Request) -> CertificateView:
+    return _certificate(app.loras.fix(request.path["id"]), request)
+
+
+def _certificate(found: Certified, request: Request) -> CertificateView:
+    return found.to_mapping(lambda message: texts.render(message, request.language))
 
 
 def _try(job: Comparison, request: Request) -> TryView:

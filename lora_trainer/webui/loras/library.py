@@ -9,6 +9,9 @@ runs.
                                     folder that has one
     loras.set_strength(id, 0.7)     writes the preferred weight into NAME.json
     loras.deliver(id)               copies a saved step into the LoRA folder under a new name
+    loras.inspectable()             all files of the host's LoRA folders, whoever trained them
+    loras.certificate(id)           what the host makes of one of them
+    loras.fix(id)                   writes a copy that the host loads, beside it
 
 Files of this trainer are recognised by their metadata. Headers are cached by modification time and
 size. Called by generation.py and the routes.
@@ -18,10 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -34,9 +38,11 @@ from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import History, HistoryEntry
 from lora_trainer.lora.credits import KEYS, Credits
 from lora_trainer.lora.deliver import deliver
+from lora_trainer.lora.host_layers import version_word
 from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import sidecar
+from lora_trainer.webui.loras.certificates import Certificates, Certified
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -93,6 +99,14 @@ class LoraFileView(TypedDict):
     ours: bool
 
 
+class InspectableView(TypedDict):
+    """A LoRA file in the host's folders."""
+
+    id: str
+    name: str
+    """Its path in the folder without suffix."""
+
+
 @dataclass(frozen=True)
 class _Header:
     """Metadata of a LoRA file."""
@@ -107,9 +121,12 @@ class _Header:
 
 
 class Loras:
-    def __init__(self, host: Host, history: History) -> None:
+    def __init__(
+        self, host: Host, history: History, certificates: Certificates | None = None
+    ) -> None:
         self._host = host
         self._history = history
+        self._certificates = certificates or Certificates()
         self._headers: dict[Path, tuple[tuple[int, int], _Header]] = {}
         self._reading = threading.Lock()
         self._previews: dict[str, Path] = {}
@@ -227,6 +244,51 @@ class Loras:
         self._host.refresh_loras()
         return self.find(_id(done.path))[0]
 
+    # --- files of any trainer ---------------------------------------------------------------------
+
+    def inspectable(self) -> list[InspectableView]:
+        """Every LoRA file of the host's folders, by name."""
+        found = [
+            InspectableView(id=_id(path), name=path.relative_to(folder).with_suffix("").as_posix())
+            for folder, path in self._files_of_folders()
+        ]
+        return sorted(found, key=lambda one: one["name"].casefold())
+
+    def certificate(self, file_id: str) -> Certified:
+        """What the host makes of a file, and what else makes it do nothing. Raises NotFound and
+        LoraFileError.
+        """
+        return self._certificates.of(
+            self._inspected(file_id), self._host.kind, self._host.lora_folders()
+        )
+
+    def fix(self, file_id: str) -> Certified:
+        """Write a copy that the host loads beside the file, under a free name, with its sidecar.
+        Raises NotFound, LoraFileError and SetupError.
+        """
+        path = self._inspected(file_id)
+        copy = _free_name(path)
+        done = self._certificates.fix(path, copy, self._host.kind, self._host.lora_folders())
+        sidecar.copy(path, copy, version=_version_word(self._host.kind, done.told["families"]))
+        self._host.refresh_loras()
+        return done
+
+    def _inspected(self, file_id: str) -> Path:
+        found = (path for _, path in self._files_of_folders() if _id(path) == file_id)
+        path = next(found, None)
+        if path is None:
+            raise NotFound(
+                "this LoRA is no longer there",
+                hint="It may have been deleted or moved. Reload the page.",
+            )
+        return path
+
+    def _files_of_folders(self) -> Iterator[tuple[Path, Path]]:
+        """(folder, file)"""
+        seen: set[str] = set()
+        for folder in self._host.lora_folders():
+            yield from ((folder, path) for path in self._files(folder, seen))
+
     def _trainings(self) -> list[HistoryEntry]:
         return [
             entry
@@ -240,10 +302,12 @@ class Loras:
     def _folder(self) -> Path:
         return self._host.paths().lora_dir
 
-    def _files(self) -> Iterator[Path]:
-        """Every .safetensors file that the host lists, except temporary copies."""
-        seen: set[str] = set()
-        for folder, subfolders, names in os.walk(self._folder(), followlinks=True):
+    def _files(self, within: Path | None = None, seen: set[str] | None = None) -> Iterator[Path]:
+        """Every .safetensors file that the host lists in a folder, by default its own, except
+        temporary copies. seen: folders that are passed over, and those that were listed.
+        """
+        seen = set() if seen is None else seen
+        for folder, subfolders, names in os.walk(within or self._folder(), followlinks=True):
             real = os.path.realpath(folder)
             if real in seen or Path(folder).name == TRIES:
                 subfolders.clear()
@@ -378,6 +442,19 @@ class Loras:
                 delivered=False,
                 changed=_changed(path),
             )
+
+
+def _free_name(path: Path) -> Path:
+    """A name for a copy beside a file, which no file there has."""
+    taken = {one.stem for one in path.parent.iterdir()}
+    endings = itertools.chain(("-fixed",), (f"-fixed-{number}" for number in itertools.count(2)))
+    name = next(name for ending in endings if (name := path.stem + ending) not in taken)
+    return path.with_name(f"{name}.safetensors")
+
+
+def _version_word(host: str, families: Sequence[str]) -> str | None:
+    """`sd version` for a file of these families."""
+    return version_word(host, families[0]) if len(families) == 1 else None
 
 
 def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:

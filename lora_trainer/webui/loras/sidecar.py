@@ -12,7 +12,7 @@ from typing import Any
 from lora_trainer import files
 from lora_trainer.errors import LoraFileError
 
-TRIGGER, WEIGHT = "activation text", "preferred weight"
+TRIGGER, WEIGHT, VERSION = "activation text", "preferred weight", "sd version"
 STRONGEST = 2.0
 
 
@@ -74,6 +74,25 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
             "{file} could not be written: {reason}",
             hint="Check that the LoRA folder is not write-protected.",
             file=path.name,
+            reason=error.strerror or error,
+        ) from error
+
+
+def copy(lora: Path, other: Path, *, version: str | None) -> None:
+    """Give a copy of a LoRA its sidecar, if there is one. version: its `sd version`, if it is
+    known. Raises LoraFileError.
+    """
+    values, target = read(lora), path_of(other)
+    if not values or target.exists():
+        return
+    try:
+        values |= {VERSION: version} if version else {}
+        files.write_text(target, json.dumps(values, ensure_ascii=False, indent=4) + "\n")
+    except OSError as error:
+        raise LoraFileError(
+            "{file} could not be written: {reason}",
+            hint="Check that the LoRA folder is not write-protected.",
+            file=target.name,
             reason=error.strerror or error,
         ) from error
 

@@ -1,0 +1,175 @@
+"""Why a LoRA does nothing in the WebUI that the tab is in, and the copy that loads: asked of a
+short-lived process with the worker's packages, because weights are read with torch. Without these
+packages names and shapes are judged here, and no copy is written.
+
+    certificates.of(path, "neo", folders)             -> Certified
+    certificates.fix(path, copy, "neo", folders)      writes the copy -> Certified of it
+
+Called by library.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lora_trainer import environment, files
+from lora_trainer.errors import LoraFileError, Message, SetupError
+from lora_trainer.lora.certificate import certify, words
+from lora_trainer.lora.host_layers import FORGE, HOST_NAMES
+
+SECONDS = 600.0
+"""Timeout. A LoRA of 1 GB takes a minute on a slow disk."""
+Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Render = Callable[[Message], str]
+
+
+class DroppedView(TypedDict):
+    """Layers that are not loaded, for one reason."""
+
+    count: int
+    message: str
+    examples: list[str]
+
+
+class CauseView(TypedDict):
+    message: str
+    hint: str
+
+
+class CertificateView(TypedDict):
+    """What the WebUI makes of a LoRA file."""
+
+    name: str
+    family: str
+    layer_count: int
+    loaded: int | None
+    """None if it is not known."""
+    verdict: str
+    dropped: list[DroppedView]
+    causes: list[CauseView]
+    can_fix: bool
+    measured: bool
+    """Whether the weights were read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """A certificate as the process tells it: Certificate.to_mapping, messages as `words`."""
+
+    path: Path
+    told: Mapping[str, Any]
+    measured: bool
+
+    def to_mapping(self, render: Render) -> CertificateView:
+        """As JSON."""
+
+        def text(message: Mapping[str, Any]) -> str:
+            return render(Message(message["message"], message["values"]))
+
+        told = self.told
+        return {
+            "name": self.path.stem,
+            "family": told["family"],
+            "layer_count": told["layer_count"],
+            "loaded": told["loaded"],
+            "verdict": text(told["verdict"]),
+            "dropped": [
+                {
+                    "count": one["count"],
+                    "message": text(one["message"]),
+                    "examples": list(one["examples"]),
+                }
+                for one in told["dropped"]
+            ],
+            "causes": [
+                {"message": text(one["message"]), "hint": text(one["hint"])}
+                for one in told["causes"]
+            ],
+            "can_fix": bool(told["can_fix"]) and self.measured,
+            "measured": self.measured,
+        }
+
+
+class Certificates:
+    """Thread-safe; one process at a time. run: asks it; is_ready: whether there is one to ask."""
+
+    def __init__(
+        self,
+        run: Run | None = None,
+        is_ready: Callable[[], bool] = lambda: environment.find_overlay().state != "missing",
+    ) -> None:
+        self._run = run or _in_a_process
+        self._is_ready = is_ready
+        self._at_once = threading.Lock()
+
+    def of(self, path: Path, host: str, folders: Sequence[Path]) -> Certified:
+        """Raises LoraFileError."""
+        host = host if host in HOST_NAMES else FORGE
+        if not self._is_ready():
+            found = certify(path, host, folders=folders, measure=False)
+            return Certified(path=path, told=found.to_mapping(words), measured=False)
+        return self._ask(path, host, folders, None)
+
+    def fix(self, path: Path, copy: Path, host: str, folders: Sequence[Path]) -> Certified:
+        """Raises LoraFileError, and SetupError without the packages."""
+        if not self._is_ready():
+            raise SetupError(
+                "the worker's packages are not installed yet",
+                hint="Install them in the tab's first step, then try again.",
+            )
+        return self._ask(path, host if host in HOST_NAMES else FORGE, folders, copy)
+
+    def _ask(self, path: Path, host: str, folders: Sequence[Path], copy: Path | None) -> Certified:
+        with self._at_once:
+            answer = self._run(
+                {
+                    "path": str(path),
+                    "host": host,
+                    "folders": [str(folder) for folder in folders],
+                    "copy": None if copy is None else str(copy),
+                }
+            )
+        if "error" in answer:
+            told = answer["error"]
+            values = {
+                key: Path(value) if key == "path" else value
+                for key, value in told["values"].items()
+            }
+            raise LoraFileError(told["message"], hint=told["hint"], **values)
+        return Certified(path=copy or path, told=answer["certificate"], measured=True)
+
+
+def _in_a_process(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    reason = ""
+    try:
+        done = subprocess.run(
+            environment.certificate_command(),
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+            env=environment.worker_environ(os.environ),
+            creationflags=environment.NO_WINDOW,
+        )
+        # the last line: libraries print what they like
+        lines = done.stdout.strip().splitlines()
+        if lines and not done.returncode:
+            answer: Mapping[str, Any] = files.parse_json(lines[-1], names=True)
+            return answer
+        told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        reason = told[-1] if told else f"exit status {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired, files.NotJson) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise LoraFileError(
+        "{path} could not be checked: {reason}",
+        hint="Try again; if it stays so, please report it with the file.",
+        path=Path(asked["path"]),
+        reason=reason[:300],
+    )
