@@ -63,6 +63,7 @@ REASONS: ReasonTexts = {
     "absent": "layers that {family} does not have in {host}",
     "kind": "a kind of adapter that {host} does not load: {kinds}",
     "text": "a text encoder that {family} does not have in {host}",
+    "attention": "attention that {host} applies only where q, k, v and out are all there",
 }
 
 
@@ -262,7 +263,11 @@ def _can_fix(
 ) -> bool:
     if planned is None or loading is None or not planned.is_possible:
         return False
-    gains = any(reason in ("names", "absent", "kind") for reason in loading.dropped.values())
+    kept = {name for target in planned.targets for name in target.layers}
+    gains = any(
+        name in kept and reason in ("names", "absent", "kind")
+        for name, reason in loading.dropped.items()
+    )
     gains |= loading.rejected and bool(planned.left_out)
     misread = bool(scales.source) and any(scale != 1 for scale in scales.known)
     unread = any("scale" in layer.roles for layer in layers.values())

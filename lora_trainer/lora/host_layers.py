@@ -104,6 +104,14 @@ def runs(host: str, model: str) -> bool:
     return host in _data()["families"][model]["hosts"]
 
 
+def needs_all_of_attention(host: str, model: str, part: str) -> bool:
+    """Whether a WebUI applies a text encoder's attention only where query, key, value and output
+    are all adapted: A1111, whose OpenCLIP has the first three in one weight.
+    """
+    encoder = _data()["families"][model].get("text", {}).get(part, "")
+    return host == A1111 and encoder in ("clip_g", "clip_h")
+
+
 def version_word(host: str, family: str) -> str | None:
     """`sd version` in NAME.json beside a LoRA by which a WebUI shows it while a model of the family
     is loaded; None if it has no word for it.
@@ -166,7 +174,11 @@ def _names(host: str, model: str) -> Iterator[tuple[str, Place]]:
     """Later ones replace earlier ones."""
     entry, known = _data()["families"][model], layers(host, model)
     own = {layer: _place(known, layer) for part, layer in known if part == UNET}
-    misses = entry.get("misses", {}).get(host, ())
+    misses = {
+        miss
+        for name in entry.get("misses", {}).get(host, ())
+        for miss in (name, name.replace("add_", "class_"))
+    }
     theirs = {name: place for name, place in _unet_names(entry, known) if name not in misses}
     if host == A1111:
         for head in ("lora_unet_", "oft_unet_"):
@@ -208,9 +220,13 @@ def _unet_names(
     for part, layer in known:
         if part == UNET:
             try:
-                yield rename(layer, modules), _place(known, layer)
+                name = rename(layer, modules)
             except KeyError:
                 continue
+            yield name, _place(known, layer)
+            if name.startswith("add_embedding."):
+                # its older name
+                yield name.replace("add_", "class_"), _place(known, layer)
 
 
 def _a1111_text(
@@ -246,6 +262,8 @@ def _comfy_text(
                 yield from (_with(head, layer, place) for head in heads[part])
             elif layer == "text_projection" and host in (FORGE, REFORGE) and encoder != "clip_h":
                 yield ("lora_te1_" if part == TEXT else "lora_te2_") + layer, place
+                if part == TEXT_2 and host == FORGE:
+                    yield f"text_encoder.{layer}", place
         elif encoder.startswith("t5"):
             yield from (_with(head, layer, place) for head in _t5_heads(host, encoders))
         else:

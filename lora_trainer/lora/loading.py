@@ -34,7 +34,9 @@ from lora_trainer.lora.layouts import (
 )
 from lora_trainer.lora.names import fits
 
-Reason = Literal["names", "family", "unknown", "shape", "half", "absent", "kind", "text"]
+Reason = Literal[
+    "names", "family", "unknown", "shape", "half", "absent", "kind", "text", "attention"
+]
 """Why a layer is not loaded:
 
 names: the model has it, and the WebUI does not read names of this form
@@ -45,6 +47,7 @@ half: one of two factors is missing
 absent: the WebUI reads the name, and its own model has no such layer
 kind: the WebUI does not know this kind of adapter
 text: a text encoder that the model does not have in this WebUI
+attention: a text encoder's attention, of which the WebUI needs query, key, value and output
 """
 TEXTS = frozenset({TEXT, TEXT_2, TEXT_3, "language model"})
 KOHYA = {"lora_up.weight": "lora_down.weight"}
@@ -171,6 +174,9 @@ def load(
             dropped[name] = "shape"
         else:
             loaded.append(name)
+    lonely = _lonely(loaded, names, host, model)
+    dropped |= dict.fromkeys(lonely, "attention")
+    loaded = [name for name in loaded if name not in lonely]
     unmatched = sum(key not in used and not _is_used(key, names, host) for key in header.tensors)
     keys = len(header.tensors)
     matched = len(loaded)
@@ -192,6 +198,17 @@ def load(
         rejected=rejected or (bool(loaded) and not kept),
         fails=tuple(fails),
     )
+
+
+def _lonely(loaded: Sequence[str], names: Mapping[str, Place], host: str, model: str) -> list[str]:
+    """Layers of a text encoder's attention whose companions are missing, where all are needed."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in loaded:
+        place = names[name]
+        block, attention, _ = place.layer.partition(".self_attn.")
+        if attention and host_layers.needs_all_of_attention(host, model, place.part):
+            groups.setdefault((place.part, block), []).append(name)
+    return [name for group in groups.values() if len(group) < 4 for name in group]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,11 @@ def diffusers_layers(model: str) -> Shapes:
     read = [entry, entry.get("neo", {}), {"diffusers": entry.get("unread", {})}]
     for table in read:
         found |= dict(_places(table.get("diffusers", {}), known))
-    return {name: place.shape for name, place in found.items() if len(place.shape) > 1}
+    return {
+        name: place.shape
+        for name, place in found.items()
+        if len(place.shape) > 1 and not name.startswith("class_embedding")
+    }
 
 
 def attention_and_mlp(model: str) -> Shapes:

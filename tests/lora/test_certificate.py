@@ -388,6 +388,19 @@ def test_text_encoders_and_norms(tmp_path: Path) -> None:
     assert [(one.reason, one.count) for one in found.dropped] == [("absent", 19)]
 
 
+def test_a1111_applies_an_open_clips_attention_only_as_a_whole(tmp_path: Path) -> None:
+    layers = clip_layers(32, 1280)
+    path = tmp_path / "x.safetensors"
+    write_lora(path, layers, head="lora_te2_", ends=KOHYA, alpha=1, rank=1)
+    assert certify(path, "a1111", measure=False).loaded == 192
+    some = {name: shape for name, shape in layers.items() if "k_proj" not in name}
+    write_lora(path, some, head="lora_te2_", ends=KOHYA, alpha=1, rank=1)
+    found = certify(path, "a1111", measure=False)
+    assert [(one.reason, one.count) for one in found.dropped] == [("attention", 96)]
+    assert str(found.verdict) == "A1111 loads 64 of 160 layers."
+    assert certify(path, "forge", measure=False).loaded == 160
+
+
 def test_forge_neo_takes_none_of_a_part_of_which_more_than_a_quarter_leads_nowhere(
     tmp_path: Path,
 ) -> None:
