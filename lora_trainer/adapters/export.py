@@ -87,7 +87,8 @@ def export(
             tensors |= _named(name, own, adapter.size.alpha)
         else:
             fused.setdefault(name, []).append((rows, adapter))
-    for name, pieces in fused.items():
+    for name, found in fused.items():
+        pieces = sorted(found, key=lambda piece: piece[0].first)
         joined, alpha = adapters.type.joined(
             [(rows, adapter.size, adapter.webui_tensors()) for rows, adapter in pieces]
         )

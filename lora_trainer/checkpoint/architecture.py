@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
@@ -80,9 +80,20 @@ def unet_config(
     return config
 
 
-def vae_config(
-    header: Header, family: StableDiffusion, *, prefix: str = VAE_PREFIX
-) -> dict[str, Any]:
+class LatentSpace(Protocol):
+    """What a family says of its VAE."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def latent_scale(self) -> float: ...
+
+    @property
+    def side(self) -> int: ...
+
+
+def vae_config(header: Header, family: LatentSpace, *, prefix: str = VAE_PREFIX) -> dict[str, Any]:
     """Configuration of `AutoencoderKL`, from LDM's or diffusers' names after `prefix`."""
     diffusers_names = f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors
     block = "encoder.down.{level}.block.{layer}."
@@ -97,7 +108,7 @@ def vae_config(
     if not level_count:
         raise CheckpointError(
             "the VAE in {path} is of an unknown kind",
-            hint="Choose a VAE made for SD1, SD2 or SDXL.",
+            hint="Choose a VAE made for the checkpoint.",
             path=header.path,
         )
     channels = [
@@ -106,12 +117,15 @@ def vae_config(
     ]
     latents = _shape(header, f"{prefix}decoder.conv_in.weight")[1]
     if latents != family.latent_channels:
-        hint = "Choose a VAE made for SD1, SD2 or SDXL; 16 channels belong to FLUX and SD3."
         raise CheckpointError(
-            "the VAE in {path} has {count} latent channels instead of 4",
-            hint=hint,
+            "the VAE in {path} has {count} latent channels instead of {wanted}",
+            hint=(
+                "4 channels belong to SD1, SD2 and SDXL, 16 to FLUX.1 and SD3. Choose a VAE made"
+                " for the checkpoint."
+            ),
             path=header.path,
             count=latents,
+            wanted=family.latent_channels,
         )
     return {
         "in_channels": 3,

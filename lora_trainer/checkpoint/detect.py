@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """Supported dtypes of weights."""
-ANOTHER = "Choose a checkpoint of SD1, SD2 or SDXL."
+ANOTHER = "Choose a checkpoint of SD1, SD2, SDXL, FLUX.1 or Anima."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +262,14 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         ANOTHER,
     ),
     (
+        _contains("double_stream_modulation_img."),
+        "a FLUX.2 model, which is not supported",
+        ANOTHER,
+    ),
+    (_contains("distilled_guidance_layer."), "a Chroma model, which is not supported", ANOTHER),
+    (
         _contains("double_blocks.", "single_transformer_blocks."),
-        "a FLUX model, which is not supported",
+        "a FLUX model of a kind that is not supported, or a part of one",
         ANOTHER,
     ),
     (

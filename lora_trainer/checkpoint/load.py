@@ -205,7 +205,11 @@ class Checkpoint:
             )
 
     def load_text_encoders(
-        self, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        kept: Precision = "same",
     ) -> tuple[Any, ...]:
         """In the family's order: for SDXL, CLIPTextModel and CLIPTextModelWithProjection.
 
@@ -215,7 +219,13 @@ class Checkpoint:
         encoders without the norm (A1111's default), and the second one's `text_embeds` of the first
         75-token chunk as the pooled state.
         """
-        return tuple(self._load(component, dtype, device) for component in self.text_encoders)
+        models = [_empty(component) for component in self.text_encoders]
+        for model in models:
+            keep(self.family.text_encoder_blocks(model), kept, 0, torch.device(device))
+        return tuple(
+            self._fill(component, model, dtype, device)
+            for component, model in zip(self.text_encoders, models, strict=True)
+        )
 
     def tokenizers(self) -> tuple[Any, ...]:
         """One per text encoder. Raises CheckpointError if the file of one is missing."""

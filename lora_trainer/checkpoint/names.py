@@ -66,7 +66,7 @@ OPEN_CLIP_OUTSIDE = {
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
 
-Form = Literal["same", "transposed", "1x1 convolution"]
+Form = Literal["same", "transposed", "1x1 convolution", "halves swapped"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class Stored:
     """OpenCLIP stores query, key and value in one tensor: which third of its rows."""
     form: Form = "same"
     """transposed: the file has the transpose. 1x1 convolution: the file has (out, in, 1, 1) for a
-    Linear's (out, in).
+    Linear's (out, in). halves swapped: the file has the second half of the rows first.
     """
+    rows: tuple[int, int] | None = None
+    """First and number of the rows, where the file has several layers in one."""
 
 
 @dataclass(frozen=True)

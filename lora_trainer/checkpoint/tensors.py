@@ -119,7 +119,8 @@ def fill(
     buffers: the model -> values of those that are in no file, which keep their dtype.
     Raises CheckpointError for missing, misshapen or non-finite tensors.
     """
-    modules = dict(model.named_modules())
+    # T5 has its embedding under two names
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, stored in _weights(model, places, tensors, part, dtype):
         owner, _, attribute = name.rpartition(".")
         if attribute == "weight" and isinstance(layer := modules[owner], FrozenLayer):
@@ -182,7 +183,7 @@ def _weights(
         reader = _Reader(stack, part, dtype)
         for name, empty in model.state_dict().items():
             place, at = places[name], tensors[places[name].name]
-            yield name, _in_shape(reader.read(at, place.third), place, tuple(empty.shape), at)
+            yield name, _in_shape(reader.read(at, place), place, tuple(empty.shape), at)
 
 
 class _Reader:
@@ -197,8 +198,8 @@ class _Reader:
         self._files: dict[Path, FileIO] = {}
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
-    def read(self, at: TensorAt, third: int | None) -> torch.Tensor:
-        """A tensor, or a third of its rows. It is in the buffer: copy it before the next read."""
+    def read(self, at: TensorAt, place: Stored) -> torch.Tensor:
+        """A tensor, or some of its rows. It is in the buffer: copy it before the next read."""
         if at.info.dtype not in TYPES:
             hint = "Training needs the fp16, bf16 or fp32 version."
             raise CheckpointError(
@@ -208,9 +209,14 @@ class _Reader:
                 kind=at.info.dtype,
             )
         size, shape, offset = at.info.end - at.info.start, at.info.shape, at.offset
-        if third is not None:
-            size, shape = size // 3, (shape[0] // 3, *shape[1:])
-            offset += third * size
+        rows = place.rows
+        if place.third is not None:
+            rows = place.third * (shape[0] // 3), shape[0] // 3
+        if rows is not None and shape and rows[0] + rows[1] <= shape[0]:
+            first, count = rows
+            each = size // shape[0]
+            size, shape = count * each, (count, *shape[1:])
+            offset += first * each
         if size > self._buffer.numel():
             self._buffer = torch.empty(size, dtype=torch.uint8)
         self._fill(self._file(at.path), offset, memoryview(self._buffer[:size].numpy()), at.path)  # type: ignore[arg-type]
@@ -293,6 +299,8 @@ def _in_shape(
     """
     if place.form == "transposed":
         tensor = tensor.t()
+    if place.form == "halves swapped" and tensor.shape[0] % 2 == 0:
+        tensor = tensor.roll(tensor.shape[0] // 2, 0)
     if place.form == "1x1 convolution" and tensor.numel() == shape[0] * shape[1]:
         tensor = tensor.reshape(shape)
     if tuple(tensor.shape) != shape:

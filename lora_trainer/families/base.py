@@ -148,6 +148,8 @@ class Family(ABC):
     latent_channels: int
     pixels_per_latent: int = 8
     """Downscaling factor of the VAE."""
+    side_multiple: int = 8
+    """Sides of images in pixels are multiples of this."""
     text_tensors: tuple[str, ...] = ("hidden",)
     """The fields of TextStates that it uses."""
     unet_targets: tuple[str, ...] = UNET_TARGETS
@@ -162,6 +164,8 @@ class Family(ABC):
     """Whether it is a flow-matching model."""
     trains_text_encoders: bool = True
     """Whether its text encoders can learn."""
+    text_needs_range: bool = False
+    """Whether its text encoders overflow in fp16."""
     caption_bytes: int = 77 * 2048 * 4
     """Largest size of one caption's text states."""
     has_empty_negative: bool = False
@@ -318,6 +322,29 @@ class Family(ABC):
         sizes: (B, 6), original height and width, crop top and left, target height and width in
         pixels.
         """
+
+    has_distilled_guidance: bool = False
+    """Whether samples take one prediction, told how strong its guidance is, instead of two."""
+    usual_guidance: float = 7.0
+    """Guidance of samples for sample_guidance: auto."""
+
+    def predict_sample(
+        self,
+        model: Any,
+        noisy: torch.Tensor,
+        times: torch.Tensor,
+        text: TextStates,
+        sizes: torch.Tensor,
+        guidance: float,
+    ) -> torch.Tensor:
+        """`predict` for a sample. guidance: for a family with distilled guidance."""
+        return self.predict(model, noisy, times, text, sizes)
+
+    def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
+        """The blocks of a text encoder whose layers may be kept in 8 bits, as `blocks`. Empty: it
+        is small, or trained.
+        """
+        return []
 
     def blocks(self, model: Any) -> list[tuple[Any, ...]]:
         """The model's blocks in the order in which they run, each as the modules that hold its

@@ -23,6 +23,21 @@ def refused(family: Family, config: RunConfig) -> Iterator[ConfigError]:
             hint="Set train_text_encoder to false: WebUIs load no LoRA for them.",
             family=family.name,
         )
+    sides = {
+        "resolution": config.dataset.resolution,
+        "bucket_step": config.dataset.bucket_step,
+        "sample_size": config.samples.sample_size,
+    }
+    for key, side in sides.items():
+        if side and side % family.side_multiple:
+            yield ConfigError(
+                "{key} is {value}, and sides of images for {family} are multiples of {multiple}",
+                hint="Use a multiple of 64.",
+                key=key,
+                value=side,
+                family=family.name,
+                multiple=family.side_multiple,
+            )
     if family.is_flow:
         if base.prediction_type != "auto":
             yield ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol
 
 from lora_trainer.checkpoint.parts import Parts
@@ -60,8 +61,15 @@ def adaptable_layers(model: Any, base: Learnable) -> dict[str, Any]:
 
 
 def is_target(path: str, targets: Iterable[str]) -> bool:
-    """Whether a path is one of the targets, or ends with `.` and a target."""
-    return any(path == target or path.endswith(f".{target}") for target in targets)
+    """Whether a path is one of the targets, or ends with `.` and a target. A target with `*` is a
+    pattern of the whole path.
+    """
+    return any(
+        path == target
+        or path.endswith(f".{target}")
+        or ("*" in target and fnmatchcase(path, target))
+        for target in targets
+    )
 
 
 @dataclass(frozen=True)

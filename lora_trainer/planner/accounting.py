@@ -36,7 +36,12 @@ from lora_trainer.frozen.layers import FrozenLayer, homes
 from lora_trainer.planner.autocast import as_on_a_card
 from lora_trainer.planner.storages import LiveStorages
 from lora_trainer.settings.training import RunConfig
-from lora_trainer.tasks.diffusion import load_with_adapters, make_trainer, text_encoder_dtype
+from lora_trainer.tasks.diffusion import (
+    load_with_adapters,
+    make_trainer,
+    text_encoder_dtype,
+    text_encoder_precision,
+)
 from lora_trainer.tasks.images import Encoded, PreparedImages
 from lora_trainer.training import batches
 from lora_trainer.training.optimizers import OPTIMIZERS
@@ -121,7 +126,7 @@ def _fake_trainer(
     assert side is not None, "the resolution is known"
     prepared = _prepared(checkpoint, config, dtype, size or (side, side))
     encoders = prepared.checkpoint.load_text_encoders(
-        text_encoder_dtype(torch.device(device), dtype)
+        text_encoder_dtype(torch.device(device), dtype, checkpoint.family)
     )
     if config.lora.train_text_encoder:
         prepared.parts.text_encoders = encoders
@@ -165,6 +170,19 @@ def encoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
         checkpoint,
         lambda vae: checkpoint.family.encode_images(vae, torch.zeros(1, 3, height, width)),
     )
+
+
+def text_encoding_peak(
+    checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, device: str
+) -> int:
+    """Bytes of the text encoders' weights, which are all there while captions are encoded; what
+    comes and goes is small beside them.
+    """
+    encoders = _weightless(checkpoint).load_text_encoders(
+        text_encoder_dtype(torch.device(device), dtype, checkpoint.family),
+        kept=text_encoder_precision(config),
+    )
+    return sum(tensor.nbytes for model in encoders for tensor in model.parameters())
 
 
 def _vae_peak(checkpoint: Checkpoint, use: Any) -> int:

@@ -288,7 +288,9 @@ def _counted(
         adapters=step.adapters,
         optimizer=optimizer,
         activations=step.activations + step.gradients,
-        encoding=encoding_peak(side),
+        encoding=max(
+            encoding_peak(side), accounting.text_encoding_peak(checkpoint, config, dtype, kind)
+        ),
         preview=loaded + decoding_peak(preview),
     )
 

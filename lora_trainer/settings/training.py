@@ -250,8 +250,8 @@ class CheckpointSettings(Settings):
         other_names=("pretrained_model_name_or_path", "model"),
         affects_result=False,
     )
-    """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
-    Or the folder of a language model (config.json, tokenizer, .safetensors).
+    """The checkpoint to train on: a .safetensors file of SD1, SD2, SDXL, FLUX.1 or Anima, or a
+    diffusers folder. Or the folder of a language model (config.json, tokenizer, .safetensors).
     """
     vae: Path | None = setting(
         None, label="VAE", audience="elsewhere", place="checkpoint", affects_result=False
@@ -948,10 +948,16 @@ class SampleSettings(Settings):
         },
     )
     """The sampler of the preview images."""
-    sample_guidance: float = setting(
-        7.0, label="Preview CFG scale", bounds=(0.0, 30.0), step=0.5, terms="cfg scale guidance"
+    sample_guidance: float | None = setting(
+        None,
+        label="Preview CFG scale",
+        bounds=(0.0, 30.0),
+        step=0.5,
+        terms="cfg scale guidance distilled",
     )
-    """CFG scale of the previews."""
+    """CFG scale of the previews; of models with distilled guidance, that one. auto: 7, or what is
+    usual for the model.
+    """
     sample_seed: int = setting(42, label="Preview seed", bounds=(0, 2**32 - 1))
     """Seed of the previews; the same for each, so that they can be compared."""
 

@@ -31,7 +31,9 @@ from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import CaptionerError, OutOfMemory
+from lora_trainer.families.base import Family
 from lora_trainer.families.refusals import remarks
+from lora_trainer.frozen.layers import Precision
 from lora_trainer.frozen.prepacked import prepack_convolutions
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
@@ -374,7 +376,7 @@ def _shared_cache(prepared: PreparedImages) -> EncodedCache | None:
         torch.__version__,
         prepared.parts.family.id,
         device.type,
-        text_encoder_dtype(device, prepared.dtype),
+        text_encoder_dtype(device, prepared.dtype, prepared.parts.family),
         config.training.vae_tiling,
     )
     return EncodedCache(config.dataset.train_data_dir, " ".join(map(str, made_by)))
@@ -400,17 +402,18 @@ def _encode_captions(
     prepared: PreparedImages, store: batches.TensorStore, control: Control, start: Start
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
-    dtype = text_encoder_dtype(device, prepared.dtype)
+    dtype = text_encoder_dtype(device, prepared.dtype, parts.family)
+    kept = text_encoder_precision(config)
 
     def load() -> None:
         if not parts.text_encoders:
-            parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
+            parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device, kept=kept)
 
     captions = batches.CaptionEncoder(
         parts,
         config.checkpoint,
         store,
-        "\n".join(map(batches.file_key, prepared.checkpoint.text_encoder_paths)),
+        "\n".join([*map(batches.file_key, prepared.checkpoint.text_encoder_paths), kept]),
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
     if captions.live:
@@ -425,9 +428,21 @@ def _encode_captions(
     return captions
 
 
-def text_encoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """float32 on the CPU; the model's dtype on a GPU, as in the WebUI, to save memory."""
-    return torch.float32 if device.type == "cpu" else dtype
+def text_encoder_dtype(device: torch.device, dtype: torch.dtype, family: Family) -> torch.dtype:
+    """float32 on the CPU; the model's dtype on a GPU, as in the WebUI, to save memory, or bfloat16
+    where fp16 does not do.
+    """
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if dtype == torch.float16 and family.text_needs_range else dtype
+
+
+def text_encoder_precision(config: RunConfig) -> Precision:
+    """How the weights of large text encoders are kept: in 8 bits, as int8 where the model's are,
+    because T5 looks at the dtype of its weights.
+    """
+    small = config.checkpoint.base_precision in ("int8", "fp8")
+    return "int8" if small and not config.lora.train_text_encoder else "same"
 
 
 def _encode_images(

@@ -16,6 +16,7 @@ from lora_trainer.lora.deliver import clean_name
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.device import precision_name
+from lora_trainer.training.preview import guidance_of
 
 
 def resolve(
@@ -33,6 +34,7 @@ def resolve(
         base_precision="same" if precision == "auto" else precision,
         blocks_to_swap=config.training.blocks_to_swap or 0,
         **_flow(checkpoint),
+        sample_guidance=guidance_of(checkpoint.family, config.samples),
         text_encoders=list(text_encoders) or None,
         vae=vae,
         prediction_type=checkpoint.schedule.prediction_type or "auto",

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from lora_trainer import files
 from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.families.base import TextStates
+from lora_trainer.families.base import Family, TextStates
 from lora_trainer.families.components.text import join_rows
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.training.images import to_image
@@ -56,19 +56,31 @@ def sample_latents(
     )
     latents = sampler.start(torch.randn(shape, generator=generator).to(device))
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)
+    guidance = guidance_of(family, settings)
     texts = [negative.to(device), prompt.to(device)]
-    if texts[0].hidden.shape == texts[1].hidden.shape:
+    if family.has_distilled_guidance:
+        texts = texts[1:]
+    elif texts[0].hidden.shape == texts[1].hidden.shape:
         texts = [join_rows(texts)]
     with torch.no_grad():
         for time in sampler.times:
             if stop_asked():
                 raise Abandoned
             scaled = sampler.scaled(latents, time)
-            predictions = [_predict_rows(parts, scaled, time, text, sizes) for text in texts]
-            without, with_prompt = torch.cat(predictions).float().chunk(2)
-            guided = without + settings.sample_guidance * (with_prompt - without)
-            latents = sampler.step(guided, time, latents, generator)
+            found = torch.cat(
+                [_predict_rows(parts, scaled, time, text, sizes, guidance) for text in texts]
+            ).float()
+            if not family.has_distilled_guidance:
+                without, with_prompt = found.chunk(2)
+                found = without + guidance * (with_prompt - without)
+            latents = sampler.step(found, time, latents, generator)
     return latents
+
+
+def guidance_of(family: Family, settings: SampleSettings) -> float:
+    """sample_guidance, or the family's own for auto."""
+    asked = settings.sample_guidance
+    return family.usual_guidance if asked is None else asked
 
 
 def make_previews(
@@ -100,7 +112,10 @@ def make_previews(
             image = to_image(parts.family.decode(parts.vae, latents)[0])
             tag = f"{prompt} <lora:{name}:{strength:g}>" if strength else prompt
             yield PreviewImage(
-                image, prompt, strength, parameters_text(tag, settings, label, size, model_name)
+                image,
+                prompt,
+                strength,
+                parameters_text(tag, settings, label, size, model_name, parts.family),
             )
 
 
@@ -114,7 +129,12 @@ def _negative_states(parts: Parts, encode: Callable[[str], TextStates], text: st
 
 
 def parameters_text(
-    prompt: str, settings: SampleSettings, sampler: str, size: tuple[int, int], model_name: str
+    prompt: str,
+    settings: SampleSettings,
+    sampler: str,
+    size: tuple[int, int],
+    model_name: str,
+    family: Family,
 ) -> str:
     """Generation parameters in the WebUI's format, for its PNG Info tab. `sampler`: the WebUI's
     name.
@@ -122,9 +142,12 @@ def parameters_text(
     lines = [prompt]
     if settings.sample_negative_prompt:
         lines.append(f"Negative prompt: {settings.sample_negative_prompt}")
+    guidance = f"CFG scale: {guidance_of(family, settings):g}"
+    if family.has_distilled_guidance:
+        guidance = f"CFG scale: 1, Distilled CFG Scale: {guidance_of(family, settings):g}"
     lines.append(
-        f"Steps: {settings.sample_steps}, Sampler: {sampler}, CFG"
-        f" scale: {settings.sample_guidance:g}, Seed: {settings.sample_seed}, Size:"
+        f"Steps: {settings.sample_steps}, Sampler: {sampler}, {guidance},"
+        f" Seed: {settings.sample_seed}, Size:"
         f" {size[0]}x{size[1]}, Model: {model_name.replace(',', '').replace(':', '')}, RNG: CPU"
     )
     return "\n".join(lines)
@@ -140,14 +163,20 @@ def write_preview(image: PreviewImage, target: Path) -> None:
 
 
 def _predict_rows(
-    parts: Parts, scaled: torch.Tensor, time: torch.Tensor, text: TextStates, sizes: torch.Tensor
+    parts: Parts,
+    scaled: torch.Tensor,
+    time: torch.Tensor,
+    text: TextStates,
+    sizes: torch.Tensor,
+    guidance: float,
 ) -> torch.Tensor:
     """The prediction for one latent under each row of `text`."""
     count = len(text.hidden)
-    return parts.family.predict(
+    return parts.family.predict_sample(
         parts.unet,
         scaled.expand(count, -1, -1, -1),
         time.expand(count),
         text,
         sizes.expand(count, -1),
+        guidance,
     )

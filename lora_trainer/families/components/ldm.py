@@ -81,6 +81,26 @@ def vae_in_file(header: Header, family: StableDiffusion, prefix: str) -> Compone
     return _vae(config, tensors_of([header]), names.vae_modules(config), prefix)
 
 
+def vae_of_headers(
+    header: Header, headers: Iterable[Header], space: architecture.LatentSpace, prefix: str
+) -> Component:
+    """A VAE that may have no quantisation layers, and a shift: `latent_shift`. header: with the
+    tensors of all files.
+    """
+    config = architecture.vae_config(header, space, prefix=prefix)
+    config |= {
+        "shift_factor": getattr(space, "latent_shift", None),
+        "use_quant_conv": prefix + "quant_conv.weight" in header.tensors,
+        "use_post_quant_conv": prefix + "post_quant_conv.weight" in header.tensors,
+    }
+    return _vae(config, tensors_of(headers), names.vae_modules(config), prefix)
+
+
+def vae_of_folder(component: FolderComponent) -> Component:
+    """A VAE of a diffusers folder, as its config.json says."""
+    return _diffusers_vae(component.config, component.headers)
+
+
 def in_folder(folder: Folder) -> Components:
     """The components of a diffusers folder."""
     text_encoders = [

@@ -26,8 +26,9 @@ def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     parameter = next(vae.parameters())
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         distribution = vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
-    scale = vae.config.scaling_factor
-    moments: torch.Tensor = torch.cat([distribution.mean, distribution.std], 1).float() * scale
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    mean = distribution.mean.float() - shift if shift else distribution.mean.float()
+    moments: torch.Tensor = torch.cat([mean, distribution.std.float()], 1) * scale
     return moments.cpu()
 
 
@@ -44,7 +45,6 @@ def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     parameter = next(vae.parameters())
     # without the UNet's autocast: SDXL's VAE overflows in fp16
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
-        pixels = vae.decode(
-            (latents / vae.config.scaling_factor).to(parameter.device, parameter.dtype)
-        ).sample
+        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        pixels = vae.decode(scaled.to(parameter.device, parameter.dtype)).sample
     return F.hardtanh(pixels.float().cpu() / 2 + 0.5, 0.0, 1.0)

@@ -72,7 +72,7 @@ def test_a_browser_gets_plain_values():
     [
         ("values: {lora_dir: somewhere}", "lora_dir cannot be set by a preset"),
         ("values: {lora_rank: 0}", "lora_rank is 0"),
-        ("families: {flux: {lora_rank: 4}}", "there is no family flux"),
+        ("families: {sd9: {lora_rank: 4}}", "there is no family sd9"),
         ("families: {sdxl: {lora_rank: high}}", "lora_rank"),
     ],
 )
