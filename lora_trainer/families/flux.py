@@ -172,6 +172,7 @@ class _Flux(Transformer):
     part_kinds = (CLIP_L, T5_XXL, VAE)
     # T5
     text_needs_range = True
+    has_large_text_encoders = True
     has_distilled_guidance = True
     usual_guidance = DISTILLED_GUIDANCE
     native_mark = "double_blocks.0.img_attn.qkv.weight"
@@ -330,10 +331,10 @@ class _Flux(Transformer):
 
     def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
         from lora_trainer.checkpoint.tokenizer import load_tokenizers
-        from lora_trainer.families.components.text_encoders import read_tokenizer
+        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
 
         (clip,) = load_tokenizers(["clip"])
-        return clip, read_tokenizer(find(T5))
+        return clip, open_tokenizer(find(T5))
 
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         if checkpoint.detected.variant == "schnell":

@@ -5,6 +5,7 @@ accounting over a grid.
     python -m tests.benchmark.memory_table --families sd1  only these, the others are kept
     python -m tests.benchmark.memory_table --families anima --only models steps frozen
                                                            alone: it needs the newer libraries
+    python -m tests.benchmark.memory_table --families flux --only models steps frozen --kinds half
     python -m tests.benchmark.memory_table --only models   only what --only names, the rest is kept:
                                                            models, steps, frozen, locon
     python -m tests.benchmark.memory_table --grid          the comparison, as a table for BENCHMARKS.md
@@ -42,6 +43,7 @@ from lora_trainer.planner import accounting, formula  # noqa: E402
 from lora_trainer.settings import training as settings  # noqa: E402
 from lora_trainer.settings.training import RunConfig  # noqa: E402
 from tests.checkpoint.samples import FAMILIES, full_file  # noqa: E402
+from tests.families import tiny_flux  # noqa: E402
 
 KINDS = {"full": torch.float32, "half": torch.bfloat16}
 """Precision in the table -> the frozen model's dtype. float16 is as large as bfloat16."""
@@ -169,28 +171,32 @@ def file_of(folder: Path, family: str) -> Path:
         from tests.newer.tiny_anima import write_full_size
 
         return write_full_size(folder)
+    if family == "flux":
+        return tiny_flux.full_size(folder)
     return full_file(folder, family)
 
 
-def make(families: list[str], folder: Path, only: list[str]) -> None:
+def make(families: list[str], folder: Path, only: list[str], kinds: list[str]) -> None:
     for family in families:
         checkpoint = open_checkpoint(file_of(folder, family))
         kept = json.loads(formula.TABLE.read_text())
         entry = next((one for one in kept if one["family"] == family), None)
         entry = entry or {"family": family, "steps": []}
-        for _ in _measured(checkpoint, entry, only):
+        for _ in _measured(checkpoint, entry, only, kinds):
             # as soon as it is known
             others = [one for one in kept if one["family"] != family]
             entries = sorted([*others, entry], key=lambda one: str(one["family"]))
             formula.TABLE.write_text(json.dumps(entries, indent=1) + "\n")
 
 
-def _measured(checkpoint: Checkpoint, entry: dict[str, Any], only: list[str]) -> Iterator[None]:
+def _measured(
+    checkpoint: Checkpoint, entry: dict[str, Any], only: list[str], kinds: list[str]
+) -> Iterator[None]:
     """Measure one thing after the other into a family's entry."""
     if "models" in only:
         entry.update(models_of(checkpoint))
         yield
-    for lora_type, kind, checkpointing in product(LORA_TYPES, KINDS, (False, True)):
+    for lora_type, kind, checkpointing in product(LORA_TYPES, kinds, (False, True)):
         if ("steps" if lora_type == "lora" else lora_type) in only:
             made = step_of(checkpoint, kind, checkpointing, lora_type)
             others = [one for one in entry["steps"] if _key(one) != _key(made)]
@@ -234,8 +240,9 @@ def compare(families: list[str], folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--families", nargs="+", default=list(FAMILIES), choices=(*FAMILIES, *NEWER)
+        "--families", nargs="+", default=list(FAMILIES), choices=(*FAMILIES, "flux", *NEWER)
     )
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=tuple(KINDS))
     parser.add_argument("--only", nargs="+", default=list(KNOWN), choices=KNOWN)
     parser.add_argument("--grid", action="store_true")
     asked = parser.parse_args(arguments)
@@ -243,7 +250,7 @@ def main(arguments: list[str]) -> int:
         if asked.grid:
             compare(asked.families, Path(folder))
         else:
-            make(asked.families, Path(folder), asked.only)
+            make(asked.families, Path(folder), asked.only, asked.kinds)
     return 0
 
 

@@ -268,6 +268,14 @@ def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):
         str(vae),
     ]
     assert (host.loaded().path.name, host.loaded().vae) == ("beta.safetensors", vae)
+    assert [path.name for path in host.part_files()] == ["t5.safetensors", "kl.safetensors"]
+    shared.cmd_opts.text_encoder_dir = str(tmp_path / "encoders")
+    models = host.paths().models
+    assert host.part_folders() == [
+        models / "text_encoder",
+        tmp_path / "encoders",
+        models / "VAE",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -567,12 +575,25 @@ def test_what_neo_logs_of_a_lora_is_heard(start, monkeypatch):
 
 def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_path):
     host = start("neo")
-    from modules import shared
+    from modules import paths_internal, shared
 
     folder = tmp_path / "elsewhere" / "vae"
     shared.cmd_opts.vae_dirs = [str(folder)]
     shared.opts.data["forge_additional_modules"] = [str(folder / "kl.safetensors")]
     assert host.loaded().vae == folder / "kl.safetensors"
+    shared.cmd_opts.text_encoder_dirs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    models = host.paths().models
+    assert host.part_folders() == [
+        models / "text_encoder",
+        tmp_path / "a",
+        tmp_path / "b",
+        models / "VAE",
+        folder,
+    ]
+    assert host.tokenizer_folder() is None
+    own = Path(paths_internal.script_path) / "backend" / "huggingface"
+    own.mkdir(parents=True)
+    assert host.tokenizer_folder() == own
 
 
 def test_a_host_is_one_module(start, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""CLIP's and T5's text encoders in files of their own or in a diffusers folder, and T5's tokenizer.
+"""CLIP's and T5's text encoders in files of their own or in a diffusers folder.
 
 clip_pooled(model, tokenizer, texts) -> (B, C)       t5_states(...) -> (B, length, C)
 """
@@ -6,7 +6,6 @@ clip_pooled(model, tokenizer, texts) -> (B, C)       t5_states(...) -> (B, lengt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -116,14 +115,6 @@ def _of_folder(component: FolderComponent, build: Any) -> Component:
         place=Stored,
         build=build,
     )
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json, without the truncation and padding that it may ask for."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def clip_pooled(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:

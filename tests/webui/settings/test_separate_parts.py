@@ -1,0 +1,72 @@
+"""A checkpoint whose text encoders and VAE lie in files of their own: the tab takes those that the
+host uses or has, and says which are missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
+from lora_trainer.webui.settings.preflight import PlanRequest
+from lora_trainer.worker import job
+from tests.families import tiny_flux
+from tests.made import draw_images
+from tests.webui.drafts import app as make_app
+
+
+@pytest.fixture
+def app(tmp_path):
+    made = make_app(tmp_path)
+    made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
+    shutil.copytree(tiny_flux.tiny_flux().parent.parent, made.host.models, dirs_exist_ok=True)
+    checkpoint = made.host.models / "Stable-diffusion" / tiny_flux.tiny_flux().name
+    made.host.list(checkpoint)
+    made.host.load(checkpoint)
+    return made
+
+
+def asked(**settings):
+    values = {"max_train_steps": 1, "batch_size": 1, "lora_rank": 2, "sample_steps": 1, **settings}
+    return PlanRequest(dataset="discs", checkpoint="loaded", name="ink", settings=values)
+
+
+def test_the_hosts_own_files_are_found_and_trained_with(app):
+    made = app.preflight.check(asked())
+    assert made.ok and made.problems == (), [str(problem.message) for problem in made.problems]
+    config = app.preflight.run_config(asked())
+    text = app.host.models / "text_encoder"
+    assert config.checkpoint.text_encoders == (
+        text / "clip_l.safetensors",
+        text / "t5xxl_fp16.safetensors",
+    )
+    assert config.checkpoint.vae == app.host.models / "VAE" / "ae.safetensors"
+    folder = folders.begin(config.output.output_dir, training.to_yaml(config))
+    assert job.run(folder.path) == job.FINISHED
+    assert folder.read_state().family == "flux"
+
+
+def test_what_the_host_uses_goes_before_what_it_has(app, tmp_path, monkeypatch):
+    used, other = tmp_path / "mine.safetensors", tmp_path / "clip_l.safetensors"
+    shutil.copy(app.host.models / "VAE" / "ae.safetensors", used)
+    shutil.copy(app.host.models / "text_encoder" / "clip_l.safetensors", other)
+    monkeypatch.setattr(app.host, "part_files", lambda: [used, other], raising=False)
+    config = app.preflight.run_config(asked()).checkpoint
+    assert config.vae == used and other in config.text_encoders
+
+
+def test_what_is_missing_is_said_beside_the_checkpoint(app):
+    (app.host.models / "text_encoder" / "t5xxl_fp16.safetensors").unlink()
+    made = app.preflight.check(asked())
+    (problem,) = made.problems
+    assert (made.ok, problem.field) == (False, "checkpoint")
+    assert "T5-XXL (t5xxl_fp16.safetensors, 9.8 GB" in str(problem.message)
+    assert str(app.host.models) not in str(problem.message)
+
+
+def test_settings_that_mean_nothing_for_it_are_said_beside_their_fields(app):
+    made = app.preflight.check(asked(train_text_encoder=True, noise_offset=0.1))
+    found = {problem.field: problem.severity for problem in made.problems}
+    assert found == {"train_text_encoder": "error", "noise_offset": "warning"}
