@@ -14,9 +14,8 @@ LoRA files use the checkpoint's names: hosts know no others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.checkpoint.detect import (
@@ -26,12 +25,11 @@ from lora_trainer.checkpoint.detect import (
     stated_side,
     usual_type,
 )
-from lora_trainer.checkpoint.header import Header, read_header
+from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.part_files import is_quantised
 from lora_trainer.checkpoint.parts import (
     Component,
-    Components,
     FlowSchedule,
     PartFile,
     PartKind,
@@ -41,8 +39,10 @@ from lora_trainer.checkpoint.parts import (
     TokenizerFinder,
 )
 from lora_trainer.errors import CheckpointError
-from lora_trainer.families.base import Family, NativePaths, NoiseProcess, Shape, TextStates
+from lora_trainer.families import qwen3
+from lora_trainer.families.base import NoiseProcess, Shape, TextStates
 from lora_trainer.families.tokenizer_kinds import QWEN3, T5, T5_END
+from lora_trainer.families.transformer import NativeLayer, Transformer, count_blocks, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,8 @@ ADAPTER = "llm_adapter."
 LATENT_CHANNELS = 16
 PATCH = 4
 """Latent pixels of a token: 2 x 2."""
+BLOCKS = "blocks.{i}.cross_attn.q_proj.weight"
+"""A tensor of each block, of the transformer and of the text adapter."""
 LONGEST = 512
 """T5's token ids of a caption, with the one that ends it."""
 HOST_SHIFT = 3.0
@@ -89,8 +91,8 @@ BLOCK = {
     "ff.net.2": "mlp.layer2",
 }
 """The same inside `transformer_blocks.N.`, the checkpoint's `blocks.N.`."""
-NATIVE_BLOCK = {theirs: ours for ours, theirs in BLOCK.items()}
-NATIVE_OUTSIDE = {theirs: ours for ours, theirs in OUTSIDE.items()}
+MARKS = ("blocks.0.mlp.layer1.weight", ADAPTER + "blocks.0.cross_attn.q_proj.weight")
+"""Tensors that every file has."""
 
 VAE_OUTSIDE = {
     "quant_conv": "conv1",
@@ -119,14 +121,14 @@ VAE_UP = 4
 """Modules of a level of the decoder: three residual blocks and the upsampler."""
 
 
-class _Anima(Family):
+class _Anima(Transformer):
     id = "anima"
     name = "Anima"
     sd_version = "anima"
     packages = "newer"
     latent_channels = LATENT_CHANNELS
-    is_flow = True
-    trains_text_encoders = False
+    side_multiple = 16
+    usual_guidance = 4.5
     unet_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     caption_bytes = LONGEST * 1024 * 4
     lora_prefixes: Mapping[str, str] = {
@@ -134,15 +136,22 @@ class _Anima(Family):
         "text_encoder": "lora_te_",
         "text_encoder_2": "lora_unet_llm_adapter_",
     }
-    diffusers_parts: Mapping[str, str] = {"unet": "transformer"}
     spec_implementation = "https://huggingface.co/circlestone-labs/Anima"
 
     # --- detection --------------------------------------------------------------------------------
 
+    def layout(self, header: Header) -> tuple[str, bool] | None:
+        """A Cosmos transformer without a text adapter is another model."""
+        for prefix in PREFIXES:
+            if all(prefix + mark in header.tensors for mark in MARKS):
+                return prefix, True
+        return None
+
     def recognise(self, header: Header, sidecar: Sidecar) -> Detected | None:
-        prefix = _prefix(header)
-        if prefix is None:
+        found = self.layout(header)
+        if found is None:
             return None
+        prefix, _ = found
         if is_quantised(header.tensors):
             raise CheckpointError(
                 "the weights in {path} are quantised",
@@ -170,38 +179,33 @@ class _Anima(Family):
             widths={"qwen3": source, "vae": LATENT_CHANNELS},
         )
 
-    def native_resolution(self, prediction_type: PredictionType | None) -> int:
-        return self.usual_resolution
-
     @property
     def usual_resolution(self) -> int:
         return 1024
 
     # --- opening and loading ----------------------------------------------------------------------
 
-    def components(self, header: Header, detected: Detected) -> Components:
-        from lora_trainer.checkpoint.tensors import tensors_of
+    def denoiser_config(self, header: Header, prefix: str, *, native: bool) -> dict[str, Any]:
+        return transformer_config(header, prefix)
+
+    def build_denoiser(self, config: Mapping[str, Any]) -> Any:
         from lora_trainer.families.components.anima import build_transformer
 
-        prefix = _prefix(header)
-        assert prefix is not None, "it was recognised before"
-        own = {
-            name: at
-            for name, at in tensors_of([header]).items()
-            if name.startswith(prefix) and not _is_beside(name.removeprefix(prefix))
-        }
-        return Components(
-            unet=Component(
-                part="UNet",
-                config=transformer_config(header, prefix),
-                tensors=own,
-                place=lambda name: Stored(prefix + native_name(name)),
-                build=lambda config: build_transformer(dict(config)),
-                prefix=prefix,
-            ),
-            text_encoders=(),
-            vae=None,
-        )
+        return build_transformer(dict(config))
+
+    def native_layers(self, config: Mapping[str, Any]) -> Mapping[str, NativeLayer]:
+        layers = {ours: NativeLayer(theirs) for ours, theirs in OUTSIDE.items()}
+        for block in range(config["num_layers"]):
+            for ours, theirs in BLOCK.items():
+                layers[f"transformer_blocks.{block}.{ours}"] = NativeLayer(
+                    f"blocks.{block}.{theirs}"
+                )
+        return layers
+
+    def is_denoisers(self, name: str) -> bool:
+        """Not the text adapter, nor constants and counters of the training."""
+        beside = (ADAPTER, "text_encoders.", "vae.", "first_stage_model.", "pos_embedder.")
+        return not name.startswith((*beside, "accum_")) and not name.endswith("._extra_state")
 
     part_kinds = (
         PartKind(
@@ -211,8 +215,8 @@ class _Anima(Family):
             file="qwen_3_06b_base.safetensors",
             size="1.2 GB",
             source="circlestone-labs/Anima",
-            width=lambda header, prefix: _qwen3_width(header, prefix),
-            prefixes=("model.", ""),
+            width=qwen3.width,
+            prefixes=qwen3.PREFIXES,
             inside=("text_encoders.qwen3_06b.transformer.model.",),
         ),
         PartKind(
@@ -240,8 +244,10 @@ class _Anima(Family):
 
     def part_component(self, found: PartFile) -> Component:
         from lora_trainer.checkpoint.tensors import tensors_of
-        from lora_trainer.families.components import anima, qwen3, qwen_image
+        from lora_trainer.families.components import anima, qwen_image
 
+        if found.kind.id == "qwen3":
+            return qwen3.component(found)
         header, prefix = found.header, found.prefix
         tensors = tensors_of(found.headers)
         if found.kind.id == "vae":
@@ -254,16 +260,13 @@ class _Anima(Family):
                 build=lambda config: qwen_image.build_vae(dict(config)),
                 prefix=prefix,
             )
-        is_adapter = found.kind.id == "llm_adapter"
-        config = _adapter_config if is_adapter else _qwen3_config
-        build = anima.build_conditioner if is_adapter else qwen3.build_qwen3
         return Component(
             part="text encoder",
-            config=config(header, prefix),
+            config=_adapter_config(header, prefix),
             tensors=tensors,
             place=lambda name: Stored(prefix + name),
-            build=lambda config: build(dict(config)),
-            buffers=anima.conditioner_buffers if is_adapter else qwen3.qwen3_buffers,
+            build=lambda config: anima.build_conditioner(dict(config)),
+            buffers=anima.conditioner_buffers,
             prefix=prefix,
         )
 
@@ -275,18 +278,6 @@ class _Anima(Family):
 
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         return FlowSchedule()
-
-    def layer_shapes(self, path: Path, detected: Detected) -> dict[str, list[tuple[str, Shape]]]:
-        header = read_header(path)
-        prefix = _prefix(header)
-        assert prefix is not None, "it was recognised before"
-        named = [
-            (name.removeprefix(prefix).removesuffix(".weight"), info.shape)
-            for name, info in header.tensors.items()
-            if name.startswith(prefix) and name.endswith(".weight") and len(info.shape) > 1
-        ]
-        unet = [(diffusers_name(name), shape) for name, shape in named if not _is_beside(name)]
-        return {"unet": unet, "text_encoder": []}
 
     # --- encoding ---------------------------------------------------------------------------------
 
@@ -360,12 +351,6 @@ class _Anima(Family):
 
     # --- the LoRA ---------------------------------------------------------------------------------
 
-    def layer_names(self, parts: Parts) -> Callable[[str, str], str]:
-        return lambda part, path: self.lora_prefixes[part] + _native_path(part, path)
-
-    def native_paths(self, parts: Parts) -> NativePaths:
-        return NativePaths(of_layer=_native_path, as_hosts_read=lambda part, path: path)
-
     def base_model_version(self, prediction_type: PredictionType | None) -> str:
         return "anima"
 
@@ -377,39 +362,7 @@ ANIMA = _Anima()
 FAMILIES = (ANIMA,)
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-def native_name(name: str) -> str:
-    """diffusers' name of a tensor or module -> the checkpoint's, without a prefix."""
-    return _renamed(name, "transformer_blocks.", "blocks.", BLOCK, OUTSIDE)
-
-
-def diffusers_name(name: str) -> str:
-    """The other way round."""
-    return _renamed(name, "blocks.", "transformer_blocks.", NATIVE_BLOCK, NATIVE_OUTSIDE)
-
-
-def _renamed(
-    name: str,
-    block: str,
-    other_block: str,
-    inside: Mapping[str, str],
-    outside: Mapping[str, str],
-) -> str:
-    table, beginning, rest = outside, "", name
-    if name.startswith(block):
-        number, _, rest = name.removeprefix(block).partition(".")
-        table, beginning = inside, f"{other_block}{number}."
-    for ours, theirs in table.items():
-        if rest == ours or rest.startswith(ours + "."):
-            return beginning + theirs + rest.removeprefix(ours)
-    return beginning + rest
-
-
-def _native_path(part: str, path: str) -> str:
-    """A layer's path in the checkpoint, with underscores."""
-    return (native_name(path) if part == "unet" else path).replace(".", "_")
+# --- names ---------------------------------------------------------------------------------------
 
 
 def vae_name(name: str) -> str:
@@ -432,31 +385,13 @@ def vae_name(name: str) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _prefix(header: Header) -> str | None:
-    """What the tensors of the denoiser begin with; None: another kind of model."""
-    marks = ("blocks.0.mlp.layer1.weight", ADAPTER + "blocks.0.cross_attn.q_proj.weight")
-    return next(
-        (prefix for prefix in PREFIXES if all(prefix + mark in header.tensors for mark in marks)),
-        None,
-    )
-
-
-def _is_beside(name: str) -> bool:
-    """Whether a tensor, without prefix, is none of the denoiser's weights: the text adapter, other
-    parts of an all-in-one file, or a constant or counter of the training.
-    """
-    return name.startswith(
-        (ADAPTER, "text_encoders.", "vae.", "first_stage_model.", "pos_embedder.", "accum_")
-    ) or name.endswith("._extra_state")
-
-
 def transformer_config(header: Header, prefix: str) -> dict[str, Any]:
     """The configuration of diffusers' CosmosTransformer3DModel. Its own channel for the mask of
     padding is off, because it needs torchvision, and there is one input channel more instead.
     """
 
     def shape(name: str) -> Shape:
-        return _shape(header, prefix + name)
+        return shape_of(header, prefix + name)
 
     block = "blocks.0."
     width, patch = shape("x_embedder.proj.1.weight")
@@ -466,7 +401,7 @@ def transformer_config(header: Header, prefix: str) -> dict[str, Any]:
         "out_channels": shape("final_layer.linear.weight")[0] // PATCH,
         "num_attention_heads": width // head,
         "attention_head_dim": head,
-        "num_layers": _count(header, prefix + "blocks."),
+        "num_layers": count_blocks(header, prefix + BLOCKS),
         "mlp_ratio": shape(block + "mlp.layer1.weight")[0] / width,
         "text_embed_dim": shape(block + "cross_attn.k_proj.weight")[1],
         "adaln_lora_dim": shape(block + "adaln_modulation_self_attn.1.weight")[0],
@@ -483,46 +418,19 @@ def _adapter_width(header: Header, prefix: str) -> int | None:
 
 
 def _adapter_config(header: Header, prefix: str) -> dict[str, Any]:
-    vocabulary, target = _shape(header, prefix + "embed.weight")
-    width = _shape(header, prefix + "blocks.0.self_attn.q_proj.weight")[0]
-    (head,) = _shape(header, prefix + "blocks.0.self_attn.q_norm.weight")
+    vocabulary, target = shape_of(header, prefix + "embed.weight")
+    width = shape_of(header, prefix + "blocks.0.self_attn.q_proj.weight")[0]
+    (head,) = shape_of(header, prefix + "blocks.0.self_attn.q_norm.weight")
     return {
-        "source_dim": _shape(header, prefix + "blocks.0.cross_attn.k_proj.weight")[1],
+        "source_dim": shape_of(header, prefix + "blocks.0.cross_attn.k_proj.weight")[1],
         "target_dim": target,
         "model_dim": width,
-        "num_layers": _count(header, prefix + "blocks."),
+        "num_layers": count_blocks(header, prefix + BLOCKS),
         "num_attention_heads": width // head,
-        "mlp_ratio": _shape(header, prefix + "blocks.0.mlp.0.weight")[0] / width,
+        "mlp_ratio": shape_of(header, prefix + "blocks.0.mlp.0.weight")[0] / width,
         "target_vocab_size": vocabulary,
         # the zeros that follow are added where the model is called
         "min_sequence_length": 1,
-    }
-
-
-def _qwen3_width(header: Header, prefix: str) -> int | None:
-    if prefix + "layers.0.self_attn.q_norm.weight" not in header.tensors:
-        return None
-    found = header.shape(prefix + "embed_tokens.weight")
-    return None if found is None or len(found) != 2 else found[1]
-
-
-def _qwen3_config(header: Header, prefix: str) -> dict[str, Any]:
-    vocabulary, width = _shape(header, prefix + "embed_tokens.weight")
-    (head,) = _shape(header, prefix + "layers.0.self_attn.q_norm.weight")
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": _shape(header, prefix + "layers.0.mlp.gate_proj.weight")[0],
-        "num_hidden_layers": _count(header, prefix + "layers."),
-        "num_attention_heads": _shape(header, prefix + "layers.0.self_attn.q_proj.weight")[0]
-        // head,
-        "num_key_value_heads": _shape(header, prefix + "layers.0.self_attn.k_proj.weight")[0]
-        // head,
-        "head_dim": head,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "tie_word_embeddings": False,
     }
 
 
@@ -542,26 +450,4 @@ def _vae_config(header: Header, prefix: str) -> dict[str, Any]:
     first = "encoder.conv1.weight"
     if prefix + first not in header.tensors:
         first = "encoder.conv_in.weight"
-    return {"base_dim": _shape(header, prefix + first)[0]}
-
-
-def _count(header: Header, beginning: str) -> int:
-    """The number of blocks whose tensors begin so."""
-    numbers = {
-        name.removeprefix(beginning).partition(".")[0]
-        for name in header.tensors
-        if name.startswith(beginning)
-    }
-    return sum(number.isdigit() for number in numbers)
-
-
-def _shape(header: Header, name: str) -> Shape:
-    found = header.shape(name)
-    if not found:
-        raise CheckpointError(
-            "weights are missing from {path}: {examples}",
-            hint="The file is incomplete. Choose another version of the checkpoint.",
-            path=header.path,
-            examples=name,
-        )
-    return found
+    return {"base_dim": shape_of(header, prefix + first)[0]}

@@ -10,7 +10,11 @@ QWEN3 = TokenizerKind(
     model="BPE",
     repository="Qwen/Qwen3-0.6B",
     diffusers_folder="tokenizer",
-    host_folders=("circlestone-labs/Anima/tokenizer",),
+    host_folders=(
+        "circlestone-labs/Anima/tokenizer",
+        "Tongyi-MAI/Z-Image-Turbo/tokenizer",
+        "black-forest-labs/FLUX.2-klein-4B/tokenizer",
+    ),
     vocabulary=("vocab.json", "merges.txt"),
 )
 T5 = TokenizerKind(

@@ -18,6 +18,7 @@ from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Component, Components, Parts, PredictionType
+from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Family, NativePaths, Rows, Shape
 
 if TYPE_CHECKING:
@@ -90,7 +91,11 @@ class Transformer(Family):
         denoiser = Component(
             part="UNet",
             config=config,
-            tensors=tensors_of([header]),
+            tensors={
+                name: at
+                for name, at in tensors_of([header]).items()
+                if name.startswith(prefix) and self.is_denoisers(name.removeprefix(prefix))
+            },
             place=lambda name: (
                 stored(name, layers, prefix, header) if native else Stored(prefix + name)
             ),
@@ -98,6 +103,12 @@ class Transformer(Family):
             prefix=prefix,
         )
         return Components(unet=denoiser, text_encoders=(), vae=None)
+
+    def is_denoisers(self, name: str) -> bool:
+        """Whether a tensor at the denoiser's prefix, named without it, is one of its weights, and
+        not of another part of an all-in-one file.
+        """
+        return True
 
     def folder_denoiser(self, folder: Folder) -> Component:
         """The denoiser of a diffusers folder."""
@@ -170,6 +181,8 @@ class Transformer(Family):
 def stored(name: str, layers: Mapping[str, NativeLayer], prefix: str, header: Header) -> Stored:
     """The position of a denoiser's tensor under the checkpoint's own names."""
     module, _, kind = name.rpartition(".")
+    if not module:
+        return Stored(prefix + name)
     layer = layers[module]
     names = [
         f"{prefix}{layer.path}.{one}" for one in (layer.weight if kind == "weight" else (kind,))
@@ -187,3 +200,16 @@ def count_blocks(header: Header, template: str) -> int:
     while template.format(i=count) in header.tensors:
         count += 1
     return count
+
+
+def shape_of(header: Header, name: str) -> Shape:
+    """The shape of a tensor that every such file has. Raises CheckpointError."""
+    found = header.shape(name)
+    if not found:
+        raise CheckpointError(
+            "weights are missing from {path}: {examples}",
+            hint="The file is incomplete. Choose another version of the checkpoint.",
+            path=header.path,
+            examples=name,
+        )
+    return found

@@ -7,7 +7,14 @@ from lora_trainer.families.stable_diffusion import SD1, SD2
 
 
 def test_families_are_found_by_their_ids():
-    assert [family.id for family in families.every()] == ["anima", "flux", "sdxl", "sd1", "sd2"]
+    assert [family.id for family in families.every()] == [
+        "anima",
+        "flux",
+        "sdxl",
+        "sd1",
+        "sd2",
+        "zimage",
+    ]
     assert families.get("sd1") is SD1
     assert families.find("sd9") is None and families.find(None) is None
     with pytest.raises(KeyError):
@@ -45,6 +52,7 @@ def test_only_sd2s_size_follows_from_what_it_predicts():
         "sd2": 768,
         "sdxl": 1024,
         "anima": 1024,
+        "zimage": 1024,
         "flux": 1024,
     }
 

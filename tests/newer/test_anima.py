@@ -289,13 +289,11 @@ def test_training_times_are_not_shifted_unless_asked():
 
 def test_every_layer_that_learns_has_the_hosts_name_at_full_size():
     with torch.device("meta"):
-        model = build_transformer(
-            {**tiny.TRANSFORMER, "num_attention_heads": 16, "attention_head_dim": 128}
-            | {"num_layers": 28, "mlp_ratio": 4.0, "text_embed_dim": 1024, "adaln_lora_dim": 256}
-        )
+        model = build_transformer(tiny.FULL)
+    native = ANIMA.native_layers(tiny.FULL)
     known = host_layers.names("neo", "anima")
     learning = {
-        anima.native_name(path): tuple(layer.weight.shape)
+        native[path].path: tuple(layer.weight.shape)
         for path, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear) and path.endswith(ANIMA.unet_targets)
     }
@@ -303,8 +301,8 @@ def test_every_layer_that_learns_has_the_hosts_name_at_full_size():
     for path, shape in learning.items():
         place = known["lora_unet_" + path.replace(".", "_")]
         assert (place.layer, place.shape) == (path, shape)
-    for name in model.state_dict():
-        assert anima.diffusers_name(anima.native_name(name)) == name
+    assert {name.rpartition(".")[0] for name in model.state_dict()} == set(native)
+    assert len({layer.path for layer in native.values()}) == len(native)
 
 
 def test_a_training_halves_the_loss_and_its_file_is_the_adapter(tmp_path):
@@ -435,3 +433,29 @@ def test_the_planner_counts_a_step_at_full_size_without_weights(tmp_path):
     sides = 4 * (2048 + 2048) + 2 * (2048 + 2048) + 2 * (1024 + 2048) + 2 * (2048 + 8192)
     assert found.adapters == 4 * 28 * 8 * sides
     assert found.optimizer == pytest.approx(2 * found.adapters, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixed_precision": "bf16", "gradient_checkpointing": True},
+        {"mixed_precision": "bf16", "base_precision": "int8", "vae_tiling": True},
+    ],
+    ids=["bf16", "int8"],
+)
+def test_it_trains_in_little_memory(tmp_path, changes):
+    folder = run(tmp_path, max_train_steps=3, batch_size=2, **changes)
+    assert all(torch.tensor(losses(folder)).isfinite())
+
+
+def test_large_pictures_are_encoded_and_decoded_in_tiles_like_whole_ones():
+    vae = open_checkpoint(tiny.written()).load_vae(torch.float32)
+    pixels = torch.rand(1, 3, 640, 576, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    whole = ANIMA.encode_images(vae, pixels)
+    picture = ANIMA.decode(vae, whole[:, :16])
+    ANIMA.tile(vae)
+    tiled = ANIMA.encode_images(vae, pixels)
+    assert tiled.shape == whole.shape
+    # the middle of the first tile does not see the edge
+    assert torch.allclose(tiled[..., :32, :32], whole[..., :32, :32], atol=0.05)
+    assert ANIMA.decode(vae, whole[:, :16]).shape == picture.shape

@@ -32,6 +32,15 @@ TRANSFORMER = {
     "concat_padding_mask": False,
     "extra_pos_embed_type": None,
 }
+FULL = {
+    **TRANSFORMER,
+    "num_attention_heads": 16,
+    "attention_head_dim": 128,
+    "num_layers": 28,
+    "mlp_ratio": 4.0,
+    "text_embed_dim": 1024,
+    "adaln_lora_dim": 256,
+}
 CONDITIONER = {
     "source_dim": 40,
     "target_dim": 32,
@@ -77,11 +86,17 @@ def models_of(seed: int = 0) -> dict[str, Any]:
     return made
 
 
+def native_name(name: str, config: dict[str, Any] = TRANSFORMER) -> str:
+    """The published name of a tensor of the transformer."""
+    module, _, kind = name.rpartition(".")
+    return f"{anima.ANIMA.native_layers(config)[module].path}.{kind}"
+
+
 def tensors(prefix: str = "net.") -> dict[str, torch.Tensor]:
     """The tensors of the checkpoint, by their published names."""
     made = models_of()
     found = {
-        prefix + anima.native_name(name): tensor
+        prefix + native_name(name): tensor
         for name, tensor in made["transformer"].state_dict().items()
     }
     return found | {
@@ -154,17 +169,7 @@ def write_full_size(folder: Path) -> Path:
     write(folder)
     with torch.device("meta"):
         made = {
-            "transformer": build_transformer(
-                {
-                    **TRANSFORMER,
-                    "num_attention_heads": 16,
-                    "attention_head_dim": 128,
-                    "num_layers": 28,
-                    "mlp_ratio": 4.0,
-                    "text_embed_dim": 1024,
-                    "adaln_lora_dim": 256,
-                }
-            ),
+            "transformer": build_transformer(FULL),
             "conditioner": build_conditioner({"min_sequence_length": 1}),
             "qwen3": build_qwen3(
                 {
@@ -186,7 +191,7 @@ def write_full_size(folder: Path) -> Path:
     checkpoint = folder / "Stable-diffusion" / "anima.safetensors"
     _write_sparse(
         checkpoint,
-        {f"net.{anima.native_name(name)}": shape for name, shape in shapes["transformer"].items()}
+        {f"net.{native_name(name, FULL)}": shape for name, shape in shapes["transformer"].items()}
         | {f"net.{anima.ADAPTER}{name}": shape for name, shape in shapes["conditioner"].items()},
     )
     _write_sparse(

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+"""Tokens after those of vocab.json, in order."""
+
 
 def build_qwen3(config: dict[str, Any]) -> Any:
     from transformers import Qwen3Config, Qwen3Model
@@ -26,7 +29,9 @@ def read_vocabulary(path: Path) -> Any:
     from transformers import Qwen2TokenizerFast
 
     merges = path.with_name("merges.txt")
-    return Qwen2TokenizerFast(str(path), str(merges)).backend_tokenizer
+    tokenizer = Qwen2TokenizerFast(str(path), str(merges)).backend_tokenizer
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
 
 
 def last_hidden_state(model: Any, ids: Sequence[int]) -> torch.Tensor:
