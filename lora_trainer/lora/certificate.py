@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -550,23 +550,26 @@ def _listing_causes(
 
 
 def _lora_folders(path: Path) -> list[Path]:
-    """The LoRA folder above a file, as it is usually called, or the file's own."""
-    above = [folder for folder in path.absolute().parents if folder.name.lower() == "lora"]
-    return [above[-1] if above else path.absolute().parent]
+    """The LoRA folder that a file lies in, as it is usually called, if it lies in one."""
+    return [folder for folder in path.absolute().parents if folder.name.lower() == "lora"][:1]
 
 
-def _of_the_same_name(path: Path, folders: Iterable[Path]) -> Iterator[str]:
-    """Other files that the WebUI lists under the same name, relative to their folder."""
+def _of_the_same_name(path: Path, folders: Sequence[Path]) -> Iterator[str]:
+    """Other files that the WebUI lists under the same name, relative to their folder. Without
+    folders: those beside the file.
+    """
     seen, count = {os.path.realpath(path)}, 0
-    for folder in folders:
-        for inside, _, names in os.walk(folder):
+    for folder in folders or [path.absolute().parent]:
+        for inside, subfolders, names in os.walk(folder):
+            if not folders:
+                subfolders.clear()
             for other in (Path(inside, name) for name in names):
                 count += 1
                 if count > MOST_FILES:
                     return
-                real = os.path.realpath(other)
-                same = other.stem == path.stem and other.suffix.lower() in SUFFIXES
-                if same and real not in seen:
+                if other.stem != path.stem or other.suffix.lower() not in SUFFIXES:
+                    continue
+                if (real := os.path.realpath(other)) not in seen:
                     seen.add(real)
                     yield os.path.relpath(other, folder)
 

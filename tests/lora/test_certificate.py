@@ -582,6 +582,12 @@ def test_the_webuis_list_and_files_of_one_name(tmp_path: Path) -> None:
     write_lora(folder / "old" / "x.safetensors", TWO, head="transformer.")
     (found,) = causes(certify(path, "neo", measure=False))
     assert found.startswith("Another file has this name: old/x.safetensors.".replace("/", os.sep))
+    # outside of a LoRA folder only what lies beside it
+    alone = write_lora(tmp_path / "x.safetensors", TWO, head="lora_unet_", ends=KOHYA, alpha=2)
+    assert causes(certify(alone, "neo", measure=False)) == []
+    (tmp_path / "x.ckpt").write_bytes(b"")
+    (beside,) = causes(certify(alone, "neo", measure=False))
+    assert beside.startswith("Another file has this name: x.ckpt.")
 
 
 def checkpoint(path: Path, head: str, shapes: Shapes) -> Path:
