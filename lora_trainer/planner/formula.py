@@ -61,7 +61,7 @@ class StepBytes:
         return self.weights + self.adapters + self.optimizer + self.activations
 
 
-KEPT_OF_TEXT = 1.1
+KEPT_OF_TEXT = 1.06
 """Bytes a weight of large text encoders whose blocks are kept in 8 bits."""
 
 

@@ -661,7 +661,7 @@ class TrainingSettings(Settings):
         label="Blocks to swap",
         unit="blocks",
         bounds=(0, 1000),
-        hint="SD1.5 has 44 blocks, SDXL 91.",
+        hint="SD1.5 has 44 blocks, SDXL 91, FLUX.1 57.",
         other_names=("block_swap", "num_blocks_to_swap"),
         terms="block swap offload cpu ram save memory vram",
         affects_result=False,

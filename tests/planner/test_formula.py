@@ -12,7 +12,9 @@ import torch
 from lora_trainer import environment, families
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.planner import accounting, formula
-from tests.checkpoint.samples import full_file
+from lora_trainer.planner.plan import overhead_of
+from tests.checkpoint.samples import FAMILIES, full_file
+from tests.families import tiny_flux
 from tests.made import small_checkpoint
 from tests.planner.test_accounting import config_of
 
@@ -57,7 +59,34 @@ def test_so_it_is_for_8_bit_weights_and_swapped_blocks(tmp_path):
     assert formula.block_count(checkpoint.family, layers_of(path)) == 44
 
 
-@pytest.mark.parametrize("family", [entry["family"] for entry in formula._table()])
+COUNTED = (
+    ({"resolution": 512}, 36.25),
+    ({"resolution": 512, "gradient_checkpointing": True}, 24.39),
+    ({"resolution": 512, "gradient_checkpointing": True, "base_precision": "int8"}, 13.42),
+    ({"resolution": 1024, "gradient_checkpointing": True, "base_precision": "int8"}, 15.34),
+)
+"""GiB of FLUX.1's peak at rank 16, each a step that was counted: in half a minute, so not here."""
+
+
+def test_at_full_size_flux_takes_what_was_counted(tmp_path):
+    path, known = tiny_flux.full_size(tmp_path), families.get("flux")
+    layers = layers_of(path)
+    for changes, counted in COUNTED:
+        step = formula.predict(known, layers, config_of(lora_rank=16, **changes), "half")
+        peak = max(step.peak, step.encoding) + overhead_of(step, "cuda")
+        assert peak / 2**30 == pytest.approx(counted, rel=0.005)
+    swapped = config_of(lora_rank=16, resolution=512, base_precision="int8", blocks_to_swap=57)
+    assert formula.block_count(known, layers) == 57
+    # what is then largest are the text encoders
+    assert formula.predict(known, layers, swapped, "half").encoding / 2**30 == pytest.approx(
+        4.79, rel=0.02
+    )
+
+
+FULL = [entry["family"] for entry in formula._table() if entry["family"] in FAMILIES]
+
+
+@pytest.mark.parametrize("family", FULL)
 def test_published_architectures_are_known(family, tmp_path):
     layers, known = layers_of(full_file(tmp_path, family)), families.get(family)
     half = formula.predict(known, layers, config_of(resolution=512), "half")
