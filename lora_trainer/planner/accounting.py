@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,9 @@ def _fake_trainer(
         for encoder in encoders:
             _leave_meta(encoder)
         captions = _captions(prepared, encoders)
-        # counted no longer, unless they are trained
+        # counted no longer, unless they are trained; transformers leaves cycles behind
         del encoder, encoders
+        gc.collect()
         _leave_meta(prepared.parts.unet)
         for home in homes(prepared.parts.unet):
             home.gather()

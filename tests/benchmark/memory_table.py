@@ -27,7 +27,7 @@ from typing import Any
 
 from lora_trainer import environment
 
-NEWER = ("anima",)
+NEWER = ("anima", "zimage")
 """Families that need the newer libraries, which a process has instead of the others."""
 
 environment.activate(environment.find_tests_overlay())
@@ -168,9 +168,10 @@ def file_of(folder: Path, family: str) -> Path:
     """A checkpoint of the published size without content."""
     if family in NEWER:
         # imports the newer libraries
-        from tests.newer.tiny_anima import write_full_size
+        from tests.newer import tiny_anima, tiny_z_image
 
-        return write_full_size(folder)
+        made = {"anima": tiny_anima, "zimage": tiny_z_image}[family]
+        return made.write_full_size(folder)
     if family == "flux":
         return tiny_flux.full_size(folder)
     return full_file(folder, family)
