@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """Supported dtypes of weights."""
-ANOTHER = "Choose a checkpoint of SD1, SD2, SDXL, FLUX.1, Z-Image or Anima."
+ANOTHER = "Choose a checkpoint of SD1, SD2, SDXL, FLUX.1, FLUX.2 klein, Z-Image or Anima."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ QWEN3 = TokenizerKind(
     ),
     vocabulary=("vocab.json", "merges.txt"),
 )
+QWEN3_PADDING = "<|endoftext|>"
+"""Qwen3's token that fills texts up."""
 T5 = TokenizerKind(
     id="t5",
     name="T5",

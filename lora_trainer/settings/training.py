@@ -250,8 +250,9 @@ class CheckpointSettings(Settings):
         other_names=("pretrained_model_name_or_path", "model"),
         affects_result=False,
     )
-    """The checkpoint to train on: a .safetensors file of SD1, SD2, SDXL, FLUX.1, Z-Image or Anima,
-    or a diffusers folder. Or the folder of a language model (config.json, tokenizer, .safetensors).
+    """The checkpoint to train on: a .safetensors file of SD1, SD2, SDXL, FLUX.1, FLUX.2 klein,
+    Z-Image or Anima, or a diffusers folder. Or the folder of a language model (config.json,
+    tokenizer, .safetensors).
     """
     vae: Path | None = setting(
         None, label="VAE", audience="elsewhere", place="checkpoint", affects_result=False

@@ -10,6 +10,8 @@ def test_families_are_found_by_their_ids():
     assert [family.id for family in families.every()] == [
         "anima",
         "flux",
+        "klein4b",
+        "klein9b",
         "sdxl",
         "sd1",
         "sd2",
@@ -29,6 +31,8 @@ def test_families_are_found_by_their_ids():
         ("sdxl_base_v1-0", "sdxl"),
         ("flux1", "flux"),
         ("flux2", None),
+        ("flux2_klein_4b", "klein4b"),
+        ("flux-2-klein-base-9B", "klein9b"),
         ("", None),
     ],
 )
@@ -54,6 +58,8 @@ def test_only_sd2s_size_follows_from_what_it_predicts():
         "anima": 1024,
         "zimage": 1024,
         "flux": 1024,
+        "klein4b": 1024,
+        "klein9b": 1024,
     }
 
 

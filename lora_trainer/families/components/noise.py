@@ -4,7 +4,7 @@ added, the prediction target and its weight in the loss, and sample previews lik
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,8 +153,10 @@ class Flow:
     """
 
     schedule: FlowSchedule
-    sampling: FlowSchedule | None = None
-    """Of the samplers, if hosts sample with another shift than that of the training."""
+    sampling: FlowSchedule | Callable[[Shape, int], float] | None = None
+    """Of the samplers, if hosts sample with another shift than that of the training: a schedule, or
+    the shift for a shape of latents and a number of steps.
+    """
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
         """Logit-normal (arXiv 2403.03206, section 3.1) or uniform times, shifted."""
@@ -195,6 +197,8 @@ class Flow:
     def sampler(self, name: str, step_count: int, device: torch.device, shape: Shape) -> Sampler:
         """Euler's method for any name: the WebUI's other samplers are for diffusion."""
         even = torch.linspace(1, 0, step_count + 1, device=device)
+        if callable(self.sampling):
+            return _Euler(_shifted_by(even, self.sampling(shape, step_count)))
         return _Euler(_shifted(even, self.sampling or self.schedule, shape))
 
     def sampler_label(self, name: str) -> str:
@@ -205,8 +209,11 @@ class Flow:
 
 
 def _shifted(times: torch.Tensor, schedule: FlowSchedule, shape: Shape) -> torch.Tensor:
+    return _shifted_by(times, schedule.shift_for(shape))
+
+
+def _shifted_by(times: torch.Tensor, shift: float) -> torch.Tensor:
     """Shifted towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
-    shift = schedule.shift_for(shape)
     return shift * times / (1 + (shift - 1) * times)
 
 
