@@ -56,9 +56,9 @@ def loaded(monkeypatch):
     def noted(name):
         real = getattr(Checkpoint, name)
 
-        def load(self, *values):
+        def load(self, *values, **named):
             found.append(name)
-            return real(self, *values)
+            return real(self, *values, **named)
 
         monkeypatch.setattr(Checkpoint, name, load)
 
