@@ -27,7 +27,7 @@ from typing import Any
 
 from lora_trainer import environment
 
-NEWER = ("anima", "zimage")
+NEWER = ("anima", "klein4b", "klein9b", "zimage")
 """Families that need the newer libraries, which a process has instead of the others."""
 
 environment.activate(environment.find_tests_overlay())
@@ -168,8 +168,10 @@ def file_of(folder: Path, family: str) -> Path:
     """A checkpoint of the published size without content."""
     if family in NEWER:
         # imports the newer libraries
-        from tests.newer import tiny_anima, tiny_z_image
+        from tests.newer import tiny_anima, tiny_flux2, tiny_z_image
 
+        if family.startswith("klein"):
+            return tiny_flux2.write_full_size(folder, family.removeprefix("klein").upper())
         made = {"anima": tiny_anima, "zimage": tiny_z_image}[family]
         return made.write_full_size(folder)
     if family == "flux":
