@@ -201,15 +201,7 @@ def _asked(file: Path, kinds: Sequence[PartKind], detected: Detected) -> PartFil
     """A file, or a folder of one diffusers model, that was asked for. Raises CheckpointError."""
     if file.is_dir():
         headers = read_component(file).headers
-        tensors = {name: info for one in headers for name, info in one.tensors.items()}
-        first = headers[0]
-        header = Header(
-            path=file,
-            tensors=tensors,
-            metadata=first.metadata,
-            data_start=first.data_start,
-            file_size=sum(one.file_size for one in headers),
-        )
+        header = joined(file, headers)
     else:
         header = read_header(file)
         headers = (header,)
@@ -234,6 +226,17 @@ def _asked(file: Path, kinds: Sequence[PartKind], detected: Detected) -> PartFil
         path=file,
         family=detected.family.name,
         parts=", ".join(kind.name for kind in kinds),
+    )
+
+
+def joined(folder: Path, headers: Sequence[Header]) -> Header:
+    """The headers of a sharded model's files as one, to look at names and shapes."""
+    return Header(
+        path=folder,
+        tensors={name: info for one in headers for name, info in one.tensors.items()},
+        metadata=headers[0].metadata,
+        data_start=headers[0].data_start,
+        file_size=sum(one.file_size for one in headers),
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.checkpoint import architecture, names
@@ -26,11 +27,13 @@ from lora_trainer.checkpoint.detect import (
     stated_side,
     usual_type,
 )
+from lora_trainer.checkpoint.folder import Folder, read_component, read_json
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.part_files import is_quantised
+from lora_trainer.checkpoint.part_files import is_quantised, joined
 from lora_trainer.checkpoint.parts import (
     Component,
+    Components,
     FlowSchedule,
     PartFile,
     PartKind,
@@ -187,7 +190,32 @@ class _Klein(Transformer):
         found = self.layout(header)
         if found is None:
             return None
-        prefix, native = found
+        title = f"{header.path.stem} {header.metadata.get('modelspec.title', '')}".lower()
+        return self._detected(header, *found, is_distilled="klein" in title and "base" not in title)
+
+    def recognise_folder(self, path: Path) -> Folder | None:
+        if not (path / "transformer" / "config.json").is_file():
+            return None
+        config = read_json(path / "transformer" / "config.json")
+        if config.get("_class_name") != "Flux2Transformer2DModel":
+            return None
+        denoiser = read_component(path / "transformer")
+        header = joined(path, denoiser.headers)
+        is_distilled = bool(read_json(path / "model_index.json").get("is_distilled"))
+        detected = self._detected(header, "", native=False, is_distilled=is_distilled)
+        if detected is None:
+            return None
+        return Folder(
+            detected=detected,
+            unet=replace(denoiser, config=self.denoiser_config(header, "", native=False)),
+            text_encoders=(read_component(path / "text_encoder"),),
+            vae=read_component(path / "vae"),
+        )
+
+    def _detected(
+        self, header: Header, prefix: str, native: bool, is_distilled: bool
+    ) -> Detected | None:
+        """None: the other size. Raises CheckpointError for FLUX.2 dev and quantised weights."""
         config = self.denoiser_config(header, prefix, native=native)
         width = config["num_attention_heads"] * config["attention_head_dim"]
         if config["guidance_embeds"] or width > LARGEST:
@@ -206,8 +234,6 @@ class _Klein(Transformer):
                 path=header.path,
             )
         require_full_precision(header, prefix)
-        title = f"{header.path.stem} {header.metadata.get('modelspec.title', '')}".lower()
-        is_distilled = "klein" in title and "base" not in title
         distilled = Message(
             "{path} is distilled to four steps: train on FLUX.2 klein base, whose LoRA works on the"
             " distilled model too",
@@ -264,6 +290,32 @@ class _Klein(Transformer):
 
     def is_denoisers(self, name: str) -> bool:
         return not name.startswith(("text_encoders.", "vae.", "first_stage_model."))
+
+    def folder_components(self, folder: Folder) -> Components:
+        (encoder,), vae = folder.text_encoders, folder.vae
+        assert vae is not None
+        parts = []
+        for kind, component in ((self.encoder, encoder), (VAE, vae)):
+            file = component.headers[0].path
+            header = joined(file, component.headers)
+            if kind is not VAE and _qwen3_width(header, "model.") is None:
+                raise CheckpointError(
+                    "the text encoder in {path} is not {kind}",
+                    hint="Download the folder again.",
+                    path=file.parent,
+                    kind=kind.name,
+                )
+            found = PartFile(
+                kind=kind,
+                path=file,
+                header=header,
+                headers=component.headers,
+                prefix="" if kind is VAE else "model.",
+            )
+            parts.append(self.part_component(found))
+        return Components(
+            unet=self.folder_denoiser(folder), text_encoders=(parts[0],), vae=parts[1]
+        )
 
     def part_component(self, found: PartFile) -> Component:
         if found.kind is VAE:

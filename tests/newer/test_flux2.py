@@ -11,12 +11,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lora_trainer import families
 from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME, export
 from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.detect import detect_file
+from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import CheckpointError
@@ -161,6 +162,32 @@ def test_flux2_dev_is_refused_by_name(tmp_path):
     shapes = tiny.full_transformer("4B", guidance_embeds=True)
     with pytest.raises(CheckpointError, match=r"FLUX.2 dev"):
         detect_file(tiny_flux.sparse(path, shapes))
+
+
+@pytest.mark.parametrize("is_distilled", [False, True])
+def test_a_diffusers_folder_is_loaded_with_its_tokenizer(tmp_path, pipeline, is_distilled):
+    models = tiny.models_of()
+    for name in ("transformer", "vae"):
+        models[name].save_pretrained(tmp_path / name)
+    whole = Qwen3ForCausalLM(Qwen3Config(**tiny.QWEN3))
+    whole.model.load_state_dict(models["qwen3"].state_dict())
+    whole.save_pretrained(tmp_path / "text_encoder")
+    pipeline.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    index = {"_class_name": "Flux2KleinPipeline", "is_distilled": is_distilled}
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    detected = detect_any(tmp_path)
+    assert (detected.family, len(detected.notes)) == (KLEIN, int(is_distilled))
+    checkpoint = open_checkpoint(tmp_path)
+    checkpoint.require_parts()
+    parts = checkpoint.load(torch.float32)
+    for ours, theirs in (
+        (parts.unet, models["transformer"]),
+        (parts.vae, models["vae"]),
+        (parts.text_encoders[0], models["qwen3"]),
+    ):
+        expected = theirs.state_dict()
+        assert all(torch.equal(one, expected[name]) for name, one in ours.state_dict().items())
+    assert parts.tokenizers[0].encode("a big").ids == pipeline.tokenizer("a big").input_ids
 
 
 def test_parts_that_are_missing_are_named(tmp_path):
