@@ -45,11 +45,14 @@ def test_auto_takes_bfloat16_on_a_cpu_only_where_it_is_faster(
 
 
 def test_peak_memory_grows_with_what_is_held():
-    before = devices.peak_memory(torch.device("cpu"))
+    before, process = devices.peak_memory(torch.device("cpu")), psutil.Process()
     # more than this process has held and let go before
-    room = max(0, before - psutil.Process().memory_info().rss)
+    room = max(0, before - process.memory_info().rss)
     held = torch.ones((room + 300_000_000) // 4)
-    assert devices.peak_memory(torch.device("cpu")) >= before + 200_000_000
+    # the allocator may give other memory back meanwhile
+    now = process.memory_info().rss
+    peak = devices.peak_memory(torch.device("cpu"))
+    assert peak >= max(before, now - 50_000_000) and peak > held.nbytes
     del held
 
 
