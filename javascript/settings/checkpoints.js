@@ -63,8 +63,8 @@ const described = (/** @type {ListedCheckpoint | LoadedView} */ { title, family_
 function loadedText(/** @type {LoadedView | null} */ loaded) {
     if (!loaded) return t("Loaded now: none");
     return loaded.in_memory
-        ? t("Loaded now: {title}", { title: described(loaded) })
-        : t("Not loaded yet: {title}", { title: described(loaded) });
+        ? t("{title} (loaded now)", { title: described(loaded) })
+        : t("{title} (chosen, not loaded yet)", { title: described(loaded) });
 }
 
 function checkpointOptions() {
@@ -161,6 +161,8 @@ export function checkpointCard() {
             );
         }
         select.value = draft.checkpoint;
+        // a long name is cut off
+        select.title = select.selectedOptions[0]?.label ?? "";
         put(words, checkpointText());
     }
     return { element, update, input: select, problem };

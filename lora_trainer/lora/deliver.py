@@ -34,6 +34,7 @@ from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import copy_with_metadata, read_header, same_weights
+from lora_trainer.lora.host_layers import version_word
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
 CLAIM_END = ".safetensors.part"
@@ -83,17 +84,21 @@ def deliver(
     family: Family,
     preview: Path | None = None,
     negative_text: str = "",
+    webui: str | None = None,
 ) -> Delivered:
     """Copy a LoRA file into the host's folder as `name`, or name-2, name-3 ... if in use in any
     subfolder.
 
     ss_output_name and modelspec.title in the copy are set to the new name, which the host inserts
-    when the card is clicked. If the file was delivered there before, that delivery is returned.
-    Raises LoraFileError if the folder is missing, full or not writable; `file` is not modified.
+    when the card is clicked. webui: as host_layers.HOST_NAMES; the sidecar has its word for the
+    family, or without one A1111's. If the file was delivered there before, that delivery is
+    returned. Raises LoraFileError if the folder is missing, full or not writable; `file` is not
+    modified.
     """
     credits = Credits.of(read_header(file).metadata)
     _require_folder(lora_dir, file)
-    texts = _sidecar(trigger, preferred_weight, family, negative_text, credits)
+    version = version_of(family, webui)
+    texts = _sidecar(trigger, preferred_weight, version, negative_text, credits)
     try:
         with _locked(file):
             note = _Note(file, lora_dir)
@@ -145,13 +150,18 @@ def _put(
     return warnings
 
 
+def version_of(family: Family, webui: str | None) -> str:
+    """`sd version` in a sidecar: the WebUI's word for a family; A1111's if it has none."""
+    return (version_word(webui, family.id) if webui else None) or family.sd_version
+
+
 def _sidecar(
-    trigger: str, preferred_weight: float, family: Family, negative_text: str, credits: Credits
+    trigger: str, preferred_weight: float, version: str, negative_text: str, credits: Credits
 ) -> str:
     """The user metadata of A1111's card."""
     values = {
         "description": credits.description,
-        "sd version": family.sd_version,
+        "sd version": version,
         "activation text": trigger,
         "preferred weight": preferred_weight,
         "negative text": negative_text,

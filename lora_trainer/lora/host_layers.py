@@ -104,6 +104,17 @@ def runs(host: str, model: str) -> bool:
     return host in _data()["families"][model]["hosts"]
 
 
+def loads(host: str, family: str) -> bool | None:
+    """Whether a WebUI loads checkpoints of a family; None if either is not known here."""
+    known = models_of(family)
+    return any(runs(host, model) for model in known) if host in HOST_NAMES and known else None
+
+
+def hosts_of(family: str) -> tuple[str, ...]:
+    """The WebUIs that load checkpoints of a family, as in HOST_NAMES."""
+    return tuple(host for host in HOST_NAMES if loads(host, family))
+
+
 def needs_all_of_attention(host: str, model: str, part: str) -> bool:
     """Whether a WebUI applies a text encoder's attention only where query, key, value and output
     are all adapted: A1111, whose OpenCLIP has the first three in one weight.

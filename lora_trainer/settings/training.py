@@ -34,6 +34,8 @@ TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 Scheduler = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
+WebUI = Literal["a1111", "forge", "reforge", "classic", "neo"]
+"""As lora.host_layers.HOST_NAMES."""
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
 RESERVED_ON_WINDOWS = {
@@ -1049,6 +1051,21 @@ class OutputSettings(Settings):
     """Keep only this many saved steps. auto: all."""
     lora_dir: Path | None = setting(None, label="LoRA folder", audience="elsewhere")
     """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: only in output_dir."""
+    webui: WebUI | None = setting(
+        None,
+        label="WebUI",
+        choices={
+            "a1111": ProperName("A1111"),
+            "forge": ProperName("Forge"),
+            "reforge": ProperName("reForge"),
+            "classic": ProperName("Forge Classic"),
+            "neo": ProperName("Forge Neo"),
+        },
+        audience="elsewhere",
+    )
+    """The WebUI of lora_dir: the file beside the LoRA names the kind of model in its words, by
+    which it lists the LoRA with that model. auto: A1111's words.
+    """
     preferred_weight: float | None = setting(
         None,
         label="Recommended strength",
@@ -1144,7 +1161,7 @@ ONLY_FOR_IMAGES = tuple(
         " timestep_shift clip_skip max_token_length"
         " base_precision memory blocks_to_swap vae_tiling conv_rank conv_alpha"
         " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
-        " sample_steps sample_size sample_guidance"
+        " sample_steps sample_size sample_guidance webui"
     ).split()
 )
 """Settings that a training on texts does not read, besides those that say what others do."""

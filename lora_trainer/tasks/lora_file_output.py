@@ -107,6 +107,7 @@ class LoraFileOutput(LoraOutput):
                 family=self.parts.family,
                 preview=card,
                 negative_text=self.config.samples.sample_negative_prompt,
+                webui=output.webui,
             )
         except LoraFileError as error:
             # the trained file is safe; only the copy failed

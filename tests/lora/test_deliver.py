@@ -117,6 +117,28 @@ def test_the_sidecar_names_the_family_as_the_host_does(
     )
 
 
+@pytest.mark.parametrize(
+    ("webui", "family", "version"),
+    [
+        ("neo", "sd1", "sd"),
+        ("neo", "sdxl", "xl"),
+        ("neo", "flux", "flux"),
+        ("neo", "klein4b", "klein"),
+        ("neo", "zimage", "zit"),
+        ("neo", "anima", "anima"),
+        ("neo", "sd2", "SD2"),
+        ("forge", "flux", "Flux"),
+        ("a1111", "sdxl", "SDXL"),
+        ("unknown", "sd1", "SD1"),
+    ],
+)
+def test_the_sidecar_has_the_words_of_the_webui_that_lists_it(
+    webui: str, family: str, version: str, lora: Path, lora_dir: Path
+) -> None:
+    delivered = put(lora, lora_dir, family=families.get(family), webui=webui)
+    assert json.loads(delivered.sidecar.read_text(encoding="utf-8"))["sd version"] == version
+
+
 def test_text_in_any_script_is_written_as_it_is(lora: Path, lora_dir: Path) -> None:
     delivered = put(lora, lora_dir, "雪猫", trigger='雪猫, "quoted"')
     assert delivered.path == lora_dir / "雪猫.safetensors"

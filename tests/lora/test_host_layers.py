@@ -4,11 +4,15 @@ their own maps, asked with networks without weights.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from lora_trainer import families
 from lora_trainer.lora import host_layers
 from lora_trainer.lora.host_layers import HOST_NAMES, Place, layers, names, translations
 from lora_trainer.lora.layouts import FAMILIES, TEXT, UNET
+from lora_trainer.settings.training import WebUI
 from tests.lora.other_trainers import attention_and_mlp, diffusers_layers, own_layers
 
 
@@ -144,3 +148,31 @@ def test_shapes_are_those_of_the_published_models() -> None:
     assert (UNET, "joint_blocks.13.x_block.attn2.qkv") not in layers("forge", "sd35m")
     assert layers("neo", "sd1")[TEXT, "text_model.encoder.layers.0.mlp.fc1"] == (3072, 768)
     assert len(diffusers_layers("anima")) == 454
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "expected"),
+    [
+        ("neo", "sd2", False),
+        ("neo", "sd3", False),
+        ("neo", "zimage", True),
+        ("a1111", "flux", False),
+        ("a1111", "sd2", True),
+        ("forge", "flux", True),
+        ("forge", "klein4b", False),
+        ("reforge", "anima", False),
+        ("classic", "sdxl", True),
+        ("neo", "unknown", None),
+        ("unknown", "sd1", None),
+    ],
+)
+def test_which_families_a_webui_loads(host: str, family: str, expected: bool | None) -> None:
+    assert host_layers.loads(host, family) is expected
+
+
+def test_every_family_is_loaded_by_a_webui() -> None:
+    assert all(host_layers.hosts_of(family.id) for family in families.every())
+
+
+def test_the_settings_name_the_same_webuis() -> None:
+    assert list(get_args(WebUI)) == list(HOST_NAMES)

@@ -37,7 +37,7 @@ from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import History, HistoryEntry
 from lora_trainer.lora.credits import KEYS, Credits
-from lora_trainer.lora.deliver import deliver
+from lora_trainer.lora.deliver import deliver, version_of
 from lora_trainer.lora.host_layers import version_word
 from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.webui.common.data_folder import NotFound
@@ -215,7 +215,9 @@ class Loras:
         self._require_inside(sidecar.path_of(lora.path))
         values = {
             sidecar.TRIGGER: lora.trigger,
-            "sd version": lora.family.sd_version if lora.family else "Unknown",
+            sidecar.VERSION: (
+                version_of(lora.family, self._host.kind) if lora.family else "Unknown"
+            ),
         }
         sidecar.write_weight(lora.path, strength, otherwise=values)
         self._host.refresh_loras()
@@ -240,6 +242,7 @@ class Loras:
             preferred_weight=lora.preferred_weight,
             family=lora.family,
             preview=lora.preview,
+            webui=self._host.kind,
         )
         self._host.refresh_loras()
         return self.find(_id(done.path))[0]

@@ -42,6 +42,7 @@ from lora_trainer.hosts.base import Host, Memory
 from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
+from lora_trainer.lora.host_layers import HOST_NAMES, hosts_of, loads
 from lora_trainer.planner.plan import Plan as MemoryPlan
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
@@ -330,6 +331,7 @@ class Preflight:
             values = self._values(replace(draft, request=replace(request, init_lora="")))
         asked = _with_init_lora(_settings(values, problems), draft.facts, problems)
         problems += _host_problems(self.host, draft, asked)
+        problems += _loading_problems(self.host, draft)
         problems += self._part_problems(draft)
         problems += _family_problems(draft, asked)
         problems += _licence_problems(draft)
@@ -380,6 +382,7 @@ class Preflight:
             **self._part_values(draft),
             "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "lora_dir": self.host.paths().lora_dir,
+            "webui": self.host.kind if self.host.kind in HOST_NAMES else None,
         }
 
     def _part_values(self, draft: _Selection) -> dict[str, Any]:
@@ -704,6 +707,24 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
             hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
             name=choice.path.name,
         )
+
+
+def _loading_problems(host: Host, draft: _Selection) -> Iterator[Problem]:
+    """A checkpoint that this WebUI lists, and does not load."""
+    family = draft.facts.family
+    if family is None or loads(host.kind, family.id) is not False:
+        return
+    others = ", ".join(HOST_NAMES[other] for other in hosts_of(family.id))
+    yield Problem(
+        field="checkpoint",
+        severity="warning",
+        message=Message(
+            "{host} does not load {family} checkpoints: the LoRA can be trained here, but not used"
+            " here",
+            {"host": HOST_NAMES[host.kind], "family": family.name},
+        ),
+        hint=Message("These load them: {others}.", {"others": others}),
+    )
 
 
 def _family_problems(draft: _Selection, asked: RunConfig) -> Iterator[Problem]:

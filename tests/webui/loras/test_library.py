@@ -18,6 +18,8 @@ from tests.webui.lora_files import write_lora, write_run
 
 
 class Host:
+    kind = "a1111"
+
     def __init__(self, root):
         self.root = root
         self.refreshed = 0
@@ -204,6 +206,13 @@ def test_a_lora_without_a_sidecar_gets_one(loras, folder):
         "sd version": "SDXL",
         "preferred weight": 1.2,
     }
+
+
+def test_a_new_sidecar_has_the_webuis_own_word_for_the_kind_of_model(loras, host, folder, runs):
+    host.kind = "neo"
+    write_lora(folder / "ink.safetensors", family="sdxl")
+    loras.set_strength(only(loras).id, 1.2)
+    assert json.loads((folder / "ink.json").read_text(encoding="utf-8"))["sd version"] == "xl"
 
 
 def test_a_sidecar_that_cannot_be_read_is_not_overwritten(loras, folder):

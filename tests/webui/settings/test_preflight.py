@@ -309,6 +309,35 @@ def test_the_loaded_checkpoint_brings_its_vae_and_clip_skip(app, tmp_path):
     ) == (None, 1)
 
 
+def test_a_checkpoint_that_the_webui_does_not_load_is_told_before_start(app):
+    app.host.load(tiny_checkpoint("sd2"))
+    assert not [
+        one
+        for one in app.preflight.check(plan_request()).problems
+        if "does not load" in str(one.message)
+    ]
+    app.host.kind = "neo"
+    report = app.preflight.check(plan_request())
+    (told,) = [one for one in report.problems if "does not load" in str(one.message)]
+    assert (told.field, told.severity, report.ok) == ("checkpoint", "warning", True)
+    assert str(told.message) == (
+        "Forge Neo does not load SD2 checkpoints: the LoRA can be trained here, but not used here"
+    )
+    assert str(told.hint) == "These load them: A1111, Forge, reForge."
+    app.host.load(tiny_checkpoint("sdxl"))
+    assert not [
+        one
+        for one in app.preflight.check(plan_request()).problems
+        if "does not load" in str(one.message)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "known"), [("neo", "neo"), ("forge", "forge"), ("x", None)])
+def test_a_run_knows_the_webui_that_lists_its_lora(kind, known, app):
+    app.host.kind = kind
+    assert app.preflight.run_config(plan_request()).output.webui == known
+
+
 def test_the_hosts_vae_as_a_pickle_is_left_out_and_told(app, tmp_path):
     app.host.load(tiny_checkpoint("sd1"), vae=tmp_path / "anime.vae.pt")
     made = app.preflight.check(plan_request())
