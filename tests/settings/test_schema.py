@@ -70,7 +70,7 @@ def test_every_field_has_a_label_a_text_and_if_the_tab_does_not_show_it_a_reason
         assert (
             told.audience != "elsewhere"
             or told.place
-            or item.name in ("output_dir", "lora_dir", "validation_dir")
+            or item.name in ("output_dir", "lora_dir", "webui", "validation_dir")
         )
 
 

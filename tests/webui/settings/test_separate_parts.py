@@ -20,6 +20,7 @@ from tests.webui.drafts import app as make_app
 @pytest.fixture
 def app(tmp_path):
     made = make_app(tmp_path)
+    made.host.kind = "neo"
     made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
     shutil.copytree(tiny_flux.tiny_flux().parent.parent, made.host.models, dirs_exist_ok=True)
     checkpoint = made.host.models / "Stable-diffusion" / tiny_flux.tiny_flux().name
