@@ -249,6 +249,8 @@ class _Klein(Transformer):
                 self.encoder.id: config["joint_attention_dim"] // len(STATES),
                 VAE.id: VAE_CHANNELS,
             },
+            # the distilled one samples without guidance
+            guidance=1.0 if is_distilled else None,
             notes=(distilled,) if is_distilled else (),
         )
 

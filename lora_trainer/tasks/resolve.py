@@ -34,12 +34,20 @@ def resolve(
         base_precision="same" if precision == "auto" else precision,
         blocks_to_swap=config.training.blocks_to_swap or 0,
         **_flow(checkpoint),
-        sample_guidance=guidance_of(checkpoint.family, config.samples),
+        sample_guidance=_guidance(checkpoint, config),
         text_encoders=list(text_encoders) or None,
         vae=vae,
         prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )
+
+
+def _guidance(checkpoint: Checkpoint, config: RunConfig) -> float:
+    """sample_guidance, or the checkpoint's own for auto."""
+    own = checkpoint.detected.guidance
+    if config.samples.sample_guidance is None and own is not None:
+        return own
+    return guidance_of(checkpoint.family, config.samples)
 
 
 def _flow(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def few_tokens(monkeypatch):
 
 
 def run(tmp_path, name="ink", **changes):
-    folder = begin(tmp_path, name, base_model=str(tiny.written()), **{"device": "cpu", **changes})
+    asked = {"device": "cpu", "base_model": str(tiny.written()), **changes}
+    folder = begin(tmp_path, name, **asked)
     assert job.run(folder.path) == job.FINISHED
     return folder
 
@@ -388,6 +389,13 @@ def test_metadata_and_sidecar_say_what_hosts_look_for(tmp_path, few_tokens):
     assert metadata["modelspec.architecture"].startswith("flux-2-klein-4b")
     sidecar = json.loads(delivered.with_suffix(".json").read_text(encoding="utf-8"))
     assert sidecar["sd version"] == "klein"
+
+
+@pytest.mark.parametrize(("name", "guidance"), [("klein-4b", 1.0), ("klein-base-4b", 4.0)])
+def test_previews_of_the_distilled_one_have_no_guidance(tmp_path, few_tokens, name, guidance):
+    path = tiny.write(tmp_path / "models", f"flux-2-{name}.safetensors")
+    folder = run(tmp_path, base_model=str(path), max_train_steps=1)
+    assert training.read(folder.config).samples.sample_guidance == guidance
 
 
 @pytest.mark.parametrize(("size", "billions"), [("4B", 3.88), ("9B", 9.08)])
