@@ -265,7 +265,7 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     ),
     (
         _contains("double_stream_modulation_img."),
-        "a FLUX.2 model, which is not supported",
+        "a FLUX.2 model of a kind that is not supported, or a part of one",
         ANOTHER,
     ),
     (_contains("distilled_guidance_layer."), "a Chroma model, which is not supported", ANOTHER),

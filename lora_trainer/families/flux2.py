@@ -186,6 +186,14 @@ class _Klein(Transformer):
 
     # --- detection --------------------------------------------------------------------------------
 
+    def layout(self, header: Header) -> tuple[str, bool] | None:
+        """None for a part of a model, too."""
+        found = super().layout(header)
+        if found is None:
+            return None
+        marks = NATIVE_MARKS if found[1] else DIFFUSERS_MARKS
+        return found if found[0] + marks["image"][0] in header.tensors else None
+
     def recognise(self, header: Header, sidecar: Sidecar) -> Detected | None:
         found = self.layout(header)
         if found is None:
