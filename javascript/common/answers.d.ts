@@ -568,6 +568,9 @@ export interface LoraView {
     matrix: number[];
     family: string | null;
     resolution: number | null;
+    cfg: number | null;
+    sampler: string;
+    scheduler: string;
     author: string;
     license: string;
     description: string;

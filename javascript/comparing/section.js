@@ -52,6 +52,9 @@ const inputs = {
     unfolded: false,
 };
 
+/** What was suggested for the LoRA's family: an input that still has it is not the user's. */
+const suggested = { cfg: inputs.cfg, sampler: inputs.sampler, scheduler: inputs.scheduler };
+
 /** The suggested prompt: while the box contains it, the user has not typed anything. */
 let prompted = "";
 
@@ -759,15 +762,29 @@ function sizeFor(/** @type {LoraView} */ lora) {
     return loaded?.resolution || lora.resolution || inputs.width;
 }
 
+/** Fill in what suits the LoRA's family, except where the user has chosen something else. */
+function suggestFor(/** @type {LoraView} */ { cfg, sampler, scheduler }) {
+    const next = {
+        cfg: cfg ?? 7,
+        sampler: samplers.samplers.includes(sampler) ? sampler : "",
+        scheduler: samplers.schedulers.includes(scheduler) ? scheduler : "",
+    };
+    if (inputs.cfg === suggested.cfg) inputs.cfg = next.cfg;
+    if (inputs.sampler === suggested.sampler) inputs.sampler = next.sampler;
+    if (inputs.scheduler === suggested.scheduler) inputs.scheduler = next.scheduler;
+    Object.assign(suggested, next);
+}
+
 /**
- * After another LoRA was chosen: its strength, its size, and a prompt unless the user has typed
- * one.
+ * After another LoRA was chosen: its strength, its size, what suits its family, and a prompt unless
+ * the user has typed one.
  */
 async function takeLora() {
     const lora = chosen();
     if (!lora) return;
     inputs.strength = lora.preferred_weight;
     inputs.width = inputs.height = sizeFor(lora);
+    suggestFor(lora);
     const isTyped = () => inputs.prompt !== prompted;
     if (isTyped()) return;
     const text = await firstPrompt(lora);

@@ -327,6 +327,15 @@ class Family(ABC):
     """Whether samples take one prediction, told how strong its guidance is, instead of two."""
     usual_guidance: float = 7.0
     """Guidance of samples for sample_guidance: auto."""
+    webui_sampler: str = ""
+    """The name of the sampler that suits it in WebUIs; "": their default."""
+    webui_scheduler: str = ""
+    """The same of the noise schedule."""
+
+    @property
+    def webui_cfg(self) -> float:
+        """The CFG scale that suits it in WebUIs, which have distilled guidance apart."""
+        return 1.0 if self.has_distilled_guidance else self.usual_guidance
 
     def predict_sample(
         self,

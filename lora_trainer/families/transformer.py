@@ -44,6 +44,8 @@ class Transformer(Family):
     """A family of transformers."""
 
     is_flow = True
+    webui_sampler = "Euler"
+    webui_scheduler = "Simple"
     trains_text_encoders = False
     diffusers_parts: Mapping[str, str] = {"unet": "transformer"}
 

@@ -239,10 +239,14 @@ class Host:
             title=_title(info),
             path=Path(info.filename),
             vae=self._vae(),
-            clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
+            clip_skip=self.clip_skip(),
             in_memory=getattr(getattr(self._model(), "sd_checkpoint_info", None), "filename", None)
             == info.filename,
         )
+
+    def clip_skip(self) -> int:
+        """The clip skip of the next image, whatever its checkpoint: 2 by default on Forge Neo."""
+        return _whole(self.option("CLIP_stop_at_last_layers", 1), 1)
 
     def part_files(self) -> list[Path]:
         """The text encoders and VAEs in files of their own that the host is set to use."""

@@ -51,6 +51,9 @@ class FakeHost:
     def loaded(self):
         return self.now
 
+    def clip_skip(self):
+        return self.options.get("CLIP_stop_at_last_layers", 1)
+
     def part_files(self):
         return []
 

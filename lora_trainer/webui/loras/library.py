@@ -494,6 +494,11 @@ class LoraView(TypedDict):
     family: str | None
     resolution: int | None
     """Native resolution of its family in pixels."""
+    cfg: float | None
+    """What suits its family in the WebUI; null: unknown."""
+    sampler: str
+    """The same; empty: the WebUI's default."""
+    scheduler: str
     author: str
     license: str
     description: str
@@ -517,6 +522,9 @@ def to_mapping(lora: Lora, address: str) -> LoraView:
         "matrix": lora.matrix,
         "family": lora.family.id if lora.family else None,
         "resolution": lora.family.largest_resolution if lora.family else None,
+        "cfg": lora.family.webui_cfg if lora.family else None,
+        "sampler": lora.family.webui_sampler if lora.family else "",
+        "scheduler": lora.family.webui_scheduler if lora.family else "",
         "author": lora.credits.author,
         "license": lora.credits.license,
         "description": lora.credits.description,

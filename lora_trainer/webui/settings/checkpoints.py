@@ -195,9 +195,14 @@ class Checkpoints:
         """In the host's order, then the embedded checkpoint, then language models."""
         loaded = self._host.loaded()
         now = loaded.path if loaded is not None else None
+        clip_skip = self._host.clip_skip()
         found = [
             CheckpointChoice(
-                id=_id(entry.path), title=entry.title, path=entry.path, is_loaded=entry.path == now
+                id=_id(entry.path),
+                title=entry.title,
+                path=entry.path,
+                clip_skip=clip_skip,
+                is_loaded=entry.path == now,
             )
             for entry in self._host.checkpoints()
         ]

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from lora_trainer import families
 from lora_trainer.errors import LoraFileError
 from lora_trainer.families.sdxl import SDXL
 from lora_trainer.families.stable_diffusion import SD1
@@ -213,6 +215,22 @@ def test_a_new_sidecar_has_the_webuis_own_word_for_the_kind_of_model(loras, host
     write_lora(folder / "ink.safetensors", family="sdxl")
     loras.set_strength(only(loras).id, 1.2)
     assert json.loads((folder / "ink.json").read_text(encoding="utf-8"))["sd version"] == "xl"
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("sd1", (7.0, "", "")),
+        ("flux", (1.0, "Euler", "Simple")),
+        ("anima", (4.5, "Euler", "Simple")),
+        ("zimage", (4.0, "Euler", "Simple")),
+        ("klein4b", (4.0, "Euler", "Simple")),
+    ],
+)
+def test_a_lora_comes_with_what_suits_its_family_in_the_webui(family, expected, loras, folder):
+    write_lora(folder / "ink.safetensors")
+    view = to_mapping(replace(only(loras), family=families.get(family)), "")
+    assert (view["cfg"], view["sampler"], view["scheduler"]) == expected
 
 
 def test_a_sidecar_that_cannot_be_read_is_not_overwritten(loras, folder):

@@ -338,6 +338,17 @@ def test_a_run_knows_the_webui_that_lists_its_lora(kind, known, app):
     assert app.preflight.run_config(plan_request()).output.webui == known
 
 
+def test_a_checkpoint_that_is_not_loaded_takes_the_hosts_clip_skip_too(app):
+    other = next(
+        choice for choice in app.checkpoints.choices() if choice.path == tiny_checkpoint("sd1")
+    )
+    app.host.load(tiny_checkpoint("sdxl"))
+    for host, trained in ((1, 1), (2, 2)):
+        app.host.options["CLIP_stop_at_last_layers"] = host
+        run = app.preflight.run_config(plan_request(checkpoint=other.id))
+        assert run.checkpoint.clip_skip == trained
+
+
 def test_the_hosts_vae_as_a_pickle_is_left_out_and_told(app, tmp_path):
     app.host.load(tiny_checkpoint("sd1"), vae=tmp_path / "anime.vae.pt")
     made = app.preflight.check(plan_request())
