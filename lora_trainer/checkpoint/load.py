@@ -36,6 +36,7 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
+    TokenizerKind,
 )
 from lora_trainer.checkpoint.tensors import build_empty, fill, require_usable
 from lora_trainer.checkpoint.tokenizer_files import find_tokenizer
@@ -70,6 +71,7 @@ class Checkpoint:
     """Warnings about this checkpoint; `schedule` may add some."""
     fill: Callable[..., Any] = fill
     """Gives an empty model its weights: `tensors.fill`, or `tensors.empty_in` for none."""
+    _tokenizer_paths: dict[str, Path] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -161,11 +163,14 @@ class Checkpoint:
     @property
     def text_encoder_paths(self) -> tuple[Path, ...]:
         """The files or folders that the text encoders are read from."""
-        return tuple(
-            dict.fromkeys(
-                [found.path for found in self._parts_found("text encoder")] or [self.path]
-            )
-        )
+        found = [one.path for one in self._parts_found("text encoder")]
+        own = [self.path] if not found or len(found) < len(self.text_encoders) else []
+        return tuple(dict.fromkeys([*found, *own]))
+
+    @property
+    def caption_paths(self) -> tuple[Path, ...]:
+        """The same, and the tokenizers that `tokenizers` found: what captions are encoded with."""
+        return *self.text_encoder_paths, *self._tokenizer_paths.values()
 
     @property
     def separate_paths(self) -> tuple[tuple[Path, ...], Path | None]:
@@ -229,11 +234,14 @@ class Checkpoint:
 
     def tokenizers(self) -> tuple[Any, ...]:
         """One per text encoder. Raises CheckpointError if the file of one is missing."""
-        return self.family.tokenizers_from(
-            lambda kind: find_tokenizer(
-                kind, self.path, asked=self.asked_tokenizers, beside=self.text_encoder_paths
-            )
+        return self.family.tokenizers_from(self._tokenizer_file)
+
+    def _tokenizer_file(self, kind: TokenizerKind) -> Path:
+        found = find_tokenizer(
+            kind, self.path, asked=self.asked_tokenizers, beside=self.text_encoder_paths
         )
+        self._tokenizer_paths[kind.id] = found
+        return found
 
     def outline(self) -> Parts:
         """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""
@@ -322,12 +330,14 @@ def open_checkpoint(
     if checkpoint.family.part_kinds:
         _add_parts(checkpoint, text_encoders, vae)
         return checkpoint
-    if text_encoders:
-        raise CheckpointError(
-            "text_encoders is set, but a {family} checkpoint has its own inside",
-            hint="Leave text_encoders at auto.",
-            family=checkpoint.family.name,
-        )
+    for key, asked in (("text_encoders", text_encoders), ("tokenizers", tokenizers)):
+        if asked:
+            raise CheckpointError(
+                "{key} is set, but checkpoints of {family} need none",
+                hint="Set {key} to auto.",
+                key=key,
+                family=checkpoint.family.name,
+            )
     if vae is not None:
         checkpoint.vae = checkpoint.family.vae_component(Path(vae))
         checkpoint.asked_vae = Path(vae)

@@ -413,7 +413,7 @@ def _encode_captions(
         parts,
         config.checkpoint,
         store,
-        "\n".join([*map(batches.file_key, prepared.checkpoint.text_encoder_paths), kept]),
+        "\n".join([*map(batches.file_key, prepared.checkpoint.caption_paths), kept]),
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
     if captions.live:

@@ -43,6 +43,10 @@ class Batch:
     names: tuple[str, ...]
 
 
+MODEL_FILES = (".safetensors", ".json")
+"""What a model's output depends on in a diffusers folder."""
+
+
 class TensorStore:
     """Tensors by key, in memory or on disk. Keys are hashes of what the content depends on, so
     entries on disk are reused when a run is resumed; damaged ones count as missing. `shared`: what
@@ -216,7 +220,12 @@ def _encoded(
 
 
 def file_key(path: Path) -> str:
-    """Identifies a file's content without reading it, for cache keys."""
+    """Identifies the content of a file, or of all files of a diffusers folder, without reading it,
+    for cache keys.
+    """
+    if path.is_dir():
+        inside = (one for one in path.rglob("*") if one.suffix in MODEL_FILES and one.is_file())
+        return "\n".join([str(path), *map(file_key, sorted(inside))])
     details = path.stat()
     return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 

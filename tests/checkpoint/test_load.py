@@ -728,3 +728,10 @@ def test_an_outline_has_the_layers_but_no_weights(files: dict, family: str) -> N
             name for name, _ in other.named_modules()
         ]
         assert all(parameter.is_meta for parameter in one.parameters())
+
+
+@pytest.mark.parametrize("key", ["text_encoders", "tokenizers"])
+def test_files_that_a_family_has_no_use_for_are_refused(tmp_path, key):
+    asked = tmp_path if key == "tokenizers" else [tmp_path / "clip_l.safetensors"]
+    with pytest.raises(CheckpointError, match=f"{key} is set, but checkpoints of SD1.5 need none"):
+        open_checkpoint(tiny_file(tmp_path, "sd1", FLOAT32), **{key: asked})

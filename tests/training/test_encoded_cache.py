@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -11,6 +12,7 @@ from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.training import batches
 from lora_trainer.training.encoded_cache import EncodedCache
 from lora_trainer.worker import job
+from tests.families import tiny_flux
 from tests.made import begin, losses
 
 
@@ -99,6 +101,34 @@ def test_what_encoding_depends_on_is_encoded_anew(tmp_path, loaded, changes):
     assert loaded[0] in ("load_vae", "load_text_encoders")
     if "keep_encoded" in changes:
         assert len(kept_files(tmp_path / "images")) == count
+
+
+def test_captions_are_encoded_anew_with_another_tokenizer(tmp_path, loaded):
+    quiet = {"sample_every": 1000, "validation_split": 0, "device": "cpu"}
+    base_model = tiny_flux.write(tmp_path / "models")
+    quiet["base_model"] = str(base_model)
+    run(tmp_path, "first", **quiet)
+    loaded.clear()
+    run(tmp_path, "second", **quiet)
+    assert "load_text_encoders" not in loaded
+    made = json.loads(tiny_flux.tokenizer().to_str())
+    made["model"]["vocab"].reverse()
+    made["model"]["unk_id"] = len(made["model"]["vocab"]) - 3
+    asked = tmp_path / "t5"
+    asked.mkdir()
+    (asked / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
+    run(tmp_path, "third", **quiet, tokenizers=str(asked))
+    assert "load_text_encoders" in loaded
+
+
+def test_a_folders_key_changes_with_a_file_in_it(tmp_path):
+    inner = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    inner.parent.mkdir()
+    inner.write_bytes(b"1")
+    before = batches.file_key(tmp_path)
+    assert batches.file_key(tmp_path) == before
+    inner.write_bytes(b"12")
+    assert batches.file_key(tmp_path) != before
 
 
 def test_a_dataset_too_large_to_be_kept_is_not_kept_at_all(tmp_path, monkeypatch):
