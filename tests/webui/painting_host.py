@@ -22,6 +22,8 @@ class PaintingHost:
     asked for.
     """
 
+    kind = "a1111"
+
     def __init__(self, root):
         self.root = root
         self.requests = []
