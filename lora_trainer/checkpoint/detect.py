@@ -268,6 +268,11 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         "a FLUX.2 model of a kind that is not supported, or a part of one",
         ANOTHER,
     ),
+    (
+        _matches(r"transformer_blocks\.\d+\.img_mod\."),
+        "a Qwen-Image model, which is not supported",
+        ANOTHER,
+    ),
     (_contains("distilled_guidance_layer."), "a Chroma model, which is not supported", ANOTHER),
     (
         _contains("double_blocks.", "single_transformer_blocks."),
@@ -354,6 +359,7 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
                 "text_model.encoder.layers.",
                 "transformer.resblocks.",
                 "encoder.block.0.layer.0.SelfAttention",
+                "layers.0.self_attn.q_norm.",
             )
         ),
         "a text encoder alone",

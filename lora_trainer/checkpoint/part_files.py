@@ -199,6 +199,12 @@ def is_quantised(names: Iterable[str]) -> bool:
 
 def _asked(file: Path, kinds: Sequence[PartKind], detected: Detected) -> PartFile:
     """A file, or a folder of one diffusers model, that was asked for. Raises CheckpointError."""
+    if file.is_dir() and not (file / "config.json").is_file():
+        raise CheckpointError(
+            "{path} is a folder without config.json, not one part of a model",
+            hint="Name the files in it, or a folder of the diffusers form.",
+            path=file,
+        )
     if file.is_dir():
         headers = read_component(file).headers
         header = joined(file, headers)

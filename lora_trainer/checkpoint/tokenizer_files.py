@@ -43,6 +43,14 @@ def find_tokenizer(
         found = next(filter(None, (_in(folder, kind) for folder in _asked(asked, kind))), None)
         if found is not None:
             return found
+        for folder in _asked(asked, kind):
+            if (folder / NAME).is_file() and not _model_of(folder / NAME):
+                raise CheckpointError(
+                    "the tokenizer in {path} cannot be read: {reason}",
+                    hint="Download it again.",
+                    path=folder / NAME,
+                    reason="it is damaged",
+                )
         if asked.parts[-len(OF_HOSTS.parts) :] != OF_HOSTS.parts:
             raise CheckpointError(
                 "{path} holds no tokenizer of {kind}",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_trainer.checkpoint.detect import Detected
+from lora_trainer.checkpoint.detect import Detected, detect_file
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.part_files import find_parts
 from lora_trainer.checkpoint.parts import PartKind
@@ -141,3 +141,23 @@ def test_damaged_files_beside_are_passed_over(checkpoint, tmp_path):
     (tmp_path / "models/VAE").mkdir()
     (tmp_path / "models/VAE/broken.safetensors").write_bytes(b"\0" * 100)
     assert [one.id for one in find(checkpoint)[1].missing] == ["tx", "ae"]
+
+
+def test_a_folder_of_files_is_no_part(checkpoint, tmp_path):
+    folder = write(tmp_path / "models/text_encoder/one.safetensors", **{TEXT: 8}).parent
+    with pytest.raises(CheckpointError, match=r"is a folder without config\.json"):
+        find(checkpoint, asked=[folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("transformer_blocks.0.img_mod.1.weight", "a Qwen-Image model"),
+        ("model.diffusion_model.transformer_blocks.0.img_mod.1.weight", "a Qwen-Image model"),
+        ("model.layers.0.self_attn.q_norm.weight", "a text encoder alone"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, name, kind):
+    path = write(tmp_path / "some.safetensors", **{name: 4})
+    with pytest.raises(CheckpointError, match=kind):
+        detect_file(path)

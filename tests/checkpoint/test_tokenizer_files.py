@@ -130,3 +130,9 @@ def test_a_vocabulary_does_where_its_family_reads_it(tmp_path, checkpoint):
     assert find_tokenizer(kind, checkpoint, asked=folder) == folder / "vocab.json"
     path = write(folder)
     assert find_tokenizer(kind, checkpoint, asked=tmp_path / "asked") == path
+
+
+def test_a_damaged_tokenizer_that_was_asked_for_is_named(tmp_path, checkpoint):
+    write(tmp_path / "t9").write_text("{cut off")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        find_tokenizer(KIND, checkpoint, asked=tmp_path / "t9")
