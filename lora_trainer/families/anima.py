@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Any
 from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
-    require_full_precision,
     stated_side,
     usual_type,
 )
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.part_files import is_quantised
 from lora_trainer.checkpoint.parts import (
     Component,
     FlowSchedule,
@@ -40,9 +38,15 @@ from lora_trainer.checkpoint.parts import (
 )
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families import qwen3
-from lora_trainer.families.base import NoiseProcess, Shape, TextStates
+from lora_trainer.families.base import Shape, TextStates
 from lora_trainer.families.tokenizer_kinds import QWEN3, T5, T5_END
-from lora_trainer.families.transformer import NativeLayer, Transformer, count_blocks, shape_of
+from lora_trainer.families.transformer import (
+    NativeLayer,
+    Transformer,
+    count_blocks,
+    refuse_quantised,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +131,7 @@ class _Anima(Transformer):
     sd_version = "anima"
     packages = "newer"
     latent_channels = LATENT_CHANNELS
+    side = 1024
     side_multiple = 16
     usual_guidance = 4.5
     unet_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -152,13 +157,7 @@ class _Anima(Transformer):
         if found is None:
             return None
         prefix, _ = found
-        if is_quantised(header.tensors):
-            raise CheckpointError(
-                "the weights in {path} are quantised",
-                hint="Training needs the fp16, bf16 or plain fp8 version.",
-                path=header.path,
-            )
-        require_full_precision(header, prefix)
+        refuse_quantised(header, prefix)
         config = transformer_config(header, prefix)
         if config["in_channels"] != LATENT_CHANNELS + 1:
             raise CheckpointError(
@@ -178,10 +177,6 @@ class _Anima(Transformer):
             ),
             widths={"qwen3": source, "vae": LATENT_CHANNELS},
         )
-
-    @property
-    def usual_resolution(self) -> int:
-        return 1024
 
     # --- opening and loading ----------------------------------------------------------------------
 
@@ -331,11 +326,8 @@ class _Anima(Transformer):
 
     # --- noise and prediction ---------------------------------------------------------------------
 
-    def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
-        from lora_trainer.families.components.noise import Flow
-
-        assert isinstance(schedule, FlowSchedule)
-        return Flow(schedule, sampling=replace(schedule, shift=HOST_SHIFT))
+    def sampling_schedule(self, trained: FlowSchedule) -> FlowSchedule:
+        return replace(trained, shift=HOST_SHIFT)
 
     def predict(
         self,

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
-    require_full_precision,
     stated_side,
     usual_type,
 )
@@ -42,9 +41,15 @@ from lora_trainer.checkpoint.parts import (
     TokenShift,
 )
 from lora_trainer.errors import CheckpointError, Message
-from lora_trainer.families.base import NoiseProcess, Rows, TextStates
+from lora_trainer.families.base import Rows, TextStates
 from lora_trainer.families.tokenizer_kinds import T5
-from lora_trainer.families.transformer import NativeLayer, Transformer, count_blocks
+from lora_trainer.families.transformer import (
+    NativeLayer,
+    Transformer,
+    count_blocks,
+    quantised,
+    refuse_quantised,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +200,7 @@ class _Flux(Transformer):
         if found is None:
             return None
         prefix, native = found
-        _refuse_quantised(header, prefix)
+        refuse_quantised(header, prefix)
         config = self.denoiser_config(header, prefix, native=native)
         _refuse_kin(header.path, header.metadata, config)
         detected = self._detected(header.path, config)
@@ -243,7 +248,7 @@ class _Flux(Transformer):
         )
         scaled = any(is_quantised(header.tensors) for header in denoiser.headers)
         if scaled or weight_type in ("U8", "I8"):
-            raise _quantised(path, weight_type)
+            raise quantised(path, weight_type)
         detected = self._detected(path, config)
         return Folder(
             detected=Detected(**{**vars(detected), "weight_type": weight_type}),
@@ -253,10 +258,6 @@ class _Flux(Transformer):
             ),
             vae=read_component(path / "vae"),
         )
-
-    @property
-    def usual_resolution(self) -> int:
-        return self.side
 
     # --- opening and loading ----------------------------------------------------------------------
 
@@ -360,12 +361,6 @@ class _Flux(Transformer):
         return TextStates(hidden, clip_pooled(clip, clip_tokenizer, captions))
 
     # --- noise and prediction ---------------------------------------------------------------------
-
-    def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
-        from lora_trainer.families.components.noise import Flow
-
-        assert isinstance(schedule, FlowSchedule), "the schedule of a flow-matching model"
-        return Flow(schedule)
 
     def predict(
         self,
@@ -488,26 +483,6 @@ def _native_layers(config: Mapping[str, Any]) -> Iterator[tuple[str, NativeLayer
             yield f"{ours}attn.{name}", NativeLayer(theirs + "linear1", rows)
         rows = Rows(3 * width, 4 * width, 7 * width)
         yield ours + "proj_mlp", NativeLayer(theirs + "linear1", rows)
-
-
-def _refuse_quantised(header: Header, prefix: str) -> None:
-    """Raise CheckpointError for quantised weights; plain fp8 is accepted."""
-    names = [name for name in header.tensors if name.startswith(prefix)]
-    if is_quantised(names) or "scaled_fp8" in header.tensors:
-        raise _quantised(header.path, usual_type(header.tensors[name] for name in names))
-    require_full_precision(header, prefix)
-
-
-def _quantised(path: Path, kind: str) -> CheckpointError:
-    return CheckpointError(
-        "the weights in {path} are quantised, or have scales beside them ({kind})",
-        hint=(
-            "Use the model's bf16 or plain fp8 file; with base_precision int8 or fp8 it takes"
-            " little memory in training."
-        ),
-        path=path,
-        kind=kind,
-    )
 
 
 def _refuse_kin(path: Path, stated: Mapping[str, Any], config: Mapping[str, Any]) -> None:

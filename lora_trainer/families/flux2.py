@@ -14,7 +14,7 @@ blocks share the layers of their modulation. klein has no layer for guidance; FL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,13 @@ from lora_trainer.checkpoint import architecture, names
 from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
-    require_full_precision,
     stated_side,
     usual_type,
 )
 from lora_trainer.checkpoint.folder import Folder, read_component, read_json
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.part_files import is_quantised, joined
+from lora_trainer.checkpoint.part_files import joined
 from lora_trainer.checkpoint.parts import (
     Component,
     Components,
@@ -45,9 +44,15 @@ from lora_trainer.checkpoint.parts import (
 )
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families import qwen3
-from lora_trainer.families.base import NoiseProcess, Rows, TextStates
+from lora_trainer.families.base import Rows, Shape, TextStates
 from lora_trainer.families.tokenizer_kinds import QWEN3, QWEN3_PADDING
-from lora_trainer.families.transformer import NativeLayer, Transformer, count_blocks, shape_of
+from lora_trainer.families.transformer import (
+    NativeLayer,
+    Transformer,
+    count_blocks,
+    refuse_quantised,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -235,13 +240,7 @@ class _Klein(Transformer):
         if (width > LARGEST_SMALL) != (self.encoder is QWEN3_8B):
             return None
         own = [name for name in header.tensors if name.startswith(prefix)]
-        if is_quantised(own):
-            raise CheckpointError(
-                "the weights in {path} are quantised",
-                hint="Training needs the fp16, bf16 or plain fp8 version.",
-                path=header.path,
-            )
-        require_full_precision(header, prefix)
+        refuse_quantised(header, prefix)
         distilled = Message(
             "{path} is distilled to four steps: train on FLUX.2 klein base, whose LoRA works on the"
             " distilled model too",
@@ -261,10 +260,6 @@ class _Klein(Transformer):
             guidance=1.0 if is_distilled else None,
             notes=(distilled,) if is_distilled else (),
         )
-
-    @property
-    def usual_resolution(self) -> int:
-        return self.side
 
     # --- opening and loading ----------------------------------------------------------------------
 
@@ -383,12 +378,10 @@ class _Klein(Transformer):
 
     # --- noise and prediction ---------------------------------------------------------------------
 
-    def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
+    def sampling_schedule(self, trained: FlowSchedule) -> Callable[[Shape, int], float]:
         from lora_trainer.families.components.flux2 import sampling_shift
-        from lora_trainer.families.components.noise import Flow
 
-        assert isinstance(schedule, FlowSchedule), "the schedule of a flow-matching model"
-        return Flow(schedule, sampling=sampling_shift)
+        return sampling_shift
 
     def predict(
         self,

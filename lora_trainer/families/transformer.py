@@ -14,14 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer.checkpoint.detect import Detected
+from lora_trainer.checkpoint.detect import Detected, require_full_precision, usual_type
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.parts import Component, Components, Parts, PredictionType
+from lora_trainer.checkpoint.part_files import is_quantised
+from lora_trainer.checkpoint.parts import (
+    Component,
+    Components,
+    FlowSchedule,
+    Parts,
+    PredictionType,
+    Schedule,
+)
 from lora_trainer.errors import CheckpointError
-from lora_trainer.families.base import Family, NativePaths, Rows, Shape
+from lora_trainer.families.base import Family, NativePaths, NoiseProcess, Rows, Shape
 
 if TYPE_CHECKING:
+    import torch
+
     from lora_trainer.checkpoint.folder import Folder
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "net.", "")
@@ -67,6 +77,8 @@ class Transformer(Family):
     def build_denoiser(self, config: Mapping[str, Any]) -> Any:
         """The denoiser, with arbitrary weights."""
 
+    side: int
+    """Native resolution in pixels."""
     native_mark: str
     """A tensor of every checkpoint under its own names."""
     diffusers_mark: str
@@ -177,7 +189,44 @@ class Transformer(Family):
         return self.flat_path(part, path)
 
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
-        return self.usual_resolution
+        return self.side
+
+    @property
+    def usual_resolution(self) -> int:
+        return self.side
+
+    def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
+        from lora_trainer.families.components.noise import Flow
+
+        assert isinstance(schedule, FlowSchedule), "the schedule of a flow-matching model"
+        return Flow(schedule, sampling=self.sampling_schedule(schedule))
+
+    def sampling_schedule(
+        self, trained: FlowSchedule
+    ) -> FlowSchedule | Callable[[Shape, int], float] | None:
+        """With which samples are made, as `Flow.sampling`; None: that of the training."""
+        return None
+
+
+def refuse_quantised(header: Header, prefix: str) -> None:
+    """Raise CheckpointError for quantised weights at `prefix`; plain fp8 is accepted."""
+    names = [name for name in header.tensors if name.startswith(prefix)]
+    if is_quantised(names) or "scaled_fp8" in header.tensors:
+        raise quantised(header.path, usual_type(header.tensors[name] for name in names))
+    require_full_precision(header, prefix)
+
+
+def quantised(path: Path, kind: str) -> CheckpointError:
+    """The error for weights of this dtype with scales beside them."""
+    return CheckpointError(
+        "the weights in {path} are quantised, or have scales beside them ({kind})",
+        hint=(
+            "Use the model's bf16 or plain fp8 file; with base_precision int8 or fp8 it takes"
+            " little memory in training."
+        ),
+        path=path,
+        kind=kind,
+    )
 
 
 def stored(name: str, layers: Mapping[str, NativeLayer], prefix: str, header: Header) -> Stored:

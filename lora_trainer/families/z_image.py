@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
-    require_full_precision,
     stated_side,
     usual_type,
 )
 from lora_trainer.checkpoint.header import Header
-from lora_trainer.checkpoint.part_files import is_quantised
 from lora_trainer.checkpoint.parts import (
     Component,
     FlowSchedule,
@@ -33,12 +31,18 @@ from lora_trainer.checkpoint.parts import (
     Schedule,
     TokenizerFinder,
 )
-from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.errors import Message
 from lora_trainer.families import qwen3
-from lora_trainer.families.base import NoiseProcess, Rows, TextStates
+from lora_trainer.families.base import Rows, TextStates
 from lora_trainer.families.flux import LATENT_SCALE, LATENT_SHIFT, VAE
 from lora_trainer.families.tokenizer_kinds import QWEN3
-from lora_trainer.families.transformer import NativeLayer, Transformer, count_blocks, shape_of
+from lora_trainer.families.transformer import (
+    NativeLayer,
+    Transformer,
+    count_blocks,
+    refuse_quantised,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -131,13 +135,7 @@ class _ZImage(Transformer):
             return None
         prefix, native = found
         names = [name for name in header.tensors if name.startswith(prefix)]
-        if is_quantised(names):
-            raise CheckpointError(
-                "the weights in {path} are quantised",
-                hint="Training needs the fp16, bf16 or plain fp8 version.",
-                path=header.path,
-            )
-        require_full_precision(header, prefix)
+        refuse_quantised(header, prefix)
         config = self.denoiser_config(header, prefix, native=native)
         distilled = Message(
             "{path} is distilled to few steps (Turbo), and its images become blurry when it is"
@@ -154,10 +152,6 @@ class _ZImage(Transformer):
             widths={QWEN3_4B.id: config["cap_feat_dim"], VAE.id: self.latent_channels},
             notes=(distilled,) if is_turbo else (),
         )
-
-    @property
-    def usual_resolution(self) -> int:
-        return self.side
 
     # --- opening and loading ----------------------------------------------------------------------
 
@@ -238,11 +232,8 @@ class _ZImage(Transformer):
 
     # --- noise and prediction ---------------------------------------------------------------------
 
-    def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
-        from lora_trainer.families.components.noise import Flow
-
-        assert isinstance(schedule, FlowSchedule), "the schedule of a flow-matching model"
-        return Flow(schedule, sampling=FlowSchedule(shift=HOST_SHIFT))
+    def sampling_schedule(self, trained: FlowSchedule) -> FlowSchedule:
+        return FlowSchedule(shift=HOST_SHIFT)
 
     def predict(
         self,
