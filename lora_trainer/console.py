@@ -119,7 +119,8 @@ class Console:
             case events.Planned():
                 self._close_bar()
                 self._print(
-                    f"{event.name}: {event.family.upper()}, {_count(event.image_count, 'image')}"
+                    f"{event.name}: {event.family_name or event.family},"
+                    f" {_count(event.image_count, 'image')}"
                     f"{_held_out(event)} in {_count(event.bucket_count, 'bucket')} at"
                     f" {event.resolution} px, {_count(event.step_count, 'step')} in"
                     f" {_count(event.epoch_count, 'epoch')}, on {event.device}, mixed_precision"

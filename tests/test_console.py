@@ -19,6 +19,7 @@ from lora_trainer.runs.state import RunState, fold
 PLANNED = events.Planned(
     name="ink",
     family="sd1",
+    family_name="SD1.5",
     step_count=20,
     epoch_count=1,
     image_count=1,
@@ -151,7 +152,7 @@ def test_each_phase_is_told_once(tmp_path, capsys):
     assert shown.err.splitlines() == ["Checking the dataset: 2 of 2"]
     assert shown.out.splitlines() == [
         f"Starting in {tmp_path / '水墨 run'}",
-        "ink: SD1, 1 image in 2 buckets at 512 px, 20 steps in 1 epoch, on CPU, mixed_precision no",
+        "ink: SD1.5, 1 image in 2 buckets at 512 px, 20 steps in 1 epoch, on CPU, mixed_precision no",
         "Loading the model",
         "Finished: ink, 0 steps",
         f"  {tmp_path / '水墨 run' / 'ink.safetensors'}",

@@ -51,6 +51,8 @@ class FoundParts:
     missing: tuple[PartKind, ...] = ()
     quantised: tuple[Path, ...] = ()
     """Files of missing parts that cannot be trained with."""
+    unreadable: tuple[Path, ...] = ()
+    """Files, where missing parts were looked for, whose header cannot be read."""
     notes: tuple[Message, ...] = ()
     path: Path
 
@@ -68,6 +70,17 @@ class FoundParts:
                 path=self.path,
                 parts=parts,
                 found=", ".join(sorted(path.name for path in self.quantised)),
+            )
+        if self.unreadable:
+            raise CheckpointError(
+                "{path} lacks {parts}, and {found} cannot be read",
+                hint=(
+                    "If one of these is what is missing, its download was cut off, or it is of"
+                    " another format: download the .safetensors file again."
+                ),
+                path=self.path,
+                parts=parts,
+                found=", ".join(sorted(path.name for path in self.unreadable)),
             )
         raise CheckpointError(
             "{path} lacks parts that lie in files of their own: {parts}",
@@ -131,6 +144,7 @@ def _look_around(
     """The same, with what is still missing taken from other files."""
     notes: list[Message] = []
     quantised: list[Path] = []
+    unreadable: list[Path] = []
     own_folder = path.parent
 
     def places() -> Iterator[list[Path]]:
@@ -144,7 +158,9 @@ def _look_around(
         files = next(searched, None)
         if files is None:
             break
-        headers = [(file, header) for file in dict.fromkeys(files) if (header := _read(file))]
+        looked_at = {file: _read(file) for file in dict.fromkeys(files)}
+        headers = [(file, header) for file, header in looked_at.items() if header is not None]
+        unreadable += [file for file, header in looked_at.items() if header is None]
         for kind in kinds:
             fitting = [
                 part
@@ -165,6 +181,7 @@ def _look_around(
         files=chosen,
         missing=missing,
         quantised=tuple(dict.fromkeys(quantised)) if missing else (),
+        unreadable=tuple(dict.fromkeys(unreadable)) if missing else (),
         notes=tuple(notes),
         path=path,
     )
@@ -227,7 +244,7 @@ def _asked(file: Path, kinds: Sequence[PartKind], detected: Detected) -> PartFil
             )
         return part
     raise CheckpointError(
-        "{path} is none of the parts of a {family} model: {parts}",
+        "{path} is none of the parts of {family}: {parts}",
         hint="Choose files made for this model, or set text_encoders and vae to auto.",
         path=file,
         family=detected.family.name,

@@ -73,6 +73,13 @@ def remarks(family: Family, config: RunConfig) -> Iterator[tuple[Message, Messag
             Message("clip_skip has no effect: {family} always uses its own layer", named),
             Message("Leave clip_skip at 1."),
         )
+    if config.lora.lora_type == "locon" and not family.convolution_targets:
+        yield (
+            Message(
+                "lora_type is locon, and {family} has no convolutions: a LoRA is trained", named
+            ),
+            Message("Set lora_type to lora."),
+        )
     if not family.is_flow:
         return
     if config.training.min_snr_gamma is not None:

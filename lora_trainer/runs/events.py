@@ -59,6 +59,8 @@ class Started(Event):
 class Planned(Event):
     name: str = ""
     family: str = ""
+    family_name: str = ""
+    """For people: Z-Image."""
     data: str = "images"
     """What is trained on: images or texts."""
     step_count: int = 0

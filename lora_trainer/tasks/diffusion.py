@@ -198,6 +198,7 @@ class Preparation(PreparationStage):
             events.Planned(
                 name=prepared.name,
                 family=checkpoint.family.id,
+                family_name=checkpoint.family.name,
                 step_count=prepared.plan.step_count,
                 epoch_count=prepared.plan.epoch_count,
                 image_count=len(prepared.dataset.examples),

@@ -85,6 +85,17 @@ def test_what_is_missing_is_named_with_what_to_fetch(checkpoint, tmp_path):
     assert "AE" not in str(caught.value.message)
 
 
+def test_a_file_that_cannot_be_read_is_named_where_a_part_is_missing(checkpoint, tmp_path):
+    whole = write(tmp_path / "models/text_encoder/tx.safetensors", **{TEXT: 8})
+    whole.write_bytes(whole.read_bytes()[:-4])
+    write(tmp_path / "models/VAE/ae.safetensors", **{VAE: 4})
+    with pytest.raises(CheckpointError, match=r"lacks TX .*, and tx.safetensors cannot be read"):
+        find(checkpoint)[1].require()
+    # nothing is said of it where nothing is missing
+    write(tmp_path / "models/text_encoder/another.safetensors", **{TEXT: 8})
+    assert find(checkpoint)[1].unreadable == ()
+
+
 def test_full_precision_is_preferred_and_the_choice_is_told(checkpoint, tmp_path):
     folder = tmp_path / "models/text_encoder"
     write(folder / "a.safetensors", torch.float8_e4m3fn, **{TEXT: 8})
@@ -127,7 +138,7 @@ def test_order_of_precedence_is_asked_inside_in_use_folders(checkpoint, tmp_path
 
 def test_files_that_are_asked_for_and_do_not_fit_are_refused(checkpoint, tmp_path):
     narrow = write(tmp_path / "narrow.safetensors", **{TEXT: 4})
-    with pytest.raises(CheckpointError, match="none of the parts of a Apart model: TX, AE"):
+    with pytest.raises(CheckpointError, match="none of the parts of Apart: TX, AE"):
         find(checkpoint, asked=[narrow])
     first, second = (write(tmp_path / f"{n}.safetensors", **{TEXT: 8}) for n in "ab")
     with pytest.raises(CheckpointError, match="are both TX"):

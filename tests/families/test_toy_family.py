@@ -18,6 +18,7 @@ from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.families import refusals
 from lora_trainer.families.sdxl import SDXL
 from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings import training
@@ -148,6 +149,18 @@ def test_the_times_of_training_are_those_that_were_asked_for(toy, checkpoint, tm
     # and a training draws them
     by_default = losses(run(tmp_path, checkpoint, "auto"))
     assert losses(run(tmp_path, checkpoint, "even", timestep_distribution="uniform")) != by_default
+
+
+def test_a_lora_for_convolutions_is_told_where_there_are_none(toy, tmp_path):
+    values = {"train_data_dir": tmp_path, "base_model": tmp_path, "output_dir": tmp_path / "run"}
+
+    def told(family, **changes):
+        config = training.from_mapping({**values, **changes})
+        return [str(note) for note, _ in refusals.remarks(family, config)]
+
+    sentence = "lora_type is locon, and Toy has no convolutions: a LoRA is trained"
+    assert told(toy, lora_type="locon") == [sentence]
+    assert told(toy) == told(SDXL, lora_type="locon") == []
 
 
 def test_the_tab_foretells_the_size_of_its_lora(toy, checkpoint):
