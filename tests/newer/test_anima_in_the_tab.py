@@ -16,6 +16,7 @@ from tests.webui.drafts import app as make_app
 @pytest.fixture
 def app(tmp_path):
     made = make_app(tmp_path)
+    made.host.kind = "neo"
     made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
     checkpoint = tiny.write(made.host.models)
     made.host.list(checkpoint)

@@ -2,12 +2,18 @@ from types import SimpleNamespace
 
 import torch
 
+from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.settings import training
 from lora_trainer.tasks.resolve import resolve
 
-CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule(), family=SD1)
+CHECKPOINT = SimpleNamespace(
+    schedule=NoiseSchedule(),
+    family=SD1,
+    detected=Detected(family=SD1, has_vae=True, weight_type="F16"),
+    separate_paths=((), None),
+)
 
 
 def resolved(resolution, **values):

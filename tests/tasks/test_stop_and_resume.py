@@ -126,6 +126,8 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
         if moment == "previews"
         else {}
     )
+    # the second run is to encode as the first one did
+    samples = {"keep_encoded": False, **samples}
     plain = begin(tmp_path, "plain", images=8, epochs=1, **samples)
     assert job.run(plain.path) == job.FINISHED
 

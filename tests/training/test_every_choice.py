@@ -201,6 +201,7 @@ ELSEWHERE = {
     "base_precision": "tests/tasks/test_diffusion.py",
     "sample_encoder": "tests/tasks/test_preview_measures.py",
     "timestep_distribution": "tests/families/test_toy_family.py",
+    "webui": "tests/lora/test_deliver.py",
     "keep_encoded": "tests/training/test_encoded_cache.py",
     "packing": "tests/tasks/test_language.py",
     "merge_lora": "tests/tasks/test_language.py",
