@@ -39,16 +39,14 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
-    TokenizerFinder,
     TokenShift,
 )
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families import qwen3
 from lora_trainer.families.base import Rows, Shape, TextStates
-from lora_trainer.families.tokenizer_kinds import QWEN3, QWEN3_PADDING
+from lora_trainer.families.tokenizer_kinds import QWEN3_PADDING
 from lora_trainer.families.transformer import (
     NativeLayer,
-    Transformer,
     count_blocks,
     refuse_quantised,
     shape_of,
@@ -157,7 +155,7 @@ class _VaeSpace:
     side: int = 1024
 
 
-class _Klein(Transformer):
+class _Klein(qwen3.ToldByQwen3):
     # Forge Neo's word
     sd_version = "klein"
     packages = "newer"
@@ -328,22 +326,10 @@ class _Klein(Transformer):
         whole = qwen3.component(found)
         return replace(whole, config={**whole.config, "num_hidden_layers": ENCODER_LAYERS})
 
-    def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
-        return [(block,) for block in encoder.layers]
-
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
-        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
-        from lora_trainer.families.components.qwen3 import read_vocabulary
-
-        return (open_tokenizer(find(QWEN3), read_vocabulary),)
-
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         return FlowSchedule(by_tokens=TokenShift(side=1))
 
     # --- encoding ---------------------------------------------------------------------------------
-
-    def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
-        return len(tokenizers[0].encode(caption, add_special_tokens=False).ids)
 
     def longest_caption(self, max_token_length: int) -> int:
         return TEXT_LENGTH - IN_TEMPLATE

@@ -1,13 +1,18 @@
-"""Qwen3 as a text encoder in a file of its own: what its header tells. Without torch."""
+"""Qwen3 as a text encoder in a file of its own: what its header tells, and what families have in
+common that take nothing else for text. Without torch.
+"""
 
 from __future__ import annotations
 
+from abc import ABC
+from collections.abc import Sequence
 from typing import Any
 
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.parts import Component, PartFile
-from lora_trainer.families.transformer import count_blocks, shape_of
+from lora_trainer.checkpoint.parts import Component, PartFile, TokenizerFinder
+from lora_trainer.families.tokenizer_kinds import QWEN3
+from lora_trainer.families.transformer import Transformer, count_blocks, shape_of
 
 PREFIXES = ("model.", "")
 
@@ -59,3 +64,19 @@ def component(found: PartFile) -> Component:
         buffers=qwen3.qwen3_buffers,
         prefix=found.prefix,
     )
+
+
+class ToldByQwen3(Transformer, ABC):
+    """A family of transformers whose only text encoder is a Qwen3."""
+
+    def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
+        return [(block,) for block in encoder.layers]
+
+    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
+        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
+        from lora_trainer.families.components.qwen3 import read_vocabulary
+
+        return (open_tokenizer(find(QWEN3), read_vocabulary),)
+
+    def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
+        return len(tokenizers[0].encode(caption, add_special_tokens=False).ids)

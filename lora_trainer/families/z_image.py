@@ -29,16 +29,13 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
-    TokenizerFinder,
 )
 from lora_trainer.errors import Message
 from lora_trainer.families import qwen3
 from lora_trainer.families.base import Rows, TextStates
 from lora_trainer.families.flux import LATENT_SCALE, LATENT_SHIFT, VAE
-from lora_trainer.families.tokenizer_kinds import QWEN3
 from lora_trainer.families.transformer import (
     NativeLayer,
-    Transformer,
     count_blocks,
     refuse_quantised,
     shape_of,
@@ -98,7 +95,7 @@ QWEN3_4B = PartKind(
 )
 
 
-class _ZImage(Transformer):
+class _ZImage(qwen3.ToldByQwen3):
     id = "zimage"
     name = "Z-Image"
     # Forge Neo's word
@@ -192,22 +189,10 @@ class _ZImage(Transformer):
             return qwen3.component(found)
         return vae_of_headers(found.header, found.headers, self, found.prefix)
 
-    def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
-        return [(block,) for block in encoder.layers]
-
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
-        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
-        from lora_trainer.families.components.qwen3 import read_vocabulary
-
-        return (open_tokenizer(find(QWEN3), read_vocabulary),)
-
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         return FlowSchedule(shift=TRAINING_SHIFT)
 
     # --- encoding ---------------------------------------------------------------------------------
-
-    def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
-        return len(tokenizers[0].encode(caption, add_special_tokens=False).ids)
 
     def longest_caption(self, max_token_length: int) -> int:
         return LONGEST - IN_TEMPLATE
