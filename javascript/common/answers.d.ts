@@ -198,6 +198,8 @@ export interface CheckpointView {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    steps: number | null;
+    cfg: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;
@@ -506,6 +508,8 @@ export interface ListedCheckpoint {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    steps: number | null;
+    cfg: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;
@@ -537,6 +541,8 @@ export interface LoadedView {
     family: string | null;
     family_name: string | null;
     resolution: number | null;
+    steps: number | null;
+    cfg: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;
@@ -568,6 +574,7 @@ export interface LoraView {
     matrix: number[];
     family: string | null;
     resolution: number | null;
+    steps: number | null;
     cfg: number | null;
     sampler: string;
     scheduler: string;

@@ -53,7 +53,12 @@ const inputs = {
 };
 
 /** What was suggested for the LoRA's family: an input that still has it is not the user's. */
-const suggested = { cfg: inputs.cfg, sampler: inputs.sampler, scheduler: inputs.scheduler };
+const suggested = {
+    steps: inputs.steps,
+    cfg: inputs.cfg,
+    sampler: inputs.sampler,
+    scheduler: inputs.scheduler,
+};
 
 /** The suggested prompt: while the box contains it, the user has not typed anything. */
 let prompted = "";
@@ -754,21 +759,29 @@ function form(place, next, redraw) {
     return { prompt, usable };
 }
 
-/** The resolution of the WebUI's checkpoint if it is of the LoRA's family, else the family's. */
-function sizeFor(/** @type {LoraView} */ lora) {
-    const loaded = home().checkpoints?.find(
-        (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
-    );
-    return loaded?.resolution || lora.resolution || inputs.width;
+/** The WebUI's checkpoint, if it is of the LoRA's family. */
+function loadedFor(/** @type {LoraView} */ lora) {
+    return home().checkpoints?.find(({ loaded, family }) => loaded && family === lora.family);
 }
 
-/** Fill in what suits the LoRA's family, except where the user has chosen something else. */
-function suggestFor(/** @type {LoraView} */ { cfg, sampler, scheduler }) {
+/** The resolution of that checkpoint, else the family's. */
+function sizeFor(/** @type {LoraView} */ lora) {
+    return loadedFor(lora)?.resolution || lora.resolution || inputs.width;
+}
+
+/**
+ * Fill in what suits the WebUI's checkpoint, else the LoRA's family, except where the user has
+ * chosen something else.
+ */
+function suggestFor(/** @type {LoraView} */ lora) {
+    const { sampler, scheduler } = lora;
     const next = {
-        cfg: cfg ?? 7,
+        steps: loadedFor(lora)?.steps ?? lora.steps ?? 20,
+        cfg: loadedFor(lora)?.cfg ?? lora.cfg ?? 7,
         sampler: samplers.samplers.includes(sampler) ? sampler : "",
         scheduler: samplers.schedulers.includes(scheduler) ? scheduler : "",
     };
+    if (inputs.steps === suggested.steps) inputs.steps = next.steps;
     if (inputs.cfg === suggested.cfg) inputs.cfg = next.cfg;
     if (inputs.sampler === suggested.sampler) inputs.sampler = next.sampler;
     if (inputs.scheduler === suggested.scheduler) inputs.scheduler = next.scheduler;

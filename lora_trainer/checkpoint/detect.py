@@ -66,8 +66,8 @@ class Detected:
     """Which of a family's models it is, where they differ."""
     widths: Mapping[str, int] = field(default_factory=dict)
     """By the id of a PartKind: the width that the model takes of this part."""
-    guidance: float | None = None
-    """Of its samples for sample_guidance: auto. None: its family's."""
+    is_distilled: bool = False
+    """Whether it was distilled to few steps, as far as can be told."""
     notes: tuple[Message, ...] = ()
     """Warnings about it."""
 

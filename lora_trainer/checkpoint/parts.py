@@ -164,6 +164,15 @@ class TokenizerKind:
     """Files that together do instead of a tokenizer.json, where its family can read them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """How a model that was distilled to few steps makes images."""
+
+    step_count: int
+    guidance: float = 1.0
+    """CFG scale; 1: without the negative prompt."""
+
+
 TokenizerFinder = Callable[[TokenizerKind], "Path"]
 """A kind -> the path of its tokenizer.json."""
 

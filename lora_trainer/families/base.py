@@ -12,7 +12,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
+from lora_trainer.settings.training import (
+    TEXT_ENCODER_TARGETS,
+    UNET_TARGETS,
+    USUAL_STEPS,
+    LoraSettings,
+    SampleSettings,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from lora_trainer.checkpoint.parts import (
         Component,
         Components,
+        Distilled,
         PartFile,
         PartKind,
         Parts,
@@ -327,15 +334,33 @@ class Family(ABC):
     """Whether samples take one prediction, told how strong its guidance is, instead of two."""
     usual_guidance: float = 7.0
     """Guidance of samples for sample_guidance: auto."""
+    distilled: Distilled | None = None
+    """How those of its models make images that were distilled to few steps; None: it has none."""
     webui_sampler: str = ""
     """The name of the sampler that suits it in WebUIs; "": their default."""
     webui_scheduler: str = ""
     """The same of the noise schedule."""
 
-    @property
-    def webui_cfg(self) -> float:
-        """The CFG scale that suits it in WebUIs, which have distilled guidance apart."""
-        return 1.0 if self.has_distilled_guidance else self.usual_guidance
+    def usual_sampling(self, *, is_distilled: bool) -> tuple[int, float]:
+        """Steps and guidance that suit a model."""
+        if is_distilled and self.distilled is not None:
+            return self.distilled.step_count, self.distilled.guidance
+        return USUAL_STEPS, self.usual_guidance
+
+    def webui_sampling(self, *, is_distilled: bool) -> tuple[int, float]:
+        """Steps and CFG scale that suit a model in WebUIs, which have distilled guidance apart."""
+        steps, guidance = self.usual_sampling(is_distilled=is_distilled)
+        return steps, 1.0 if self.has_distilled_guidance else guidance
+
+    def sampling(self, asked: SampleSettings, *, is_distilled: bool) -> dict[str, int | float]:
+        """sample_steps and sample_guidance, for auto what suits the model."""
+        usual = self.usual_sampling(is_distilled=is_distilled)
+        keys = ("sample_steps", "sample_guidance")
+        stated = (asked.sample_steps, asked.sample_guidance)
+        return {
+            key: own if value is None else value
+            for key, value, own in zip(keys, stated, usual, strict=True)
+        }
 
     def predict_sample(
         self,

@@ -31,6 +31,7 @@ from lora_trainer.checkpoint.part_files import is_quantised
 from lora_trainer.checkpoint.parts import (
     Component,
     Components,
+    Distilled,
     FlowSchedule,
     PartFile,
     PartKind,
@@ -180,6 +181,8 @@ class _Flux(Transformer):
     has_large_text_encoders = True
     has_distilled_guidance = True
     usual_guidance = DISTILLED_GUIDANCE
+    # schnell
+    distilled = Distilled(step_count=4)
     native_mark = "double_blocks.0.img_attn.qkv.weight"
     diffusers_mark = "single_transformer_blocks.0.attn.to_q.weight"
     spec_implementation = "https://github.com/black-forest-labs/flux"
@@ -230,6 +233,7 @@ class _Flux(Transformer):
                 T5_XXL.id: config["joint_attention_dim"],
                 VAE.id: config["in_channels"] // 4,
             },
+            is_distilled=not is_dev,
             notes=() if is_dev else (note,),
             weight_type="BF16",
         )

@@ -33,6 +33,7 @@ from lora_trainer.checkpoint.part_files import joined
 from lora_trainer.checkpoint.parts import (
     Component,
     Components,
+    Distilled,
     FlowSchedule,
     PartFile,
     PartKind,
@@ -166,6 +167,7 @@ class _Klein(qwen3.ToldByQwen3):
     text_needs_range = True
     has_large_text_encoders = True
     usual_guidance = 4.0
+    distilled = Distilled(step_count=4)
     unet_targets = (
         *(f"attn.{name}" for name in (*OF_IMAGE, "to_out.0", *OF_TEXT, "to_add_out")),
         "ff.linear_in",
@@ -254,8 +256,7 @@ class _Klein(qwen3.ToldByQwen3):
                 self.encoder.id: config["joint_attention_dim"] // len(STATES),
                 VAE.id: VAE_CHANNELS,
             },
-            # the distilled one samples without guidance
-            guidance=1.0 if is_distilled else None,
+            is_distilled=is_distilled,
             notes=(distilled,) if is_distilled else (),
         )
 

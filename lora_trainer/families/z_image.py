@@ -23,6 +23,7 @@ from lora_trainer.checkpoint.detect import (
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.parts import (
     Component,
+    Distilled,
     FlowSchedule,
     PartFile,
     PartKind,
@@ -108,6 +109,8 @@ class _ZImage(qwen3.ToldByQwen3):
     side_multiple = 16
     text_needs_range = True
     usual_guidance = 4.0
+    # Turbo
+    distilled = Distilled(step_count=8)
     caption_bytes = LONGEST * 2560 * 4
     unet_targets = (
         *(f"attention.{name}" for name in (*FUSED, "to_out.0")),
@@ -147,6 +150,7 @@ class _ZImage(qwen3.ToldByQwen3):
             resolution=stated_side(header.metadata, self.side_multiple),
             weight_type=usual_type(header.tensors[name] for name in names),
             widths={QWEN3_4B.id: config["cap_feat_dim"], VAE.id: self.latent_channels},
+            is_distilled=is_turbo,
             notes=(distilled,) if is_turbo else (),
         )
 

@@ -47,6 +47,8 @@ RESERVED_ON_WINDOWS = {
 }
 DEFAULT_RANK = 8
 """The rank for `lora_rank: auto` without init_lora."""
+USUAL_STEPS = 20
+"""The steps of a preview for `sample_steps: auto`, of a model that was not distilled to fewer."""
 DEFAULT_STRENGTH = 0.7
 """The recommended strength for `preferred_weight: auto` where none was measured."""
 MAX_CACHE_IN_MEMORY = 2 * 2**30
@@ -927,8 +929,8 @@ class SampleSettings(Settings):
     """Generate previews at this interval of steps. auto: whenever the LoRA is saved, if there are
     sample_prompts.
     """
-    sample_steps: int = setting(20, label="Preview sampling steps", bounds=(1, 150))
-    """Sampling steps of a preview."""
+    sample_steps: int | None = setting(None, label="Preview sampling steps", bounds=(1, 150))
+    """Sampling steps of a preview. auto: 20, or as few as a model was distilled to."""
     sample_size: int | None = setting(
         None, label="Preview size", unit="pixels", bounds=(64, 2048), step=64
     )
@@ -958,8 +960,8 @@ class SampleSettings(Settings):
         step=0.5,
         terms="cfg scale guidance distilled",
     )
-    """CFG scale of the previews; of models with distilled guidance, that one. auto: 7, or what is
-    usual for the model.
+    """CFG scale of the previews; of models with distilled guidance, that one. At 1 the negative
+    prompt has no effect. auto: 7, or what is usual for the model.
     """
     sample_seed: int = setting(42, label="Preview seed", bounds=(0, 2**32 - 1))
     """Seed of the previews; the same for each, so that they can be compared."""

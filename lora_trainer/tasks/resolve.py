@@ -16,7 +16,6 @@ from lora_trainer.lora.deliver import clean_name
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.device import precision_name
-from lora_trainer.training.preview import guidance_of
 
 
 def resolve(
@@ -34,20 +33,12 @@ def resolve(
         base_precision="same" if precision == "auto" else precision,
         blocks_to_swap=config.training.blocks_to_swap or 0,
         **_flow(checkpoint),
-        sample_guidance=_guidance(checkpoint, config),
+        **checkpoint.family.sampling(config.samples, is_distilled=checkpoint.detected.is_distilled),
         text_encoders=list(text_encoders) or None,
         vae=vae,
         prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )
-
-
-def _guidance(checkpoint: Checkpoint, config: RunConfig) -> float:
-    """sample_guidance, or the checkpoint's own for auto."""
-    own = checkpoint.detected.guidance
-    if config.samples.sample_guidance is None and own is not None:
-        return own
-    return guidance_of(checkpoint.family, config.samples)
 
 
 def _flow(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.families.base import Family, TextStates
 from lora_trainer.families.components.text import join_rows
-from lora_trainer.settings.training import SampleSettings
+from lora_trainer.settings.training import USUAL_STEPS, SampleSettings
 from lora_trainer.training.images import to_image
 from lora_trainer.training.loop import Abandoned
 
@@ -52,13 +52,15 @@ def sample_latents(
     side = family.pixels_per_latent
     shape = (1, family.latent_channels, height // side, width // side)
     sampler = family.noise_process(parts.schedule).sampler(
-        settings.sample_sampler, settings.sample_steps, device, shape
+        settings.sample_sampler, steps_of(settings), device, shape
     )
     latents = sampler.start(torch.randn(shape, generator=generator).to(device))
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)
     guidance = guidance_of(family, settings)
     texts = [negative.to(device), prompt.to(device)]
-    if family.has_distilled_guidance:
+    # at 1 the negative prompt cancels out
+    has_negative = not family.has_distilled_guidance and guidance != 1
+    if not has_negative:
         texts = texts[1:]
     elif texts[0].hidden.shape == texts[1].hidden.shape:
         texts = [join_rows(texts)]
@@ -70,7 +72,7 @@ def sample_latents(
             found = torch.cat(
                 [_predict_rows(parts, scaled, time, text, sizes, guidance) for text in texts]
             ).float()
-            if not family.has_distilled_guidance:
+            if has_negative:
                 without, with_prompt = found.chunk(2)
                 found = without + guidance * (with_prompt - without)
             latents = sampler.step(found, time, latents, generator)
@@ -81,6 +83,11 @@ def guidance_of(family: Family, settings: SampleSettings) -> float:
     """sample_guidance, or the family's own for auto."""
     asked = settings.sample_guidance
     return family.usual_guidance if asked is None else asked
+
+
+def steps_of(settings: SampleSettings) -> int:
+    """sample_steps, or the usual number for auto."""
+    return settings.sample_steps or USUAL_STEPS
 
 
 def make_previews(
@@ -146,7 +153,7 @@ def parameters_text(
     if family.has_distilled_guidance:
         guidance = f"CFG scale: 1, Distilled CFG Scale: {guidance_of(family, settings):g}"
     lines.append(
-        f"Steps: {settings.sample_steps}, Sampler: {sampler}, {guidance},"
+        f"Steps: {steps_of(settings)}, Sampler: {sampler}, {guidance},"
         f" Seed: {settings.sample_seed}, Size:"
         f" {size[0]}x{size[1]}, Model: {model_name.replace(',', '').replace(':', '')}, RNG: CPU"
     )

@@ -212,6 +212,10 @@ def test_schnell_is_trained_with_a_warning(tmp_path):
     assert checkpoint.detected.variant == "schnell"
     assert "distilled to few steps" in str(checkpoint.notes[0])
     assert checkpoint.schedule.shift_for((1, 16, 64, 64)) == 1.0
+    assert checkpoint.family.usual_sampling(is_distilled=checkpoint.detected.is_distilled) == (
+        4,
+        1.0,
+    )
     same_weights(checkpoint.load_unet(torch.float32), tiny_flux.build(guided=False)["transformer"])
 
 

@@ -391,11 +391,16 @@ def test_metadata_and_sidecar_say_what_hosts_look_for(tmp_path, few_tokens):
     assert sidecar["sd version"] == "klein"
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("klein-4b", 1.0), ("klein-base-4b", 4.0)])
-def test_previews_of_the_distilled_one_have_no_guidance(tmp_path, few_tokens, name, guidance):
+@pytest.mark.parametrize(
+    ("name", "sampling"), [("klein-4b", (4, 1.0)), ("klein-base-4b", (20, 4.0))]
+)
+def test_previews_of_the_distilled_one_have_few_steps_and_no_guidance(
+    tmp_path, few_tokens, name, sampling
+):
     path = tiny.write(tmp_path / "models", f"flux-2-{name}.safetensors")
     folder = run(tmp_path, base_model=str(path), max_train_steps=1)
-    assert training.read(folder.config).samples.sample_guidance == guidance
+    samples = training.read(folder.config).samples
+    assert (samples.sample_steps, samples.sample_guidance) == sampling
 
 
 @pytest.mark.parametrize(("size", "billions"), [("4B", 3.88), ("9B", 9.08)])

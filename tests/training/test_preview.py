@@ -97,6 +97,19 @@ def test_zero_terminal_snr_and_v_prediction_give_finite_pictures():
         assert torch.isfinite(latents).all(), sampler
 
 
+def test_at_a_guidance_of_1_the_negative_prompt_costs_nothing():
+    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
+    seen = []
+    parts.unet.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    prompt, negatives = states(parts, "a red cat"), [states(parts, text) for text in ("", "ugly")]
+    settings = SampleSettings(sample_steps=2, sample_guidance=1.0)
+    first, second = (
+        preview.sample_latents(parts, prompt, negative, settings, (64, 64))
+        for negative in negatives
+    )
+    assert torch.equal(first, second) and seen == [1] * 4
+
+
 def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_path):
     parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
     adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5), 0)

@@ -494,8 +494,10 @@ class LoraView(TypedDict):
     family: str | None
     resolution: int | None
     """Native resolution of its family in pixels."""
+    steps: int | None
+    """Sampling steps that suit its family in the WebUI; null: unknown."""
     cfg: float | None
-    """What suits its family in the WebUI; null: unknown."""
+    """The same of the CFG scale."""
     sampler: str
     """The same; empty: the WebUI's default."""
     scheduler: str
@@ -510,6 +512,7 @@ class LoraView(TypedDict):
 
 def to_mapping(lora: Lora, address: str) -> LoraView:
     """As JSON. `address`: URL of its image."""
+    steps, cfg = lora.family.webui_sampling(is_distilled=False) if lora.family else (None, None)
     return {
         "id": lora.id,
         "name": lora.name,
@@ -522,7 +525,8 @@ def to_mapping(lora: Lora, address: str) -> LoraView:
         "matrix": lora.matrix,
         "family": lora.family.id if lora.family else None,
         "resolution": lora.family.largest_resolution if lora.family else None,
-        "cfg": lora.family.webui_cfg if lora.family else None,
+        "steps": steps,
+        "cfg": cfg,
         "sampler": lora.family.webui_sampler if lora.family else "",
         "scheduler": lora.family.webui_scheduler if lora.family else "",
         "author": lora.credits.author,

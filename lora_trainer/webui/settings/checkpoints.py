@@ -53,6 +53,10 @@ class CheckpointSummary(TypedDict):
     family: str | None
     family_name: str | None
     resolution: int | None
+    steps: int | None
+    """Sampling steps that suit it in the WebUI; null: unknown."""
+    cfg: float | None
+    """The same of the CFG scale."""
     data: Literal["images", "texts"]
     """What it is trained on."""
     language_model: str | None
@@ -137,6 +141,7 @@ class CheckpointFacts:
     prediction_type: PredictionType | None = None
     stated_resolution: int | None = None
     has_vae: bool = True
+    is_distilled: bool = False
     licence: Licence | None = None
     language: LanguageFacts | None = None
     """Of a language model; it has no family."""
@@ -403,16 +408,24 @@ def read_facts(path: Path) -> CheckpointFacts:
         prediction_type=found.prediction_type,
         stated_resolution=found.resolution,
         has_vae=found.has_vae,
+        is_distilled=found.is_distilled,
         licence=found.licence,
     )
 
 
 def summarize(facts: CheckpointFacts, language: str) -> CheckpointSummary:
     """The facts as JSON."""
+    steps, cfg = (
+        facts.family.webui_sampling(is_distilled=facts.is_distilled)
+        if facts.family
+        else (None, None)
+    )
     return {
         "family": facts.family.id if facts.family else None,
         "family_name": facts.family.name if facts.family else None,
         "resolution": facts.resolution,
+        "steps": steps,
+        "cfg": cfg,
         "data": "texts" if facts.language else "images",
         "language_model": texts.render(facts.language.words(), language)
         if facts.language
@@ -471,6 +484,7 @@ def _to_entry(facts: CheckpointFacts) -> dict[str, Any]:
         "prediction_type": facts.prediction_type,
         "stated_resolution": facts.stated_resolution,
         "has_vae": facts.has_vae,
+        "is_distilled": facts.is_distilled,
         "licence": asdict(facts.licence) if facts.licence else None,
         "language": asdict(facts.language) if facts.language else None,
     }
@@ -490,6 +504,7 @@ def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
         prediction_type=entry["prediction_type"],
         stated_resolution=entry["stated_resolution"],
         has_vae=entry["has_vae"],
+        is_distilled=entry["is_distilled"],
         licence=licence and Licence(name=licence["name"], restrictions=_known(licence)),
     )
 
@@ -513,6 +528,7 @@ def _is_sound(entry: Any) -> bool:
             (facts.family is not None or facts.language is not None)
             and kinds
             and isinstance(facts.has_vae, bool)
+            and isinstance(facts.is_distilled, bool)
         )
         return bool(written) and "mark" in entry and (found or facts.problem is not None)
     except files.UNREADABLE:

@@ -47,6 +47,7 @@ class RunEstimate:
         self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: CheckpointFacts
     ) -> None:
         self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
+        self._is_distilled = facts.is_distilled
         self.divided = divide(dataset, asked.validation.validation_split, asked.training.seed)
         """The images to train on, and those held out."""
         examples = self.divided.trained.examples
@@ -169,7 +170,11 @@ class RunEstimate:
     def resolved(self) -> dict[str, Any]:
         """Config key -> value for auto."""
         values = settings.to_mapping(self.settled)
-        keys = ("resolution", "max_train_steps", *settings.SETTLED)
+        keys = ["resolution", "max_train_steps", *settings.SETTLED]
+        if self._family is not None:
+            samples = self._family.sampling(self.settled.samples, is_distilled=self._is_distilled)
+            values |= samples
+            keys += samples
         return {
             key: values[key]
             for key in keys

@@ -231,6 +231,7 @@ def test_a_lora_comes_with_what_suits_its_family_in_the_webui(family, expected, 
     write_lora(folder / "ink.safetensors")
     view = to_mapping(replace(only(loras), family=families.get(family)), "")
     assert (view["cfg"], view["sampler"], view["scheduler"]) == expected
+    assert view["steps"] == 20
 
 
 def test_a_sidecar_that_cannot_be_read_is_not_overwritten(loras, folder):

@@ -146,6 +146,8 @@ def test_every_auto_is_told(app):
         "save_steps": 3,
         "sample_every": 3,
         "sample_size": 64,
+        "sample_steps": 20,
+        "sample_guidance": 7.0,
     }
 
 

@@ -198,6 +198,7 @@ def test_a_damaged_file_of_what_was_found_is_begun_anew(app, content):
         {"family": "sd2", "stated_resolution": "64"},
         {"family": "sd1", "prediction_type": 3},
         {"has_vae": None},
+        {"is_distilled": 1},
         {"problem": 5},
         {"problem": "no {such}", "hint": "", "hint_values": {}, "values": {"a": 1}},
         {"problem": "no", "hint": "", "hint_values": {}, "values": 7},
@@ -205,7 +206,14 @@ def test_a_damaged_file_of_what_was_found_is_begun_anew(app, content):
 )
 def test_what_was_found_must_be_what_is_found(app, made_up):
     path = tiny_checkpoint("sd1")
-    sound = {"family": "sd1", "prediction_type": None, "stated_resolution": None, "has_vae": True}
+    sound = {
+        "family": "sd1",
+        "prediction_type": None,
+        "stated_resolution": None,
+        "has_vae": True,
+        "is_distilled": False,
+        "licence": None,
+    }
     values = {str(path): {"mark": _mark(path), **sound, **made_up}, "/other": 3}
     (app.data.root / "checkpoints.json").write_text(json.dumps(values), encoding="utf-8")
     facts = Checkpoints(app.host, app.data.root / "checkpoints.json").facts(path)

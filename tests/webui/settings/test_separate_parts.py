@@ -71,3 +71,14 @@ def test_settings_that_mean_nothing_for_it_are_said_beside_their_fields(app):
     made = app.preflight.check(asked(train_text_encoder=True, noise_offset=0.1))
     found = {problem.field: problem.severity for problem in made.problems}
     assert found == {"train_text_encoder": "error", "noise_offset": "warning"}
+
+
+def test_a_distilled_checkpoint_is_tried_and_previewed_in_few_steps(app, tmp_path):
+    path = tiny_flux.write(tmp_path / "schnell", guided=False)
+    path = path.replace(app.host.models / "Stable-diffusion" / "schnell.safetensors")
+    app.host.list(path)
+    app.host.load(path)
+    made = app.preflight.check(asked(sample_steps=None))
+    assert (made.resolved["sample_steps"], made.resolved["sample_guidance"]) == (4, 1.0)
+    told = app.checkpoints.loaded("en")
+    assert (told["steps"], told["cfg"]) == (4, 1.0)
