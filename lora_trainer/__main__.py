@@ -5,15 +5,27 @@ commands without the worker's packages start without them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_trainer import __version__, environment, files
-from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, RunError
+from lora_trainer.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    LoraFileError,
+    LoraTrainerError,
+    RunError,
+)
+
+if TYPE_CHECKING:
+    from lora_trainer.lora.survival import Survival
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,8 +177,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = add("inspect", inspect, "describe a LoRA file from any trainer, and which WebUIs load it")
     sub.add_argument("file", type=given_path, help="the file, or a folder of PEFT or diffusers")
-    text = "also list the keys that match no layer of this checkpoint"
+    text = (
+        "also list the keys that match no layer of this checkpoint, and how much of the LoRA is"
+        " left where a WebUI keeps the checkpoint in few bits (fp8, nf4, GGUF)"
+    )
     sub.add_argument("--base", type=given_path, metavar="CHECKPOINT", help=text)
+    text = "at this strength (default: the one that the file recommends, or 1)"
+    sub.add_argument("--strength", type=given_strength, help=text)
     sub.add_argument("--json", **AS_JSON)
     text = "what this WebUI loads of it, what it drops and why, and what else makes it do nothing"
     hosts = ["a1111", "forge", "reforge", "classic", "neo"]
@@ -232,6 +249,15 @@ def given_path(text: str) -> Path:
     from lora_trainer.settings.schema import unquoted
 
     return Path(unquoted(text))
+
+
+def given_strength(text: str) -> float:
+    """A number that is not 0."""
+    with contextlib.suppress(ValueError):
+        strength = float(text)
+        if strength and math.isfinite(strength):
+            return strength
+    raise argparse.ArgumentTypeError(f"{text} is not a number above or below 0")
 
 
 DIR: dict[str, Any] = {"type": given_path, "metavar": "DIR"}
@@ -524,23 +550,10 @@ def inspect(asked: argparse.Namespace) -> int:
         activate_for(asked.base)
     # need torch or safetensors
     from lora_trainer.lora.convert import convert
-    from lora_trainer.lora.describe import describe
     from lora_trainer.lora.file import find_in_folder
 
-    if asked.host is not None:
-        from lora_trainer.lora.certificate import certify
-
-        certificate = certify(asked.file, asked.host, base=asked.base)
-        print(certificate.to_json() if asked.json else certificate.to_text())
-    else:
-        base = None
-        if asked.base is not None:
-            from lora_trainer.checkpoint.load import open_checkpoint
-            from lora_trainer.lora.names import base_layers
-
-            base = base_layers(open_checkpoint(asked.base).outline())
-        description = describe(asked.file, base)
-        print(description.to_json() if asked.json else description.to_text())
+    told, text = _certified(asked) if asked.host is not None else _described(asked)
+    print(json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) if asked.json else text)
     if asked.fix is not None:
         done = convert(find_in_folder(asked.file), asked.fix, asked.host)
         # on stderr: stdout may be parsed as JSON
@@ -548,6 +561,60 @@ def inspect(asked: argparse.Namespace) -> int:
         for name in done.left_out:
             print(f"Left out, because the model has no such layer: {name}", file=sys.stderr)
     return 0
+
+
+def _certified(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from lora_trainer.lora.certificate import certify
+
+    certificate = certify(asked.file, asked.host, base=asked.base)
+    told, text = certificate.to_mapping(), certificate.to_text()
+    if asked.base is None:
+        return told, text
+    kept = _kept(asked)
+    if isinstance(kept, LoraTrainerError):
+        return told | {"kept": None}, text
+    return (
+        told | {"kept": kept.to_mapping(hosts=[asked.host])},
+        f"{text}\n{kept.to_text(asked.host)}",
+    )
+
+
+def _described(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from lora_trainer.checkpoint.load import open_checkpoint
+    from lora_trainer.lora.describe import describe
+    from lora_trainer.lora.names import base_layers
+
+    if asked.base is None:
+        description = describe(asked.file)
+        return description.to_mapping(), description.to_text()
+    kept = _kept(asked)
+    try:
+        base = base_layers(open_checkpoint(asked.base).outline())
+    except CheckpointError as error:
+        # quantised, or of a family that is not trained here
+        if isinstance(kept, LoraTrainerError):
+            raise
+        base = None
+        print(f"Its layers are not compared: {error}", file=sys.stderr)
+    description = describe(asked.file, base)
+    if isinstance(kept, LoraTrainerError):
+        return description.to_mapping() | {"kept": None}, description.to_text()
+    return (
+        description.to_mapping() | {"kept": kept.to_mapping()},
+        f"{description.to_text()}\n{kept.to_text()}",
+    )
+
+
+def _kept(asked: argparse.Namespace) -> Survival | LoraTrainerError:
+    """How much of the LoRA is left in few bits; the error where it cannot be measured, as on a
+    folder, or a model that no WebUI runs.
+    """
+    from lora_trainer.lora.survival import survival
+
+    try:
+        return survival(asked.file, asked.base, [asked.strength] if asked.strength else ())
+    except (CheckpointError, LoraFileError) as error:
+        return error
 
 
 def check(asked: argparse.Namespace) -> int:

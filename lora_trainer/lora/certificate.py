@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import files
-from lora_trainer.checkpoint.header import Header, read_header
-from lora_trainer.errors import CheckpointError, LoraFileError, Message
+from lora_trainer.checkpoint.header import Header
+from lora_trainer.errors import LoraFileError, Message
 from lora_trainer.families import find
 from lora_trainer.lora import host_layers
 from lora_trainer.lora.changes import ADDED_KINDS, change_of
+from lora_trainer.lora.checkpoint_layers import CheckpointLayers
 from lora_trainer.lora.convert import CopyPlan, plan
 from lora_trainer.lora.file import find_in_folder
 from lora_trainer.lora.file import read_header as read_lora_header
-from lora_trainer.lora.host_layers import A1111, HOST_NAMES, NEO, Shape
+from lora_trainer.lora.host_layers import A1111, HOST_NAMES
 from lora_trainer.lora.layouts import (
     FAMILIES,
     UNET,
@@ -48,8 +49,6 @@ LoRAs that show are at 1e-4 and more: a hundredth of the one is a hundredth of t
 effect.
 """
 PROBES = 4
-CHECKPOINT_HEADS = ("model.diffusion_model.", "diffusion_model.", "net.", "")
-"""What may stand before the model's own names in a checkpoint."""
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 MOST_FILES = 100_000
 """Files of a LoRA folder that are searched for another of the same name."""
@@ -201,7 +200,7 @@ def certify(
         raise LoraFileError("{path} is not a LoRA", hint="`inspect` shows what it is.", path=path)
     families, source = families_of(layers, header.metadata)
     models = models_in(layers, header.metadata)
-    own = _CheckpointLayers.of(base) if base is not None else None
+    own = CheckpointLayers.of(base) if base is not None else None
     if own is not None and {*models} & {*own.models}:
         models = tuple(model for model in models if model in own.models)
     if models:
@@ -247,7 +246,7 @@ def _loadings(
     layers: Mapping[str, Layer],
     host: str,
     models: Sequence[str],
-    base: _CheckpointLayers | None,
+    base: CheckpointLayers | None,
 ) -> list[Loading]:
     """What the WebUI makes of it with each model that it runs, most layers first."""
     found = [
@@ -465,7 +464,7 @@ def _effect(header: Header, layer: Layer, scale: float | None) -> float | None:
 
 
 def _family_causes(
-    header: Header, families: Sequence[str], base: _CheckpointLayers | None
+    header: Header, families: Sequence[str], base: CheckpointLayers | None
 ) -> Iterator[Cause]:
     stated = stated_family(header.metadata)
     if stated and families and stated not in families:
@@ -480,7 +479,7 @@ def _family_causes(
         yield _cause(
             template="{base} is for {theirs}, and this LoRA for {family}.",
             hint="Choose a {family} checkpoint.",
-            base=base.path.name,
+            base=base.header.path.name,
             theirs=" or ".join(FAMILIES[family].name for family in sorted(theirs)),
             family=" or ".join(FAMILIES[family].name for family in families),
         )
@@ -572,56 +571,3 @@ def _of_the_same_name(path: Path, folders: Sequence[Path]) -> Iterator[str]:
                 if (real := os.path.realpath(other)) not in seen:
                     seen.add(real)
                     yield os.path.relpath(other, folder)
-
-
-# --- a checkpoint to compare with -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CheckpointLayers:
-    """A checkpoint's layers."""
-
-    path: Path
-    shapes: Mapping[str, Shape]
-    """By the model's own names, without prefix; only weights that are stored as such."""
-    models: tuple[str, ...]
-    """Of whose layers it has nearly all; several if only shapes tell them apart."""
-
-    @classmethod
-    def of(cls, path: Path) -> _CheckpointLayers:
-        """Raises CheckpointError."""
-        header = read_header(path)
-        best: tuple[int, Mapping[str, Shape]] = (0, {})
-        every = {model: _own_shapes(model) for model in host_layers.models()}
-        names = {name for shapes in every.values() for name in shapes}
-        for head in CHECKPOINT_HEADS:
-            shapes = {
-                layer: info.shape
-                for name, info in header.tensors.items()
-                if name.startswith(head) and name.endswith(".weight")
-                if (layer := name.removeprefix(head).removesuffix(".weight")) in names
-                if info.dtype[0] in "FB" and "F4" not in info.dtype
-            }
-            best = max(best, (len(shapes), shapes), key=lambda one: one[0])
-        if not best[0]:
-            raise CheckpointError(
-                "{path} has no layers of a model that is known here",
-                hint="Name a checkpoint, or the diffusion model's own file.",
-                path=path,
-            )
-        shares = {
-            model: sum(best[1].get(layer) == shape for layer, shape in shapes.items()) / len(shapes)
-            for model, shapes in every.items()
-        }
-        top = max(shares.values())
-        return cls(
-            path=path,
-            shapes=best[1],
-            models=tuple(model for model, share in shares.items() if share == top and top > 0.5),
-        )
-
-
-def _own_shapes(model: str) -> Mapping[str, Shape]:
-    host = next(one for one in (NEO, *HOST_NAMES) if host_layers.runs(one, model))
-    known = host_layers.layers(host, model)
-    return {layer: shape for (part, layer), shape in known.items() if part == UNET}

@@ -60,6 +60,13 @@ class WeightChange:
             used[0] = True
         return WeightChange(scale=self.scale, down=self.down[used], up=up[:, used])
 
+    def picked(self, numbers: torch.Tensor) -> torch.Tensor:
+        """These rows of the delta as a matrix: (rows, width)."""
+        if self.whole is not None:
+            return self.whole[numbers].flatten(1)
+        assert self.down is not None and self.up is not None
+        return self.scale * (self.up[numbers] @ self.down.flatten(1))
+
     def energy(self) -> float:
         """Sum of squares."""
         if self.whole is not None:

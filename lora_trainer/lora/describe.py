@@ -121,7 +121,7 @@ class Description:
     def does_nothing(self) -> bool:
         return self.module_count == sum(part.idle_modules for part in self.parts.values())
 
-    def to_json(self) -> str:
+    def to_mapping(self) -> dict[str, Any]:
         """All fields, as JSON."""
         values = {
             **asdict(self),
@@ -134,7 +134,11 @@ class Description:
             "hosts": [str(host) for host in self.hosts],
             "notes": [str(note) for note in self.notes],
         }
-        return json.dumps(_json_able(values), ensure_ascii=False, indent=2, allow_nan=False)
+        mapping: dict[str, Any] = _json_able(values)
+        return mapping
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_mapping(), ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_text(self) -> str:
         """A few aligned lines, without unknown values."""

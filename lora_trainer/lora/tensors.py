@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from typing import TYPE_CHECKING
 
 from lora_trainer.checkpoint.header import Header, TensorInfo
@@ -47,6 +50,26 @@ def read_tensor(header: Header, info: TensorInfo) -> torch.Tensor | None:
     return values.float().reshape(info.shape)
 
 
+def read_rows(header: Header, info: TensorInfo, numbers: torch.Tensor) -> torch.Tensor | None:
+    """These rows of a tensor, as a matrix in float32: (rows, width). Only their bytes are read.
+    None for an unsupported dtype. Raises LoraFileError.
+    """
+    import torch
+
+    dtype = getattr(torch, DTYPES.get(info.dtype, ""), None)
+    if dtype is None:
+        return None
+    each = (info.end - info.start) // info.shape[0]
+    content = bytearray(each * len(numbers))
+    view = memoryview(content)
+    with _opened(header) as stream:
+        for place, number in enumerate(numbers.tolist()):
+            stream.seek(header.data_start + info.start + number * each)
+            if stream.readinto(view[place * each : (place + 1) * each]) < each:
+                raise _changed(header)
+    return torch.frombuffer(content, dtype=dtype).float().reshape(len(numbers), -1)
+
+
 def read_number(header: Header, info: TensorInfo) -> float | None:
     """The first element of a tensor; None if there is none or it is not finite. Without torch for
     the dtypes of PACKED. Raises LoraFileError.
@@ -69,10 +92,19 @@ def read_number(header: Header, info: TensorInfo) -> float | None:
 def read_bytes(header: Header, info: TensorInfo, count: int | None = None) -> bytes:
     """A tensor's bytes, or the first `count` of them. Raises LoraFileError."""
     length = info.end - info.start if count is None else count
+    with _opened(header) as stream:
+        stream.seek(header.data_start + info.start)
+        content = stream.read(length)
+    if len(content) < length:
+        raise _changed(header)
+    return content
+
+
+@contextmanager
+def _opened(header: Header) -> Iterator[BufferedReader]:
     try:
         with header.path.open("rb") as stream:
-            stream.seek(header.data_start + info.start)
-            content = stream.read(length)
+            yield stream
     except OSError as error:
         raise LoraFileError(
             "{path} cannot be read: {reason}",
@@ -80,10 +112,11 @@ def read_bytes(header: Header, info: TensorInfo, count: int | None = None) -> by
             path=header.path,
             reason=error.strerror or error,
         ) from error
-    if len(content) < length:
-        raise LoraFileError(
-            "{path} has changed while it was read",
-            hint="Wait until it is whole, then try again.",
-            path=header.path,
-        )
-    return content
+
+
+def _changed(header: Header) -> LoraFileError:
+    return LoraFileError(
+        "{path} has changed while it was read",
+        hint="Wait until it is whole, then try again.",
+        path=header.path,
+    )

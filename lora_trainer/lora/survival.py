@@ -1,0 +1,484 @@
+"""How much of a LoRA is left where a WebUI keeps the model's weights in few bits, measured on the
+LoRA file and the checkpoint file.
+
+    survival(path, base) -> Survival        for each precision and way of adding the LoRA
+
+With W a weight as the file has it, D the LoRA's delta at a strength, Q the WebUI's rounding, and d
+what a merge really changes (Q(Q(W) + D) - Q(W), or as low_bits.Merge has it):
+
+    survived = <d, D> / <D, D>      1: all of it, 0: nothing
+    noise    = |d - D| / |D|        what else the weights change by, and what is missing
+
+Sums over layers are of squares, so that layers that change most count most. At most ELEMENTS of a
+layer are read, whole rows chosen at random under a fixed seed, so that a checkpoint of any size is
+measured in seconds and in little memory. Of the denoiser only: WebUIs keep text encoders in 16
+bits, but for A1111's FP8 weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_trainer.checkpoint.header import Header
+from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.lora.changes import ADDED_KINDS, change_of
+from lora_trainer.lora.checkpoint_layers import FP8, CheckpointLayers, flat
+from lora_trainer.lora.file import find_in_folder, read_header
+from lora_trainer.lora.host_layers import HOST_NAMES, Place
+from lora_trainer.lora.layouts import UNET, Layer, layers_in
+from lora_trainer.lora.loading import fits_place, models_in, place_of
+from lora_trainer.lora.low_bits import SCALED, SIXTEEN, Case, Merge, cases, sixteen
+from lora_trainer.lora.metadata import STRENGTH
+from lora_trainer.lora.rounding import PRECISIONS, Precision
+from lora_trainer.lora.scales import scales_of
+from lora_trainer.lora.tensors import read_number
+
+ELEMENTS = 2**18
+"""Of a layer, that are measured."""
+WORST = 3
+ENOUGH = 0.95
+"""Share from which on images do not differ visibly from those with all of it."""
+MOST_NOISE = 2.0
+"""Pictures of the demo show as much with noise of 1.4 as with none: BENCHMARKS.md."""
+Way = tuple[str, Merge]
+"""(precision, merge)"""
+Render = Callable[[Message], Any]
+MergeTexts = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LayerShare:
+    layer: str
+    """As the LoRA file has it."""
+    survived: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is left in one precision."""
+
+    survived: float
+    noise: float
+    worst: tuple[LayerShare, ...]
+    """The layers of which least is left."""
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether something is to be said of it."""
+        return self.survived < ENOUGH or self.noise > MOST_NOISE
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {
+            "survived": self.survived,
+            "noise": self.noise,
+            "worst": [{"layer": one.layer, "survived": one.survived} for one in self.worst],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a WebUI does with it in one of its settings."""
+
+    host: str
+    case: Case
+    kept: Kept
+    message: Message
+    hint: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survival:
+    base: Path
+    model: str
+    stored: str
+    """low_bits.Stored"""
+    layer_count: int
+    """Layers that were measured."""
+    left_out: int
+    """Other layers: text encoders', kinds whose delta depends on the base, what does not fit."""
+    strength: float
+    """Of the sentences: the last one asked for, the recommended one, or 1."""
+    kept: Mapping[float, Mapping[Way, Kept]]
+    """By strength."""
+
+    def findings(self, hosts: Iterable[str] = HOST_NAMES) -> list[Finding]:
+        """At `strength`, for each setting of these WebUIs."""
+        return [
+            _finding(host, case, self)
+            for host in hosts
+            for case in cases(host, self.model, self.stored)
+        ]
+
+    def way(self, case: Case, merge: Merge) -> Way:
+        return _way(case, merge, self.model)
+
+    def to_mapping(self, render: Render = str, hosts: Iterable[str] = HOST_NAMES) -> dict[str, Any]:
+        """As JSON; `render` makes of a message what stands for it."""
+        return {
+            "base": str(self.base),
+            "model": self.model,
+            "stored": self.stored,
+            "layer_count": self.layer_count,
+            "left_out": self.left_out,
+            "strength": self.strength,
+            "measured": [
+                {"strength": strength, "precision": precision, "merge": merge} | kept.to_mapping()
+                for strength, ways in self.kept.items()
+                for (precision, merge), kept in ways.items()
+            ],
+            "hosts": [
+                {
+                    "host": one.host,
+                    "setting": one.case.setting,
+                    "remedy": one.case.remedy,
+                    "precision": self.way(one.case, one.case.merge)[0],
+                    "merge": one.case.merge,
+                    "message": render(one.message),
+                    "hint": render(one.hint),
+                }
+                | one.kept.to_mapping()
+                for one in self.findings(hosts)
+            ],
+        }
+
+    def to_text(self, host: str | None = None) -> str:
+        """A few aligned lines: for each setting of the WebUI, or without one for each setting of
+        any in which much is lost.
+        """
+        findings = self.findings([host] if host else HOST_NAMES)
+        told = [one for one in findings if host or one.kept.is_lossy]
+        count = f"{self.layer_count} layers" if self.layer_count != 1 else "1 layer"
+        lines = [f"at strength {self.strength:g} in {self.base.name}, {count} of the denoiser:"]
+        lines += [" ".join(filter(None, (str(one.message), str(one.hint)))) for one in told]
+        if not told:
+            lines += ["all of it, or nearly, in every setting of the WebUIs that run this model."]
+        elif len(told) < len(findings):
+            lines += ["All of it, or nearly, in the other settings of the WebUIs."]
+        return kept_text(lines)
+
+
+def kept_text(lines: Sequence[str]) -> str:
+    """Aligned as the lines of Description and Certificate."""
+    labels = ["kept:", *("" for _ in lines[1:])]
+    return "\n".join(f"{label:<16} {value}" for label, value in zip(labels, lines, strict=True))
+
+
+def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Survival:
+    """Measure a LoRA file, or the one in a folder. strengths: by default 1, and the one that it
+    recommends.
+
+    Raises LoraFileError, and CheckpointError for a base that is not a model of host_layers.
+    """
+    header = read_header(find_in_folder(Path(path)))
+    layers = layers_in(header)
+    checkpoint = CheckpointLayers.of(base)
+    model, places = _places(header, layers, checkpoint)
+    measured = {
+        name: place
+        for name, place in places.items()
+        if layers[name].kinds <= ADDED_KINDS and "set" not in layers[name].roles
+    }
+    if not measured:
+        raise LoraFileError(
+            "no layer of {path} can be measured on {base}",
+            hint="Name the checkpoint that it is used with.",
+            path=header.path,
+            base=base.name,
+        )
+    stored = _stored(checkpoint, measured.values())
+    strengths = strengths or tuple(dict.fromkeys((1.0, _recommended(header))))
+    ways = _ways(model, stored)
+    sums = {strength: {way: _Sums() for way in ways} for strength in strengths}
+    scales = scales_of(header, layers, lambda info: read_number(header, info)).by_layer
+    for number, (name, place) in enumerate(measured.items()):
+        scale = scales.get(name)
+        delta = change_of(header, layers[name], 1.0 if scale is None else scale)
+        piece = Piece.of(checkpoint, place, number)
+        if piece is None:
+            continue
+        change = delta.picked(piece.numbers)
+        for strength in strengths:
+            for way, after, before in piece.merged(change * strength, ways, sixteen(model)):
+                sums[strength][way].add(name, after - before, change * strength, piece.share)
+    return Survival(
+        base=base,
+        model=model,
+        stored=stored,
+        layer_count=len(measured),
+        left_out=len(layers) - len(measured),
+        strength=strengths[-1],
+        kept={
+            strength: {way: found.kept() for way, found in ways.items()}
+            for strength, ways in sums.items()
+        },
+    )
+
+
+def _recommended(header: Header) -> float:
+    try:
+        strength = float(header.metadata.get(STRENGTH, 1.0))
+    except ValueError:
+        return 1.0
+    return strength if math.isfinite(strength) and strength else 1.0
+
+
+def _places(
+    header: Header, layers: Mapping[str, Layer], base: CheckpointLayers
+) -> tuple[str, Mapping[str, Place]]:
+    """The model of which the base has most of the layers, and their places in it."""
+    models = models_in(layers, header.metadata)
+    models = tuple(model for model in models if model in base.models) or models
+    own = base.by_flat_name()
+    found = {
+        model: {
+            name: place
+            for name, layer in layers.items()
+            if (place := _place(layer, model, own)) is not None
+            and fits_place(layer, place, base.weights)
+        }
+        for model in models
+    }
+    best = max(found, key=lambda model: len(found[model]), default="")
+    return best, found.get(best, {})
+
+
+def _place(layer: Layer, model: str, own: Mapping[str, Place]) -> Place | None:
+    """Under the checkpoint's own name, or as translated; None if the checkpoint lacks it."""
+    if layer.part == UNET and layer.path in own:
+        return own[layer.path]
+    place = place_of(layer, model)
+    is_there = place is not None and place.part == UNET and flat(place.layer) in own
+    return place if is_there else None
+
+
+def _stored(base: CheckpointLayers, places: Iterable[Place]) -> str:
+    """low_bits.Stored of most of these layers."""
+    kinds = [
+        SCALED
+        if base.scale(place.layer) is not None
+        else FP8.get(base.weight(place.layer).dtype, SIXTEEN)
+        for place in places
+    ]
+    return max(kinds, key=kinds.count)
+
+
+def _way(case: Case, merge: Merge, model: str) -> Way:
+    return (sixteen(model) if case.precision == SIXTEEN else case.precision), merge
+
+
+def _ways(model: str, stored: str) -> list[Way]:
+    """Every precision and merge of a WebUI's setting, once."""
+    return list(
+        dict.fromkeys(
+            _way(case, merge, model)
+            for host in HOST_NAMES
+            for case in cases(host, model, stored)
+            for merge in ((case.merge, case.kept) if case.remedy else (case.merge,))
+        )
+    )
+
+
+# --- one layer ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some rows of a layer of the base, or all."""
+
+    numbers: Tensor
+    """Of these rows of the LoRA's layer."""
+    share: float
+    """Rows of the layer for each of these."""
+    stored: Tensor
+    """(rows, width)"""
+    scale: float | None
+    """By which the stored numbers are multiplied."""
+    fp8: str
+    """The precision that they are stored in, if fp8."""
+    is_matrix: bool
+    seed: int
+
+    @classmethod
+    def of(cls, base: CheckpointLayers, place: Place, seed: int) -> Piece | None:
+        """None if the base's dtype cannot be read."""
+        shape = base.weights[place.layer]
+        rows = place.shape[0] if place.is_part else shape[0]
+        count = max(1, min(rows, ELEMENTS // math.prod(shape[1:])))
+        drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+        numbers = drawn[:count].sort().values
+        theirs = (numbers + rows // 2) % rows if place.swapped else numbers
+        stored = base.rows(place.layer, theirs + place.first)
+        if stored is None:
+            return None
+        return cls(
+            numbers=numbers,
+            share=rows / count,
+            stored=stored,
+            scale=base.scale(place.layer),
+            fp8=FP8.get(base.weight(place.layer).dtype, ""),
+            is_matrix=len(shape) == 2,
+            seed=seed,
+        )
+
+    def merged(
+        self, delta: Tensor, ways: Iterable[Way], sixteen_bits: str
+    ) -> Iterator[tuple[Way, Tensor, Tensor]]:
+        """For each way the weights with the LoRA, and without it."""
+        weights = self.stored * (self.scale or 1.0)
+        in_sixteen = PRECISIONS[sixteen_bits].nearest
+        rounded: dict[str, Tensor] = {}
+        for way in ways:
+            precision, merge = way if self._is_kept_in(way[0]) else (sixteen_bits, "rounded")
+            if precision not in rounded:
+                rounded[precision] = self._nearest(precision, weights)
+            before = rounded[precision]
+            if merge == "apart":
+                yield way, in_sixteen(before + delta), in_sixteen(before)
+            elif merge == "whole":
+                yield way, self._nearest(precision, weights + delta), before
+            else:
+                yield way, self._after(precision, merge, before, delta), before
+
+    def _is_kept_in(self, precision: str) -> bool:
+        """False for a layer that is kept in 16 bits beside others in this precision."""
+        if precision == SCALED:
+            return self.scale is not None
+        return self.is_matrix or not PRECISIONS[precision].matrices_only
+
+    def _after(self, precision: str, merge: Merge, before: Tensor, delta: Tensor) -> Tensor:
+        """The rounded weights, with the LoRA added."""
+        if merge == "refused":
+            return before
+        if merge == "unscaled":
+            delta = delta * (self.scale or 1.0)
+        if merge != "random":
+            return self._nearest(precision, before + delta)
+        scale = self._scale(precision)
+        random = self._precision(precision).random
+        assert random is not None
+        generator = torch.Generator().manual_seed(self.seed)
+        return random((before + delta) / scale, generator) * scale
+
+    def _nearest(self, precision: str, weights: Tensor) -> Tensor:
+        scale = self._scale(precision)
+        return self._precision(precision).nearest(weights / scale) * scale
+
+    def _precision(self, precision: str) -> Precision:
+        return PRECISIONS[self.fp8 if precision == SCALED else precision]
+
+    def _scale(self, precision: str) -> float:
+        return (self.scale or 1.0) if precision == SCALED else 1.0
+
+
+@dataclass
+class _Sums:
+    """Over layers."""
+
+    inner: float = 0.0
+    squares: float = 0.0
+    errors: float = 0.0
+    layers: list[LayerShare] = field(default_factory=list)
+
+    def add(self, name: str, change: Tensor, delta: Tensor, share: float) -> None:
+        inner, squares = float((change * delta).sum()), float(delta.square().sum())
+        errors = float((change - delta).square().sum())
+        if not squares or not math.isfinite(inner + squares + errors):
+            # nothing to keep, or broken weights, which Certificate tells
+            return
+        self.inner += share * inner
+        self.squares += share * squares
+        self.errors += share * errors
+        self.layers.append(LayerShare(name, inner / squares))
+
+    def kept(self) -> Kept:
+        if not self.squares:
+            return Kept(survived=1.0, noise=0.0, worst=())
+        return Kept(
+            survived=self.inner / self.squares,
+            noise=math.sqrt(self.errors / self.squares),
+            worst=tuple(sorted(self.layers, key=lambda one: one.survived)[:WORST]),
+        )
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def _finding(host: str, case: Case, found: Survival) -> Finding:
+    ways = found.kept[found.strength]
+    way = found.way(case, case.merge)
+    kept, worst = ways[way], ways[way].worst
+    values = {
+        "host": HOST_NAMES[host] + (f" ({case.setting})" if case.setting else ""),
+        "precision": _name(way[0]),
+        "share": percent(kept.survived),
+        "noise": f"{kept.noise:.1f}",
+        "worst": worst[0].layer if worst else "",
+        "least": percent(worst[0].survived) if worst else "",
+    }
+    is_entire = case.merge == "rounded" and not kept.is_lossy
+    return Finding(
+        host=host,
+        case=case,
+        kept=kept,
+        message=Message(SENTENCES["entire" if is_entire else case.merge], values),
+        hint=_hint(case, kept, ways[found.way(case, case.kept)] if case.remedy else None),
+    )
+
+
+SENTENCES: MergeTexts = {
+    "rounded": (
+        "{host} adds the LoRA to weights in {precision} and rounds the sum: {share} of it is kept"
+        " (least in {worst}: {least})."
+    ),
+    "entire": (
+        "{host} adds the LoRA to weights in {precision} and rounds the sum: {share} of it is kept."
+    ),
+    "random": (
+        "{host} adds the LoRA to weights in {precision} and rounds the sum up or down at random:"
+        " {share} of it is kept on average, with noise of {noise} times its size."
+    ),
+    "apart": "{host} adds the LoRA to weights in {precision} at each use: {share} of it is kept.",
+    "unscaled": (
+        "{host} adds the LoRA to the stored numbers of weights in {precision}, without the scale:"
+        " {share} of it is kept."
+    ),
+    "refused": "{host} cannot add the LoRA to weights in {precision}: {share} of it is kept.",
+}
+"""By low_bits.Merge, of which `whole` is a remedy only; entire: rounded, with nothing to tell."""
+
+
+def _hint(case: Case, kept: Kept, better: Kept | None) -> Message:
+    if not kept.is_lossy:
+        return Message("")
+    if better is not None:
+        values = {
+            "remedy": case.remedy,
+            "share": percent(better.survived),
+            "noise": f"{better.noise:.1f}",
+        }
+        if better.noise > MOST_NOISE:
+            return Message(
+                'With "{remedy}", {share} of it is kept, with noise of {noise} times its size.',
+                values,
+            )
+        return Message('With "{remedy}", {share} of it is kept.', values)
+    if case.precision == SIXTEEN:
+        return Message("")
+    return Message("No setting keeps more of it; the model in 16 bits does.")
+
+
+def _name(precision: str) -> str:
+    return "scaled fp8" if precision == SCALED else PRECISIONS[precision].name
+
+
+def percent(share: float) -> str:
+    """Two digits below 10%."""
+    share = max(share, 0.0)
+    return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}%"
