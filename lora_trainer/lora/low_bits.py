@@ -29,6 +29,7 @@ from typing import Literal
 
 from lora_trainer.lora import host_layers
 from lora_trainer.lora.host_layers import A1111, CLASSIC, FORGE, NEO, REFORGE
+from lora_trainer.lora.layouts import SD
 
 Merge = Literal["rounded", "whole", "random", "apart", "unscaled", "refused"]
 """How a LoRA meets rounded weights:
@@ -44,14 +45,12 @@ refused: not added, as the WebUI cannot write such weights
 Stored = Literal["16 bits", "fp8_e4m3fn", "fp8_e5m2", "scaled"]
 """How the checkpoint's file has its weights; scaled: fp8 with a scale for each layer."""
 SIXTEEN, SCALED = "16 bits", "scaled"
-FP16_MODELS = frozenset({"sd1", "sd2", "sdxl"})
-"""Which WebUIs compute in fp16; the others in bf16, where the card can."""
 PLAIN = ("16 bits", "fp8_e4m3fn", "fp8_e5m2")
 LOW_BITS = "Diffusion in Low Bits"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class StorageSetting:
     """A setting of a WebUI, and what it does to a LoRA."""
 
     precision: str
@@ -71,8 +70,8 @@ def _low_bits(choice: str) -> str:
     return f"{LOW_BITS}: {choice}"
 
 
-def _forge(choice: str, precision: str, merge: Merge, files: tuple[str, ...]) -> Case:
-    return Case(
+def _forge(choice: str, precision: str, merge: Merge, files: tuple[str, ...]) -> StorageSetting:
+    return StorageSetting(
         precision=precision,
         merge=merge,
         files=files,
@@ -81,29 +80,30 @@ def _forge(choice: str, precision: str, merge: Merge, files: tuple[str, ...]) ->
     )
 
 
-def _as_stored(merge: Merge, remedy: str = "") -> tuple[Case, ...]:
+def _as_stored(merge: Merge, remedy: str = "") -> tuple[StorageSetting, ...]:
     """A checkpoint in plain fp8, as it is."""
     return tuple(
-        Case(precision=kind, merge=merge, files=(kind,), remedy=remedy) for kind in PLAIN[1:]
+        StorageSetting(precision=kind, merge=merge, files=(kind,), remedy=remedy)
+        for kind in PLAIN[1:]
     )
 
 
-def _gguf(merge: Merge, remedy: str = "") -> tuple[Case, ...]:
+def _gguf(merge: Merge, remedy: str = "") -> tuple[StorageSetting, ...]:
     return tuple(
-        Case(precision=kind, merge=merge, setting=f"GGUF {kind.upper()}", remedy=remedy)
+        StorageSetting(precision=kind, merge=merge, setting=f"GGUF {kind.upper()}", remedy=remedy)
         for kind in ("q8_0", "q5_0", "q4_0")
     )
 
 
-_WHOLE = Case(precision=SIXTEEN, merge="rounded")
+_WHOLE = StorageSetting(precision=SIXTEEN, merge="rounded")
 _ONLINE = _low_bits("Automatic (fp16 LoRA)")
 _FLAGS = (("--unet-in-fp8-e4m3fn", "fp8_e4m3fn"), ("--unet-in-fp8-e5m2", "fp8_e5m2"))
 
-CASES: Mapping[str, tuple[Case, ...]] = {
+CASES: Mapping[str, tuple[StorageSetting, ...]] = {
     A1111: (
         # it loads fp8 files in 16 bits
-        Case(precision=SIXTEEN, merge="rounded", files=PLAIN),
-        Case(
+        StorageSetting(precision=SIXTEEN, merge="rounded", files=PLAIN),
+        StorageSetting(
             precision="fp8_e4m3fn",
             merge="rounded",
             files=PLAIN,
@@ -115,7 +115,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     FORGE: (
         _WHOLE,
         *_as_stored("rounded", _ONLINE),
-        Case(precision=SCALED, merge="unscaled", files=(SCALED,), remedy=_ONLINE),
+        StorageSetting(precision=SCALED, merge="unscaled", files=(SCALED,), remedy=_ONLINE),
         _forge("float8-e4m3fn", "fp8_e4m3fn", "rounded", (SIXTEEN,)),
         _forge("float8-e5m2", "fp8_e5m2", "rounded", (SIXTEEN,)),
         _forge("bnb-nf4", "nf4", "rounded", PLAIN),
@@ -125,7 +125,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     NEO: (
         _WHOLE,
         *_as_stored("random", _ONLINE),
-        Case(precision=SCALED, merge="random", files=(SCALED,), remedy=_ONLINE),
+        StorageSetting(precision=SCALED, merge="random", files=(SCALED,), remedy=_ONLINE),
         _forge("float8-e4m3fn", "fp8_e4m3fn", "random", (SIXTEEN,)),
         _forge("float8-e5m2", "fp8_e5m2", "random", (SIXTEEN,)),
         _forge("bnb-nf4", "nf4", "refused", (SIXTEEN,)),
@@ -134,23 +134,23 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     REFORGE: (
         _WHOLE,
         *_as_stored("random"),
-        Case(precision=SCALED, merge="random", files=(SCALED,)),
-        *(Case(precision=kind, merge="random", setting=flag) for flag, kind in _FLAGS),
+        StorageSetting(precision=SCALED, merge="random", files=(SCALED,)),
+        *(StorageSetting(precision=kind, merge="random", setting=flag) for flag, kind in _FLAGS),
     ),
     CLASSIC: (
-        Case(precision=SIXTEEN, merge="rounded", files=PLAIN),
-        Case(
+        StorageSetting(precision=SIXTEEN, merge="rounded", files=PLAIN),
+        StorageSetting(
             precision="fp8_e4m3fn",
             merge="rounded",
             files=PLAIN,
             setting="Store UNet Weights in fp8",
         ),
-        Case(precision="fp8_e5m2", merge="rounded", files=PLAIN, setting=_FLAGS[1][0]),
+        StorageSetting(precision="fp8_e5m2", merge="rounded", files=PLAIN, setting=_FLAGS[1][0]),
     ),
 }
 
 
-def cases(host: str, model: str, stored: str) -> tuple[Case, ...]:
+def cases(host: str, model: str, stored: str) -> tuple[StorageSetting, ...]:
     """Those of a WebUI for a checkpoint; none if it does not run the model."""
     if not host_layers.runs(host, model):
         return ()
@@ -158,5 +158,5 @@ def cases(host: str, model: str, stored: str) -> tuple[Case, ...]:
 
 
 def sixteen(model: str) -> str:
-    """The precision in which WebUIs compute with a model: fp16 or bf16."""
-    return "fp16" if model in FP16_MODELS else "bf16"
+    """The precision in which WebUIs compute with a model: fp16, or bf16 where the card can."""
+    return "fp16" if host_layers.family_of(model) in SD else "bf16"

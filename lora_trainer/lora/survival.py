@@ -34,7 +34,7 @@ from lora_trainer.lora.file import find_in_folder, read_header
 from lora_trainer.lora.host_layers import HOST_NAMES, Place
 from lora_trainer.lora.layouts import UNET, Layer, layers_in
 from lora_trainer.lora.loading import fits_place, models_in, place_of
-from lora_trainer.lora.low_bits import SCALED, SIXTEEN, Case, Merge, cases, sixteen
+from lora_trainer.lora.low_bits import SCALED, SIXTEEN, Merge, StorageSetting, cases, sixteen
 from lora_trainer.lora.metadata import STRENGTH
 from lora_trainer.lora.rounding import PRECISIONS, Precision
 from lora_trainer.lora.scales import scales_of
@@ -83,11 +83,11 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class MergeOutcome:
     """What a WebUI does with it in one of its settings."""
 
     host: str
-    case: Case
+    case: StorageSetting
     kept: Kept
     message: Message
     hint: Message
@@ -108,15 +108,15 @@ class Survival:
     kept: Mapping[float, Mapping[Way, Kept]]
     """By strength."""
 
-    def findings(self, hosts: Iterable[str] = HOST_NAMES) -> list[Finding]:
+    def outcomes(self, hosts: Iterable[str] = HOST_NAMES) -> list[MergeOutcome]:
         """At `strength`, for each setting of these WebUIs."""
         return [
-            _finding(host, case, self)
+            _outcome(host, case, self)
             for host in hosts
             for case in cases(host, self.model, self.stored)
         ]
 
-    def way(self, case: Case, merge: Merge) -> Way:
+    def way(self, case: StorageSetting, merge: Merge) -> Way:
         return _way(case, merge, self.model)
 
     def to_mapping(self, render: Render = str, hosts: Iterable[str] = HOST_NAMES) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Survival:
                     "hint": render(one.hint),
                 }
                 | one.kept.to_mapping()
-                for one in self.findings(hosts)
+                for one in self.outcomes(hosts)
             ],
         }
 
@@ -152,14 +152,14 @@ class Survival:
         """A few aligned lines: for each setting of the WebUI, or without one for each setting of
         any in which much is lost.
         """
-        findings = self.findings([host] if host else HOST_NAMES)
-        told = [one for one in findings if host or one.kept.is_lossy]
+        outcomes = self.outcomes([host] if host else HOST_NAMES)
+        told = [one for one in outcomes if host or one.kept.is_lossy]
         count = f"{self.layer_count} layers" if self.layer_count != 1 else "1 layer"
         lines = [f"at strength {self.strength:g} in {self.base.name}, {count} of the denoiser:"]
         lines += [" ".join(filter(None, (str(one.message), str(one.hint)))) for one in told]
         if not told:
             lines += ["all of it, or nearly, in every setting of the WebUIs that run this model."]
-        elif len(told) < len(findings):
+        elif len(told) < len(outcomes):
             lines += ["All of it, or nearly, in the other settings of the WebUIs."]
         return kept_text(lines)
 
@@ -269,7 +269,7 @@ def _stored(base: CheckpointLayers, places: Iterable[Place]) -> str:
     return max(kinds, key=kinds.count)
 
 
-def _way(case: Case, merge: Merge, model: str) -> Way:
+def _way(case: StorageSetting, merge: Merge, model: str) -> Way:
     return (sixteen(model) if case.precision == SIXTEEN else case.precision), merge
 
 
@@ -410,7 +410,7 @@ class _Sums:
 # --- sentences ------------------------------------------------------------------------------------
 
 
-def _finding(host: str, case: Case, found: Survival) -> Finding:
+def _outcome(host: str, case: StorageSetting, found: Survival) -> MergeOutcome:
     ways = found.kept[found.strength]
     way = found.way(case, case.merge)
     kept, worst = ways[way], ways[way].worst
@@ -423,7 +423,7 @@ def _finding(host: str, case: Case, found: Survival) -> Finding:
         "least": percent(worst[0].survived) if worst else "",
     }
     is_entire = case.merge == "rounded" and not kept.is_lossy
-    return Finding(
+    return MergeOutcome(
         host=host,
         case=case,
         kept=kept,
@@ -454,7 +454,7 @@ SENTENCES: MergeTexts = {
 """By low_bits.Merge, of which `whole` is a remedy only; entire: rounded, with nothing to tell."""
 
 
-def _hint(case: Case, kept: Kept, better: Kept | None) -> Message:
+def _hint(case: StorageSetting, kept: Kept, better: Kept | None) -> Message:
     if not kept.is_lossy:
         return Message("")
     if better is not None:

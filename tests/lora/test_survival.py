@@ -179,7 +179,7 @@ def test_a_checkpoint_in_scaled_fp8_is_measured_in_its_own_precision(tmp_path: P
         assert ways["scaled", "unscaled"].survived == 0
         assert ways["scaled", "random"].survived == 1
         assert ways["scaled", "apart"].survived == 1
-        told = [str(one.message) for one in found.findings(["forge"])]
+        told = [str(one.message) for one in found.outcomes(["forge"])]
         assert told == [
             "Forge adds the LoRA to the stored numbers of weights in scaled fp8, without the scale: 0%"
             " of it is kept."
@@ -191,15 +191,15 @@ def test_a_checkpoint_in_plain_fp8(tmp_path: Path) -> None:
     lora = write_constant(tmp_path / "lora.safetensors", list(DIFFUSERS), 0.05)
     found = survival(lora, base)
     assert found.stored == FP8
-    forge, nf4 = found.findings(["forge"])
+    forge, nf4 = found.outcomes(["forge"])
     assert (forge.kept.survived, forge.case.merge, forge.case.setting) == (0, "rounded", "")
     # in bf16 steps of 1/128
     told = 'With "Diffusion in Low Bits: Automatic (fp16 LoRA)", 94% of it is kept.'
     assert str(forge.hint) == told
     assert nf4.case.setting == "Diffusion in Low Bits: bnb-nf4"
-    assert [one.case.merge for one in found.findings(["neo"])] == ["random"]
+    assert [one.case.merge for one in found.outcomes(["neo"])] == ["random"]
     # these do not run FLUX.1
-    assert found.findings(["a1111", "classic", "reforge"]) == []
+    assert found.outcomes(["a1111", "classic", "reforge"]) == []
 
 
 def test_the_recommended_strength_is_measured_too(tmp_path: Path) -> None:
