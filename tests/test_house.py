@@ -210,6 +210,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "lora.deliver",
             "lora.file",
             "lora.host_layers",
+            "lora.training_adapter",
             "adapters.size",
             "language.conversations",
             "language.detect",

@@ -125,13 +125,14 @@ class Checkpoint:
         *,
         kept: Precision = "same",
         swapped: int = 0,
+        added: Callable[[str], torch.Tensor | None] | None = None,
     ) -> Any:
         """kept: how the weights of its blocks are kept; swapped: the number of blocks whose weights
-        stay in main memory.
+        stay in main memory; added: what is added to the weight of the layer at a path, or None.
         """
         unet = _empty(self.unet)
         keep(self.family.blocks(unet), kept, swapped, torch.device(device))
-        self._fill(self.unet, unet, dtype, device)
+        self._fill(self.unet, unet, dtype, device, added)
         self._note_unused(unet)
         return unet
 
@@ -271,7 +272,12 @@ class Checkpoint:
         return self._fill(component, _empty(component), dtype, device)
 
     def _fill(
-        self, component: Component, model: Any, dtype: torch.dtype, device: torch.device | str
+        self,
+        component: Component,
+        model: Any,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        added: Callable[[str], torch.Tensor | None] | None = None,
     ) -> Any:
         return self.fill(
             model,
@@ -281,6 +287,7 @@ class Checkpoint:
             dtype=dtype,
             device=torch.device(device),
             buffers=component.buffers,
+            added=added,
         )
 
     def _note_unused(self, unet: Any) -> None:

@@ -11,7 +11,7 @@ the tab.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -281,15 +281,17 @@ def _part_in(
     return None
 
 
-def folders_beside(path: Path) -> list[Path]:
-    """Folders with parts beside the checkpoint's folder and above it, nearest first."""
+def folders_beside(path: Path, called: Collection[str] = FOLDERS) -> list[Path]:
+    """Folders of these names, in lower case, beside the checkpoint's folder and above it, nearest
+    first.
+    """
     found: list[Path] = []
     for parent in list(Path(path).absolute().parents)[:LEVELS]:
         try:
             entries = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
         except OSError:
             continue
-        found += [parent / name for name in entries if name.lower() in FOLDERS]
+        found += [parent / name for name in entries if name.lower() in called]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,12 +166,29 @@ class TokenizerKind:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingAdapterKind:
+    """The training adapter of a model that was distilled to few steps (lora.training_adapter)."""
+
+    file: str
+    """The usual file's name, which may begin with a folder's."""
+    size: str
+    """Its size: 0.34 GB."""
+    source: str
+    """Where it is to be had, in words."""
+    name: re.Pattern[str]
+    """What the name of such a file, or of its folder, holds in lower case."""
+    instead: str
+    """The model that needs none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """How a model that was distilled to few steps makes images."""
+    """How a model that was distilled to few steps makes images, and is trained."""
 
     step_count: int
     guidance: float = 1.0
     """CFG scale; 1: without the negative prompt."""
+    adapter: TrainingAdapterKind | None = None
 
 
 TokenizerFinder = Callable[[TokenizerKind], "Path"]

@@ -111,18 +111,22 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     buffers: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+    added: Callable[[str], torch.Tensor | None] | None = None,
 ) -> Any:
     """Load weights into a model on the meta device, in `dtype` on `device`. Returns it frozen and
     in eval mode.
 
     places: the position of each tensor of the model's state dict; tensors: those in the files;
-    buffers: the model -> values of those that are in no file, which keep their dtype.
+    buffers: the model -> values of those that are in no file, which keep their dtype; added: path
+    of a layer -> what is added to its weight, a matrix in float32.
     Raises CheckpointError for missing, misshapen or non-finite tensors.
     """
     # T5 has its embedding under two names
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, stored in _weights(model, places, tensors, part, dtype):
         owner, _, attribute = name.rpartition(".")
+        if added is not None and attribute == "weight" and (more := added(owner)) is not None:
+            stored = stored.float() + more.view(stored.shape)
         if attribute == "weight" and isinstance(layer := modules[owner], FrozenLayer):
             layer.take(stored, dtype, device)
             continue
@@ -145,6 +149,7 @@ def empty_in(
     dtype: torch.dtype,
     device: torch.device,
     buffers: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+    added: object = None,
 ) -> Any:
     """The model in `dtype`, left on the meta device: in place of `fill`, to count its memory."""
     # not as diffusers does it, which warns of what it would keep in float32

@@ -40,8 +40,9 @@ from lora_trainer.checkpoint.parts import (
     Schedule,
     TokenizerFinder,
     TokenShift,
+    TrainingAdapterKind,
 )
-from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Rows, TextStates
 from lora_trainer.families.tokenizer_kinds import T5
 from lora_trainer.families.transformer import (
@@ -182,7 +183,16 @@ class _Flux(Transformer):
     has_distilled_guidance = True
     usual_guidance = DISTILLED_GUIDANCE
     # schnell
-    distilled = Distilled(step_count=4)
+    distilled = Distilled(
+        step_count=4,
+        adapter=TrainingAdapterKind(
+            file="FLUX.1-schnell-training-adapter/pytorch_lora_weights.safetensors",
+            size="0.45 GB",
+            source="ostris/FLUX.1-schnell-training-adapter on Hugging Face",
+            name=re.compile(r"schnell[-_ ]?training[-_ ]?adapter"),
+            instead="FLUX.1 dev",
+        ),
+    )
     native_mark = "double_blocks.0.img_attn.qkv.weight"
     diffusers_mark = "single_transformer_blocks.0.attn.to_q.weight"
     spec_implementation = "https://github.com/black-forest-labs/flux"
@@ -220,10 +230,6 @@ class _Flux(Transformer):
 
     def _detected(self, path: Path, config: Mapping[str, Any]) -> Detected:
         is_dev = bool(config["guidance_embeds"])
-        note = Message(
-            "{path} is FLUX.1 schnell, which is distilled to few steps and learns badly",
-            {"path": path.name},
-        )
         return Detected(
             family=self,
             has_vae=True,
@@ -234,7 +240,6 @@ class _Flux(Transformer):
                 VAE.id: config["in_channels"] // 4,
             },
             is_distilled=not is_dev,
-            notes=() if is_dev else (note,),
             weight_type="BF16",
         )
 

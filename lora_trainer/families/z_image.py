@@ -11,6 +11,7 @@ The checkpoint has query, key and value in one layer; the loaded model has them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
+    TrainingAdapterKind,
 )
-from lora_trainer.errors import Message
 from lora_trainer.families import qwen3
 from lora_trainer.families.base import Rows, TextStates
 from lora_trainer.families.flux import LATENT_SCALE, LATENT_SHIFT, VAE
@@ -110,7 +111,16 @@ class _ZImage(qwen3.ToldByQwen3):
     text_needs_range = True
     usual_guidance = 4.0
     # Turbo
-    distilled = Distilled(step_count=8)
+    distilled = Distilled(
+        step_count=8,
+        adapter=TrainingAdapterKind(
+            file="zimage_turbo_training_adapter_v2.safetensors",
+            size="0.34 GB",
+            source="ostris/zimage_turbo_training_adapter on Hugging Face",
+            name=re.compile(r"z[-_ ]?image[-_ ]?turbo[-_ ]?training[-_ ]?adapter"),
+            instead=name,
+        ),
+    )
     caption_bytes = LONGEST * 2560 * 4
     unet_targets = (
         *(f"attention.{name}" for name in (*FUSED, "to_out.0")),
@@ -137,11 +147,6 @@ class _ZImage(qwen3.ToldByQwen3):
         names = [name for name in header.tensors if name.startswith(prefix)]
         refuse_quantised(header, prefix)
         config = self.denoiser_config(header, prefix, native=native)
-        distilled = Message(
-            "{path} is distilled to few steps (Turbo), and its images become blurry when it is"
-            " trained: train on Z-Image itself, or on a Turbo that was de-distilled",
-            {"path": header.path.name},
-        )
         title = f"{header.path.stem} {header.metadata.get('modelspec.title', '')}".lower()
         is_turbo = "turbo" in title and "distill" not in title
         return Detected(
@@ -151,7 +156,6 @@ class _ZImage(qwen3.ToldByQwen3):
             weight_type=usual_type(header.tensors[name] for name in names),
             widths={QWEN3_4B.id: config["cap_feat_dim"], VAE.id: self.latent_channels},
             is_distilled=is_turbo,
-            notes=(distilled,) if is_turbo else (),
         )
 
     # --- opening and loading ----------------------------------------------------------------------

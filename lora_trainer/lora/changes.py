@@ -82,6 +82,36 @@ class WeightChange:
         assert first is not None
         return first[0].numel()
 
+    @property
+    def height(self) -> int:
+        """Rows of the delta."""
+        first = self.up if self.whole is None else self.whole
+        assert first is not None
+        return first.shape[0]
+
+    def delta(self) -> torch.Tensor:
+        """The delta as a matrix, (height, width)."""
+        if self.whole is not None:
+            return self.whole.flatten(1)
+        assert self.up is not None and self.down is not None
+        return self.scale * (self.up @ self.down.flatten(1))
+
+    def is_finite(self) -> bool:
+        """Whether no factor has NaN or infinite values."""
+        return all(bool(one.isfinite().all()) for one in self._factors())
+
+    def to(self, dtype: torch.dtype) -> WeightChange:
+        """The same with its factors in another dtype."""
+        return WeightChange(
+            scale=self.scale,
+            down=None if self.down is None else self.down.to(dtype),
+            up=None if self.up is None else self.up.to(dtype),
+            whole=None if self.whole is None else self.whole.to(dtype),
+        )
+
+    def _factors(self) -> list[torch.Tensor]:
+        return [one for one in (self.down, self.up, self.whole) if one is not None]
+
     def of(self, vectors: torch.Tensor) -> torch.Tensor:
         """The delta times vectors, (width, n) -> (out, n)."""
         if self.whole is not None:
@@ -163,6 +193,15 @@ class LoraChanges:
                 values[alpha] = usual.scale * size
         return values
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """In which a layer's factors are stored; float32 for other than half precision."""
+        import torch
+
+        halves = {"F16": torch.float16, "BF16": torch.bfloat16}
+        roles = self.layers[name].roles
+        kinds = {info.dtype for role, info in roles.items() if role not in ("alpha", "scale")}
+        return halves.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+
     def read(self, name: str) -> WeightChange:
         """One layer's delta. Raises LoraFileError for inconsistent shapes."""
         return change_of(self.header, self.layers[name], self.scales.get(name, 1.0))
@@ -194,9 +233,9 @@ def change_of(header: Header, layer: Layer, scale: float) -> WeightChange:
         ) from error
 
 
-def open_changes(path: Path) -> LoraChanges:
-    """The layers of a LoRA file, or of the one in a folder. Raises LoraFileError if it cannot be
-    continued.
+def open_changes(path: Path, *, unstated_scale: float | None = None) -> LoraChanges:
+    """The layers of a LoRA file, or of the one in a folder. unstated_scale: that of a file that
+    does not state alpha. Raises LoraFileError if its effect cannot be known without a base.
     """
     header = read_header(find_in_folder(path))
     layers = layers_in(header)
@@ -207,12 +246,14 @@ def open_changes(path: Path) -> LoraChanges:
     others = sorted({kind for layer in layers.values() for kind in layer.kinds} - ADDED_KINDS)
     if others:
         raise LoraFileError(
-            "{path} cannot be trained further: it holds {kinds}",
+            "{path} cannot be used here: it holds {kinds}",
             hint="LoRA, LoCon, LoHa, LoKr and full differences can be.",
             path=header.path,
             kinds=", ".join(others),
         )
     found = scales_of(header, layers, lambda info: read_number(header, info)).by_layer
+    if unstated_scale is not None:
+        found = {name: unstated_scale if one is None else one for name, one in found.items()}
     scales = {name: scale for name, scale in found.items() if scale is not None}
     if len(scales) < len(found):
         raise LoraFileError(

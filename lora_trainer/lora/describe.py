@@ -36,7 +36,7 @@ from lora_trainer.lora.layouts import (
     form_of,
     layers_in,
 )
-from lora_trainer.lora.metadata import STEP, STRENGTH, VERDICT
+from lora_trainer.lora.metadata import STEP, STRENGTH, TRAINING_ADAPTER, VERDICT
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
 from lora_trainer.lora.tensors import read_number, read_tensor
@@ -217,6 +217,11 @@ class Description:
         return "UNet" if part == UNET and set(self.families) <= SD else PART_NAMES.get(part, part)
 
 
+def _base_model(values: Mapping[str, str]) -> str | None:
+    name, adapter = _known(values.get("ss_sd_model_name")), _known(values.get(TRAINING_ADAPTER))
+    return f"{name or 'unknown'}, with the training adapter {adapter}" if adapter else name
+
+
 def _json_able(value: Any) -> Any:
     """`value` with non-finite floats as strings: JSON has no NaN."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -274,7 +279,7 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
         trigger=values.get("modelspec.trigger_phrase") or None,
         step=_whole(values.get("ss_steps", values.get(STEP))),
         epoch=_whole(values.get("ss_epoch")),
-        base_model=_known(values.get("ss_sd_model_name")),
+        base_model=_base_model(values),
         image_count=_image_count(values),
         resolutions=_resolutions(values),
         title=values.get("modelspec.title") or _known(values.get("ss_output_name")),

@@ -74,6 +74,8 @@ class TrainingFacts:
     base_legacy_hash: str | None = None
     vae_sha256: str | None = None
     vae_legacy_hash: str | None = None
+    training_adapter: tuple[str, str] | None = None
+    """Name and SHA-256 of the file that was part of the base while it was trained."""
     network_module: str = "networks.lora"
     network_args: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the LoRA type besides the targets."""
@@ -106,6 +108,8 @@ def _model(facts: TrainingFacts) -> dict[str, Any]:
     if checkpoint.vae:
         values["ss_vae_name"] = checkpoint.vae.name
         hashes |= {"ss_vae_hash": facts.vae_legacy_hash, "ss_new_vae_hash": facts.vae_sha256}
+    if facts.training_adapter is not None:
+        values[TRAINING_ADAPTER], hashes[f"{TRAINING_ADAPTER}_hash"] = facts.training_adapter
     return {**values, **{key: value for key, value in hashes.items() if value}}
 
 
@@ -228,6 +232,8 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 VERDICT, STRENGTH = "lora_trainer.verdict", "lora_trainer.strength"
 """What was judged at the end of the run, and the strength to use."""
+TRAINING_ADAPTER = "ss_training_adapter"
+"""The file that was part of the base while it was trained, and is no part of the LoRA."""
 STEP = "lora_trainer_step"
 """Of a language model's LoRA: the number of steps."""
 

@@ -566,6 +566,13 @@ def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, b
     return annotation, False
 
 
+def words_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """The words that a setting takes besides values of its kind."""
+    options = typing.get_args(_annotations(group)[item.name])  # type: ignore[arg-type]  # as above
+    kinds = [option for option in options if typing.get_origin(option) is Literal]
+    return tuple(word for kind in kinds for word in typing.get_args(kind))
+
+
 def choices_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, ...]:
     """The possible values, if enumerable."""
     among = about(item).among
@@ -583,6 +590,11 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
         or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))
     ):
         return None
+    words = words_of(group, item)
+    # YAML reads a bare `off` as False
+    said = "off" if value is False else str(value).strip().lower()
+    if said in words:
+        return said
     wrong = ConfigError(
         "{key} is {value!r}, but must be {expected}",
         hint=about(item).hint,
@@ -678,7 +690,7 @@ def _scalar(kind: Any, value: Any) -> Any:
 def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterator[ConfigError]:
     value = getattr(settings, item.name)
     kind, optional = kind_of(type(settings), item)
-    if value is None and optional:
+    if (value is None and optional) or value in words_of(type(settings), item):
         return
     details = about(item)
     hint, bounds = details.hint, _bounds_text(details)

@@ -283,6 +283,20 @@ class CheckpointSettings(Settings):
     """A folder with the tokenizers of text encoders in files of their own (tokenizer.json). auto:
     found beside the text encoder, in the WebUI or in Hugging Face's cache, else downloaded (2 MB).
     """
+    training_adapter: Path | Literal["off"] | None = setting(
+        None,
+        label="Training adapter",
+        audience="elsewhere",
+        place="checkpoint",
+        other_names=("assistant_lora_path", "merge_adapters", "base_weights"),
+        terms="assistant lora distilled turbo schnell de-distill",
+        affects_result=False,
+    )
+    """A LoRA that is part of the model while it is trained, and is left out afterwards: with it a
+    model that was distilled to few steps, such as Z-Image Turbo, can be trained, and the LoRA works
+    at few steps. auto: for such a model, found by its name beside the checkpoint or in a LoRA
+    folder. off: none.
+    """
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
         "auto",
         label="Prediction type",
@@ -1159,8 +1173,8 @@ ONLY_FOR_IMAGES = tuple(
     (
         "trigger_word resolution repeats enable_bucket bucket_step min_bucket_side max_bucket_side"
         " max_upscale caption_dropout shuffle_caption keep_tokens flip_augmentation background vae"
-        " text_encoders tokenizers prediction_type zero_terminal_snr timestep_distribution"
-        " timestep_shift clip_skip max_token_length"
+        " text_encoders tokenizers training_adapter prediction_type zero_terminal_snr"
+        " timestep_distribution timestep_shift clip_skip max_token_length"
         " base_precision memory blocks_to_swap vae_tiling conv_rank conv_alpha"
         " train_text_encoder text_encoder_targets min_snr_gamma noise_offset sample_negative_prompt"
         " sample_steps sample_size sample_guidance webui"

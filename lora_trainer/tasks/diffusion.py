@@ -13,13 +13,16 @@ import contextlib
 import dataclasses
 import functools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lora_trainer import files
 from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import Adapters, add_adapters, target_layers
+from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_as_set
@@ -30,13 +33,19 @@ from lora_trainer.dataset.findings import refuse
 from lora_trainer.dataset.held_out import Divided, divide, of_folder
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
-from lora_trainer.errors import CaptionerError, OutOfMemory
+from lora_trainer.errors import CaptionerError, LoraFileError, OutOfMemory
 from lora_trainer.families.base import Family
 from lora_trainer.families.refusals import remarks
 from lora_trainer.frozen.layers import Precision
 from lora_trainer.frozen.prepacked import prepack_convolutions
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
+from lora_trainer.lora.training_adapter import (
+    find_adapter,
+    kind_for,
+    missing,
+    open_adapter,
+)
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
@@ -143,6 +152,7 @@ class DiffusionTask(TrainingTask):
             examples=prepared.dataset.examples,
             buckets=prepared.buckets,
             hashes=Hashes(base.base_model, prepared.checkpoint.separate_paths[1]),
+            training_adapter=prepared.training_adapter,
             provenance=provenance,
             started=self.started,
         )
@@ -171,6 +181,8 @@ class Preparation(PreparationStage):
                 " swapped blocks lie"
             )
             requested = requested.replace(blocks_to_swap=0)
+        adapter = self._training_adapter(requested, checkpoint)
+        requested = requested.replace(training_adapter=adapter.path if adapter else "off")
         continuation = self._continuation(requested, checkpoint)
         if continuation is not None:
             requested = requested.replace(**continuation.changes.rank_and_alpha(requested.lora))
@@ -184,6 +196,7 @@ class Preparation(PreparationStage):
         prepared = dataclasses.replace(
             self._plan_and_resolve(requested, checkpoint, parts, divided, device),
             continuation=continuation,
+            training_adapter=adapter,
             encoder=self._encoder(requested),
         )
         checkpoint.require_usable(prepared.dtype)
@@ -219,6 +232,47 @@ class Preparation(PreparationStage):
                 hint="Leave them out.",
                 keys=", ".join(keys),
             )
+
+    def _training_adapter(
+        self, config: RunConfig, checkpoint: Checkpoint
+    ) -> TrainingAdapter | None:
+        """The adapter that is part of the base while it is trained. Raises LoraFileError for one
+        that does not fit, or is not that of the steps so far.
+        """
+        adapter = self._open_training_adapter(config, checkpoint)
+        require_unchanged(self.start.state, adapter)
+        if adapter is None:
+            return None
+        log.info("trained with the training adapter %s", adapter.path)
+        if not checkpoint.detected.is_distilled:
+            checkpoint.detected = dataclasses.replace(checkpoint.detected, is_distilled=True)
+            self.report.warn(
+                "training_adapter is set, and nothing says that {path} is distilled to few steps",
+                hint=(
+                    "If it is not, set training_adapter to off: the LoRA would also learn what the"
+                    " adapter does."
+                ),
+                path=checkpoint.path.name,
+            )
+        return adapter
+
+    def _open_training_adapter(
+        self, config: RunConfig, checkpoint: Checkpoint
+    ) -> TrainingAdapter | None:
+        """The one that is named, or found. Warns of one that is needed and missing."""
+        asked, family = config.checkpoint.training_adapter, checkpoint.family
+        kind = kind_for(family, is_distilled=checkpoint.detected.is_distilled)
+        if isinstance(asked, Path):
+            return TrainingAdapter.of(open_adapter(asked), checkpoint.outline())
+        if asked == "off" or kind is None:
+            return None
+        folder = config.output.lora_dir
+        found = find_adapter(checkpoint.path, family, kind, [folder] if folder else [])
+        if found is None:
+            message, hint = missing(checkpoint.path, kind)
+            self.report.warn(message, hint=hint)
+            return None
+        return TrainingAdapter.of(found, checkpoint.outline())
 
     def _continuation(self, config: RunConfig, checkpoint: Checkpoint) -> Continuation | None:
         """The LoRA that training begins with. A run that is resumed has left it behind: the file
@@ -333,6 +387,22 @@ class Preparation(PreparationStage):
             device=device,
             dtype=dtype,
         )
+
+
+def require_unchanged(state: Mapping[str, Any] | None, adapter: TrainingAdapter | None) -> None:
+    """Raise LoraFileError if the training adapter is not that of the resume point. state: None for
+    a new run.
+    """
+    files_then = (state or {}).get("provenance", {}).get("files", {})
+    before = files_then.get("training_adapter")
+    now = adapter.sha256 if adapter else ""
+    if before in (None, now):
+        return
+    raise LoraFileError(
+        "the training adapter ({path}) is not the one that this run was begun with",
+        hint="Put the file back there, or start a new run: the base would be another one.",
+        path=adapter.path if adapter else "off",
+    )
 
 
 def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
@@ -497,6 +567,7 @@ def load_with_adapters(prepared: PreparedImages) -> Adapters:
         prepared.device,
         kept="same" if precision == "auto" else precision,
         swapped=training.blocks_to_swap or 0,
+        added=prepared.training_adapter.delta if prepared.training_adapter else None,
     )
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lora_trainer.adapters.continued import Continuation
+from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
@@ -40,6 +41,8 @@ class PreparedImages(Prepared):
     held_out_buckets: Mapping[Bucket, list[int]]
     continuation: Continuation | None = None
     """The LoRA that the adapters begin with."""
+    training_adapter: TrainingAdapter | None = None
+    """What is part of the base while it is trained, and of no image."""
     encoder: Path | None = None
     """The image-text encoder that measures previews."""
 
@@ -54,6 +57,12 @@ class PreparedImages(Prepared):
         return self.config.samples.sample_prompts or (
             variants(self.dataset.examples[0].caption)[0],
         )
+
+    def base_as_it_is(self) -> contextlib.AbstractContextManager[None]:
+        """For the block, the UNet computes without the training adapter."""
+        if self.training_adapter is None:
+            return contextlib.nullcontext()
+        return self.training_adapter.taken_out(self.parts.unet)
 
     @contextlib.contextmanager
     def vae(self) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lora_trainer import files
 from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME, export, export_diffusers
+from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
@@ -33,6 +34,7 @@ class LoraFileOutput(LoraOutput):
     examples: Sequence[Example]
     buckets: Mapping[Bucket, list[int]]
     hashes: Hashes
+    training_adapter: TrainingAdapter | None
     started: float
 
     @property
@@ -54,6 +56,7 @@ class LoraFileOutput(LoraOutput):
             self.buckets,
             trainer,
             self.hashes,
+            self.training_adapter,
             name=target.stem,
             started_at=self.started,
             written_at=time.time(),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_trainer.adapters import types
+from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
@@ -57,6 +58,7 @@ def training_facts(
     buckets: Mapping[Bucket, Sequence[int]],
     trainer: Trainer,
     hashes: Hashes,
+    adapter: TrainingAdapter | None,
     *,
     name: str,
     started_at: float,
@@ -92,6 +94,7 @@ def training_facts(
         base_legacy_hash=base_legacy,
         vae_sha256=vae_sha256,
         vae_legacy_hash=vae_legacy,
+        training_adapter=(adapter.path.name, adapter.sha256) if adapter else None,
         network_module=lora_type.network_module,
         network_args=lora_type.network_args(config.lora),
     )

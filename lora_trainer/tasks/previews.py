@@ -38,7 +38,7 @@ class Previews(Samples):
         self, trainer: Trainer, settings: SampleSettings, stop_asked: Callable[[], bool]
     ) -> Generator[events.Event, None, None]:
         side = settings.sample_size or 512
-        with self.prepared.vae():
+        with self.prepared.vae(), self.prepared.base_as_it_is():
             images = preview.make_previews(
                 self.prepared.parts,
                 trainer.adapters,

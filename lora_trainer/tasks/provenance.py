@@ -16,6 +16,7 @@ import torch
 
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import Message
+from lora_trainer.lora.file import file_hashes
 from lora_trainer.settings import schema
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -57,6 +58,7 @@ class Provenance:
             files={
                 "base_model": _content(config.checkpoint.base_model),
                 "vae": _content(config.checkpoint.vae),
+                "training_adapter": _whole(config.checkpoint.training_adapter),
             },
             examples=examples,
         )
@@ -124,6 +126,11 @@ def _content(path: Path | None) -> str:
         beginning = stream.read(SAMPLE)
         stream.seek(max(0, path.stat().st_size - SAMPLE))
         return content_hash(path.stat().st_size, beginning, stream.read(SAMPLE))
+
+
+def _whole(path: Path | str | None) -> str:
+    """The SHA-256 of a file; of anything else an empty string."""
+    return file_hashes(path)[0] if isinstance(path, Path) else ""
 
 
 def content_hash(*parts: object) -> str:

@@ -220,7 +220,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
         (
             {f"{LAYER}.lora_down.weight": torch.zeros(2, 4), f"{LAYER}.dora_scale": torch.ones(4)},
             {},
-            "cannot be trained further: it holds DoRA",
+            "cannot be used here: it holds DoRA",
         ),
         (
             {

@@ -24,6 +24,7 @@ from lora_trainer.adapters.apply import LoraTag, applied, effects
 from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME, verify
 from lora_trainer.adapters.injected import target_layers
 from lora_trainer.adapters.size import parameter_count
+from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
@@ -36,6 +37,7 @@ from lora_trainer.lora import host_layers
 from lora_trainer.lora.describe import describe
 from lora_trainer.lora.layouts import UNET
 from lora_trainer.lora.names import base_layers, module_names
+from lora_trainer.lora.training_adapter import find_adapter
 from lora_trainer.settings import training
 from lora_trainer.settings.training import LoraSettings, SampleSettings
 from lora_trainer.training.preview import sample_latents
@@ -207,16 +209,39 @@ def test_kontext_is_told_by_its_name_or_metadata(tmp_path):
         detect_file(path.rename(path.with_name("flux1-kontext-dev.safetensors")))
 
 
-def test_schnell_is_trained_with_a_warning(tmp_path):
+def test_schnell_is_told_and_sampled_in_four_steps(tmp_path):
     checkpoint = open_checkpoint(tiny_flux.write(tmp_path, guided=False))
-    assert checkpoint.detected.variant == "schnell"
-    assert "distilled to few steps" in str(checkpoint.notes[0])
+    assert (checkpoint.detected.variant, checkpoint.detected.is_distilled) == ("schnell", True)
     assert checkpoint.schedule.shift_for((1, 16, 64, 64)) == 1.0
     assert checkpoint.family.usual_sampling(is_distilled=checkpoint.detected.is_distilled) == (
         4,
         1.0,
     )
     same_weights(checkpoint.load_unet(torch.float32), tiny_flux.build(guided=False)["transformer"])
+
+
+def test_schnells_training_adapter_is_found_by_its_folder(tmp_path):
+    path = tiny_flux.write(tmp_path, guided=False)
+    family = open_checkpoint(path).family
+    kind = family.distilled.adapter
+    state = tiny_flux.build(guided=False)["transformer"].state_dict()
+    tensors, expected = {}, dict(state)
+    for name in ("transformer_blocks.0.attn.add_k_proj", "single_transformer_blocks.1.proj_mlp"):
+        rows, columns = state[f"{name}.weight"].shape
+        up, down = torch.randn(rows, 2), torch.randn(2, columns)
+        tensors |= {f"transformer.{name}.lora_A.weight": down}
+        tensors |= {f"transformer.{name}.lora_B.weight": up}
+        expected[f"{name}.weight"] = state[f"{name}.weight"] + up @ down
+    file = tmp_path / "models" / "Lora" / kind.file
+    file.parent.mkdir(parents=True)
+    save_file(tensors, file)
+    found = find_adapter(path, family, kind, [tmp_path / "models" / "Lora"])
+    assert found is not None and found.header.path == file
+    checkpoint = open_checkpoint(path)
+    adapter = TrainingAdapter.of(found, checkpoint.outline())
+    unet = checkpoint.load_unet(torch.float32, added=adapter.delta)
+    for name, weight in unet.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
 
 
 def test_other_models_with_such_blocks_are_not_taken_for_it(tmp_path):

@@ -102,11 +102,10 @@ def test_quantised_weights_are_named(tmp_path):
         ("z_image_bf16", False),
     ],
 )
-def test_turbo_is_told_with_what_to_train_instead(tmp_path, name, is_told):
+def test_turbo_is_told_by_its_name(tmp_path, name, is_told):
     path = tmp_path / f"{name}.safetensors"
     tiny_anima.save(tiny.tensors(), path)
-    notes = [str(note) for note in detect_file(path).notes]
-    assert any("train on Z-Image itself" in note for note in notes) is is_told
+    assert detect_file(path).is_distilled is is_told
 
 
 def test_parts_that_are_missing_are_named(tmp_path):

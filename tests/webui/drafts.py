@@ -63,6 +63,9 @@ class FakeHost:
     def tokenizer_folder(self):
         return None
 
+    def lora_folders(self):
+        return [self.models / "Lora"]
+
     def paths(self):
         return HostPaths(data=self.models.parent, models=self.models, lora_dir=self.models / "Lora")
 

@@ -26,13 +26,14 @@ from lora_trainer.checkpoint.detect import Detected, detect_file
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.licence import RESTRICTIONS, Licence, companions
 from lora_trainer.checkpoint.part_files import FoundParts, find_parts
-from lora_trainer.checkpoint.parts import PredictionType
+from lora_trainer.checkpoint.parts import PredictionType, TrainingAdapterKind
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, LoadedCheckpoint
 from lora_trainer.language.detect import TOKENIZER_FILES, is_language_model, read_folder
+from lora_trainer.lora.training_adapter import kind_for
 from lora_trainer.webui import texts
 from lora_trainer.webui.common.fact_cache import FactCache
 from lora_trainer.webui.common.units import size_of
@@ -145,6 +146,8 @@ class CheckpointFacts:
     licence: Licence | None = None
     language: LanguageFacts | None = None
     """Of a language model; it has no family."""
+    notes: tuple[Message, ...] = ()
+    """Warnings about it."""
     problem: Message | None = None
     hint: Message = field(default_factory=lambda: Message(""))
 
@@ -158,6 +161,11 @@ class CheckpointFacts:
             problem=Message(error.message.template, values),
             hint=Message(error.hint.template, values),
         )
+
+    @property
+    def training_adapter(self) -> TrainingAdapterKind | None:
+        """The one that it needs; None: it needs none."""
+        return kind_for(self.family, is_distilled=self.is_distilled) if self.family else None
 
     @property
     def resolution(self) -> int | None:
@@ -410,6 +418,7 @@ def read_facts(path: Path) -> CheckpointFacts:
         has_vae=found.has_vae,
         is_distilled=found.is_distilled,
         licence=found.licence,
+        notes=tuple(Message(note.template, _named(note.values)) for note in found.notes),
     )
 
 
@@ -485,6 +494,7 @@ def _to_entry(facts: CheckpointFacts) -> dict[str, Any]:
         "stated_resolution": facts.stated_resolution,
         "has_vae": facts.has_vae,
         "is_distilled": facts.is_distilled,
+        "notes": [[note.template, note.values] for note in facts.notes],
         "licence": asdict(facts.licence) if facts.licence else None,
         "language": asdict(facts.language) if facts.language else None,
     }
@@ -505,6 +515,7 @@ def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
         stated_resolution=entry["stated_resolution"],
         has_vae=entry["has_vae"],
         is_distilled=entry["is_distilled"],
+        notes=tuple(Message(template, values) for template, values in entry["notes"]),
         licence=licence and Licence(name=licence["name"], restrictions=_known(licence)),
     )
 
@@ -518,6 +529,7 @@ def _is_sound(entry: Any) -> bool:
     try:
         facts = _from_entry(entry)
         written = f"{facts.problem}{facts.hint}{facts.resolution}"
+        written += "".join(map(str, facts.notes))
         kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (
             None,
             *get_args(PredictionType),

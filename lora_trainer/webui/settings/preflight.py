@@ -14,14 +14,16 @@ are decoded in the background (image_cache.py).
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.part_files import FoundParts
+from lora_trainer.checkpoint.parts import TrainingAdapterKind
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
@@ -43,6 +45,7 @@ from lora_trainer.hosts.gpu_lease import LeaseStatus
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.lora.host_layers import HOST_NAMES, hosts_of, loads
+from lora_trainer.lora.training_adapter import find_adapter, missing
 from lora_trainer.planner.plan import Plan as MemoryPlan
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
@@ -70,10 +73,12 @@ from lora_trainer.webui.settings.scan_cache import CachedScan, ScanCache
 
 NAMED_PER_KIND = 3
 """Findings per kind that are named; the others are counted."""
+HELD_SECONDS = 5.0
 NO_HINT = Message("")
 FACTS: form.Texts = {
     "checkpoint": "Checkpoint",
     "vae": "VAE",
+    "training_adapter": "Training adapter",
     "images": "Images",
     "validation": "Validation",
     "steps": "Steps",
@@ -335,10 +340,13 @@ class Preflight:
         problems += self._part_problems(draft)
         problems += _family_problems(draft, asked)
         problems += _licence_problems(draft)
+        problems += self._distillation_problems(draft)
         problems += _package_problems(draft.facts)
         found = self._scan(request.dataset, asked, problems, draft.facts.family)
         if found is None or draft.facts.problem is not None:
-            return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
+            return PreflightReport(
+                problems=tuple(problems), facts=tuple(_checkpoint_facts(draft, asked))
+            )
         estimate = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
         return self._plan(draft, found, estimate, pending, problems)
 
@@ -380,6 +388,7 @@ class Preflight:
             **{key: value for key, value in chosen.items() if key not in form.ONLY_FOR_TEXTS},
             **common,
             **self._part_values(draft),
+            "training_adapter": self._training_adapter(draft),
             "init_lora": self.loras.file(lora) if (lora := draft.request.init_lora) else None,
             "lora_dir": self.host.paths().lora_dir,
             "webui": self.host.kind if self.host.kind in HOST_NAMES else None,
@@ -416,6 +425,36 @@ class Preflight:
                 raise found
             found.require()
         except CheckpointError as error:
+            yield _problem_of("checkpoint", error)
+
+    def _training_adapter(self, draft: _Selection) -> Path | None:
+        """The one that this checkpoint needs, if this WebUI has it; problems are told elsewhere."""
+        try:
+            return self._find_training_adapter(draft)
+        except LoraFileError:
+            return None
+
+    def _find_training_adapter(self, draft: _Selection) -> Path | None:
+        """Raises LoraFileError for one that cannot be used."""
+        kind, family = draft.facts.training_adapter, draft.facts.family
+        if kind is None or family is None:
+            return None
+        moment = int(time.monotonic() / HELD_SECONDS)
+        folders = tuple(self.host.lora_folders())
+        return _held_training_adapter(draft.choice.path, family, kind, folders, moment)
+
+    def _distillation_problems(self, draft: _Selection) -> Iterator[Problem]:
+        """What is to be known about a checkpoint that was distilled to few steps."""
+        for note in draft.facts.notes:
+            yield Problem(field="checkpoint", severity="warning", message=note)
+        kind = draft.facts.training_adapter
+        if kind is None:
+            return
+        try:
+            if self._find_training_adapter(draft) is None:
+                message, hint = missing(draft.choice.path, kind)
+                yield Problem(field="checkpoint", severity="warning", message=message, hint=hint)
+        except LoraFileError as error:
             yield _problem_of("checkpoint", error)
 
     def _without_a_choice(self, request: PlanRequest) -> list[Problem]:
@@ -509,7 +548,10 @@ class Preflight:
             problems += _memory_problems(memory)
         return PreflightReport(
             sentence=tuple(_sentence(draft, estimate, seconds, disk, target)),
-            facts=(*_checkpoint_facts(draft), *_facts(estimate, seconds, memory, disk, target)),
+            facts=(
+                *_checkpoint_facts(draft, settled),
+                *_facts(estimate, seconds, memory, disk, target),
+            ),
             problems=tuple(problems),
             target=target,
             steps=estimate.steps,
@@ -577,6 +619,19 @@ class Preflight:
         if lease is not None and lease.state != "idle":
             return lease.after.free if lease.after else card.total
         return min(card.total, card.free + card.leaving)
+
+
+@lru_cache(maxsize=4)
+def _held_training_adapter(
+    checkpoint: Path,
+    family: Family,
+    kind: TrainingAdapterKind,
+    folders: tuple[Path, ...],
+    _moment: int,
+) -> Path | None:
+    """The same, cached for HELD_SECONDS: LoRA folders may hold thousands of files."""
+    found = find_adapter(checkpoint, family, kind, folders)
+    return found.header.path if found else None
 
 
 def _usable_vae(choice: CheckpointChoice) -> Path | None:
@@ -1050,7 +1105,7 @@ def _facts(
     yield Fact(label=FACTS["goes_to"], value=target)
 
 
-def _checkpoint_facts(draft: _Selection) -> Iterator[Fact]:
+def _checkpoint_facts(draft: _Selection, asked: RunConfig) -> Iterator[Fact]:
     if draft.facts.family is None:
         return
     name = _checkpoint_name(draft)
@@ -1066,6 +1121,8 @@ def _checkpoint_facts(draft: _Selection) -> Iterator[Fact]:
     vae = None if draft.has_separate_parts else _usable_vae(draft.choice)
     if vae is not None:
         yield Fact(label=FACTS["vae"], value=vae.name)
+    if isinstance(adapter := asked.checkpoint.training_adapter, Path):
+        yield Fact(label=FACTS["training_adapter"], value=adapter.name)
 
 
 def _checkpoint_name(draft: _Selection) -> Message | str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.preflight import PlanRequest
+from lora_trainer.webui.settings.preflight import PlanRequest, _held_training_adapter
 from lora_trainer.worker import job
 from tests.families import tiny_flux
 from tests.made import draw_images
@@ -73,12 +75,48 @@ def test_settings_that_mean_nothing_for_it_are_said_beside_their_fields(app):
     assert found == {"train_text_encoder": "error", "noise_offset": "warning"}
 
 
-def test_a_distilled_checkpoint_is_tried_and_previewed_in_few_steps(app, tmp_path):
+@pytest.fixture
+def schnell(app, tmp_path):
     path = tiny_flux.write(tmp_path / "schnell", guided=False)
     path = path.replace(app.host.models / "Stable-diffusion" / "schnell.safetensors")
     app.host.list(path)
     app.host.load(path)
-    made = app.preflight.check(asked(sample_steps=None))
+    _held_training_adapter.cache_clear()
+    return app
+
+
+def test_a_distilled_checkpoint_is_tried_and_previewed_in_few_steps(schnell):
+    made = schnell.preflight.check(asked(sample_steps=None))
     assert (made.resolved["sample_steps"], made.resolved["sample_guidance"]) == (4, 1.0)
-    told = app.checkpoints.loaded("en")
+    told = schnell.checkpoints.loaded("en")
     assert (told["steps"], told["cfg"]) == (4, 1.0)
+
+
+def test_a_distilled_checkpoints_training_adapter_is_asked_for_before_the_start(schnell):
+    made = schnell.preflight.check(asked())
+    (problem,) = made.problems
+    assert (made.ok, problem.field, problem.severity) == (True, "checkpoint", "warning")
+    assert "schnell.safetensors is distilled to few steps" in str(problem.message)
+    assert (
+        "FLUX.1-schnell-training-adapter/pytorch_lora_weights.safetensors (0.45 GB, ostris/"
+        in str(problem.hint)
+    )
+    assert schnell.preflight.run_config(asked()).checkpoint.training_adapter is None
+
+
+def test_a_distilled_checkpoints_training_adapter_is_found_among_the_loras(schnell):
+    file = schnell.host.paths().lora_dir / "FLUX.1-schnell-training-adapter" / "v2.safetensors"
+    file.parent.mkdir(parents=True)
+    name = "transformer.single_transformer_blocks.0.proj_mlp"
+    save_file(
+        {f"{name}.lora_A.weight": torch.ones(1, 8), f"{name}.lora_B.weight": torch.ones(8, 1)}, file
+    )
+    made = schnell.preflight.check(asked())
+    assert made.problems == ()
+    assert ("Training adapter", "v2.safetensors") in [(one.label, one.value) for one in made.facts]
+    assert schnell.preflight.run_config(asked()).checkpoint.training_adapter == file
+    _held_training_adapter.cache_clear()
+    file.write_bytes(file.read_bytes()[:50])
+    (problem,) = schnell.preflight.check(asked()).problems
+    assert (problem.field, problem.severity) == ("checkpoint", "error")
+    assert "v2.safetensors" in str(problem.message)
