@@ -490,6 +490,22 @@ export interface ItemsView {
     items: ItemView[];
 }
 
+// What is left of a LoRA in one setting of the WebUI.
+export interface KeptSettingView {
+    message: string;
+    hint: string;
+    lossy: boolean;
+    chosen: boolean;
+}
+
+// What is left of a LoRA where the WebUI keeps the model in few bits.
+export interface KeptView {
+    checkpoint: string;
+    strength: number;
+    layer_count: number;
+    settings: KeptSettingView[];
+}
+
 export interface Language {
     code: string;
     name: string;
@@ -1201,6 +1217,7 @@ export interface GetAnswers {
     "insertable": Insertable;
     "inspectable": InspectableView[];
     [path: `inspectable/${string}/certificate`]: CertificateView;
+    [path: `inspectable/${string}/kept`]: KeptView;
     "loras": LoraView[];
     "modules": ModulesView;
     "pulse": Pulse;

@@ -1,13 +1,14 @@
 /*
  * "Why does this LoRA do nothing?": what the WebUI makes of any LoRA file in its folders, whoever
- * trained it, and a button that writes a copy that it loads.
+ * trained it, a button that writes a copy that it loads, and one that measures what is left of it
+ * where the WebUI keeps the chosen checkpoint in few bits.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
 import { plural, t } from "../common/language.js";
 import * as widgets from "../common/widgets.js";
 
-/** @import { CertificateView, DroppedView, InspectableView } from "../common/answers" */
+/** @import { CertificateView, DroppedView, InspectableView, KeptSettingView, KeptView } from "../common/answers" */
 
 /** @type {InspectableView[]} */
 let files = [];
@@ -63,6 +64,45 @@ function certificate(found, fix) {
     ];
 }
 
+function keptHelp() {
+    return widgets.help(
+        t(
+            "Kept: a WebUI that holds a model in 8 or 4 bits may lose a LoRA when it adds it. Measured in the checkpoint that is chosen in the WebUI; it takes up to a minute.",
+        ),
+    );
+}
+
+function keptNotice(/** @type {KeptSettingView} */ setting) {
+    return widgets.notice(setting.lossy ? "warning" : "done", setting.message, setting.hint);
+}
+
+/** What is left of the LoRA in the setting that is chosen in the WebUI, and in its others. */
+function kept(/** @type {KeptView} */ found) {
+    const chosen = found.settings.filter((setting) => setting.chosen);
+    const others = found.settings.filter((setting) => !setting.chosen);
+    return [
+        widgets.help(
+            t("At strength {strength} in {checkpoint}. Layers of the denoiser measured: {count}", {
+                strength: found.strength,
+                checkpoint: found.checkpoint,
+                count: found.layer_count,
+            }),
+        ),
+        found.settings.length
+            ? null
+            : widgets.help(t("It is not known how this WebUI keeps such a checkpoint.")),
+        ...chosen.map(keptNotice),
+        others.length
+            ? el(
+                  "details.lora-trainer-certificate",
+                  { open: !chosen.length },
+                  el("summary", t("In other settings of the WebUI")),
+                  ...others.map(keptNotice),
+              )
+            : null,
+    ];
+}
+
 /** The list of files; `onchange` after another was chosen. */
 function fileChoice(/** @type {() => void} */ onchange) {
     if (!files.length) return widgets.help(t("There is no LoRA file in the WebUI's folders."));
@@ -77,12 +117,34 @@ function fileChoice(/** @type {() => void} */ onchange) {
     return widgets.labelled(t("LoRA file"), list);
 }
 
+/**
+ * The answer, or null and what is wrong in `place`.
+ *
+ * @template Answer
+ * @param {HTMLElement} place
+ * @param {HTMLElement} busy
+ * @param {() => Promise<Answer>} request
+ * @returns {Promise<Answer | null>}
+ */
+async function asking(place, busy, request) {
+    put(busy, t("Reading the file ..."));
+    try {
+        return await request();
+    } catch (caught) {
+        fill(place, widgets.problem(expected(caught)));
+        return null;
+    } finally {
+        put(busy, "");
+    }
+}
+
 /** The card. `update()` reads the list of files. */
 export function certificateCard() {
     const choice = el("div");
     const place = el("div.lora-trainer-certificate", { "aria-live": "polite" });
     const busy = el("p.lora-trainer-hint", { role: "status" });
     const check = widgets.button({ label: t("Check this file"), onclick: show });
+    const measure = widgets.button({ label: t("How much of it is kept?"), onclick: showKept });
     const element = el(
         "details.lora-trainer-card.lora-trainer-certificate-card",
         {
@@ -95,32 +157,34 @@ export function certificateCard() {
             t("For every LoRA in the WebUI's folders, whoever trained it: what is loaded of it."),
         ),
         choice,
-        widgets.row(check),
+        widgets.row(check, measure),
+        keptHelp(),
         busy,
         place,
     );
 
-    async function ask(/** @type {() => Promise<CertificateView>} */ request) {
-        put(busy, t("Reading the file ..."));
-        try {
-            return await request();
-        } catch (caught) {
-            fill(place, widgets.problem(expected(caught)));
-            return null;
-        } finally {
-            put(busy, "");
-        }
-    }
-
     async function show() {
         const id = chosen;
         if (!id) return;
-        const found = await ask(() => api.get(`inspectable/${encodeURIComponent(id)}/certificate`));
+        const found = await asking(place, busy, () =>
+            api.get(`inspectable/${encodeURIComponent(id)}/certificate`),
+        );
         if (found && id === chosen) fill(place, ...certificate(found, () => fix(id)));
     }
 
+    async function showKept() {
+        const id = chosen;
+        if (!id) return;
+        const found = await asking(place, busy, () =>
+            api.get(`inspectable/${encodeURIComponent(id)}/kept`),
+        );
+        if (found && id === chosen) fill(place, ...kept(found));
+    }
+
     async function fix(/** @type {string} */ id) {
-        const copy = await ask(() => api.post(`inspectable/${encodeURIComponent(id)}/fix`));
+        const copy = await asking(place, busy, () =>
+            api.post(`inspectable/${encodeURIComponent(id)}/fix`),
+        );
         if (!copy) return;
         await update();
         chosen = files.find((file) => file.name.split("/").at(-1) === copy.name)?.id ?? chosen;
@@ -137,7 +201,7 @@ export function certificateCard() {
             choice,
             fileChoice(() => fill(place)),
         );
-        check.disabled = !files.length;
+        check.disabled = measure.disabled = !files.length;
     }
 
     async function update() {

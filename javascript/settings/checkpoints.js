@@ -38,6 +38,8 @@ function unknown(/** @type {unknown} */ caught) {
         family: null,
         family_name: null,
         resolution: null,
+        steps: null,
+        cfg: null,
         data: "images",
         language_model: null,
         problem: message,

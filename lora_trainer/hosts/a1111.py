@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from lora_trainer.hosts.base import Host, has_module, host_module
+from lora_trainer.hosts.base import Host, LowBits, has_module, host_module
 
 
 class A1111(Host):
@@ -17,6 +17,14 @@ class A1111(Host):
     @classmethod
     def is_here(cls) -> bool:
         return has_module("modules.shared") and not has_module("modules_forge")
+
+    def low_bits(self) -> LowBits:
+        chosen = self.option("fp8_storage", "Disable")
+        is_sdxl = bool(getattr(self._model(), "is_sdxl", False))
+        if chosen != "Enable" and not (chosen == "Enable for SDXL" and is_sdxl):
+            return LowBits()
+        keeps = bool(self.option("cache_fp16_weight", False))
+        return LowBits(setting="FP8 weight: Enable", keeps_loras=keeps)
 
     def model_on_device(self) -> bool:
         model = self._model()

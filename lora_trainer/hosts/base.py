@@ -108,6 +108,16 @@ class LoadedCheckpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowBits:
+    """In how many bits the host is set to keep a model's weights."""
+
+    setting: str = ""
+    """As lora.low_bits names it; empty: as the file has them, or 16 bits."""
+    keeps_loras: bool = False
+    """Whether that setting's remedy is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostDevice:
     kind: str
     """cuda, cpu, mps, xpu ..."""
@@ -247,6 +257,10 @@ class Host:
     def clip_skip(self) -> int:
         """The clip skip of the next image, whatever its checkpoint: 2 by default on Forge Neo."""
         return _whole(self.option("CLIP_stop_at_last_layers", 1), 1)
+
+    def low_bits(self) -> LowBits:
+        """What is chosen for the next image."""
+        return LowBits()
 
     def part_files(self) -> list[Path]:
         """The text encoders and VAEs in files of their own that the host is set to use."""

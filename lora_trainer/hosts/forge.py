@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.hosts.base import HostDevice, host_module
+from lora_trainer.hosts.base import HostDevice, LowBits, host_module
 from lora_trainer.hosts.on_demand import OnDemand
 
 
@@ -21,6 +21,14 @@ class Forge(OnDemand):
         data = getattr(host_module("modules.sd_models"), "model_data", None)
         chosen = getattr(data, "forge_loading_parameters", None) or {}
         return chosen.get("checkpoint_info") or super()._checkpoint_info()
+
+    def low_bits(self) -> LowBits:
+        chosen = str(self.option("forge_unet_storage_dtype", "Automatic"))
+        plain = chosen.removesuffix(" (fp16 LoRA)")
+        return LowBits(
+            setting="" if plain == "Automatic" else f"Diffusion in Low Bits: {plain}",
+            keeps_loras=plain != chosen,
+        )
 
     def part_files(self) -> list[Path]:
         chosen = self.option("forge_additional_modules", [])

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lora_trainer.checkpoint.header import Header
-from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.errors import CheckpointError, LoraFileError, Message
 from lora_trainer.lora.changes import ADDED_KINDS, change_of
 from lora_trainer.lora.checkpoint_layers import FP8, CheckpointLayers, flat
 from lora_trainer.lora.file import find_in_folder, read_header
@@ -90,6 +90,8 @@ class MergeOutcome:
     case: StorageSetting
     kept: Kept
     message: Message
+    remedied: Message
+    """With the setting's remedy; empty if it has none."""
     hint: Message
 
 
@@ -140,7 +142,9 @@ class Survival:
                     "remedy": one.case.remedy,
                     "precision": self.way(one.case, one.case.merge)[0],
                     "merge": one.case.merge,
+                    "lossy": one.kept.is_lossy,
                     "message": render(one.message),
+                    "remedied": render(one.remedied),
                     "hint": render(one.hint),
                 }
                 | one.kept.to_mapping()
@@ -178,7 +182,7 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
     """
     header = read_header(find_in_folder(Path(path)))
     layers = layers_in(header)
-    checkpoint = CheckpointLayers.of(base)
+    checkpoint = _checkpoint(base)
     model, places = _places(header, layers, checkpoint)
     measured = {
         name: place
@@ -188,7 +192,7 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
     if not measured:
         raise LoraFileError(
             "no layer of {path} can be measured on {base}",
-            hint="Name the checkpoint that it is used with.",
+            hint="Name the checkpoint that it is used with, in 16 bits or fp8.",
             path=header.path,
             base=base.name,
         )
@@ -219,6 +223,16 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
             for strength, ways in sums.items()
         },
     )
+
+
+def _checkpoint(base: Path) -> CheckpointLayers:
+    if base.suffix.lower() == ".gguf":
+        raise CheckpointError(
+            "{path} is a GGUF file, whose weights are quantised",
+            hint="Name the .safetensors file that it was made of: what GGUF keeps is computed.",
+            path=base,
+        )
+    return CheckpointLayers.of(base)
 
 
 def _recommended(header: Header) -> float:
@@ -423,12 +437,14 @@ def _outcome(host: str, case: StorageSetting, found: Survival) -> MergeOutcome:
         "least": percent(worst[0].survived) if worst else "",
     }
     is_entire = case.merge == "rounded" and not kept.is_lossy
+    remedied = _remedied(case, ways[found.way(case, case.kept)]) if case.remedy else Message("")
     return MergeOutcome(
         host=host,
         case=case,
         kept=kept,
         message=Message(SENTENCES["entire" if is_entire else case.merge], values),
-        hint=_hint(case, kept, ways[found.way(case, case.kept)] if case.remedy else None),
+        remedied=remedied,
+        hint=_hint(case, remedied) if kept.is_lossy else Message(""),
     )
 
 
@@ -454,23 +470,23 @@ SENTENCES: MergeTexts = {
 """By low_bits.Merge, of which `whole` is a remedy only; entire: rounded, with nothing to tell."""
 
 
-def _hint(case: StorageSetting, kept: Kept, better: Kept | None) -> Message:
-    if not kept.is_lossy:
-        return Message("")
-    if better is not None:
-        values = {
-            "remedy": case.remedy,
-            "share": percent(better.survived),
-            "noise": f"{better.noise:.1f}",
-        }
-        if better.noise > MOST_NOISE:
-            return Message(
-                'With "{remedy}", {share} of it is kept, with noise of {noise} times its size.',
-                values,
-            )
-        return Message('With "{remedy}", {share} of it is kept.', values)
-    if case.precision == SIXTEEN:
-        return Message("")
+def _remedied(case: StorageSetting, kept: Kept) -> Message:
+    values = {
+        "remedy": case.remedy,
+        "share": percent(kept.survived),
+        "noise": f"{kept.noise:.1f}",
+    }
+    if kept.noise > MOST_NOISE:
+        return Message(
+            'With "{remedy}", {share} of it is kept, with noise of {noise} times its size.',
+            values,
+        )
+    return Message('With "{remedy}", {share} of it is kept.', values)
+
+
+def _hint(case: StorageSetting, remedied: Message) -> Message:
+    if remedied.template or case.precision == SIXTEEN:
+        return remedied
     return Message("No setting keeps more of it; the model in 16 bits does.")
 
 

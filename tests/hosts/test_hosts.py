@@ -25,6 +25,7 @@ from lora_trainer.errors import LoraTrainerError
 from lora_trainer.hosts import base, find, kinds
 from lora_trainer.hosts.a1111 import A1111
 from lora_trainer.hosts.base import GenerationCancelled, HostError, Txt2ImgRequest
+from lora_trainer.lora.low_bits import CASES
 from lora_trainer.webui import texts
 from tests.webui.lora_files import write_lora
 
@@ -276,6 +277,48 @@ def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):
         tmp_path / "encoders",
         models / "VAE",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "setting", "keeps"),
+    [
+        ("forge", {}, "", False),
+        ("forge", {"forge_unet_storage_dtype": "Automatic (fp16 LoRA)"}, "", True),
+        (
+            "neo",
+            {"forge_unet_storage_dtype": "bnb-nf4 (fp16 LoRA)"},
+            "Diffusion in Low Bits: bnb-nf4",
+            True,
+        ),
+        (
+            "forge",
+            {"forge_unet_storage_dtype": "float8-e5m2"},
+            "Diffusion in Low Bits: float8-e5m2",
+            False,
+        ),
+        ("a1111", {"fp8_storage": "Disable", "cache_fp16_weight": True}, "", False),
+        ("a1111", {"fp8_storage": "Enable for SDXL"}, "", False),
+        ("a1111", {"fp8_storage": "Enable"}, "FP8 weight: Enable", False),
+        (
+            "a1111",
+            {"fp8_storage": "Enable", "cache_fp16_weight": True},
+            "FP8 weight: Enable",
+            True,
+        ),
+        ("classic", {"fp8_storage": True}, "Store UNet Weights in fp8", False),
+        ("classic", {}, "", False),
+        ("reforge", {}, "", False),
+    ],
+)
+def test_in_how_many_bits_weights_are_kept(start, kind, options, setting, keeps):
+    host = start(kind)
+    from modules import shared
+
+    shared.opts.data.update(options)
+    found = host.low_bits()
+    assert (found.setting, found.keeps_loras) == (setting, keeps)
+    # under the name that the measure knows
+    assert found.setting in {case.setting for case in CASES[kind]}
 
 
 @pytest.mark.parametrize(

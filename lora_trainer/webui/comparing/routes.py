@@ -12,7 +12,7 @@ from lora_trainer.webui.app import App
 from lora_trainer.webui.comparing.comparisons import Comparison, TryBody, TryView, request_from
 from lora_trainer.webui.http.routing import Nothing, Request, route
 from lora_trainer.webui.lazy_app import PREFIX
-from lora_trainer.webui.loras.certificates import CertificateView, Certified
+from lora_trainer.webui.loras.certificates import CertificateView, Certified, KeptView
 from lora_trainer.webui.loras.library import InspectableView
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -74,6 +74,12 @@ def inspectable(app: App, request: Request) -> list[InspectableView]:
 @route("GET", "/inspectable/{id}/certificate")
 def certificate(app: App, request: Request) -> CertificateView:
     return _certificate(app.loras.certificate(request.path["id"]), request)
+
+
+@route("GET", "/inspectable/{id}/kept")
+def kept(app: App, request: Request) -> KeptView:
+    found = app.loras.kept(request.path["id"])
+    return found.to_mapping(lambda message: texts.render(message, request.language))
 
 
 @route("POST", "/inspectable/{id}/fix")

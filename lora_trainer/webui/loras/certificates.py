@@ -1,9 +1,11 @@
-"""Why a LoRA does nothing in the WebUI that the tab is in, and the copy that loads: asked of a
-short-lived process with the worker's packages, because weights are read with torch. Without these
-packages names and shapes are judged here, and no copy is written.
+"""Why a LoRA does nothing in the WebUI that the tab is in, the copy that loads, and what is left of
+it where the WebUI keeps the model in few bits: asked of a short-lived process with the worker's
+packages, because weights are read with torch. Without these packages names and shapes are judged
+here, no copy is written, and nothing is measured.
 
     certificates.of(path, "neo", folders)             -> Certified
     certificates.fix(path, copy, "neo", folders)      writes the copy -> Certified of it
+    certificates.kept(path, base, 0.7, host)          -> KeptInBits
 
 Called by library.py.
 """
@@ -21,6 +23,7 @@ from typing import Any, TypedDict
 
 from lora_trainer import environment, files
 from lora_trainer.errors import LoraFileError, Message, SetupError
+from lora_trainer.hosts.base import LowBits
 from lora_trainer.lora.certificate import certify, words
 from lora_trainer.lora.host_layers import FORGE, HOST_NAMES
 
@@ -59,6 +62,59 @@ class CertificateView(TypedDict):
     """Whether the weights were read."""
 
 
+class KeptSettingView(TypedDict):
+    """What is left of a LoRA in one setting of the WebUI."""
+
+    message: str
+    hint: str
+    lossy: bool
+    chosen: bool
+    """Whether the WebUI is set so now."""
+
+
+class KeptView(TypedDict):
+    """What is left of a LoRA where the WebUI keeps the model in few bits."""
+
+    checkpoint: str
+    strength: float
+    layer_count: int
+    settings: list[KeptSettingView]
+    """The chosen one first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptInBits:
+    """As the process tells it: Survival.to_mapping, messages as `words`."""
+
+    base: Path
+    told: Mapping[str, Any]
+    low_bits: LowBits
+
+    def to_mapping(self, render: Render) -> KeptView:
+        """As JSON."""
+        settings = [self._setting(one, render) for one in self.told["hosts"]]
+        return {
+            "checkpoint": self.base.name,
+            "strength": self.told["strength"],
+            "layer_count": self.told["layer_count"],
+            "settings": sorted(settings, key=lambda one: not one["chosen"]),
+        }
+
+    def _setting(self, told: Mapping[str, Any], render: Render) -> KeptSettingView:
+        is_chosen = told["setting"] == self.low_bits.setting
+        remedied = is_chosen and self.low_bits.keeps_loras and bool(told["remedy"])
+        return {
+            "message": _text(told["remedied" if remedied else "message"], render),
+            "hint": "" if remedied else _text(told["hint"], render),
+            "lossy": told["lossy"] and not remedied,
+            "chosen": is_chosen,
+        }
+
+
+def _text(message: Mapping[str, Any], render: Render) -> str:
+    return render(Message(message["message"], message["values"]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certified:
     """A certificate as the process tells it: Certificate.to_mapping, messages as `words`."""
@@ -71,7 +127,7 @@ class Certified:
         """As JSON."""
 
         def text(message: Mapping[str, Any]) -> str:
-            return render(Message(message["message"], message["values"]))
+            return _text(message, render)
 
         told = self.told
         return {
@@ -119,23 +175,39 @@ class Certificates:
 
     def fix(self, path: Path, copy: Path, host: str, folders: Sequence[Path]) -> Certified:
         """Raises LoraFileError, and SetupError without the packages."""
+        self._require_packages()
+        return self._ask(path, host if host in HOST_NAMES else FORGE, folders, copy)
+
+    def kept(
+        self, path: Path, base: Path, strength: float, host: str, low_bits: LowBits
+    ) -> KeptInBits:
+        """Raises LoraFileError, and SetupError without the packages."""
+        self._require_packages()
+        asked = {"path": str(path), "base": str(base), "strength": strength}
+        told = self._answer({**asked, "host": host if host in HOST_NAMES else FORGE})["kept"]
+        return KeptInBits(base=base, told=told, low_bits=low_bits)
+
+    def _require_packages(self) -> None:
         if not self._is_ready():
             raise SetupError(
                 "the worker's packages are not installed yet",
                 hint="Install them in the tab's first step, then try again.",
             )
-        return self._ask(path, host if host in HOST_NAMES else FORGE, folders, copy)
 
     def _ask(self, path: Path, host: str, folders: Sequence[Path], copy: Path | None) -> Certified:
+        answer = self._answer(
+            {
+                "path": str(path),
+                "host": host,
+                "folders": [str(folder) for folder in folders],
+                "copy": None if copy is None else str(copy),
+            }
+        )
+        return Certified(path=copy or path, told=answer["certificate"], measured=True)
+
+    def _answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._at_once:
-            answer = self._run(
-                {
-                    "path": str(path),
-                    "host": host,
-                    "folders": [str(folder) for folder in folders],
-                    "copy": None if copy is None else str(copy),
-                }
-            )
+            answer = self._run(asked)
         if "error" in answer:
             told = answer["error"]
             values = {
@@ -143,7 +215,7 @@ class Certificates:
                 for key, value in told["values"].items()
             }
             raise LoraFileError(told["message"], hint=told["hint"], **values)
-        return Certified(path=copy or path, told=answer["certificate"], measured=True)
+        return answer
 
 
 def _in_a_process(asked: Mapping[str, Any]) -> Mapping[str, Any]:

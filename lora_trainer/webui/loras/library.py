@@ -11,6 +11,7 @@ runs.
     loras.deliver(id)               copies a saved step into the LoRA folder under a new name
     loras.inspectable()             all files of the host's LoRA folders, whoever trained them
     loras.certificate(id)           what the host makes of one of them
+    loras.kept(id)                  what is left of it in the host's checkpoint in few bits
     loras.fix(id)                   writes a copy that the host loads, beside it
 
 Files of this trainer are recognised by their metadata. Headers are cached by modification time and
@@ -42,7 +43,7 @@ from lora_trainer.lora.host_layers import version_word
 from lora_trainer.settings.training import DEFAULT_STRENGTH
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import sidecar
-from lora_trainer.webui.loras.certificates import Certificates, Certified
+from lora_trainer.webui.loras.certificates import Certificates, Certified, KeptInBits
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -263,6 +264,21 @@ class Loras:
         """
         return self._certificates.of(
             self._inspected(file_id), self._host.kind, self._host.lora_folders()
+        )
+
+    def kept(self, file_id: str) -> KeptInBits:
+        """What is left of a file at its preferred strength in the host's checkpoint, where the host
+        keeps its weights in few bits. Raises NotFound, LoraFileError and SetupError.
+        """
+        path, loaded = self._inspected(file_id), self._host.loaded()
+        if loaded is None:
+            raise LoraFileError(
+                "no checkpoint is chosen in the WebUI",
+                hint="Choose the one that the LoRA is used with in its menu, then try again.",
+            )
+        strength = sidecar.weight(sidecar.read(path)) or 1.0
+        return self._certificates.kept(
+            path, loaded.path, strength, self._host.kind, self._host.low_bits()
         )
 
     def fix(self, file_id: str) -> Certified:

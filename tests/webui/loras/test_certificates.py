@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from lora_trainer import environment
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.errors import LoraFileError, SetupError
-from lora_trainer.hosts.base import HostPaths
+from lora_trainer.hosts.base import HostPaths, LoadedCheckpoint, LowBits
 from lora_trainer.jobs.history import History
 from lora_trainer.lora.file import encode_header, read_header
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import certificates
-from lora_trainer.webui.loras.certificates import Certificates
+from lora_trainer.webui.loras.certificates import Certificates, KeptView
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.worker import certify
 
@@ -132,3 +134,76 @@ def test_the_process_answers_as_it_is_started(host: Host) -> None:
     found = Certificates(is_ready=lambda: True).of(path, "neo", host.lora_folders())
     assert found.to_mapping(str)["loaded"] == 0
     assert found.measured
+
+
+# --- what is kept in few bits ---------------------------------------------------------------------
+
+
+class LoadedHost(Host):
+    """Forge with Anima in fp8, set to LoRAs that are rounded with the model."""
+
+    def __init__(self, root: Path, low_bits: LowBits) -> None:
+        super().__init__(root)
+        self.chosen = low_bits
+        self.base = root / "anima.safetensors"
+        weight = torch.ones(2048, 1024).to(torch.float8_e4m3fn)
+        key = "net.blocks.0.cross_attn.k_proj.weight"
+        safetensors.torch.save_file({key: weight}, self.base)
+
+    def loaded(self) -> LoadedCheckpoint | None:
+        if not self.base.exists():
+            return None
+        return LoadedCheckpoint(title="anima", path=self.base, vae=None, clip_skip=1)
+
+    def low_bits(self) -> LowBits:
+        return self.chosen
+
+
+def shown_as_kept(host: LoadedHost) -> KeptView:
+    path = host.root / "Lora" / "ink.safetensors"
+    # of rank 2 and ones: 2 at strength 1, and 0.01 at this one; bf16 has steps of 1/128 there
+    write_anima(path, "transformer.")
+    path.with_suffix(".json").write_text('{"preferred weight": 0.005}')
+    loras = library(host)
+    (one,) = loras.inspectable()
+    return loras.kept(one["id"]).to_mapping(str)
+
+
+def test_what_is_kept_in_the_chosen_checkpoint_as_the_webui_is_set(tmp_path: Path) -> None:
+    shown = shown_as_kept(LoadedHost(tmp_path, LowBits()))
+    assert (shown["checkpoint"], shown["strength"], shown["layer_count"]) == (
+        "anima.safetensors",
+        0.005,
+        1,
+    )
+    (now,) = shown["settings"]
+    assert now["chosen"] and now["lossy"]
+    assert now["message"].startswith(
+        "Forge Neo adds the LoRA to weights in fp8 (e4m3) and rounds the sum up or down at random:"
+    )
+    assert now["hint"] == (
+        'With "Diffusion in Low Bits: Automatic (fp16 LoRA)", 78% of it is kept.'
+    )
+
+
+def test_the_setting_that_keeps_it_is_told_where_it_is_chosen(tmp_path: Path) -> None:
+    (now,) = shown_as_kept(LoadedHost(tmp_path, LowBits(keeps_loras=True)))["settings"]
+    assert now == {
+        "message": 'With "Diffusion in Low Bits: Automatic (fp16 LoRA)", 78% of it is kept.',
+        "hint": "",
+        "lossy": False,
+        "chosen": True,
+    }
+    (other,) = shown_as_kept(LoadedHost(tmp_path, LowBits(setting="bnb-nf4")))["settings"]
+    assert not other["chosen"]
+
+
+def test_without_a_checkpoint_or_with_a_gguf_file_nothing_is_measured(tmp_path: Path) -> None:
+    host = LoadedHost(tmp_path, LowBits())
+    host.base.unlink()
+    with pytest.raises(LoraFileError, match="no checkpoint is chosen in the WebUI"):
+        shown_as_kept(host)
+    host.base = tmp_path / "anima-Q8_0.gguf"
+    host.base.write_bytes(b"GGUF")
+    with pytest.raises(LoraFileError, match="is a GGUF file"):
+        shown_as_kept(host)
