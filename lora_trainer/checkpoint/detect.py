@@ -259,7 +259,17 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     ),
     (_contains("motion_modules."), "an AnimateDiff motion module or holds one", ANOTHER),
     (
-        _contains("joint_blocks.", "joint_transformer_blocks."),
+        _contains("joint_transformer_blocks.", "double_layers.", "cond_seq_linear."),
+        "an AuraFlow model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("individual_token_refiner.", "token_refiner.refiner_blocks."),
+        "a HunyuanVideo model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("joint_blocks."),
         "a Stable Diffusion 3 model, which is not supported",
         ANOTHER,
     ),
@@ -349,7 +359,13 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         "Choose the version of the checkpoint that holds model.diffusion_model weights.",
     ),
     (
-        _without_unet(_has("decoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight")),
+        _without_unet(
+            _has(
+                "decoder.conv_in.weight",
+                "first_stage_model.decoder.conv_in.weight",
+                "decoder.middle.0.residual.0.gamma",
+            )
+        ),
         "a VAE alone, not a checkpoint",
         "Set vae to this file, and base_model to a full checkpoint.",
     ),

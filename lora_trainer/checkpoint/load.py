@@ -39,7 +39,12 @@ from lora_trainer.checkpoint.parts import (
     TokenizerKind,
 )
 from lora_trainer.checkpoint.tensors import build_empty, fill, require_usable
-from lora_trainer.checkpoint.tokenizer_files import find_tokenizer
+from lora_trainer.checkpoint.tokenizer_files import (
+    add_special_tokens,
+    find_tokenizer,
+    open_tokenizer,
+    require_fitting,
+)
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.frozen.layers import Precision
@@ -72,6 +77,8 @@ class Checkpoint:
     fill: Callable[..., Any] = fill
     """Gives an empty model its weights: `tensors.fill`, or `tensors.empty_in` for none."""
     _tokenizer_paths: dict[str, Path] = field(default_factory=dict)
+    _opened: dict[Path, Any] = field(default_factory=dict)
+    """The tokenizers of these files."""
 
     @property
     def family(self) -> Family:
@@ -234,15 +241,33 @@ class Checkpoint:
         )
 
     def tokenizers(self) -> tuple[Any, ...]:
-        """One per text encoder. Raises CheckpointError if the file of one is missing."""
-        return self.family.tokenizers_from(self._tokenizer_file)
+        """One per text encoder. Raises CheckpointError if the file of one is missing, or does not
+        belong to its text encoder.
+        """
+        found = self.family.tokenizers_from(self._open_tokenizer)
+        paths = [*self._tokenizer_paths.values()]
+        for tokenizer, encoder in zip(found, self.text_encoders, strict=False):
+            size = encoder.config.get("vocab_size", encoder.config.get("target_vocab_size"))
+            path = next((path for path in paths if tokenizer is self._opened.get(path)), None)
+            if path is not None and size is not None:
+                require_fitting(tokenizer, path, size, next(iter(encoder.tensors.values())).path)
+        return found
 
-    def _tokenizer_file(self, kind: TokenizerKind) -> Path:
-        found = find_tokenizer(
+    def _open_tokenizer(self, kind: TokenizerKind) -> Any:
+        path = find_tokenizer(
             kind, self.path, asked=self.asked_tokenizers, beside=self.text_encoder_paths
         )
-        self._tokenizer_paths[kind.id] = found
-        return found
+        self._tokenizer_paths[kind.id] = path
+        tokenizer = open_tokenizer(path, kind)
+        if add_special_tokens(tokenizer, path, kind):
+            self.note(
+                Message(
+                    "{path} has no special tokens of {kind}, such as {token}: they were added",
+                    {"path": path, "kind": kind.name, "token": kind.special[0]},
+                )
+            )
+        self._opened[path] = tokenizer
+        return tokenizer
 
     def outline(self) -> Parts:
         """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""

@@ -113,6 +113,13 @@ def find_parts(
     chosen: dict[str, PartFile] = {}
     for file in (*asked, *([vae] if vae is not None else [])):
         part = _asked(file, kinds, detected)
+        if file is vae and part.kind.part != "VAE":
+            raise CheckpointError(
+                "vae is {path}, which is {kind}",
+                hint="Name it in text_encoders.",
+                path=file,
+                kind=part.kind.name,
+            )
         if part.kind.id in chosen:
             raise CheckpointError(
                 "{first} and {second} are both {kind}",

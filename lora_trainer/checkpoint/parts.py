@@ -155,6 +155,8 @@ class TokenizerKind:
     """`model.type` in its tokenizer.json: Unigram, BPE."""
     repository: str
     """On Hugging Face, without a login: to look for in the cache, and to download."""
+    alike: tuple[str, ...] = ()
+    """Those that have the same one, to look for in the cache."""
     other_repositories: tuple[str, ...] = ()
     """Those that have the same one in `diffusers_folder`, to look for in the cache."""
     diffusers_folder: str
@@ -162,7 +164,11 @@ class TokenizerKind:
     host_folders: tuple[str, ...] = ()
     """Its folders below a WebUI's backend/huggingface."""
     vocabulary: tuple[str, ...] = ()
-    """Files that together do instead of a tokenizer.json, where its family can read them."""
+    """Files that together do instead of a tokenizer.json."""
+    read: Callable[[Path], Any] | None = None
+    """The first of these -> the tokenizer."""
+    special: tuple[str, ...] = ()
+    """Special tokens that follow those of its vocabulary, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +197,8 @@ class Distilled:
     adapter: TrainingAdapterKind | None = None
 
 
-TokenizerFinder = Callable[[TokenizerKind], "Path"]
-"""A kind -> the path of its tokenizer.json."""
+TokenizerOpener = Callable[[TokenizerKind], Any]
+"""A kind -> the tokenizer of the package tokenizers. Raises CheckpointError."""
 
 
 @dataclass(frozen=True, kw_only=True)

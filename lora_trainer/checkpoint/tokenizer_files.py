@@ -11,7 +11,7 @@ as in huggingface_hub.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,11 @@ def find_tokenizer(
     CheckpointError.
     """
     if asked is not None:
+        _require_folder(asked)
         found = next(filter(None, (_in(folder, kind) for folder in _asked(asked, kind))), None)
         if found is not None:
             return found
-        for folder in _asked(asked, kind):
-            if (folder / NAME).is_file() and not _model_of(folder / NAME):
-                raise CheckpointError(
-                    "the tokenizer in {path} cannot be read: {reason}",
-                    hint="Download it again.",
-                    path=folder / NAME,
-                    reason="it is damaged",
-                )
+        _require_whole(_asked(asked, kind))
         if asked.parts[-len(OF_HOSTS.parts) :] != OF_HOSTS.parts:
             raise CheckpointError(
                 "{path} holds no tokenizer of {kind}",
@@ -59,10 +53,32 @@ def find_tokenizer(
                 kind=kind.name,
                 name=kind.id,
             )
-    for folder in _places(kind, checkpoint, beside):
+    places = list(_places(kind, checkpoint, beside))
+    for folder in places:
         if (found := _in(folder, kind)) is not None:
             return found
-    return _cached(kind) or _downloaded(kind)
+    if (found := _cached(kind)) is not None:
+        return found
+    _require_whole(places)
+    return _downloaded(kind)
+
+
+def _require_folder(asked: Path) -> None:
+    """Raise CheckpointError for a folder that was asked for and is none."""
+    if asked.is_dir():
+        return
+    raise CheckpointError(
+        "tokenizers is {path}, which is a file" if asked.exists() else "there is no folder {path}",
+        hint="Set tokenizers to the folder that holds the tokenizer.json, or to auto.",
+        path=asked,
+    )
+
+
+def _require_whole(folders: Iterable[Path]) -> None:
+    """Raise CheckpointError for a tokenizer.json in these folders that is damaged."""
+    for folder in folders:
+        if (folder / NAME).is_file() and not _model_of(folder / NAME):
+            raise _unreadable(folder / NAME, "it is damaged")
 
 
 def _asked(folder: Path, kind: TokenizerKind) -> Iterator[Path]:
@@ -102,7 +118,7 @@ def _model_of(path: Path) -> str:
 def _cached(kind: TokenizerKind) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    named = [(kind.repository, NAME)]
+    named = [(one, NAME) for one in (kind.repository, *kind.alike)]
     named += [(one, f"{kind.diffusers_folder}/{NAME}") for one in kind.other_repositories]
     for repository, name in named:
         found = try_to_load_from_cache(repository, name)
@@ -133,24 +149,73 @@ def _downloaded(kind: TokenizerKind) -> Path:
         ) from error
 
 
-def open_tokenizer(path: Path, read: Callable[[Path], Any] | None = None) -> Any:
-    """A tokenizer of the package tokenizers, without truncation and padding. read: for a file that
-    is no tokenizer.json. Raises CheckpointError.
+def open_tokenizer(path: Path, kind: TokenizerKind) -> Any:
+    """A tokenizer of the package tokenizers, without truncation and padding, from what
+    find_tokenizer has found. Raises CheckpointError.
     """
     from tokenizers import Tokenizer
 
     try:
-        if read is not None and path.name != NAME:
-            return read(path)
+        if kind.read is not None and path.name != NAME:
+            return kind.read(path)
         tokenizer = Tokenizer.from_file(str(path))
     # the library raises plain Exceptions
     except Exception as error:
-        raise CheckpointError(
-            "the tokenizer in {path} cannot be read: {reason}",
-            hint="Download it again.",
-            path=path,
-            reason=str(error).strip().split("\n")[0] or type(error).__name__,
+        raise _unreadable(
+            path, str(error).strip().split("\n")[0] or type(error).__name__
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        "the tokenizer in {path} cannot be read: {reason}",
+        hint="Download it again.",
+        path=path,
+        reason=reason,
+    )
+
+
+def add_special_tokens(tokenizer: Any, path: Path, kind: TokenizerKind) -> bool:
+    """Add the special tokens that the kind has and this file lacks, whose texts would be divided
+    into pieces. Returns whether there were any. Raises CheckpointError if they come to stand in
+    another order than the text encoder knows.
+    """
+
+    def is_whole(token: str) -> bool:
+        return len(tokenizer.encode(token, add_special_tokens=False).ids) == 1
+
+    if all(map(is_whole, kind.special)):
+        return False
+    tokenizer.add_special_tokens(list(kind.special))
+    ids = [tokenizer.token_to_id(token) for token in kind.special]
+    if ids != sorted(set(ids)):
+        raise CheckpointError(
+            "the tokenizer in {path} has only some of the special tokens of {kind}",
+            hint="Download {file} of {repository} from Hugging Face in its place.",
+            path=path,
+            kind=kind.name,
+            file=NAME,
+            repository=kind.repository,
+        )
+    return True
+
+
+def require_fitting(tokenizer: Any, path: Path, size: int, encoder: Path) -> None:
+    """Raise CheckpointError for a tokenizer with tokens that its text encoder does not know. size:
+    how many that knows; encoder: its file.
+    """
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if highest < size:
+        return
+    raise CheckpointError(
+        "the tokenizer in {path} has tokens up to number {highest}, and the text encoder in"
+        " {encoder} knows {size}: they do not belong together",
+        hint="Set tokenizers to a folder with the tokenizer of this text encoder.",
+        path=path,
+        highest=highest,
+        encoder=encoder,
+        size=size,
+    )

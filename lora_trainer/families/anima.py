@@ -34,7 +34,7 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
-    TokenizerFinder,
+    TokenizerOpener,
 )
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families import qwen3
@@ -265,11 +265,8 @@ class _Anima(Transformer):
             prefix=prefix,
         )
 
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
-        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
-        from lora_trainer.families.components.qwen3 import read_vocabulary
-
-        return open_tokenizer(find(QWEN3), read_vocabulary), open_tokenizer(find(T5))
+    def tokenizers_from(self, open_kind: TokenizerOpener) -> tuple[Any, ...]:
+        return open_kind(QWEN3), open_kind(T5)
 
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         return FlowSchedule()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Parts,
         PredictionType,
         Schedule,
-        TokenizerFinder,
+        TokenizerOpener,
     )
 
 Shape = tuple[int, ...]
@@ -242,8 +242,8 @@ class Family(ABC):
         """One tokenizer per text encoder, for a family whose tokenizers are installed."""
         raise NotImplementedError
 
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
-        """One tokenizer per text encoder. find: the file of a kind that is not installed; raises
+    def tokenizers_from(self, open_kind: TokenizerOpener) -> tuple[Any, ...]:
+        """One tokenizer per text encoder. open_kind: opens one that is not installed; raises
         CheckpointError.
         """
         return self.tokenizers()

@@ -38,7 +38,7 @@ from lora_trainer.checkpoint.parts import (
     Parts,
     PredictionType,
     Schedule,
-    TokenizerFinder,
+    TokenizerOpener,
     TokenShift,
     TrainingAdapterKind,
 )
@@ -200,12 +200,16 @@ class _Flux(Transformer):
     # --- detection --------------------------------------------------------------------------------
 
     def layout(self, header: Header) -> tuple[str, bool] | None:
-        """FLUX.2, Chroma and others have blocks of these names, and no layer for CLIP's state."""
+        """FLUX.2, Chroma and others have blocks of these names, and no layer for CLIP's state;
+        HunyuanVideo has one, and refines the text's states.
+        """
         found = super().layout(header)
         if found is None:
             return None
         prefix, native = found
         needed = "vector_in.in_layer" if native else "time_text_embed.text_embedder.linear_1"
+        if any(name.startswith(f"{prefix}txt_in.individual") for name in header.tensors):
+            return None
         return found if f"{prefix}{needed}.weight" in header.tensors else None
 
     def recognise(self, header: Header, sidecar: Sidecar) -> Detected | None:
@@ -339,12 +343,11 @@ class _Flux(Transformer):
         blocks = getattr(getattr(encoder, "encoder", None), "block", ())
         return [(block,) for block in blocks]
 
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
+    def tokenizers_from(self, open_kind: TokenizerOpener) -> tuple[Any, ...]:
         from lora_trainer.checkpoint.tokenizer import load_tokenizers
-        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
 
         (clip,) = load_tokenizers(["clip"])
-        return clip, open_tokenizer(find(T5))
+        return clip, open_kind(T5)
 
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
         if checkpoint.detected.variant == "schnell":

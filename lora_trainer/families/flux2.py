@@ -43,7 +43,7 @@ from lora_trainer.checkpoint.parts import (
     TokenShift,
 )
 from lora_trainer.errors import CheckpointError, Message
-from lora_trainer.families import qwen3
+from lora_trainer.families import qwen3, tokenizer_kinds
 from lora_trainer.families.base import Rows, Shape, TextStates
 from lora_trainer.families.tokenizer_kinds import QWEN3_PADDING
 from lora_trainer.families.transformer import (
@@ -186,6 +186,8 @@ class _Klein(qwen3.ToldByQwen3):
         self.name = f"FLUX.2 klein {size}"
         self.size = size
         self.encoder = encoder
+        if encoder is QWEN3_8B:
+            self.tokenizer_kind = tokenizer_kinds.QWEN3_8B
         self.part_kinds = (encoder, VAE)
         self.caption_bytes = TEXT_LENGTH * len(STATES) * encoder_width * 4
 

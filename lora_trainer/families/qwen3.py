@@ -10,8 +10,8 @@ from typing import Any
 
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.parts import Component, PartFile, TokenizerFinder
-from lora_trainer.families.tokenizer_kinds import QWEN3
+from lora_trainer.checkpoint.parts import Component, PartFile, TokenizerKind, TokenizerOpener
+from lora_trainer.families.tokenizer_kinds import QWEN3_4B
 from lora_trainer.families.transformer import Transformer, count_blocks, shape_of
 
 PREFIXES = ("model.", "")
@@ -69,14 +69,13 @@ def component(found: PartFile) -> Component:
 class ToldByQwen3(Transformer, ABC):
     """A family of transformers whose only text encoder is a Qwen3."""
 
+    tokenizer_kind: TokenizerKind = QWEN3_4B
+
     def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
         return [(block,) for block in encoder.layers]
 
-    def tokenizers_from(self, find: TokenizerFinder) -> tuple[Any, ...]:
-        from lora_trainer.checkpoint.tokenizer_files import open_tokenizer
-        from lora_trainer.families.components.qwen3 import read_vocabulary
-
-        return (open_tokenizer(find(QWEN3), read_vocabulary),)
+    def tokenizers_from(self, open_kind: TokenizerOpener) -> tuple[Any, ...]:
+        return (open_kind(self.tokenizer_kind),)
 
     def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
         return len(tokenizers[0].encode(caption, add_special_tokens=False).ids)

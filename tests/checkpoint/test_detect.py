@@ -155,6 +155,15 @@ OTHER_FILES = {
         UNET + "x_embedder.proj.weight": (1536, 16, 2, 2),
         UNET + "joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536),
     },
+    "an AuraFlow model": {"joint_transformer_blocks.0.attn.to_q.weight": (3072, 3072)},
+    "an AuraFlow": {UNET + "double_layers.0.attn.w1q.weight": (3072, 3072)},
+    "a HunyuanVideo model": {
+        UNET + "img_in.proj.weight": (3072, 16, 1, 2, 2),
+        UNET + "double_blocks.0.img_attn.qkv.weight": (9216, 3072),
+        UNET + "double_blocks.0.img_attn.norm.key_norm.weight": (128,),
+        UNET + "vector_in.in_layer.weight": (3072, 768),
+        UNET + "txt_in.individual_token_refiner.blocks.0.mlp.0.weight": (12288, 3072),
+    },
     "a FLUX model": {UNET + "double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
     "a FLUX model of": {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)},
     "a FLUX.2 model": {"double_stream_modulation_img.lin.weight": (18432, 3072)},
@@ -169,6 +178,7 @@ OTHER_FILES = {
     },
     "a VAE alone": {"decoder.conv_in.weight": (512, 4, 3, 3)},
     "a VAE alone, not": {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)},
+    "a VAE": {"decoder.middle.0.residual.0.gamma": (384, 1, 1, 1), "conv1.weight": (32, 32)},
     "a text encoder alone": {"text_model.encoder.layers.0.layer_norm1.weight": (768,)},
     "a model of an unknown kind (it holds fc.weight)": {"fc.weight": (10, 10)},
 }

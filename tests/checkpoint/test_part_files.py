@@ -172,3 +172,9 @@ def test_what_is_no_checkpoint_is_named(tmp_path, name, kind):
     path = write(tmp_path / "some.safetensors", **{name: 4})
     with pytest.raises(CheckpointError, match=kind):
         detect_file(path)
+
+
+def test_a_text_encoder_that_is_named_as_the_vae_is_told(checkpoint, tmp_path):
+    file = write(tmp_path / "one.safetensors", **{TEXT: 8})
+    with pytest.raises(CheckpointError, match=r"vae is .*one.safetensors, which is TX"):
+        find(checkpoint, vae=file)

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lora_trainer.checkpoint.parts import TokenizerKind
-from lora_trainer.checkpoint.tokenizer_files import find_tokenizer
+from lora_trainer.checkpoint.tokenizer_files import (
+    add_special_tokens,
+    find_tokenizer,
+    open_tokenizer,
+    require_fitting,
+)
 from lora_trainer.errors import CheckpointError
 
 KIND = TokenizerKind(
@@ -136,3 +142,64 @@ def test_a_damaged_tokenizer_that_was_asked_for_is_named(tmp_path, checkpoint):
     write(tmp_path / "t9").write_text("{cut off")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
         find_tokenizer(KIND, checkpoint, asked=tmp_path / "t9")
+
+
+def test_a_damaged_tokenizer_beside_the_text_encoder_is_not_called_missing(tmp_path, checkpoint):
+    write(tmp_path / "text_encoder" / "t9").write_text("{cut off")
+    beside = [tmp_path / "text_encoder" / "t9.safetensors"]
+    with pytest.raises(CheckpointError, match=r"t9.tokenizer\.json cannot be read: it is damaged"):
+        find_tokenizer(KIND, checkpoint, beside=beside)
+    # one that is whole goes before it
+    path = write(tmp_path / "text_encoder" / "tokenizer_2")
+    assert find_tokenizer(KIND, checkpoint, beside=beside) == path
+
+
+def test_a_folder_that_is_none_is_named(tmp_path, checkpoint):
+    with pytest.raises(CheckpointError, match="there is no folder .*gone"):
+        find_tokenizer(KIND, checkpoint, asked=tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"tokenizers is .*tokenizer\.json, which is a file"):
+        find_tokenizer(KIND, checkpoint, asked=write(tmp_path / "asked"))
+
+
+# --- what is opened -------------------------------------------------------------------------------
+
+WITH_SPECIAL = dataclasses.replace(KIND, special=("<|a|>", "<|b|>", "<|c|>"))
+
+
+def trained(path: Path, *special: str) -> Path:
+    """A small tokenizer.json that knows these special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=256, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["a b"], trainer)
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.save(str(path))
+    return path
+
+
+def test_special_tokens_that_a_file_lacks_are_added_after_its_own(tmp_path):
+    path = trained(tmp_path / "tokenizer.json")
+    tokenizer = open_tokenizer(path, WITH_SPECIAL)
+    assert len(tokenizer.encode("<|a|>").ids) == 5
+    assert add_special_tokens(tokenizer, path, WITH_SPECIAL)
+    assert tokenizer.encode("<|b|>a<|c|>").ids == [257, tokenizer.token_to_id("a"), 258]
+    assert not add_special_tokens(tokenizer, path, WITH_SPECIAL)
+
+
+def test_a_file_with_the_first_ones_is_completed_and_one_with_others_refused(tmp_path):
+    path = trained(tmp_path / "tokenizer.json", "<|a|>", "<|b|>")
+    tokenizer = open_tokenizer(path, WITH_SPECIAL)
+    assert add_special_tokens(tokenizer, path, WITH_SPECIAL)
+    assert tokenizer.encode("<|c|>").ids == [258]
+    tokenizer = open_tokenizer(trained(path, "<|b|>"), WITH_SPECIAL)
+    with pytest.raises(CheckpointError, match="only some of the special tokens of T9"):
+        add_special_tokens(tokenizer, path, WITH_SPECIAL)
+
+
+def test_a_tokenizer_with_more_tokens_than_its_encoder_knows_is_refused(tmp_path):
+    path, encoder = trained(tmp_path / "tokenizer.json", "<|a|>"), tmp_path / "enc.safetensors"
+    tokenizer = open_tokenizer(path, WITH_SPECIAL)
+    require_fitting(tokenizer, path, 257, encoder)
+    with pytest.raises(CheckpointError, match="up to number 256, .* in .*enc.* knows 256"):
+        require_fitting(tokenizer, path, 256, encoder)

@@ -67,3 +67,18 @@ def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
     # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
     assert SD1.cache_bytes(512 * 512, 0, mirrored=False) == 131_072
     assert SD1.cache_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
+
+
+@pytest.mark.parametrize(
+    ("family", "repository"),
+    [
+        ("zimage", "Qwen/Qwen3-4B"),
+        ("klein4b", "Qwen/Qwen3-4B"),
+        ("klein9b", "Qwen/Qwen3-8B"),
+        ("anima", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_a_missing_tokenizer_is_asked_for_from_the_encoders_own_repository(family, repository):
+    asked = []
+    families.get(family).tokenizers_from(lambda kind: asked.append(kind) or kind)
+    assert asked[0].repository == repository and "Qwen/Qwen3-0.6B" in (repository, *asked[0].alike)

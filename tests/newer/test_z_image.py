@@ -124,6 +124,26 @@ def test_the_templates_tokens_are_single_ones_in_a_vocabulary_too(tmp_path):
     assert [read.token_to_id(one) for one in SPECIAL] == sorted(map(read.token_to_id, SPECIAL))
 
 
+def test_a_tokenizer_without_the_templates_tokens_is_completed_and_said_so(tmp_path):
+    path = tiny.write(tmp_path)
+    tiny_anima.qwen3_tokenizer().save(str(tmp_path / "text_encoder/qwen3/tokenizer.json"))
+    checkpoint = open_checkpoint(path)
+    (tokenizer,) = checkpoint.tokenizers()
+    assert tokenizer.encode(SPECIAL[1]).ids == [tokenizer.token_to_id(SPECIAL[1])]
+    (note,) = checkpoint.notes
+    assert "no special tokens of Qwen3, such as <|endoftext|>: they were added" in str(note)
+
+
+def test_a_tokenizer_of_another_encoder_is_refused(tmp_path):
+    path = tiny.write(tmp_path)
+    made = tiny.tokenizer()
+    made.add_tokens([f"more{number}" for number in range(40)])
+    made.save(str(tmp_path / "text_encoder/qwen3/tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"qwen_3_4b\.safetensors knows 330") as caught:
+        open_checkpoint(path).tokenizers()
+    assert "do not belong together" in str(caught.value)
+
+
 # --- what it computes -----------------------------------------------------------------------------
 
 

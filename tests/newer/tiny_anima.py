@@ -52,7 +52,7 @@ CONDITIONER = {
     "min_sequence_length": 1,
 }
 QWEN3 = {
-    "vocab_size": 300,
+    "vocab_size": 330,
     "hidden_size": 40,
     "intermediate_size": 64,
     "num_hidden_layers": 2,

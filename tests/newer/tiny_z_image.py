@@ -36,7 +36,7 @@ def models_of() -> dict[str, Any]:
         torch.manual_seed(0)
         made = {
             "transformer": build_transformer(TRANSFORMER),
-            "qwen3": build_qwen3({**tiny_anima.QWEN3, "vocab_size": 310, "num_hidden_layers": 3}),
+            "qwen3": build_qwen3({**tiny_anima.QWEN3, "num_hidden_layers": 3}),
             "vae": tiny_flux.build()["vae"],
         }
         for model in made.values():
@@ -93,7 +93,7 @@ def write(folder: Path, name: str = "z_image.safetensors") -> Path:
 
 def tokenizer() -> Tokenizer:
     made = tiny_anima.qwen3_tokenizer()
-    made.add_special_tokens(SPECIAL)
+    made.add_special_tokens(list(SPECIAL))
     return made
 
 

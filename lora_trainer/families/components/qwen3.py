@@ -8,18 +8,7 @@ from typing import Any
 
 import torch
 
-SPECIAL = [
-    *(
-        f"<|{name}|>"
-        for name in "endoftext im_start im_end object_ref_start object_ref_end".split()
-    ),
-    *(f"<|{name}|>" for name in "box_start box_end quad_start quad_end vision_start".split()),
-    *(f"<|{name}|>" for name in "vision_end vision_pad image_pad video_pad".split()),
-    *("<tool_call>", "</tool_call>"),
-    *(f"<|{name}|>" for name in "fim_prefix fim_middle fim_suffix fim_pad repo_name".split()),
-    *("<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"),
-]
-"""Tokens after those of vocab.json, in order: 151643 to 151668."""
+from lora_trainer.families.tokenizer_kinds import SPECIAL
 
 
 def build_qwen3(config: dict[str, Any]) -> Any:
@@ -40,7 +29,7 @@ def read_vocabulary(path: Path) -> Any:
 
     merges = path.with_name("merges.txt")
     tokenizer = Qwen2TokenizerFast(str(path), str(merges)).backend_tokenizer
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 

@@ -199,6 +199,7 @@ def test_a_damaged_file_of_what_was_found_is_begun_anew(app, content):
         {"family": "sd1", "prediction_type": 3},
         {"has_vae": None},
         {"is_distilled": 1},
+        {"notes": [["no {such}", {}]]},
         {"problem": 5},
         {"problem": "no {such}", "hint": "", "hint_values": {}, "values": {"a": 1}},
         {"problem": "no", "hint": "", "hint_values": {}, "values": 7},
@@ -213,6 +214,7 @@ def test_what_was_found_must_be_what_is_found(app, made_up):
         "has_vae": True,
         "is_distilled": False,
         "licence": None,
+        "notes": [],
     }
     values = {str(path): {"mark": _mark(path), **sound, **made_up}, "/other": 3}
     (app.data.root / "checkpoints.json").write_text(json.dumps(values), encoding="utf-8")
