@@ -94,10 +94,10 @@ function kept(/** @type {KeptView} */ found) {
         ...chosen.map(keptNotice),
         others.length
             ? el(
-                  "details.lora-trainer-certificate",
+                  "details",
                   { open: !chosen.length },
                   el("summary", t("In other settings of the WebUI")),
-                  ...others.map(keptNotice),
+                  el("div.lora-trainer-certificate", ...others.map(keptNotice)),
               )
             : null,
     ];

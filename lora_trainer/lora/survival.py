@@ -46,7 +46,7 @@ WORST = 3
 ENOUGH = 0.95
 """Share from which on images do not differ visibly from those with all of it."""
 MOST_NOISE = 2.0
-"""Pictures of the demo show as much with noise of 1.4 as with none: BENCHMARKS.md."""
+"""Pictures of the demo show as much with noise of 1.2 as with none: BENCHMARKS.md."""
 Way = tuple[str, Merge]
 """(precision, merge)"""
 Render = Callable[[Message], Any]

@@ -251,3 +251,34 @@ def test_why_a_lora_does_nothing_and_a_copy_that_loads(host, visitor, lora):
     finally:
         for file in (path, copy):
             file.unlink(missing_ok=True)
+
+
+@pytest.mark.webuis("forge")
+def test_how_much_of_a_lora_is_kept_in_the_chosen_checkpoint(host, visitor, lora):
+    base = host.data / "models" / "Stable-diffusion" / "My model v1.safetensors"
+    tensors = read_header(base).tensors
+    key = next(key for key in tensors if key.endswith(".attn2.to_k.weight"))
+    name = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
+    rows, width = tensors[key].shape
+    sides = {"lora_A.weight": (1, width), "lora_B.weight": (rows, 1)}
+    infos, end = {}, 0
+    for side, shape in sides.items():
+        start, end = end, end + 2 * shape[0] * shape[1]
+        infos[f"diffusion_model.{name}.{side}"] = TensorInfo("F16", shape, start, end)
+    path = host.lora_folder / "faint.safetensors"
+    # 2**-7 times 2**-7; fp8 has no steps below 2**-9
+    path.write_bytes(encode_header(infos, {}) + b"\0\x20" * (end // 2))
+    try:
+        _, section = open_try(visitor, host, lora)
+        section.get_by_text("Why does this LoRA do nothing?").click()
+        section.get_by_label("LoRA file").select_option(label="faint")
+        section.get_by_role("button", name="How much of it is kept?").click()
+        section.get_by_text("At strength 1 in My model v1.safetensors.").wait_for()
+        section.get_by_text("Forge adds the LoRA to weights in fp16").wait_for()
+        section.get_by_text("In other settings of the WebUI").click()
+        section.get_by_text("rounds the sum: 0% of it is kept").first.wait_for()
+        told = 'With "Diffusion in Low Bits: float8-e4m3fn (fp16 LoRA)", '
+        section.get_by_text(told).wait_for()
+        assert complaints(section.page, TOO_WIDE) == []
+    finally:
+        path.unlink()
