@@ -77,6 +77,7 @@ IN_BOTH = {
     "ff_context.net.2": "txt_mlp.2",
 }
 """Inside a double block: diffusers' layers -> the checkpoint's."""
+IN_SINGLE = {"norm.linear": "modulation.lin", "proj_out": "linear2"}
 NORMS = {
     "attn.norm_q": "img_attn.norm.query_norm",
     "attn.norm_k": "img_attn.norm.key_norm",
@@ -110,12 +111,14 @@ def _t5_width(header: Header, prefix: str) -> int | None:
     if inside.format(1) + "relative_attention_bias.weight" in header.tensors:
         return None
     shape = header.shape(inside.format(0) + "k.weight")
-    return shape[1] if shape else None
+    return shape[1] if shape and len(shape) > 1 else None
 
 
-def _vae_width(header: Header, prefix: str) -> int | None:
+def vae_width(header: Header, prefix: str) -> int | None:
+    """Latent channels of a VAE under CompVis' or diffusers' names; None: it is none, or half."""
     shape = header.shape(prefix + "decoder.conv_in.weight")
-    return shape[1] if shape and prefix + "encoder.conv_in.weight" in header.tensors else None
+    is_whole = prefix + "encoder.conv_in.weight" in header.tensors
+    return shape[1] if shape and len(shape) > 1 and is_whole else None
 
 
 CLIP_L = PartKind(
@@ -145,7 +148,7 @@ VAE = PartKind(
     file="ae.safetensors",
     size="0.34 GB",
     source="Comfy-Org/Lumina_Image_2.0_Repackaged on Hugging Face",
-    width=_vae_width,
+    width=vae_width,
     prefixes=("", "first_stage_model."),
     inside=("vae.", "first_stage_model."),
 )
@@ -224,7 +227,7 @@ class _Flux(Transformer):
         return Detected(
             **{
                 **vars(detected),
-                "has_vae": any(_vae_width(header, one) for one in VAE.inside),
+                "has_vae": any(vae_width(header, one) for one in VAE.inside),
                 "resolution": stated_side(header.metadata, self.pixels_per_latent),
                 "weight_type": usual_type(
                     info for name, info in header.tensors.items() if name.startswith(prefix)
@@ -465,31 +468,46 @@ DIFFUSERS_MARKS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+NORM_OUT = (
+    "norm_out.linear",
+    NativeLayer("final_layer.adaLN_modulation.1", halves_swapped=True),
+)
+
+
+def double_block(
+    number: int, plain: Mapping[str, str], width: int
+) -> Iterator[tuple[str, NativeLayer]]:
+    """The layers of a double block, of FLUX.2 too. plain: those that are layers of their own."""
+    ours, theirs = f"transformer_blocks.{number}.", f"double_blocks.{number}."
+    yield from ((ours + a, NativeLayer(theirs + b)) for a, b in plain.items())
+    for a, b in NORMS.items():
+        yield ours + a, NativeLayer(theirs + b, weight=("scale", "weight"))
+    for layers, fused in ((OF_IMAGE, "img_attn.qkv"), (OF_TEXT, "txt_attn.qkv")):
+        for place, name in enumerate(layers):
+            rows = Rows(place * width, width, 3 * width)
+            yield f"{ours}attn.{name}", NativeLayer(theirs + fused, rows)
+
+
+def single_block(number: int, plain: Mapping[str, str]) -> Iterator[tuple[str, NativeLayer]]:
+    """The same of a single block, but for fused layers."""
+    ours, theirs = f"single_transformer_blocks.{number}.", f"single_blocks.{number}."
+    yield from ((ours + a, NativeLayer(theirs + b)) for a, b in plain.items())
+    for name in ("query", "key"):
+        path = f"{theirs}norm.{name}_norm"
+        yield f"{ours}attn.norm_{name[0]}", NativeLayer(path, weight=("scale", "weight"))
+
+
 def _native_layers(config: Mapping[str, Any]) -> Iterator[tuple[str, NativeLayer]]:
     width = config["attention_head_dim"] * config["num_attention_heads"]
     for ours, theirs in OUTSIDE.items():
         if config["guidance_embeds"] or "guidance" not in ours:
             yield ours, NativeLayer(theirs)
-    yield (
-        "norm_out.linear",
-        NativeLayer("final_layer.adaLN_modulation.1", halves_swapped=True),
-    )
+    yield NORM_OUT
     for block in range(config["num_layers"]):
-        ours, theirs = f"transformer_blocks.{block}.", f"double_blocks.{block}."
-        yield from ((ours + a, NativeLayer(theirs + b)) for a, b in IN_BOTH.items())
-        for a, b in NORMS.items():
-            yield ours + a, NativeLayer(theirs + b, weight=("scale", "weight"))
-        for names, layer in ((OF_IMAGE, "img_attn.qkv"), (OF_TEXT, "txt_attn.qkv")):
-            for number, name in enumerate(names):
-                rows = Rows(number * width, width, 3 * width)
-                yield f"{ours}attn.{name}", NativeLayer(theirs + layer, rows)
+        yield from double_block(block, IN_BOTH, width)
     for block in range(config["num_single_layers"]):
+        yield from single_block(block, IN_SINGLE)
         ours, theirs = f"single_transformer_blocks.{block}.", f"single_blocks.{block}."
-        yield ours + "norm.linear", NativeLayer(theirs + "modulation.lin")
-        yield ours + "proj_out", NativeLayer(theirs + "linear2")
-        for name in ("query", "key"):
-            path = f"{theirs}norm.{name}_norm"
-            yield f"{ours}attn.norm_{name[0]}", NativeLayer(path, weight=("scale", "weight"))
         for number, name in enumerate(OF_IMAGE):
             rows = Rows(number * width, width, 7 * width)
             yield f"{ours}attn.{name}", NativeLayer(theirs + "linear1", rows)

@@ -44,7 +44,15 @@ from lora_trainer.checkpoint.parts import (
 )
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families import qwen3, tokenizer_kinds
-from lora_trainer.families.base import Rows, Shape, TextStates
+from lora_trainer.families.base import Shape, TextStates
+from lora_trainer.families.flux import (
+    NORM_OUT,
+    OF_IMAGE,
+    OF_TEXT,
+    double_block,
+    single_block,
+    vae_width,
+)
 from lora_trainer.families.tokenizer_kinds import QWEN3_PADDING
 from lora_trainer.families.transformer import (
     NativeLayer,
@@ -82,7 +90,6 @@ OUTSIDE = {
     "proj_out": "final_layer.linear",
 }
 """diffusers' names of modules -> the checkpoint's."""
-OF_IMAGE, OF_TEXT = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
 IN_DOUBLE = {
     "attn.to_out.0": "img_attn.proj",
     "attn.to_add_out": "txt_attn.proj",
@@ -93,12 +100,6 @@ IN_DOUBLE = {
 }
 """The same inside a double block."""
 IN_SINGLE = {"attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2"}
-NORMS = {
-    "attn.norm_q": "img_attn.norm.query_norm",
-    "attn.norm_k": "img_attn.norm.key_norm",
-    "attn.norm_added_q": "txt_attn.norm.query_norm",
-    "attn.norm_added_k": "txt_attn.norm.key_norm",
-}
 
 
 def _qwen3_width(header: Header, prefix: str) -> int | None:
@@ -107,9 +108,7 @@ def _qwen3_width(header: Header, prefix: str) -> int | None:
 
 
 def _vae_width(header: Header, prefix: str) -> int | None:
-    shape = header.shape(prefix + "decoder.conv_in.weight")
-    is_whole = {prefix + "encoder.conv_in.weight", prefix + "bn.running_mean"} <= {*header.tensors}
-    return shape[1] if shape and len(shape) > 1 and is_whole else None
+    return vae_width(header, prefix) if prefix + "bn.running_mean" in header.tensors else None
 
 
 QWEN3_4B = PartKind(
@@ -427,25 +426,11 @@ def _native_layers(config: Mapping[str, Any]) -> Iterator[tuple[str, NativeLayer
     width = config["attention_head_dim"] * config["num_attention_heads"]
     for ours, theirs in OUTSIDE.items():
         yield ours, NativeLayer(theirs)
-    yield (
-        "norm_out.linear",
-        NativeLayer("final_layer.adaLN_modulation.1", halves_swapped=True),
-    )
+    yield NORM_OUT
     for block in range(config["num_layers"]):
-        ours, theirs = f"transformer_blocks.{block}.", f"double_blocks.{block}."
-        yield from ((ours + a, NativeLayer(theirs + b)) for a, b in IN_DOUBLE.items())
-        for a, b in NORMS.items():
-            yield ours + a, NativeLayer(theirs + b, weight=("scale", "weight"))
-        for layers, fused in ((OF_IMAGE, "img_attn.qkv"), (OF_TEXT, "txt_attn.qkv")):
-            for number, name in enumerate(layers):
-                rows = Rows(number * width, width, 3 * width)
-                yield f"{ours}attn.{name}", NativeLayer(theirs + fused, rows)
+        yield from double_block(block, IN_DOUBLE, width)
     for block in range(config["num_single_layers"]):
-        ours, theirs = f"single_transformer_blocks.{block}.", f"single_blocks.{block}."
-        yield from ((ours + a, NativeLayer(theirs + b)) for a, b in IN_SINGLE.items())
-        for name in ("query", "key"):
-            path = f"{theirs}norm.{name}_norm"
-            yield f"{ours}attn.norm_{name[0]}", NativeLayer(path, weight=("scale", "weight"))
+        yield from single_block(block, IN_SINGLE)
 
 
 def _vae_component(found: PartFile) -> Component:

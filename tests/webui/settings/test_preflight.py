@@ -25,6 +25,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
 from lora_trainer.webui.common.data_folder import NotFound
+from lora_trainer.webui.settings import checkpoints as checkpoint_facts
 from lora_trainer.webui.settings import preflight as planning
 from lora_trainer.webui.settings import run_estimate, text_preflight
 from lora_trainer.webui.settings.checkpoints import Checkpoints
@@ -149,6 +150,17 @@ def test_every_auto_is_told(app):
         "sample_steps": 20,
         "sample_guidance": 7.0,
     }
+
+
+def test_what_is_to_be_known_about_a_checkpoint_is_told_beside_it(app, monkeypatch):
+    path = app.checkpoints.find("loaded").path
+    note = Message("{path} was made of others", {"path": "x.safetensors"})
+    facts = replace(app.checkpoints.facts(path), notes=(note,))
+    monkeypatch.setattr(Checkpoints, "facts", lambda self, path: facts)
+    (problem,) = app.preflight.check(plan_request()).problems
+    assert (problem.field, problem.severity) == ("checkpoint", "warning")
+    assert str(problem.message) == "x.safetensors was made of others"
+    assert checkpoint_facts._from_entry(checkpoint_facts._to_entry(facts)) == facts
 
 
 # --- the checkpoint's licence ---------------------------------------------------------------------
