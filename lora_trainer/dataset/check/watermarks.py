@@ -125,36 +125,61 @@ def _lines(strokes: NDArray[np.bool_], depth: int) -> Iterator[TextLine]:
         rises = _everywhere(begins[: depth + 1], height, width) / (height * WIDTH)
         fits = (filled >= MIN_FILLED) & (filled <= MAX_FILLED) & (rises >= MIN_RISES)
         fits[: _quiet(height)] = False
-        tops, lefts = np.nonzero(fits)
-        if len(tops):
-            confidences = _confidence(
-                inside, tops, lefts, height, filled[tops, lefts], rises[tops, lefts]
-            )
-            best = int(np.argmax(confidences))
-            if confidences[best] > 0:
-                yield float(confidences[best]), int(tops[best]), int(lefts[best]), height
+        candidates = _Candidates(height, *np.nonzero(fits), filled[fits], rises[fits])
+        best = _best(inside, candidates)
+        if best is not None:
+            yield best
 
 
-def _confidence(
-    inside: Table, tops: Places, lefts: Places, height: int, filled: Shares, rises: Shares
-) -> Shares:
-    """0 for no lettering; up to 1 for many evenly spread strokes with none above and below."""
-    width, quiet, third = WIDTH * height, _quiet(height), height // 3
-    thirds = [_share(inside, tops + part * third, lefts, third, width) for part in range(3)]
-    quarters = [
-        _share(inside, tops, lefts + part * (width // 4), height, width // 4) for part in range(4)
-    ]
+@dataclass(frozen=True)
+class _Candidates:
+    """Boxes of one height in which a line could be: an entry of each array is one."""
+
+    height: int
+    tops: Places
+    lefts: Places
+    filled: Shares
+    rises: Shares
+
+    def __len__(self) -> int:
+        return len(self.tops)
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Candidates:
+        """Those at which `chosen` is set."""
+        arrays = (self.tops, self.lefts, self.filled, self.rises)
+        return _Candidates(self.height, *(array[chosen] for array in arrays))
+
+    def share(self, inside: Table, down: int, across: int, height: int, width: int) -> Shares:
+        """Share of strokes in a part of each box, `down` rows and `across` columns from its
+        corner.
+        """
+        return _share(inside, self.tops + down, self.lefts + across, height, width)
+
+
+def _best(inside: Table, lines: _Candidates) -> TextLine | None:
+    """The line with most, evenly spread strokes and none above and below, if there is one. What
+    most boxes fail is asked first.
+    """
+    height, width = lines.height, WIDTH * lines.height
+    quiet, third, quarter = _quiet(height), height // 3, width // 4
+    for down in (-quiet, height):
+        lines = lines.where(lines.share(inside, down, 0, quiet, width) <= QUIET * lines.filled)
+    for part in range(3):
+        shares = lines.share(inside, part * third, 0, third, width)
+        lines = lines.where(shares >= 0.35 * lines.filled)
+    for part in range(4):
+        shares = lines.share(inside, 0, part * quarter, height, quarter)
+        lines = lines.where(shares >= 0.4 * lines.filled)
+    if not len(lines):
+        return None
     loudest = np.maximum(
-        _share(inside, tops - quiet, lefts, quiet, width),
-        _share(inside, tops + height, lefts, quiet, width),
+        lines.share(inside, -quiet, 0, quiet, width), lines.share(inside, height, 0, quiet, width)
     )
-    even = (np.minimum.reduce(thirds) >= 0.35 * filled) & (
-        np.minimum.reduce(quarters) >= 0.4 * filled
+    confidences: Shares = np.minimum(1, lines.rises / (2 * MIN_RISES)) * (
+        1 - loudest / (2 * QUIET * lines.filled)
     )
-    confidences: Shares = np.minimum(1, rises / (2 * MIN_RISES)) * (
-        1 - loudest / (2 * QUIET * filled)
-    )
-    return np.where(even & (loudest <= QUIET * filled), confidences, 0)
+    best = int(np.argmax(confidences))
+    return float(confidences[best]), int(lines.tops[best]), int(lines.lefts[best]), height
 
 
 def _quiet(height: int) -> int:
