@@ -293,7 +293,7 @@ def add_check(sub: argparse.ArgumentParser) -> None:
         help="longest caption, in tokens (default: %(default)s)",
     )
     sub.add_argument("--json", **FILE, help="also write everything as JSON")
-    text = "keep measurements here, so that the next check is quick"
+    text = "keep measurements here, so that the next check is quick (default: with the dataset)"
     sub.add_argument("--cache", **FILE, help=text)
 
 
@@ -622,6 +622,7 @@ def check(asked: argparse.Namespace) -> int:
     from lora_trainer.checkpoint.tokenizer import count_tokens, tokenize
     from lora_trainer.console import counting
     from lora_trainer.dataset.check import check_folder
+    from lora_trainer.dataset.check.store import kept_measures
     from lora_trainer.dataset.template import read_vocabulary
     from lora_trainer.dataset.tokens import check_trigger_word
     from lora_trainer.settings.training import DatasetSettings
@@ -639,7 +640,7 @@ def check(asked: argparse.Namespace) -> int:
             count_tokens=count_tokens,
             token_limit=asked.tokens,
             vocabulary=read_vocabulary(asked.folder),
-            cache=asked.cache,
+            cache=asked.cache or kept_measures(asked.folder),
             progress=progress,
         )
     print(report.to_text())

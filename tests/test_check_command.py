@@ -11,6 +11,7 @@ from PIL import Image
 
 from lora_trainer.__main__ import main
 from lora_trainer.dataset import embeddings
+from lora_trainer.dataset.check import measure
 from lora_trainer.dataset.images import digest
 from tests.benchmark.check_quality import dead_leaves
 from tests.made import tiny_checkpoint
@@ -41,6 +42,15 @@ def test_a_good_dataset_passes(folder, capsys):
             "training."
         ),
     ]
+
+
+def test_a_second_check_measures_nothing_again(folder, capsys, monkeypatch):
+    assert main(["check", str(folder), "--resolution", "128"]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(measure, "measure", None)
+    assert main(["check", str(folder), "--resolution", "128"]) == 0
+    assert capsys.readouterr().out == first
+    assert sorted(path.suffix for path in folder.iterdir()) == ["", *[".png"] * 5, *[".txt"] * 5]
 
 
 def test_warnings_pass_and_errors_do_not(folder, scenes, tmp_path, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer import files
+from lora_trainer.dataset.caption_provenance import FOLDER
 from lora_trainer.dataset.images import digest
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Increase when any measurement changes: older files are then ignored."""
+
+
+def kept_measures(dataset: Path) -> Path:
+    """The file that is kept with the dataset."""
+    return dataset / FOLDER / "measures.json"
 
 
 class Store:
