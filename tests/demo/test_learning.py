@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from PIL import Image
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED, report, world
 from lora_trainer.demo.report import ConceptVerdict, judge, judge_two, train_concept
-from lora_trainer.tasks.hooks.validating import Validating
-from lora_trainer.worker import job
+from tests.demo.quick import in_this_process
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
@@ -30,47 +28,8 @@ SAMPLER_STEPS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers_in_this_process():
-    """What is learned is the same in a worker of its own (test_run.py starts one), which takes
-    seconds to start.
-    """
-
-    def start(folder):
-        status = job.run(folder.path)
-        return SimpleNamespace(poll=lambda: status, returncode=status)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(report, "start_worker", start)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_measured_while_training():
-    """What these runs learned is judged by their pictures; checks change nothing in a training
-    (tests/tasks/test_validating.py), and take a sixth of its time.
-    """
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Validating, "fits", classmethod(lambda cls, run: False))
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pictures_without_a_lora_are_drawn_once():
-    draw, drawn, sample = report.pictures, {}, report.obedience.sample
-
-    def sketch(*given, step_count):
-        return sample(*given, step_count=SAMPLER_STEPS)
-
-    def pictures(parts, prompts, loras):
-        if loras:
-            return draw(parts, prompts, loras)
-        if tuple(prompts) not in drawn:
-            drawn[tuple(prompts)] = draw(parts, prompts, loras)
-        return drawn[tuple(prompts)]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(report, "pictures", pictures)
-        patched.setattr(report.obedience, "sample", sketch)
+def quick_runs():
+    with in_this_process(SAMPLER_STEPS):
         yield
 
 

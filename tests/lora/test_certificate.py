@@ -264,7 +264,7 @@ def assert_same_deltas(path: Path, copy: Path, case: Case) -> None:
         wanted = scale * (up @ (down @ probe))
         given = new_scale * (new_up[rows] @ (new_down @ probe))
         assert torch.allclose(given, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
-        if count < 8 and prod(place.shape) < 2e7:
+        if count < 2 and prod(place.shape) < 5e6:
             whole = new_scale * (new_up[rows] @ new_down)
             assert torch.allclose(whole, scale * (up @ down), rtol=0, atol=1e-5)
         count += 1
