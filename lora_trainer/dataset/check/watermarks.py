@@ -125,7 +125,8 @@ def _lines(strokes: NDArray[np.bool_], depth: int) -> Iterator[TextLine]:
         rises = _everywhere(begins[: depth + 1], height, width) / (height * WIDTH)
         fits = (filled >= MIN_FILLED) & (filled <= MAX_FILLED) & (rises >= MIN_RISES)
         fits[: _quiet(height)] = False
-        candidates = _Candidates(height, *np.nonzero(fits), filled[fits], rises[fits])
+        tops, lefts = np.nonzero(fits)
+        candidates = _Candidates(height, tops, lefts, filled[fits], rises[fits])
         best = _best(inside, candidates)
         if best is not None:
             yield best
@@ -146,8 +147,13 @@ class _Candidates:
 
     def where(self, chosen: NDArray[np.bool_]) -> _Candidates:
         """Those at which `chosen` is set."""
-        arrays = (self.tops, self.lefts, self.filled, self.rises)
-        return _Candidates(self.height, *(array[chosen] for array in arrays))
+        return _Candidates(
+            self.height,
+            self.tops[chosen],
+            self.lefts[chosen],
+            self.filled[chosen],
+            self.rises[chosen],
+        )
 
     def share(self, inside: Table, down: int, across: int, height: int, width: int) -> Shares:
         """Share of strokes in a part of each box, `down` rows and `across` columns from its
