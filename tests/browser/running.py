@@ -1,7 +1,7 @@
 """A WebUI as a process: start it, ask it, kill it, start it again.
 
-FakeHost is tests/webui/fake_host on one of the two gradios; RealHost is an installed A1111 or
-Forge, with a data folder of the test's own. Both take the extension from this checkout. Used by
+FakeHost is tests/webui/fake_host on one of the two gradios; RealHost is an installed WebUI, with a
+data folder of the test's own. Both take the extension from this checkout. Used by
 tests/browser/conftest.py.
 """
 
@@ -282,18 +282,21 @@ class RealHost(RunningHost):
 
     @property
     def flavour(self) -> str:
-        """As our hosts/ name it: "a1111", "forge" or "neo"."""
+        """As our hosts/ name it."""
         version = self.folder / "modules_forge" / "forge_version.py"
         if not version.is_file():
             return "a1111"
-        return "neo" if '"neo"' in version.read_text(encoding="utf-8") else "forge"
+        stated = version.read_text(encoding="utf-8")
+        fork = next((fork for fork in ("neo", "classic") if f'"{fork}"' in stated), "")
+        return fork or ("forge" if (self.folder / "backend").is_dir() else "reforge")
 
     def working_folder(self) -> Path:
         return self.folder
 
     def environ(self) -> dict[str, str]:
-        # one thread would do for the fake ones; here an image is work
-        return {**super().environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+        # one thread would do for the fake ones; here an image is work, and on one thread Forge's
+        # images are black with torch 2.13 on a processor
+        return {**super().environ(), "OMP_NUM_THREADS": str(max(2, (os.cpu_count() or 2) // 2))}
 
     def prepare(self) -> None:
         """A link to this checkout where it looks for extensions, and the checkpoint where it looks
@@ -319,6 +322,8 @@ class RealHost(RunningHost):
         return {
             "a1111": ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"],
             "forge": ["--always-cpu", "--no-download-sd-model"],
+            "reforge": ["--always-cpu", "--no-download-sd-model"],
+            "classic": ["--always-cpu", "--no-download-sd-model"],
             "neo": ["--cpu", "--skip-python-version-check"],
         }[self.flavour]
 

@@ -1,5 +1,5 @@
-"""The artist's way through the tab on an installed AUTOMATIC1111, Forge or Forge Neo, ending with
-images that the host makes with the LoRA.
+"""The artist's way through the tab on an installed AUTOMATIC1111, Forge, reForge, Forge Classic or
+Forge Neo, ending with images that the host makes with the LoRA.
 
     python -m tests tests/browser/test_real_host.py --host-folder FOLDER [--host-checkpoint FILE]
 
@@ -8,7 +8,7 @@ data folder of the test's own, in which the extension is a link to this checkout
 checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves. It is
 started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run
 either: the tab sets training up), --skip-torch-cuda-test --skip-version-check, on the processor
-(A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu; Forge Neo: --cpu), with
+(A1111: --use-cpu all --no-half --no-hashing; Forge Neo: --cpu; the others: --always-cpu), with
 --data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api
 --loglevel DEBUG (A1111 names unmatched keys at that level only) and
 --enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up
@@ -32,6 +32,7 @@ import pytest
 from PIL import Image
 
 from lora_trainer.runs.requests import send_request
+from lora_trainer.settings.training import DEFAULT_STRENGTH
 from tests.browser.pictures import picture
 from tests.browser.running import RealHost
 from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
@@ -211,7 +212,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     before = prompt.input_value()
     card.first.click()
     eventually(
-        lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:0.8> {TRIGGER}"
+        lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:{DEFAULT_STRENGTH}> {TRIGGER}"
     )
 
 
@@ -259,7 +260,7 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
 
     section.get_by_role("button", name="Strength grid", exact=True).click()
     grid = finished_try(host, "grid")
-    assert [made["strength"] for made in grid["images"]] == [0, 0.25, 0.5, 0.8, 1]
+    assert [made["strength"] for made in grid["images"]] == [0, 0.25, 0.5, DEFAULT_STRENGTH, 1]
     shown = [pixels(host.ask("GET", made["url"]).body) for made in grid["images"]]
     assert shown[0] == pixels(without)
     assert shown[4] == pixels(with_lora)

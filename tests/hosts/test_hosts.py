@@ -616,6 +616,26 @@ def test_what_neo_logs_of_a_lora_is_heard(start, monkeypatch):
     assert logger.handlers == before
 
 
+def test_keys_that_reforge_logs_as_not_loaded_are_one_remark(start, monkeypatch):
+    host = start("reforge")
+    from modules import processing
+
+    root = logging.getLogger()
+    before = list(root.handlers)
+
+    def noisy(p):
+        print("[LORA] Loaded ink for BaseModel with 190 keys (UNet: 190, CLIP: 0) at weight 1.0")
+        for key in ("a.alpha", "a.lora_up.weight", "a.lora_down.weight"):
+            logging.warning("lora key not loaded: %s", key)
+        return original(p)
+
+    original = processing.process_images
+    monkeypatch.setattr(processing, "process_images", noisy)
+    made = aside(lambda: host.generate(SMALL))
+    assert made.comments == ("lora key not loaded: a.alpha (and 2 more)",)
+    assert root.handlers == before
+
+
 def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_path):
     host = start("neo")
     from modules import paths_internal, shared
