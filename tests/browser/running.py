@@ -296,7 +296,8 @@ class RealHost(RunningHost):
     def environ(self) -> dict[str, str]:
         # one thread would do for the fake ones; here an image is work, and on one thread Forge's
         # images are black with torch 2.13 on a processor
-        return {**super().environ(), "OMP_NUM_THREADS": str(max(2, (os.cpu_count() or 2) // 2))}
+        threads = str(max(2, (os.cpu_count() or 2) // 2))
+        return {**super().environ(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
     def prepare(self) -> None:
         """A link to this checkout where it looks for extensions, and the checkpoint where it looks
@@ -319,13 +320,10 @@ class RealHost(RunningHost):
     @property
     def on_the_processor(self) -> list[str]:
         """Its flags for computing without a card. A WebUI ends at a flag that it does not know."""
-        return {
-            "a1111": ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"],
-            "forge": ["--always-cpu", "--no-download-sd-model"],
-            "reforge": ["--always-cpu", "--no-download-sd-model"],
-            "classic": ["--always-cpu", "--no-download-sd-model"],
-            "neo": ["--cpu", "--skip-python-version-check"],
-        }[self.flavour]
+        if self.flavour == "a1111":
+            # it names a LoRA's unmatched keys at this log level only
+            return ["--use-cpu", "all", "--no-half", "--no-hashing", "--loglevel", "DEBUG"]
+        return ["--cpu" if self.flavour == "neo" else "--always-cpu", "--skip-python-version-check"]
 
     def command(self) -> list[str]:
         return [
@@ -341,8 +339,6 @@ class RealHost(RunningHost):
             "--skip-torch-cuda-test",
             "--skip-install",
             "--skip-version-check",
-            "--loglevel",
-            "DEBUG",
             "--enable-insecure-extension-access",
             "--ckpt",
             str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name),

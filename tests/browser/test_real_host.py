@@ -8,9 +8,9 @@ data folder of the test's own, in which the extension is a link to this checkout
 checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves. It is
 started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run
 either: the tab sets training up), --skip-torch-cuda-test --skip-version-check, on the processor
-(A1111: --use-cpu all --no-half --no-hashing; Forge Neo: --cpu; the others: --always-cpu), with
---data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api
---loglevel DEBUG (A1111 names unmatched keys at that level only) and
+(A1111: --use-cpu all --no-half --no-hashing --loglevel DEBUG; Forge Neo: --cpu; the others:
+--always-cpu; but for A1111, --skip-python-version-check), with --data-dir --gradio-allowed-path
+--lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api and
 --enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up
 needs. Variables of the environment reach it: HF_HOME names a cache that has the tokenizer of
 openai/clip-vit-large-patch14, if the usual one has it not. A full-size checkpoint needs about 16 GB
@@ -212,7 +212,8 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     before = prompt.input_value()
     card.first.click()
     eventually(
-        lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:{DEFAULT_STRENGTH}> {TRIGGER}"
+        lambda: prompt.input_value().removeprefix(before).strip(),
+        f"<lora:{NAME}:{DEFAULT_STRENGTH}> {TRIGGER}",
     )
 
 
@@ -348,20 +349,17 @@ def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
     made["none"] = generate(page, host)
     assert made["0"] == made["none"] != made["1"]
     assert len(made["1"]) == SIDE * SIDE * 3
-    # both hosts name the keys that the model has no place for, A1111 at this log level
+    # all hosts name the keys that the model has no place for, A1111 at this log level
     spoken = host.log()[said:]
-    assert "didn't match keys" not in spoken
-    assert "mismatch" not in spoken
+    refused = r"didn't match keys|mismatch|unmatched|not loaded|skipped\s+[1-9]\d*\s+keys"
+    assert re.findall(refused, spoken, re.IGNORECASE) == []
     if host.flavour != "a1111":
         # Neo's log is wrapped at a console's width
-        counts = re.findall(
-            r"\[LORA\]\s+Loaded.*?with\s+(\d+)\s+keys\s+at.*?\(skipped\s+(\d+)\s+keys\)",
-            spoken,
-            re.DOTALL,
-        )
-        print(f"{host.flavour}:", counts)
-        assert counts
-        assert {skipped for _, skipped in counts} == {"0"}
+        stated = r"\[LORA\]\s+loaded.*?(?:with|loaded)\s+(\d+)\s+keys"
+        loaded = re.findall(stated, spoken, re.DOTALL | re.IGNORECASE)
+        print(f"{host.flavour}: {loaded} keys loaded")
+        assert loaded
+        assert "0" not in loaded
 
     page.locator("#lora_trainer_strength_txt2img").get_by_text("Insert a LoRA").click()
     page.locator("#lora_trainer_strength_txt2img").get_by_role("button", name=NAME).click()
