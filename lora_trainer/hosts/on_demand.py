@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from lora_trainer.hosts.base import Host, HostError, Result, has_module, host_module
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""A terminal's colour, which ersatzForge prints."""
 
 
 class OnDemand(Host):
@@ -93,11 +97,11 @@ class OnDemand(Host):
 
 
 def keep_lora_remark(text: str, remarks: list[str]) -> None:
-    """Append a line of the host's output to `remarks` if it is about LoRA keys that did not
-    match.
+    """Append a line of the host's output, without its colours, to `remarks` if it is about LoRA
+    keys that did not match.
     """
     if "[LORA]" in text and any(words in text.lower() for words in ("unmatched", "mismatch")):
-        remarks.append(text.strip())
+        remarks.append(COLOUR.sub("", text).strip())
 
 
 class _Listener:

@@ -25,6 +25,7 @@ from lora_trainer.errors import LoraTrainerError
 from lora_trainer.hosts import base, find, kinds
 from lora_trainer.hosts.a1111 import A1111
 from lora_trainer.hosts.base import GenerationCancelled, HostError, Txt2ImgRequest
+from lora_trainer.hosts.on_demand import keep_lora_remark
 from lora_trainer.lora.low_bits import CASES
 from lora_trainer.webui import texts
 from tests.webui.lora_files import write_lora
@@ -616,6 +617,16 @@ def test_what_neo_logs_of_a_lora_is_heard(start, monkeypatch):
     assert logger.handlers == before
 
 
+def test_colours_of_what_a_host_prints_of_a_lora_are_left_out():
+    remarks: list[str] = []
+    keep_lora_remark(
+        "\033[0;36m[LORA] \033[1;33mapparent version mismatch \033[0;36mink.safetensors ignoring 12"
+        " keys\033[0m\n",
+        remarks,
+    )
+    assert remarks == ["[LORA] apparent version mismatch ink.safetensors ignoring 12 keys"]
+
+
 def test_keys_that_reforge_logs_as_not_loaded_are_one_remark(start, monkeypatch):
     host = start("reforge")
     from modules import processing
@@ -636,7 +647,7 @@ def test_keys_that_reforge_logs_as_not_loaded_are_one_remark(start, monkeypatch)
     assert root.handlers == before
 
 
-def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_path):
+def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_path, monkeypatch):
     host = start("neo")
     from modules import paths_internal, shared
 
@@ -654,7 +665,8 @@ def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_p
         folder,
     ]
     assert host.tokenizer_folder() is None
-    own = Path(paths_internal.script_path) / "backend" / "huggingface"
+    monkeypatch.setattr(paths_internal, "script_path", str(tmp_path))
+    own = tmp_path / "backend" / "huggingface"
     own.mkdir(parents=True)
     assert host.tokenizer_folder() == own
 

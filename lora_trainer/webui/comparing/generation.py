@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 KEPT = 20
 TEMPORARY = re.compile(r"try-[0-9a-f]{8}-\d+\.safetensors(\..*part)?")
 NOT_FOUND = ("not found", "couldn't find")
+PARTLY = re.compile(r"ignoring \d+ keys")
+"""ersatzForge's "apparent version mismatch FILE ignoring 12 keys": it uses the others."""
 Progress = Callable[[int, int], object]
 
 
@@ -288,7 +290,7 @@ class ComparisonJobs:
                     name=lora.name,
                     file=lora.path.name,
                 )
-            if "mismatch" in comment.lower() and name in comment:
+            if "mismatch" in comment.lower() and name in comment and not PARTLY.search(comment):
                 raise _does_not_fit(lora)
             job.note(
                 Message(

@@ -269,6 +269,14 @@ def test_a_lora_that_does_not_fit_the_checkpoint_is_no_picture(jobs, host, folde
     )
 
 
+def test_a_lora_of_which_the_host_ignores_some_keys_is_tried(jobs, host, folder):
+    write_lora(folder / "ink.safetensors")
+    host.comments = ("[LORA] apparent version mismatch {name}.safetensors ignoring 12 keys",)
+    assert told(ask(jobs, "ink"))["notes"] == [
+        "The WebUI remarked: [LORA] apparent version mismatch ink.safetensors ignoring 12 keys"
+    ]
+
+
 def test_unmatched_layers_are_told(jobs, host, folder):
     write_lora(folder / "ink.safetensors", modules=10)
     host.matched = 7
