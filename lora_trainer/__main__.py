@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+STOPPED = 3
+"""The exit status of a run that was stopped by request."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """A subcommand's parser whose options are added on first use: making them may need PyYAML,
     which other commands run without.
@@ -107,8 +112,9 @@ def make_parser() -> argparse.ArgumentParser:
         *,
         needs_packages: bool = True,
         options: Callable[[argparse.ArgumentParser], None] | None = None,
+        **more: Any,
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, options=options)
+        sub = commands.add_parser(name, help=summary, description=summary, options=options, **more)
         sub.set_defaults(command=command, needs_packages=needs_packages)
         return sub
 
@@ -135,6 +141,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     summary = "caption a folder of images with a model; captions written by a person are kept"
     add("caption", caption, summary, options=add_caption)
+
+    summary = (
+        "torch's launcher, for several machines: torchrun --nproc-per-node 2 -m lora_trainer train"
+        " --config FILE"
+    )
+    # its options are torchrun's: none is ours
+    sub = add("torchrun", torchrun, summary, prefix_chars="\0", add_help=False)
+    sub.add_argument("arguments", nargs="*", help="what torchrun takes")
 
     sub = add("ask", ask, "ask a trained language model questions")
     sub.add_argument("run_dir", **RUN)
@@ -312,6 +326,8 @@ def train(asked: argparse.Namespace) -> int:
     from lora_trainer.settings import training
 
     requested = training.read(asked.config, parse_changes(asked.changes))
+    if environment.is_companion():
+        return take_part(requested.output.output_dir, "train", training.to_yaml(requested))
     with folders.begun(requested.output.output_dir, training.to_yaml(requested)) as folder:
         return watch(folder)
 
@@ -353,6 +369,8 @@ def resume(asked: argparse.Namespace) -> int:
     from lora_trainer.runs import folder as folders
 
     folder = folders.existing(asked.run_dir.absolute())
+    if environment.is_companion():
+        return take_part(folder.path)
     if folder.job == "caption":
         if asked.changes:
             raise ConfigError(
@@ -420,6 +438,8 @@ def caption(asked: argparse.Namespace) -> int:
             folder=settings.input,
         )
     job = settings.input / FOLDER / "captioning"
+    if environment.is_companion():
+        return take_part(job, "caption", captioning.to_yaml(settings))
     return watch(folders.begin_captioning(job, captioning.to_yaml(settings)))
 
 
@@ -702,10 +722,41 @@ def watch(folder: Any) -> int:
     from lora_trainer.console import Console
     from lora_trainer.jobs.start import start_worker
 
+    if environment.is_launched():
+        # torchrun ends all when one has failed: there is time to say what the worker makes of that
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     status = Console(folder, start_worker(folder)).watch()
     if status == 0 and folder.job == "train":
         print(how_to_use(folder))
-    return status
+    # for torchrun anything but 0 is a failure
+    return 0 if status == STOPPED and environment.is_launched() else status
+
+
+def take_part(path: Path, job: Any = "", settings_yaml: str = "") -> int:
+    """In a process that torchrun started and that is not its first one: the run's share. Returns
+    the exit status. job, settings_yaml: what the folder is made with, where it is on this machine
+    only.
+    """
+    from lora_trainer.jobs.start import start_companion
+    from lora_trainer.runs.folder import SETTINGS_OF, RunFolder
+
+    folder = RunFolder(path.absolute())
+    if job and not folder.settings.exists():
+        files.write_text(folder.path / SETTINGS_OF[job], settings_yaml)
+    # the first process decides when all stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return start_companion(folder).wait()
+
+
+def torchrun(asked: argparse.Namespace) -> int:
+    """torch's own launcher, with the worker's torch."""
+    # needs torch
+    from lora_trainer.training.joined import launch
+
+    failed = launch(asked.arguments)
+    if failed:
+        print(f"{failed}\nWhat happened: python -m lora_trainer status RUN_DIR", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def how_to_use(folder: Any) -> str:

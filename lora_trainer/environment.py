@@ -350,6 +350,23 @@ def show(name: str) -> None:
         del sys.modules[name]
 
 
+def is_launched() -> bool:
+    """Whether torchrun, or what is like it, has started this process as one of several."""
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+    return several and all(name in os.environ for name in needed)
+
+
+def launched_count() -> int | None:
+    """How many processes torchrun, or what is like it, has started; None if it has started none."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else None
+
+
+def is_companion() -> bool:
+    """Whether this is one of several processes, and not the first of them."""
+    return is_launched() and os.environ["RANK"] != "0"
+
+
 def worker_command(run_dir: Path) -> list[str]:
     """The command that starts a worker: by file path, without a shell, -m or PYTHONPATH."""
     return [*_entry("__main__.py"), str(run_dir)]

@@ -10,7 +10,8 @@
     ├── RunError              a run folder: in use, not a run, not resumable
     └── TrainingError         the training itself
         ├── OutOfMemory
-        └── NotFinite         loss or gradients are NaN or infinite
+        ├── NotFinite         loss or gradients are NaN or infinite
+        └── ProcessLost       one of several processes that train together is gone
 
 A message is a template and its values: `str(error)` is English, and translations are keyed by the
 template. Standard library only; every module may import this one.
@@ -141,3 +142,13 @@ class OutOfMemory(TrainingError):
 
 class NotFinite(TrainingError):
     """The loss or the gradients are NaN or infinite, step after step."""
+
+
+class ProcessLost(TrainingError):
+    """One of the processes that train together is gone. `was_memory`: its memory was used up."""
+
+    def __init__(
+        self, template: str, *, hint: str = "", was_memory: bool = False, **values: Any
+    ) -> None:
+        super().__init__(template, hint=hint, **values)
+        self.was_memory = was_memory

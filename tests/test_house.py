@@ -165,6 +165,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "training",
             "tasks",
             "planner",
+            "jobs.start",
             "environment",
         },
     ),

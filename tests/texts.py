@@ -122,7 +122,7 @@ def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[s
         return
     says = (
         name in TEXT_FUNCTIONS
-        or name in ("OutOfMemory", "NotFinite", "NotFound", "Conflict", "Forbidden")
+        or name in ("OutOfMemory", "NotFinite", "ProcessLost", "NotFound", "Conflict", "Forbidden")
         or (name.endswith("Error") and name[0].isupper())
     )
     if says and name not in (

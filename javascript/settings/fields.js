@@ -111,16 +111,20 @@ const autoFlagEntry = (field, id, onchange) =>
     );
 
 /** @type {Maker} */
-const choiceEntry = ({ choices }, id, onchange) =>
-    plain(
-        widgets.select({
-            id,
-            options: choices.map(({ value, label }) => ({ value: String(value), label })),
-            onchange: (word) =>
-                onchange(choices.find(({ value }) => String(value) === word)?.value),
-        }),
-        String,
-    );
+const choiceEntry = ({ choices }, id, onchange) => {
+    const select = widgets.select({
+        id,
+        options: choices.map(({ value, label }) => ({ value: String(value), label })),
+        onchange: (word) =>
+            onchange((choices.find(({ value }) => String(value) === word) ?? { value: word }).value),
+    });
+    return plain(select, (value) => {
+        // of a settings file, which may have values that are not offered
+        if (![...select.options].some((option) => option.value === String(value)))
+            select.append(new Option(String(value)));
+        return String(value);
+    });
+};
 
 /** @type {Maker} */
 const linesEntry = (field, id, onchange) =>

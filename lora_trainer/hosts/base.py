@@ -124,6 +124,8 @@ class HostDevice:
     device_id: str | None
     """The value of --device-id, for the worker's CUDA_VISIBLE_DEVICES."""
     name: str
+    count: int = 1
+    """How many graphics cards a worker sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,8 +301,15 @@ class Host:
         kind = str(getattr(device, "type", "") or device or "cpu").split(":")[0]
         name = _text(lambda: devices.torch.cuda.get_device_name(device)) if kind == "cuda" else kind
         chosen = self._flag("device_id")
+        count = 1
+        if kind == "cuda" and chosen is None:
+            with contextlib.suppress(Exception):
+                count = int(devices.torch.cuda.device_count())
         return HostDevice(
-            kind=kind, device_id=None if chosen is None else str(chosen), name=name or kind
+            kind=kind,
+            device_id=None if chosen is None else str(chosen),
+            name=name or kind,
+            count=count,
         )
 
     def memory(self) -> Memory | None:

@@ -44,11 +44,31 @@ def start_worker(
     with folder.log.open("ab") as log:
         return subprocess.Popen(
             environment.worker_command(folder.path),
-            stdin=subprocess.DEVNULL,
+            # what torchrun has started ends with it
+            stdin=subprocess.PIPE if environment.is_launched() else subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment.worker_environ({**os.environ, **(environ or {})}, device_id),
             **(_apart() if apart else {}),
+        )
+
+
+def start_companion(
+    folder: RunFolder, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process of a run on several devices that is not its first one, as `environ` and our
+    own environment say. It ends when its standard input is closed.
+    """
+    every = {**os.environ, **(environ or {})}
+    with folder.companion_log(int(every["RANK"]) + 1).open("ab") as log:
+        return subprocess.Popen(
+            environment.worker_command(folder.path),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment.worker_environ(every),
+            # Ctrl-C is for the first process
+            **_apart(),
         )
 
 

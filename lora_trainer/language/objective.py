@@ -24,11 +24,16 @@ class CompletionObjective:
     dtype: torch.dtype
 
     def losses(
-        self, indices: Sequence[int], step: int, part: int
-    ) -> tuple[torch.Tensor, Sequence[str]]:
-        """The mean cross entropy of the learned tokens of each row, (B,), and the rows' names."""
-        rows = [self.rows[index] for index in indices]
-        return self.loss(rows), [row.name for row in rows]
+        self, indices: Sequence[int], step: int, part: int, rows: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """The mean cross entropy of the learned tokens of each of the `rows` (default: all) of this
+        batch.
+        """
+        chosen = range(len(indices)) if rows is None else rows
+        return self.loss([self.rows[indices[row]] for row in chosen])
+
+    def names(self, indices: Sequence[int]) -> Sequence[str]:
+        return [self.rows[index].name for index in indices]
 
     def loss(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """The loss of each of these rows, (B,)."""

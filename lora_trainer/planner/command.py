@@ -25,10 +25,22 @@ from lora_trainer.lora.changes import open_changes
 from lora_trainer.planner import accounting, formula
 from lora_trainer.planner.formula import BYTES, Precision, StepBytes
 from lora_trainer.planner.limits import share_of
-from lora_trainer.planner.plan import Estimate, Plan, make_plan, with_changes
+from lora_trainer.planner.plan import (
+    Estimate,
+    Plan,
+    make_plan,
+    of_share,
+    process_count,
+    with_changes,
+)
 from lora_trainer.planner.throughput import Throughput, kind_of
 from lora_trainer.settings.training import DEFAULT_RANK, RunConfig, memory_bytes
-from lora_trainer.training.device import choose_device, choose_precision, describe_device
+from lora_trainer.training.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    listed_devices,
+)
 from lora_trainer.training.optimizers import require_optimizer, state_bytes
 
 GIB = 2**30
@@ -143,9 +155,12 @@ class Situation:
         return _resolved(config, self.checkpoint)
 
 
-def situation(config: RunConfig, card: str | None = None) -> Situation:
+def situation(
+    config: RunConfig, card: str | None = None, processes: int | None = None
+) -> Situation:
     """The device and the model for these settings: on a card of the size `card` ("8GB"), else on
     the device of the settings with what is free of its memory, as far as earlier runs could use it.
+    processes: how many share the training (default: as the settings say).
 
     Raises ConfigError, CheckpointError, LoraFileError.
     """
@@ -162,6 +177,9 @@ def situation(config: RunConfig, card: str | None = None) -> Situation:
     precision = _precision(config, checkpoint, kind)
     resolved = _resolved(config, checkpoint)
     estimate, counted = _estimate(checkpoint, resolved, precision, kind)
+    if processes is None:
+        processes = process_count(config.training.devices, torch.cuda.device_count())
+    estimate = of_share(estimate, processes)
     if free is not None and card is None:
         free = int(free * share_of(config.output.output_dir.parent, name))
     return Situation(
@@ -219,7 +237,7 @@ def _device(config: RunConfig, card: str | None) -> tuple[str, str, int | None]:
                 device=asked,
             )
         return "cuda", f"a card of {size / GIB:g} GB", size
-    device = choose_device(asked)
+    device = choose_device(listed_devices(asked, config.training.devices)[0])
     require_optimizer(config.training, device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

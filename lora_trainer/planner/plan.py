@@ -168,6 +168,21 @@ def _first_that_fits(
     return None
 
 
+def of_share(estimate: Estimate, count: int) -> Estimate:
+    """The estimate for one of `count` processes, each of which has a share of every batch."""
+
+    def estimate_share(config: RunConfig) -> StepBytes | None:
+        share = -(-config.training.batch_size // count)
+        return estimate(with_changes(config, {"batch_size": share}))
+
+    return estimate if count == 1 else estimate_share
+
+
+def process_count(devices: str, cards: int) -> int:
+    """How many processes the setting `devices` makes of a run on a machine with that many cards."""
+    return {"auto": 1, "all": max(1, cards)}.get(devices, len(devices.split(",")))
+
+
 def with_changes(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """The config with settings of `cheaper`: as `RunConfig.replace`, without its
     validation of everything else."""

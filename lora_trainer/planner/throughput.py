@@ -40,7 +40,9 @@ class RunKind:
     train_text_encoder: bool
     optimizer: str
     device: str
-    """The setting (auto, cuda:1 ...), which means the same on one machine."""
+    """The setting `device`, or `devices` (auto, cuda:1, all ...), which means the same on one
+    machine.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
         blocks_to_swap=training.blocks_to_swap or 0,
         train_text_encoder=settings.lora.train_text_encoder,
         optimizer=training.optimizer,
-        device=training.device,
+        device=training.device if training.devices == "auto" else training.devices,
     )
 
 

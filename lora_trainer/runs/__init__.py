@@ -8,6 +8,7 @@
       worker.json       pid, start time, heartbeat, versions
       worker.lock       locked while the worker lives
       worker.log        stdout and stderr of the worker and its libraries
+      worker-2.log      the same of process 2, of a run on several devices
       ended.json        a failure that the worker could not report (killed, crashed), written by the
                         process that watched it; ignored once a later event exists
       host.json         the process that the worker ends with, if any

@@ -98,6 +98,10 @@ class RunFolder:
         """Whether a worker holds the folder's lock."""
         return files.is_locked(self.lock)
 
+    def companion_log(self, number: int) -> Path:
+        """The log of process `number`, from 2, of a run on several devices."""
+        return self.path / f"worker-{number}.log"
+
     def saved_file(self, name: str, step: int) -> Path:
         return self.checkpoints / f"{name}-step{step:08d}.safetensors"
 

@@ -85,6 +85,15 @@ class CaptionSettings(Settings):
     """
     device: str = setting("auto", label="Device", audience="elsewhere")
     """The device: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
+    devices: str = setting(
+        "auto",
+        label="Graphics cards",
+        choices={"auto": "one card", "all": "all of this machine"},
+        hint="Use auto, all, or numbers of cards such as 0,1.",
+    )
+    """Captions on several graphics cards of this machine at once, each with its share of the
+    images: all, or those with these numbers, as in 0,1. auto: one.
+    """
     host_models: Path | None = setting(None, label="Models folder", audience="elsewhere")
     """The WebUI's models folder, whose BLIP is used if present. auto: that of the WebUI this
     extension is installed in.
@@ -120,7 +129,7 @@ class CaptionSettings(Settings):
             yield ConfigError(
                 "output {output} does not end in {ends}", hint=hint, output=self.output, ends=ends
             )
-        yield from device_problems(self.device)
+        yield from device_problems(self.device, self.devices)
 
     @property
     def info(self) -> CaptionerInfo:

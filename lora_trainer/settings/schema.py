@@ -230,6 +230,8 @@ def parse_yaml(text: str, path: Path) -> Any:
 
 FIX_YAML = "Fix the file, or write a new one with `python -m lora_trainer init FILE`."
 MAX_YAML_DEPTH = 20
+SEVERAL_DEVICES = r"auto|all|\d{1,3}(,\d{1,3})+|xpu:\d{1,3}(,xpu:\d{1,3})+|cpu(,cpu)+"
+"""The setting `devices`. Several processes on a CPU, as in cpu,cpu, are for tests."""
 """Nesting of collections; settings need one level."""
 
 
@@ -794,11 +796,26 @@ def _unknown_key(
     return ConfigError("{key} is not a setting", hint=hint, key=key)
 
 
-def device_problems(device: str) -> Iterator[ConfigError]:
-    """Problems with a device's name, regardless of availability."""
+def device_problems(device: str, devices: str = "auto") -> Iterator[ConfigError]:
+    """Problems with the names of devices, regardless of availability."""
     if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", device, re.ASCII):
         yield ConfigError(
             "device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device
+        )
+    names = [name.strip() for name in devices.split(",")]
+    cards = [name for name in names if name != "cpu"]
+    if not re.fullmatch(SEVERAL_DEVICES, ",".join(names), re.ASCII) or len(cards) > len(set(cards)):
+        yield ConfigError(
+            "devices is {value!r}",
+            hint="Use auto, all, or numbers of cards such as 0,1; for one card, set device.",
+            value=devices,
+        )
+    elif ":" in device and devices != "auto":
+        yield ConfigError(
+            "device is {device}, but devices is {devices}: both name cards",
+            hint="Set device to auto, or devices to auto.",
+            device=device,
+            devices=devices,
         )
 
 

@@ -829,9 +829,22 @@ class TrainingSettings(Settings):
     """
     device: str = setting("auto", label="Device", terms="gpu cuda cpu", affects_result=False)
     """Device to train on: auto, cuda (NVIDIA), cuda:1 (the second one), mps (a Mac) or cpu."""
+    devices: str = setting(
+        "auto",
+        label="Graphics cards",
+        choices={"auto": "one card", "all": "all of this machine"},
+        hint="Use auto, all, or numbers of cards such as 0,1.",
+        other_names=("gpu_ids",),
+        terms="multi gpu several cards distributed data parallel ddp accelerate torchrun processes",
+        affects_result=False,
+    )
+    """Trains on several graphics cards of this machine at once: all, or those with these numbers,
+    as in 0,1. Each has its share of the images of every step, which are the same as on one card, so
+    batch_size is best a multiple of the number of cards. auto: one.
+    """
 
     def contradictions(self) -> Iterator[ConfigError]:
-        yield from device_problems(self.device)
+        yield from device_problems(self.device, self.devices)
         yield from OPTIMIZERS[self.optimizer].problems(self)
         if self.memory not in MEMORY_MODES and memory_bytes(self.memory) is None:
             yield ConfigError(

@@ -15,6 +15,7 @@ from lora_trainer.errors import Message, OutOfMemory, RunError
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.tasks.report import Report
 from lora_trainer.training.loop import Outcome
+from lora_trainer.training.processes import ALONE, Processes
 
 Base = TypeVar("Base")
 
@@ -30,6 +31,8 @@ class Task(ABC):
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self.folder = folder
         self.report = report
+        self.processes: Processes = ALONE
+        """Those that share the work, where it can be shared."""
         self.notes: Sequence[Message] = ()
         """What to tell once the job has begun."""
 

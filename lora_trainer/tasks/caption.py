@@ -10,6 +10,7 @@ Captions are written every few seconds, so a stopped or killed task is resumed b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import time
@@ -42,9 +43,8 @@ from lora_trainer.tasks.base import Task
 from lora_trainer.tasks.control import Control, Requests
 from lora_trainer.tasks.fetching import Fetching
 from lora_trainer.tasks.installing import install
-from lora_trainer.tasks.report import Report
+from lora_trainer.tasks.report import Report, Silence
 from lora_trainer.training.device import (
-    choose_device,
     choose_precision,
     describe_device,
     free_memory,
@@ -119,11 +119,17 @@ class CaptionTask(Task):
         places = CaptionTargets(settings.input, settings.output, as_texts=settings.format == "txt")
         target = str(places.target or settings.input)
         named = ImageWarnings(places, self.report, self.folder)
+        device = self.processes.device(settings.device, settings.devices)
+        selecting = Selecting(
+            settings, places, named, self.report, self.control, self.processes.describe(device)
+        )
         try:
-            selection = Selecting(settings, places, named, self.report, self.control).select(by)
+            selection = self.processes.first(lambda: selecting.select(by, device))
         except StopRequested:
             return self._stopped(0, target)
-        writer = CaptionWriter(settings, selection, named, self.report)
+        selection = dataclasses.replace(selection, device=device)
+        kind = CaptionWriter if self.processes.is_first else CaptionSender
+        writer = kind(settings, selection, named, self.report)
         try:
             if selection.pending:
                 self._caption(selection, writer, named)
@@ -156,7 +162,10 @@ class CaptionTask(Task):
     def _caption(self, selection: Selection, writer: CaptionWriter, named: ImageWarnings) -> None:
         """Load the captioner, and caption the pending images."""
         try:
-            files = self.prepare_files(selection)
+            files = self.processes.first(lambda: self.prepare_files(selection))
+            if not self.processes.is_first:
+                # they are there now
+                files = self.prepare_files(selection)
             with Captioning(self, selection, files, writer, named) as work:
                 self.control.occupy(work)
                 hooks = [
@@ -164,7 +173,7 @@ class CaptionTask(Task):
                     CaptionSaving(writer),
                     CaptionReporting(self.report),
                 ]
-                Loop(work, hooks).run()
+                Loop(work, hooks, self.processes).run()
             writer.write()
         finally:
             # the host waits for the memory
@@ -294,16 +303,18 @@ class Selecting:
         named: ImageWarnings,
         report: Report,
         control: Control,
+        devices: str,
     ) -> None:
+        """devices: for people."""
         self.settings = settings
         self.places = places
         self.named = named
         self.report = report
         self.control = control
+        self.devices = devices
 
-    def select(self, by: str) -> Selection:
+    def select(self, by: str, device: torch.device) -> Selection:
         """Images without a caption by a person, or one that `by` has already written."""
-        device = choose_device(self.settings.device)
         current = self.places.read()
         contents = list(self._digests(self._wanted()))
         pending = self._readable(self._choose(contents, current, by))
@@ -312,7 +323,7 @@ class Selecting:
                 name=self.settings.info.title,
                 step_count=len(pending),
                 image_count=len(self.places.images),
-                device=describe_device(device),
+                device=self.devices,
             )
         )
         return Selection(
@@ -447,6 +458,16 @@ class CaptionWriter:
                 if caption.embedding is not None
             )
 
+    def receive(self, turn: Turn) -> None:
+        """Take in what another process has captioned."""
+        for item, text in turn.captions.items():
+            self.keep(item, text)
+        if self._unrelated:
+            self._seen.update(turn.embeddings)
+        for warning in turn.warnings:
+            self.report.write(warning)
+        self.write_if_due()
+
     def write_if_due(self) -> None:
         if time.monotonic() - self._written_at >= WRITE_SECONDS:
             self.write()
@@ -503,6 +524,34 @@ class CaptionWriter:
         self._seen.clear()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a process has captioned since the one before. is_last: it has no more images."""
+
+    captions: Mapping[Pending, str]
+    embeddings: Mapping[str, embeddings.Row]
+    warnings: Sequence[events.Warned]
+    tried: int
+    is_last: bool
+
+
+class CaptionSender(CaptionWriter):
+    """Collects what a process that is not the first captions; the first one writes it."""
+
+    def write(self) -> None:
+        pass
+
+    def receive(self, turn: Turn) -> None:
+        pass
+
+    def taken(self) -> tuple[Mapping[Pending, str], Mapping[str, embeddings.Row]]:
+        """What was collected since the last time."""
+        taken = dict(self._captions), dict(self._seen)
+        self._captions.clear()
+        self._seen.clear()
+        return taken
+
+
 # --- caption --------------------------------------------------------------------------------------
 
 
@@ -531,7 +580,10 @@ class Captioning:
         self.captioner: Captioner | None = task.load(selection, files)
         self.batch_size = self.settings.batch_size or self.settings.info.batch_size
         self._failed = 0
-        self._waiting = list(selection.pending)
+        self._has_succeeded = False
+        self._is_over = False
+        processes = task.processes
+        self._waiting = list(selection.pending)[processes.rank :: processes.count]
         self._pool = ThreadPoolExecutor(READERS)
         self._reading = self._start_reading()
 
@@ -549,10 +601,12 @@ class Captioning:
 
     @property
     def is_over(self) -> bool:
-        return not self._reading
+        return self._is_over
 
     def advance(self) -> None:
-        """Caption the batch that was read, and start reading the next one."""
+        """Caption the batch that was read, and start reading the next one; then the first process
+        receives what the others have captioned.
+        """
         batch, self._reading = self._reading, self._start_reading()
         self._caption_batch(
             [
@@ -562,6 +616,25 @@ class Captioning:
             ]
         )
         self.tried += len(batch)
+        every = self.task.processes.gather(self._turn(len(batch)))
+        self._is_over = all(turn.is_last for turn in every)
+        for turn in every[1:]:
+            self.tried += turn.tried
+            self.pace.add(len(turn.captions))
+            self.writer.receive(turn)
+
+    def _turn(self, tried: int) -> Turn:
+        """What the first process does not know yet."""
+        taken = self.writer.taken() if isinstance(self.writer, CaptionSender) else ({}, {})
+        report = self.task.report
+        warnings = report.taken() if isinstance(report, Silence) else ()
+        return Turn(
+            captions=taken[0],
+            embeddings=taken[1],
+            warnings=warnings,
+            tried=tried,
+            is_last=not self._reading,
+        )
 
     def leave_device(self) -> None:
         """Write the captions so far, and unload the captioner."""
@@ -632,6 +705,7 @@ class Captioning:
             self.named.warn("no caption was generated for {name}", hint=hint, name=item.image)
         self.pace.add(len(part))
         self._failed = 0
+        self._has_succeeded = True
         self.writer.write_if_due()
 
     def _keep_alone(self, one: tuple[Pending, Image.Image]) -> None:
@@ -644,7 +718,9 @@ class Captioning:
             if is_out_of_memory(error) or isinstance(error, (DatasetError, OSError)):
                 raise
             self._failed += 1
-            if not self.step and self._failed >= min(GIVE_UP_AFTER, len(self.selection.pending)):
+            if not self._has_succeeded and self._failed >= min(
+                GIVE_UP_AFTER, len(self.selection.pending)
+            ):
                 raise CaptionerError(
                     "{captioner} fails at every image: {reason}",
                     captioner=self.settings.info.title,

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from lora_trainer import files
 from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import Adapters, add_adapters, target_layers
 from lora_trainer.adapters.training_adapter import TrainingAdapter
@@ -72,9 +71,6 @@ from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training import batches
 from lora_trainer.training.denoising import DenoisingObjective
 from lora_trainer.training.device import (
-    choose_device,
-    choose_precision,
-    describe_device,
     free_memory,
     keep_freed_memory,
 )
@@ -98,14 +94,13 @@ class DiffusionTask(TrainingTask):
         return not is_language_model(base_model)
 
     def assemble(self, start: Start) -> Assembled:
-        prepared = Preparation(self.folder, self.report, self.control, start).prepare(
-            self.requested
-        )
+        prepared = Preparation(
+            self.folder, self.report, self.control, start, self.processes
+        ).prepare(self.requested)
         examples = image_hashes(prepared.dataset.examples)
         provenance = self.provenance(prepared, examples, start)
         encoded = encode(prepared, self.folder.cache, self.report, self.control, start)
         output = self._output(prepared, provenance)
-        output.keep_earlier_result(prepared.plan.step_count)
         self.report.phase("loading")
         trainer = assemble(prepared, encoded)
         if prepared.continuation is not None:
@@ -151,7 +146,11 @@ class DiffusionTask(TrainingTask):
             parts=prepared.parts,
             examples=prepared.dataset.examples,
             buckets=prepared.buckets,
-            hashes=Hashes(base.base_model, prepared.checkpoint.separate_paths[1]),
+            hashes=Hashes(
+                base.base_model,
+                prepared.checkpoint.separate_paths[1],
+                wanted=self.processes.is_first,
+            ),
             training_adapter=prepared.training_adapter,
             provenance=provenance,
             started=self.started,
@@ -168,7 +167,7 @@ class Preparation(PreparationStage):
         self.report.phase("checking")
         require_lora_dir(requested)
         self._warn_of_unread(requested)
-        device = choose_device(requested.training.device)
+        device = self.processes.device(requested.training.device, requested.training.devices)
         checkpoint = open_as_set(requested.checkpoint)
         checkpoint.require_parts()
         require_fitting_settings(requested, checkpoint)
@@ -218,7 +217,7 @@ class Preparation(PreparationStage):
                 held_out_count=prepared.held_out.count,
                 bucket_count=len(prepared.buckets),
                 resolution=prepared.config.dataset.resolution or 0,
-                device=describe_device(device),
+                device=self.processes.describe(device),
                 precision=prepared.config.checkpoint.mixed_precision,
             )
         )
@@ -288,7 +287,8 @@ class Preparation(PreparationStage):
         be downloaded. Without it, previews are measured by their pixels.
         """
         wanted = config.validation.sample_encoder
-        if wanted == "no" or not (config.samples.sample_prompts or config.output.lora_dir):
+        makes_samples = config.samples.sample_prompts or config.output.lora_dir
+        if wanted == "no" or not makes_samples or not self.processes.is_first:
             return None
         try:
             return image_text.find(Fetching(self.report), download=wanted == "download")
@@ -361,9 +361,7 @@ class Preparation(PreparationStage):
         device: torch.device,
     ) -> PreparedImages:
         """Resolve every `auto`, and write the resolved config.yaml."""
-        dtype = choose_precision(
-            requested.checkpoint.mixed_precision, device, checkpoint.unet_parameter_count
-        )
+        dtype = self.choose_precision(requested, device, checkpoint.unet_parameter_count)
         dataset, held_out = divided.trained, divided.held_out
         resolution = requested.dataset.resolution or checkpoint.native_resolution
         buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
@@ -374,7 +372,7 @@ class Preparation(PreparationStage):
         self.report.warn_of(
             bucketing.bucket_findings(dataset.examples, buckets, config.dataset, resolution)
         )
-        files.write_text(self.folder.config, settings.to_yaml(config))
+        self.write_resolved(config)
         return PreparedImages(
             config=config,
             checkpoint=checkpoint,
@@ -386,6 +384,7 @@ class Preparation(PreparationStage):
             plan=plan,
             device=device,
             dtype=dtype,
+            processes=self.processes,
         )
 
 
@@ -433,7 +432,7 @@ def encode(
     )
     _encode_images(prepared, encoded, report, control, start)
     control.check(start)
-    if shared is not None:
+    if shared is not None and prepared.processes.is_first:
         shared.trim()
     return encoded
 
@@ -487,12 +486,13 @@ def _encode_captions(
         "\n".join([*map(batches.file_key, prepared.checkpoint.caption_paths), kept]),
         live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
     )
+    texts = [*prepared.sample_prompts, config.samples.sample_negative_prompt]
     if captions.live:
         load()
     else:
-        for example in control.until_stopped(prepared.examples, start):
-            captions.keep([example.caption], dtype, load)
-    captions.keep([*prepared.sample_prompts, config.samples.sample_negative_prompt], dtype, load)
+        texts += [example.caption for example in prepared.examples]
+    for _ in control.until_stopped(captions.keep(texts, dtype, load, prepared.processes), start):
+        pass
     if not captions.live:
         parts.text_encoders = ()
         free_memory(device)
@@ -519,7 +519,7 @@ def text_encoder_precision(config: RunConfig) -> Precision:
 def _encode_images(
     prepared: PreparedImages, encoded: Encoded, report: Report, control: Control, start: Start
 ) -> None:
-    done = 0
+    before = 0
     with contextlib.ExitStack() as loaded:
 
         def load_vae() -> None:
@@ -537,10 +537,11 @@ def _encode_images(
                 prepared.config.dataset,
                 prepared.checkpoint.vae_path,
                 load_vae,
+                prepared.processes,
             )
-            for _ in control.until_stopped(counts, start):
-                done += 1
-                report.part_done(done)
+            for done in control.until_stopped(counts, start):
+                report.part_done(before + done)
+            before += len(examples)
 
 
 # --- assemble -------------------------------------------------------------------------------------

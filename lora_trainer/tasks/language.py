@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from lora_trainer import files
 from lora_trainer.adapters.injected import Adapters, inject
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.held_out import choose, held_out_count
@@ -51,9 +50,6 @@ from lora_trainer.tasks.resolve import require_lora_dir
 from lora_trainer.tasks.training_run import Assembled, LoadedModel, Prepared, Start
 from lora_trainer.tasks.training_task import TrainingTask
 from lora_trainer.training.device import (
-    choose_device,
-    choose_precision,
-    describe_device,
     keep_freed_memory,
     precision_name,
 )
@@ -108,7 +104,7 @@ class LanguageTask(TrainingTask):
         )
 
     def assemble(self, start: Start) -> Assembled:
-        preparation = TextPreparation(self.folder, self.report, self.control, start)
+        preparation = TextPreparation(self.folder, self.report, self.control, start, self.processes)
         prepared = preparation.prepare(self.requested)
         examples = {example.name: content_hash(example.digest) for example in prepared.examples}
         output = PeftOutput(
@@ -120,7 +116,6 @@ class LanguageTask(TrainingTask):
             tokenizer=prepared.tokenizer,
         )
         self.control.check(start)
-        output.keep_earlier_result(prepared.plan.step_count)
         self.report.phase("loading")
         if prepared.device.type == "cpu":
             keep_freed_memory()
@@ -171,7 +166,7 @@ class TextPreparation(PreparationStage):
         self.report.phase("checking")
         require_lora_dir(requested)
         require_plain_lora(requested)
-        device = choose_device(requested.training.device)
+        device = self.processes.device(requested.training.device, requested.training.devices)
         require_optimizer(requested.training, device)
         if requested.language.load_in_4bit:
             require_four_bit(device)
@@ -179,9 +174,7 @@ class TextPreparation(PreparationStage):
         model = outline(base)
         targets = targets_of(model, base.kind, requested.lora)
         paths = target_paths(model, targets)
-        dtype = choose_precision(
-            requested.checkpoint.mixed_precision, device, model.num_parameters()
-        )
+        dtype = self.choose_precision(requested, device, model.num_parameters())
         self._warn_of_unread(requested)
         beginning = self._beginning(requested)
         if beginning:
@@ -201,12 +194,13 @@ class TextPreparation(PreparationStage):
             mixed_precision=precision_name(dtype),
             max_length=limit,
         )
-        files.write_text(self.folder.config, settings.to_yaml(config))
+        self.write_resolved(config)
         prepared = PreparedTexts(
             config=config,
             plan=plan,
             device=device,
             dtype=dtype,
+            processes=self.processes,
             base=base,
             tokenizer=tokenizer,
             paths=tuple(paths),
@@ -225,7 +219,7 @@ class TextPreparation(PreparationStage):
                 image_count=len(examples),
                 held_out_count=len(held_out),
                 token_count=sum(row.learned for row in rows),
-                device=describe_device(device),
+                device=self.processes.describe(device),
                 precision=config.checkpoint.mixed_precision,
             )
         )

@@ -25,11 +25,14 @@ class Hashes:
     seconds.
     """
 
-    def __init__(self, base: Path, vae: Path | None) -> None:
+    def __init__(self, base: Path, vae: Path | None, *, wanted: bool = True) -> None:
+        """Without `wanted`, none are computed."""
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hashes")
-        self._base = self._pool.submit(file_hashes, base) if base.is_file() else None
-        self._vae = (
-            self._pool.submit(file_hashes, vae) if vae is not None and vae.is_file() else None
+        self._base, self._vae = (
+            self._pool.submit(file_hashes, path)
+            if wanted and path is not None and path.is_file()
+            else None
+            for path in (base, vae)
         )
         self._pool.shutdown(wait=False)
 

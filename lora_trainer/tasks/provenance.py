@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lora_trainer.dataset.scan import Example
-from lora_trainer.errors import Message
+from lora_trainer.errors import DatasetError, Message
 from lora_trainer.lora.file import file_hashes
 from lora_trainer.settings import schema
 from lora_trainer.settings import training as settings
@@ -103,6 +103,26 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
                 "training data {what} since the resume point ({count}): {names}",
                 {"what": what, "count": len(names), "names": shown},
             )
+
+
+def require_same(own: Provenance, first: Provenance) -> None:
+    """Raise DatasetError if this process does not train on what the first one does, whose images
+    and checkpoint may be other files under the same paths.
+    """
+    pairs = ((own.settings, first.settings), (own.files, first.files))
+    names = [key for ours, theirs in pairs for key in theirs if ours.get(key) != theirs[key]]
+    every = own.examples.keys() | first.examples.keys()
+    names += sorted(name for name in every if own.examples.get(name) != first.examples.get(name))
+    if names:
+        raise DatasetError(
+            "this is not the same as in the first process ({count}): {names}",
+            hint=(
+                "Every machine needs the same images, captions and checkpoint, in the places that"
+                " the settings name."
+            ),
+            count=len(names),
+            names=", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else ""),
+        )
 
 
 def image_hashes(examples: Sequence[Example]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from lora_trainer.runs.requests import RunRequest, take_requests
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 HOST_SECONDS = 2.0
+INTERRUPTS = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 NAMED_PER_KIND = 3
 """Files named in a warning about several."""
 
@@ -123,7 +124,7 @@ class Report:
             self._interrupted = True
 
         # SIGHUP: the terminal was closed; nohup ignores it, keep that
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
+        for name in INTERRUPTS:
             number = getattr(signal, name, None)
             if number is not None and not (
                 name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
@@ -132,6 +133,42 @@ class Report:
 
     def close(self) -> None:
         self._events.close()
+
+
+class Silence(Report):
+    """For a process that is not the first of several: what it reports goes to its log, and requests
+    are the first one's.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._warnings: list[Warned] = []
+        self._interrupted = False
+        self._waiting = []
+
+    def write(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self._warnings.append(event)
+        if not isinstance(event, Progress):
+            log.info("%s", in_words(event))
+
+    def taken(self) -> list[Warned]:
+        """The warnings since the last time, for the first process to report."""
+        taken, self._warnings = self._warnings, []
+        return taken
+
+    def _listen(self) -> None:
+        pass
+
+    def listen_for_interrupts(self) -> None:
+        """The first process decides when all stop."""
+        for name in INTERRUPTS:
+            number = getattr(signal, name, None)
+            if number is not None:
+                signal.signal(number, signal.SIG_IGN)
+
+    def close(self) -> None:
+        pass
 
 
 def is_orphan(folder: RunFolder) -> bool:

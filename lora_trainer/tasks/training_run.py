@@ -24,6 +24,7 @@ from lora_trainer.tasks.lora_output import LoraOutput
 from lora_trainer.tasks.report import Report
 from lora_trainer.training import resume
 from lora_trainer.training.device import free_memory
+from lora_trainer.training.processes import ALONE, Processes
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import BatchSchedule, Trainer
 from lora_trainer.training.validation import Validation
@@ -54,6 +55,7 @@ class Prepared:
     plan: BatchSchedule
     device: torch.device
     dtype: torch.dtype
+    processes: Processes = ALONE
 
     @property
     def name(self) -> str:

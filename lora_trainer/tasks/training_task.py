@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from lora_trainer.errors import ProcessLost
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import schema
@@ -22,7 +23,7 @@ from lora_trainer.tasks.conclusion import Conclusion
 from lora_trainer.tasks.control import Control, Requests
 from lora_trainer.tasks.hooks import hooks_of
 from lora_trainer.tasks.hooks.previewing import Previewing, card_of
-from lora_trainer.tasks.provenance import Provenance, differences
+from lora_trainer.tasks.provenance import Provenance, differences, require_same
 from lora_trainer.tasks.report import Report
 from lora_trainer.tasks.training_run import (
     Assembled,
@@ -63,7 +64,7 @@ class TrainingTask(Task):
         """
 
     def run(self) -> Outcome:
-        start = Start.of(self.folder)
+        start = self.processes.first(lambda: Start.of(self.folder))
         self.report.write(events.Started(resumed_from=start.step if start.state else None))
         for note in self.notes:
             self.report.warn(note)
@@ -77,6 +78,9 @@ class TrainingTask(Task):
         self.control.occupy(LoadedOptimizer(trainer, trainer.device))
         if start.state:
             trainer.load_state_dict(start.state)
+        if not self.processes.is_first:
+            return self._take_part(trainer)
+        assembled.output.keep_earlier_result(trainer.plan.step_count)
         with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:
             run = TrainingRun(
                 **vars(assembled),
@@ -86,6 +90,16 @@ class TrainingTask(Task):
                 scalars=scalars,
             )
             return self._train(run, start)
+
+    def _take_part(self, trainer: Trainer) -> Outcome:
+        """Train the share of a process that is not the first, which does everything else."""
+        try:
+            Loop(trainer, (), self.processes).run()
+        except StopRequested:
+            return "stopped"
+        except EndedEarly:
+            pass
+        return "finished"
 
     def _warn_of_damage(self, start: Start) -> None:
         hint = "Only the time of those steps is lost. If it happens again, check the disk."
@@ -107,13 +121,14 @@ class TrainingTask(Task):
     ) -> Provenance:
         """The run's provenance. Warns of what has changed since the state was written."""
         provenance = Provenance.of(prepared.config, examples, prepared.device)
+        require_same(provenance, self.processes.first(lambda: provenance))
         hint = "Training continues, but the LoRA will differ from that of an uninterrupted run."
         for note in differences(start.state.get("provenance") if start.state else None, provenance):
             self.report.warn(note, hint=hint)
         return provenance
 
     def _train(self, run: TrainingRun, start: Start) -> Outcome:
-        loop = Loop(run.trainer, [Requests(self.control), *hooks_of(run)])
+        loop = Loop(run.trainer, [Requests(self.control), *hooks_of(run)], self.processes)
         self.report.phase("training", run.trainer.plan.step_count)
         try:
             loop.run()
@@ -121,6 +136,10 @@ class TrainingTask(Task):
             if run.trainer.step > start.step:
                 return self._stop(loop, run)
             return self._stop_without_saving(start)
+        except ProcessLost:
+            if run.trainer.step > start.step:
+                run.output.save(run.trainer)
+            raise
         except EndedEarly as end:
             self.report.warn(end.reason)
         run.trainer.require_learned()

@@ -7,6 +7,7 @@ optimizers.py   the optimizers, one entry each; adapters -> optimizer
 rates.py        optimizer -> learning rate schedule
 train.py        Trainer: one training step
 loop.py         the loop of every task, and its hooks
+processes.py    those that share a training: one, or several (joined.py)
 resume.py       resume points on disk
 preview.py      adapters -> preview images
 device.py       device, dtype, memory

@@ -7,6 +7,7 @@ step or the text encoder is trained. The same (seed, step, part) always gives th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,13 +27,14 @@ from lora_trainer.settings.training import CheckpointSettings, DatasetSettings, 
 from lora_trainer.training import checksummed
 from lora_trainer.training.encoded_cache import LIMIT, EncodedCache
 from lora_trainer.training.images import load_pixels
+from lora_trainer.training.processes import ALONE, Processes
 from lora_trainer.training.randomness import number_generator, tensor_generator
 
 
 @dataclass(frozen=True)
 class Batch:
     """One batch on the CPU: latents (B, C, h, w); noise, same shape; timesteps (B,), from the
-    family's noise process; captions; size_conditions (B, 6); image names.
+    family's noise process; captions; size_conditions (B, 6).
     """
 
     latents: torch.Tensor
@@ -40,7 +42,17 @@ class Batch:
     timesteps: torch.Tensor
     captions: tuple[str, ...]
     size_conditions: torch.Tensor
-    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Something encoded that is to be kept: under which key, of which names and shapes (None: any),
+    and how it is made.
+    """
+
+    key: str
+    shapes: Mapping[str, tuple[int, ...] | None]
+    make: Callable[[], dict[str, torch.Tensor]]
 
 
 MODEL_FILES = (".safetensors", ".json")
@@ -57,6 +69,35 @@ class TensorStore:
         self._folder = folder
         self._shared = shared
         self._kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def fill(self, wanted: Sequence[Wanted], processes: Processes = ALONE) -> Iterator[int]:
+        """Make and keep what is not there yet; yields the number that is there. Of several
+        processes each makes a share, and all get everything: over their connection, and through
+        the files where they have the same folder.
+        """
+        lacking: set[int] = set()
+        for place, one in enumerate(wanted):
+            if self.holds(one.key, one.shapes):
+                yield place + 1 - len(lacking)
+            else:
+                lacking.add(place)
+        needed = sorted(set().union(*processes.gather(lacking)))
+        done = len(wanted) - len(needed)
+        for start in range(0, len(needed), processes.count):
+            turn = needed[start : start + processes.count]
+            mine = turn[processes.rank] if processes.rank < len(turn) else None
+            made = None
+            if mine is not None and mine in lacking:
+                made = wanted[mine].make()
+                self.put(wanted[mine].key, made)
+            elif mine is not None:
+                made = self.get(wanted[mine].key)
+            for place, tensors in zip(turn, processes.gather(made), strict=False):
+                one = wanted[place]
+                if place != mine and tensors is not None and not self.holds(one.key, one.shapes):
+                    self.put(one.key, tensors)
+            done += len(turn)
+            yield done
 
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
         self._put(key, tensors)
@@ -153,36 +194,41 @@ class EncodedImages:
         settings: DatasetSettings,
         vae_file: Path,
         load_vae: Callable[[], object] = lambda: None,
+        processes: Processes = ALONE,
     ) -> Iterator[int]:
         """Encode the images that are not cached yet; yields the number done. `parts` needs its vae,
         loaded from `vae_file`; `load_vae` is called before each image that needs it.
 
         Raises NotFinite if the VAE's output is not finite.
         """
-        done, vae_key = 0, file_key(vae_file)
+        vae_key = file_key(vae_file)
+
+        def made(example: Example, bucket: Bucket) -> dict[str, torch.Tensor]:
+            load_vae()
+            tensors = _encoded(parts, example, bucket, settings)
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                raise NotFinite(
+                    "the VAE in {path} encodes {name} to NaN or infinite numbers",
+                    hint="Set vae to another VAE file for this kind of checkpoint.",
+                    path=vae_file,
+                    name=example.name,
+                )
+            return tensors
+
+        wanted = []
         for bucket, indices in buckets.items():
+            shapes = _shapes(parts.family, bucket, settings)
             for index in indices:
-                key = _key(
+                self._keys[index] = key = _key(
                     examples[index].digest,
                     f"{bucket.width}x{bucket.height}",
                     settings.background,
                     settings.flip_augmentation,
                     vae_key,
                 )
-                if not self._store.holds(key, _shapes(parts.family, bucket, settings)):
-                    load_vae()
-                    tensors = _encoded(parts, examples[index], bucket, settings)
-                    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-                        raise NotFinite(
-                            "the VAE in {path} encodes {name} to NaN or infinite numbers",
-                            hint="Set vae to another VAE file for this kind of checkpoint.",
-                            path=vae_file,
-                            name=examples[index].name,
-                        )
-                    self._store.put(key, tensors)
-                self._keys[index] = key
-                done += 1
-                yield done
+                make = functools.partial(made, examples[index], bucket)
+                wanted.append(Wanted(key=key, shapes=shapes, make=make))
+        return self._store.fill(wanted, processes)
 
     def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Moments (2 x channels, h, w), optionally of the mirrored image, and size condition (6,);
@@ -260,34 +306,38 @@ class CaptionEncoder:
         captions: Iterable[str],
         dtype: torch.dtype,
         load: Callable[[], object] = lambda: None,
-    ) -> None:
+        processes: Processes = ALONE,
+    ) -> Iterator[int]:
         """Encode and cache captions in `dtype`; of an Example's caption, every variant. Includes
-        the empty caption, for padding. `load` is called before each one that needs the text
-        encoders.
+        the empty caption, for padding; yields the number done. `load` is called before each one
+        that needs the text encoders.
         """
-        with torch.no_grad():
-            for caption in dict.fromkeys(
-                ["", *(one for text in captions for one in variants(text))]
-            ):
-                if not self._store.holds(
-                    self._key(caption), dict.fromkeys(self._parts.family.text_tensors)
-                ):
-                    load()
-                    states = self._encode([caption])
-                    if not bool(states.hidden.isfinite().all()):
-                        raise NotFinite(
-                            'the text encoder encodes the caption "{caption}" to NaN or infinite '
-                            "numbers",
-                            hint=(
-                                "Set mixed_precision to bf16 or no. If that does not help, the"
-                                " checkpoint is broken: choose another."
-                            ),
-                            caption=caption,
-                        )
-                    tensors = {
-                        name: tensor.cpu().to(dtype) for name, tensor in states.tensors().items()
-                    }
-                    self._store.put(self._key(caption), tensors)
+        shapes = dict.fromkeys(self._parts.family.text_tensors)
+        texts = dict.fromkeys(["", *(one for text in captions for one in variants(text))])
+
+        def made(caption: str) -> dict[str, torch.Tensor]:
+            load()
+            return self._finite_states(caption, dtype)
+
+        wanted = [
+            Wanted(key=self._key(text), shapes=shapes, make=functools.partial(made, text))
+            for text in texts
+        ]
+        return self._store.fill(wanted, processes)
+
+    @torch.no_grad()
+    def _finite_states(self, caption: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        states = self._encode([caption])
+        if not bool(states.hidden.isfinite().all()):
+            raise NotFinite(
+                'the text encoder encodes the caption "{caption}" to NaN or infinite numbers',
+                hint=(
+                    "Set mixed_precision to bf16 or no. If that does not help, the checkpoint is"
+                    " broken: choose another."
+                ),
+                caption=caption,
+            )
+        return {name: tensor.cpu().to(dtype) for name, tensor in states.tensors().items()}
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """One row per caption. With `live`, gradients reach the text encoders."""
@@ -324,30 +374,31 @@ class TrainingData:
     noise_offset: float
     noise_process: NoiseProcess
 
-    def batch(self, indices: Sequence[int], step: int, part: int) -> Batch:
-        """The batch of these examples: the `part`-th of gradient accumulation in `step`."""
+    def batch(
+        self, indices: Sequence[int], step: int, part: int, rows: Sequence[int] | None = None
+    ) -> Batch:
+        """The batch of these examples: the `part`-th of gradient accumulation in `step`. rows:
+        those of it that are wanted, as they are in the whole batch.
+        """
+        chosen = range(len(indices)) if rows is None else rows
         numbers = number_generator(self.seed, "caption", step, part)
         generator = tensor_generator(self.seed, "noise", step, part)
         mirror = [self.settings.flip_augmentation and numbers.random() < 0.5 for _ in indices]
-        encoded = [
-            self.images.get(index, mirrored=mirrored)
-            for index, mirrored in zip(indices, mirror, strict=True)
-        ]
+        encoded = [self.images.get(indices[row], mirrored=mirror[row]) for row in chosen]
         moments = torch.stack([moments for moments, _ in encoded])
         shape = (len(indices), moments.shape[1] // 2, *moments.shape[2:])
-        latents = draw_latents(moments, torch.randn(shape, generator=generator))
+        wanted = torch.tensor(list(chosen))
+        latents = draw_latents(moments, torch.randn(shape, generator=generator)[wanted])
         noise = torch.randn(shape, generator=generator)
         if self.noise_offset:
             noise += self.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
+        captions = [self._caption(self.examples[index].caption, numbers) for index in indices]
         return Batch(
             latents=latents,
-            noise=noise,
-            timesteps=self.noise_process.draw(shape, generator),
-            captions=tuple(
-                self._caption(self.examples[index].caption, numbers) for index in indices
-            ),
+            noise=noise[wanted],
+            timesteps=self.noise_process.draw(shape, generator)[wanted],
+            captions=tuple(captions[row] for row in chosen),
             size_conditions=torch.stack([sizes for _, sizes in encoded]),
-            names=tuple(self.examples[index].path.name for index in indices),
         )
 
     def _caption(self, caption: str, numbers: random.Random) -> str:

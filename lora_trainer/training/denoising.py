@@ -28,14 +28,14 @@ class DenoisingObjective:
     device: torch.device
 
     def losses(
-        self, indices: Sequence[int], step: int, part: int
-    ) -> tuple[torch.Tensor, Sequence[str]]:
-        """The loss of each image, (B,), and their names."""
-        batch = self.data.batch(indices, step, part)
+        self, indices: Sequence[int], step: int, part: int, rows: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """The loss of each of the `rows` (default: all) of these images."""
+        batch = self.data.batch(indices, step, part, rows)
         latents, noise, timesteps = (
             tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps)
         )
-        losses = denoising_loss(
+        return denoising_loss(
             functools.partial(self.family.predict, self.unet),
             self.noise_process,
             latents,
@@ -45,4 +45,6 @@ class DenoisingObjective:
             batch.size_conditions.to(self.device),
             self.settings,
         )
-        return losses, batch.names
+
+    def names(self, indices: Sequence[int]) -> Sequence[str]:
+        return [self.data.examples[index].path.name for index in indices]

@@ -45,6 +45,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def listed_devices(device: str, devices: str) -> list[str]:
+    """The settings `device` and `devices` -> the device of each process that trains on this
+    machine.
+    """
+    if devices == "auto":
+        return [device]
+    if devices != "all":
+        names = [name.strip() for name in devices.split(",")]
+        return [f"cuda:{name}" if name.isdigit() else name for name in names]
+    kind = choose_device(device).type
+    count = {"cuda": torch.cuda.device_count, "xpu": _xpu_count}.get(kind, lambda: 1)()
+    return [f"{kind}:{index}" for index in range(count)] if count > 1 else [device]
+
+
+def _xpu_count() -> int:
+    return int(torch.xpu.device_count())
+
+
 def choose_precision(setting: str, device: torch.device, parameter_count: int) -> torch.dtype:
     """mixed_precision -> the frozen model's dtype. Raises ConfigError for fp16 on a CPU."""
     if setting == "auto":

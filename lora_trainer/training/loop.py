@@ -8,11 +8,13 @@ reports, saves, previews) is a Hook; hooks are called in the given order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lora_trainer.errors import Message
+from lora_trainer.training.processes import ALONE, Processes
 
 Outcome = Literal["finished", "stopped"]
 
@@ -25,7 +27,7 @@ class EndedEarly(Exception):
     """Raised between steps to end the loop as if no step were left; `reason` is for the user."""
 
     def __init__(self, reason: Message) -> None:
-        super().__init__(str(reason))
+        super().__init__(reason)
         self.reason = reason
 
 
@@ -76,22 +78,44 @@ class Hook(Generic[Work]):
 
 
 class Loop(Generic[Work]):
-    """Runs the remaining steps of `work` with hooks."""
+    """Runs the remaining steps of `work` with hooks. Of several processes that share the steps,
+    the first one has the hooks; the others wait for them between steps, and end where it ends.
+    """
 
-    def __init__(self, work: Work, hooks: Sequence[Hook[Work]]) -> None:
+    def __init__(
+        self, work: Work, hooks: Sequence[Hook[Work]], processes: Processes = ALONE
+    ) -> None:
         self.work = work
-        self.hooks = tuple(hooks)
+        self.hooks = tuple(hooks) if processes.is_first else ()
+        self.processes = processes
 
     def run(self) -> None:
         """Run all remaining steps. Raises StopRequested or EndedEarly if a hook does."""
+        self._between_steps(self._begin)
+        while not self.work.is_over:
+            result = self.work.advance()
+            self._between_steps(functools.partial(self._go_on, result))
+
+    def _begin(self) -> None:
         for hook in self.hooks:
             hook.before_first_step(self)
-        while not self.work.is_over:
+        self._before_step()
+
+    def _go_on(self, result: Any) -> None:
+        for hook in self.hooks:
+            hook.after_step(self, result)
+        self._before_step()
+
+    def _before_step(self) -> None:
+        if not self.work.is_over:
             for hook in self.hooks:
                 hook.before_step(self)
-            result = self.work.advance()
-            for hook in self.hooks:
-                hook.after_step(self, result)
+
+    def _between_steps(self, call_hooks: Callable[[], None]) -> None:
+        """Call the hooks. What ends the loop is raised in every process."""
+        ending = self.processes.first(functools.partial(_ending_of, call_hooks))
+        if ending is not None:
+            raise ending
 
     def request(self, kind: str) -> None:
         """Call the hooks' on_request."""
@@ -102,3 +126,11 @@ class Loop(Generic[Work]):
         """Call the hooks' after_save."""
         for hook in self.hooks:
             hook.after_save(self, file)
+
+
+def _ending_of(call_hooks: Callable[[], None]) -> StopRequested | EndedEarly | None:
+    try:
+        call_hooks()
+    except (StopRequested, EndedEarly) as ending:
+        return ending
+    return None

@@ -26,6 +26,8 @@ def number_generator(seed: int, purpose: str, *numbers: int) -> random.Random:
     return random.Random(derived_seed(seed, purpose, *numbers))
 
 
-def seed_dropout(seed: int, *numbers: int) -> None:
-    """Seed torch's global generators, which dropout uses, for one step."""
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Seed torch's global generators, which dropout uses, for one step of one process."""
+    # a single process draws what it drew before there were several
+    numbers = (step, rank) if rank else (step,)
     torch.manual_seed(derived_seed(seed, "dropout", *numbers))

@@ -21,6 +21,7 @@ from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.averaging import WeightAverage, averaged_by, make_average
 from lora_trainer.training.device import move_optimizer
+from lora_trainer.training.processes import ALONE, Processes
 from lora_trainer.training.randomness import seed_dropout
 
 MOST_SKIPPED = 10
@@ -131,11 +132,15 @@ class Objective(Protocol):
     """What a training minimizes: the model and the examples."""
 
     def losses(
-        self, indices: Sequence[int], step: int, part: int
-    ) -> tuple[torch.Tensor, Sequence[str]]:
-        """The loss of each of these examples, (B,) float32, and their names. `part`: the number of
-        the batch within the step. Random draws follow from the seed, `step` and `part`.
+        self, indices: Sequence[int], step: int, part: int, rows: Sequence[int]
+    ) -> torch.Tensor:
+        """The loss of each of the `rows` of this batch, float32. `part`: the number of the batch
+        within the step. Random draws follow from the seed, `step` and `part`, and are those of the
+        whole batch, of whatever rows the losses are asked for.
         """
+
+    def names(self, indices: Sequence[int]) -> Sequence[str]:
+        """The names of these examples."""
 
 
 @dataclass(kw_only=True)
@@ -152,6 +157,8 @@ class Trainer:
     dtype: torch.dtype
     scaler: Any = None
     """Loss scaling, for fp16 only."""
+    processes: Processes = ALONE
+    """Those that share each step's examples, all in the same state."""
     step: int = 0
     """Completed steps."""
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
@@ -226,20 +233,26 @@ class Trainer:
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
         """One optimizer step over the examples of `group`, each with the same weight, whatever the
-        size of its batch.
+        size of its batch and whichever process has it.
         """
         start = time.perf_counter()
-        seed_dropout(self.settings.seed, self.step)
+        seed_dropout(self.settings.seed, self.step, self.processes.rank)
         example_count = sum(len(indices) for indices in group)
-        losses: list[torch.Tensor] = []
+        losses = torch.zeros(example_count, device=self.device)
         names: list[str] = []
         for part, indices in enumerate(group):
-            with self.precision():
-                batch_losses, batch_names = self.objective.losses(indices, self.step, part)
-            self._backward(batch_losses.sum() / example_count)
-            losses.append(batch_losses.detach())
-            names += batch_names
-        values = torch.cat(losses).tolist()
+            rows = self.processes.share(len(names), len(indices))
+            if rows:
+                with self.precision():
+                    batch_losses = self.objective.losses(indices, self.step, part, rows)
+                self._backward(batch_losses.sum() / example_count)
+                losses[len(names) :][rows.start : rows.stop : rows.step] = batch_losses.detach()
+            elif self.scaler is not None:
+                # a scaler that has scaled nothing cannot unscale
+                self.scaler.scale(losses)
+            names += self.objective.names(indices)
+        self.processes.add_up(self._parameters, losses)
+        values = losses.tolist()
         norm = self._apply_gradients()
         skipped = self._why_skipped(values, norm, names)
         self.rates.step()

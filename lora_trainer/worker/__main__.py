@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
     overlay = environment.activate()
     from lora_trainer.worker import job
 
-    status = job.run(Path(arguments[0]).absolute(), overlay)
+    run = job.take_part if environment.is_companion() else job.run
+    status = run(Path(arguments[0]).absolute(), overlay)
     for stream in (sys.stdout, sys.stderr):
         # a full disk under worker.log must not change the exit status
         with contextlib.suppress(OSError):

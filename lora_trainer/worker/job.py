@@ -6,23 +6,33 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
+import os
 import platform
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_trainer import files
+from lora_trainer import environment, files
 from lora_trainer.environment import Overlay
-from lora_trainer.errors import LoraTrainerError, Message, RunError, TrainingError, disk_full
+from lora_trainer.errors import (
+    LoraTrainerError,
+    Message,
+    OutOfMemory,
+    ProcessLost,
+    RunError,
+    TrainingError,
+    disk_full,
+)
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed, Stopped
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
 from lora_trainer.tasks import base
-from lora_trainer.tasks.report import Report
+from lora_trainer.tasks.report import Report, Silence
 from lora_trainer.training.loop import Outcome, StopRequested
 
 if TYPE_CHECKING:
+    from lora_trainer.training.joined import Joined
     from lora_trainer.worker.memory import MemoryOptions
 
 log = logging.getLogger(__name__)
@@ -34,9 +44,7 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
 
     overlay: the worker's packages; if they are missing, the run fails.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    _log_to_output()
     try:
         folder = folders.existing(path)
         with (
@@ -104,15 +112,20 @@ def _run_reporting(folder: folders.RunFolder, report: Report) -> int:
     except LoraTrainerError:
         raise
     except Exception as error:
-        if files.is_disk_full(error):
-            raise disk_full() from error
-        raise TrainingError(
-            "something unexpected went wrong: {kind}: {detail}",
-            hint="The details are at the end of {log}. Please report it with that file.",
-            kind=type(error).__name__,
-            detail=error,
-            log=folder.log,
-        ) from error
+        raise _explained(error, folder.log) from error
+
+
+def _explained(error: Exception, log_file: Path) -> LoraTrainerError:
+    """The error of a cause that no stage expects."""
+    if files.is_disk_full(error):
+        return disk_full()
+    return TrainingError(
+        "something unexpected went wrong: {kind}: {detail}",
+        hint="The details are at the end of {log}. Please report it with that file.",
+        kind=type(error).__name__,
+        detail=error,
+        log=log_file,
+    )
 
 
 def _collect_garbage_from_here() -> None:
@@ -128,34 +141,109 @@ def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Ou
     notes: Sequence[Message] = options.choose() if options else ()
     while True:
         outcome = _attempt(task, folder, report, notes)
-        if outcome is not None:
+        if not isinstance(outcome, OutOfMemory):
             return outcome
         # outside of the exception, whose frames hold the models
         _free_memory()
-        less = options.go_on_with_less() if options else None
+        # torchrun's processes are not ours to start again
+        less = options.go_on_with_less() if options and not environment.is_launched() else None
         if less is None:
-            raise task.out_of_memory(folder)
+            raise outcome
         notes = less
 
 
 def _attempt(
     task: type[base.Task], folder: folders.RunFolder, report: Report, notes: Sequence[Message]
-) -> Outcome | None:
-    """None: out of memory."""
-    # needs torch, so only after overlay.require()
+) -> Outcome | OutOfMemory:
+    """The outcome; OutOfMemory is returned, without the frames that use it up."""
+    # need torch, so only after overlay.require()
     from lora_trainer.training.device import is_out_of_memory
+    from lora_trainer.worker.companions import joined
+
+    def give_up(error: LoraTrainerError) -> None:
+        os._exit(_report_failure(error, report))
 
     try:
-        job = task(folder, report)
-        job.notes = notes
-        return job.run()
+        with joined(folder, give_up) as processes:
+            job = task(folder, report)
+            job.notes, job.processes = notes, processes
+            return job.run()
+    except ProcessLost as lost:
+        if not lost.was_memory:
+            raise
+        return OutOfMemory(lost.message.template, hint=lost.hint.template, **lost.message.values)
     except LoraTrainerError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             log.warning("memory ran out", exc_info=True)
-            return None
+            return task.out_of_memory(folder)
         raise
+
+
+def take_part(path: Path, overlay: Overlay | None = None) -> int:
+    """Do the share of a process that is not the first of its run. Returns the exit status. Nothing
+    is written but its log; why it fails is told to the first process.
+    """
+    _log_to_output()
+    folder = folders.RunFolder(path)
+    report = Silence(folder)
+    report.listen_for_interrupts()
+    try:
+        if overlay is not None:
+            overlay.require()
+            _activate_packages(folder)
+    except LoraTrainerError as error:
+        return _report_failure(error)
+    from lora_trainer.training.joined import Joined
+    from lora_trainer.worker import companions
+
+    companions.end_with_starter()
+    processes = Joined.by_environment()
+    try:
+        companions.share_settings(folder, processes)
+        task = base.find(folder)
+        _collect_garbage_from_here()
+        _share(task, folder, report, processes)
+        return FINISHED
+    except ProcessLost as lost:
+        log.info("%s", lost)
+        return FINISHED if processes.is_over else FAILED
+    except LoraTrainerError as error:
+        processes.tell_failure(error)
+        return _report_failure(error)
+
+
+def _share(
+    task: type[base.Task], folder: folders.RunFolder, report: Silence, processes: Joined
+) -> None:
+    """Raises LoraTrainerError only."""
+    from lora_trainer.training.device import is_out_of_memory
+
+    try:
+        job = task(folder, report)
+        job.processes = processes
+        job.run()
+    except LoraTrainerError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise task.out_of_memory(folder) from error
+        own_log = folder.companion_log(processes.rank + 1)
+        raise _explained(error, own_log) from error
+
+
+def _activate_packages(folder: folders.RunFolder) -> None:
+    # needs PyYAML, so only after overlay.require()
+    from lora_trainer.worker import packages
+
+    packages.activate(folder)
+
+
+def _log_to_output() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
 
 
 def _memory_options(task: type[base.Task], folder: folders.RunFolder) -> MemoryOptions | None:

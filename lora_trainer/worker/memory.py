@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lora_trainer import files
+from lora_trainer import environment, files
 from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.planner import limits
 from lora_trainer.planner.command import GIB, Situation, situation
@@ -55,7 +55,7 @@ class MemoryOptions:
     def _situation(self) -> Situation | None:
         """The device and the model; None if the task will say what is wrong with them."""
         try:
-            return situation(self.config)
+            return situation(self.config, processes=environment.launched_count())
         except LoraTrainerError:
             log.debug("no plan of the memory", exc_info=True)
             return None
@@ -166,10 +166,11 @@ class MemoryOptions:
 
 def _has_card(config: RunConfig) -> bool:
     """Whether training runs on a graphics card, whose memory cannot be more than it is."""
-    from lora_trainer.training.device import choose_device
+    from lora_trainer.training.device import choose_device, listed_devices
 
+    training = config.training
     try:
-        return choose_device(config.training.device).type == "cuda"
+        return choose_device(listed_devices(training.device, training.devices)[0]).type == "cuda"
     except LoraTrainerError:
         return False
 

@@ -15,6 +15,13 @@ from lora_trainer.tasks.installing import install
 from lora_trainer.tasks.report import Report
 
 
+def activate(folder: RunFolder) -> None:
+    """The same for a process that is not the first of its run, and installs nothing."""
+    name = _needed(folder)
+    if name:
+        environment.activate(environment.find_family_overlay(name).require())
+
+
 def prepare(folder: RunFolder, report: Report) -> None:
     """Does nothing for a run whose checkpoint needs the worker's own set only. Raises SetupError;
     StopRequested.

@@ -50,6 +50,13 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/tasks/test_diffusion.py::test_a_run_that_was_killed_goes_on_from_its_last_save",
         ),
         Situation(
+            what="Of several processes that train together, one is killed, or its machine fails",
+            seen='"was ended (" with how, or "one of the" processes "was ended"; all of them end',
+            kept="Everything up to the last step, which is saved",
+            then="*Continue*, also with another number of cards",
+            test="tests/tasks/test_several.py::test_a_killed_process_ends_the_run_with_what_was_learned",
+        ),
+        Situation(
             what="Main memory runs out, and the system ends the process",
             seen='"most likely because it ran out of memory"',
             kept="Everything up to the last save",

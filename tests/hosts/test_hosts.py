@@ -456,9 +456,14 @@ def test_options_flags_and_language_are_read(start, tmp_path):
     assert host.option("samples_format") == "png" and host.option("no such option", 5) == 5
 
 
-def test_a1111s_model_leaves_the_card_and_comes_back(start):
+def test_a1111s_model_leaves_the_card_and_comes_back(start, monkeypatch):
     host = start("a1111", "--fake-gpu", loaded=True)
-    from modules import sd_models
+    from modules import devices, sd_models
+
+    assert host.device().count == 1
+    cards = SimpleNamespace(device_count=lambda: 3, get_device_name=lambda device: "a card")
+    monkeypatch.setattr(devices, "torch", SimpleNamespace(cuda=cards), raising=False)
+    assert (host.device().count, host.device().name) == (3, "a card")
 
     before = host.memory()
     assert host.model_on_device()

@@ -118,7 +118,8 @@ def test_packed_examples_have_the_loss_of_each_alone(kind):
         objective = CompletionObjective(
             model=model, rows=chosen, pad_id=tokenizer.pad_id, device=CPU, dtype=torch.float32
         )
-        return objective.losses(range(len(chosen)), 0, 0)
+        indices = range(len(chosen))
+        return objective.losses(indices, 0, 0), objective.names(indices)
 
     alone, names = losses(rows)
     together, joined = losses(packed)

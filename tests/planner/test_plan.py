@@ -11,7 +11,7 @@ import yaml
 from lora_trainer import __main__ as command_line
 from lora_trainer.planner import plan as planning
 from lora_trainer.planner.formula import StepBytes
-from lora_trainer.planner.plan import cheaper, make_plan
+from lora_trainer.planner.plan import cheaper, make_plan, of_share, process_count
 from lora_trainer.runs import events
 from lora_trainer.settings import training
 from tests.checkpoint.samples import full_file
@@ -78,6 +78,16 @@ def test_the_cheapest_change_that_fits_is_advised(free, changes):
     assert made.fits is False
     assert (made.change and made.change.settings) == changes
     assert made.change is None or made.change.peak <= free
+
+
+def test_each_of_several_cards_holds_its_share_of_a_batch():
+    config = config_of(resolution=512, batch_size=5)
+    whole, share = (
+        make_plan(config, of_share(estimate, process_count(devices, 3)), "cuda", None)
+        for devices in ("auto", "all")
+    )
+    assert [plan.step.activations for plan in (whole, share)] == [5 * GB, 2 * GB]
+    assert process_count("0,1", 3) == 2 and process_count("all", 0) == 1
 
 
 def test_blocks_are_swapped_where_8_bit_weights_are_ruled_out_and_only_on_a_card():

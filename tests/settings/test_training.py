@@ -290,6 +290,19 @@ def test_a_number_beyond_all_numbers_gets_a_sentence(value):
     assert sentence.startswith("learning_rate is ")
 
 
+@pytest.mark.parametrize("devices", ["2", "0,0", "cuda:0", "all,0", "cpu", "cpu,0", ""])
+def test_several_devices_that_mean_nothing_are_refused(devices):
+    assert one_problem(devices=devices)[0] == f"devices is {devices!r}"
+
+
+def test_several_devices_are_named_in_one_place():
+    several = training.from_mapping({**REQUIRED, "devices": "0, 1"})
+    assert several.training.devices == "0, 1"
+    problem, hint = one_problem(devices="0,1", device="cuda:1")
+    assert problem == "device is cuda:1, but devices is 0,1: both name cards"
+    assert "auto" in hint
+
+
 @pytest.mark.parametrize("device", ["cuda:x", "cuda:", "cpu:9", "cuda:-1", "mps:1"])
 def test_a_device_that_torch_cannot_read_is_refused(device):
     assert one_problem(device=device)[0] == f"device is {device!r}"

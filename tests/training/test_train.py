@@ -62,7 +62,7 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
     captions = CaptionEncoder(
         parts, checkpoint, TensorStore(None), "encoder", live=lora.train_text_encoder
     )
-    captions.keep([one.caption for one in examples], torch.float32)
+    assert list(captions.keep([one.caption for one in examples], torch.float32))
     adapters = add_adapters(parts, lora, 3)
     parts.unet.train()
     optimizer = make_optimizer(adapters, training, CPU)
@@ -119,15 +119,14 @@ def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monk
     # the same noise for every image, however the group is divided
     real = TrainingData.batch
 
-    def batch(self, indices, step, part):
-        singles = [real(self, [index], 0, index) for index in indices]
+    def batch(self, indices, step, part, rows):
+        singles = [real(self, [indices[row]], 0, indices[row]) for row in rows]
         return type(singles[0])(
             latents=torch.cat([one.latents for one in singles]),
             noise=torch.cat([one.noise for one in singles]),
             timesteps=torch.cat([one.timesteps for one in singles]),
             captions=tuple(one.captions[0] for one in singles),
             size_conditions=torch.cat([one.size_conditions for one in singles]),
-            names=tuple(one.names[0] for one in singles),
         )
 
     monkeypatch.setattr(TrainingData, "batch", batch)
@@ -145,7 +144,7 @@ def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_other
         trainer.objective.data,
         examples=[dataclasses.replace(first, caption="\n".join(lines)), *others],
     )
-    trainer.objective.captions.keep([several.examples[0].caption], torch.float32)
+    assert list(trainer.objective.captions.keep([several.examples[0].caption], torch.float32))
     seen = set()
     for step in range(40):
         batch, again, alone = (

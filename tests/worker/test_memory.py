@@ -39,7 +39,7 @@ def on_a_card(monkeypatch):
     """The planner finds a card with so many GiB free."""
 
     def give(free):
-        def made(config):
+        def made(config, processes=None):
             share = limits.share_of(config.output.output_dir.parent, CARD)
             return Situation(
                 checkpoint=open_checkpoint(small_checkpoint()),

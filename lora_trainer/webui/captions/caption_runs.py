@@ -80,16 +80,27 @@ class CaptionerView(TypedDict):
 
 
 def offers(
-    host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
+    host_models: Path,
+    environ: Mapping[str, str],
+    language: str,
+    *,
+    remote: bool = False,
+    cards: int = 1,
 ) -> list[CaptionerView]:
-    """GET /captioners. `environ`: the environment of the worker."""
+    """GET /captioners. `environ`: the environment of the worker; cards: of this machine."""
     return [
-        _offer(info, host_models, environ, language, remote) for info in captioners.every().values()
+        _offer(info, host_models, environ, language, remote, cards)
+        for info in captioners.every().values()
     ]
 
 
 def _offer(
-    info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool
+    info: CaptionerInfo,
+    host_models: Path,
+    environ: Mapping[str, str],
+    language: str,
+    remote: bool,
+    cards: int,
 ) -> CaptionerView:
     needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
     missing = (
@@ -111,7 +122,7 @@ def _offer(
         "fields": [
             form.shown(group, item.name, language)
             for group, item in _fields_of(info)
-            if not (remote and about(item).audience == "local")
+            if not (remote and about(item).audience == "local") and form.is_for(item.name, cards)
         ],
     }
 

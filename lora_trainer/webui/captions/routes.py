@@ -632,7 +632,11 @@ def _copy(app: App, copy: Copy, language: str) -> CopyView:
 def captioners(app: App, request: Request) -> list[CaptionerView]:
     environ = {**os.environ, **app.options.environ}
     return caption_runs.offers(
-        app.host.paths().models, environ, request.language, remote=request.remote
+        app.host.paths().models,
+        environ,
+        request.language,
+        remote=request.remote,
+        cards=app.host.device().count,
     )
 
 

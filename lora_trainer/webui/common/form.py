@@ -10,6 +10,7 @@ by the home route, preflight.py and caption_runs.py.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -133,8 +134,10 @@ class FormView(TypedDict):
     groups: list[FormGroup]
 
 
-def form(language: str) -> FormView:
-    """All groups: the basic fields first, then the advanced ones by their group of settings."""
+def form(language: str, cards: int = 2) -> FormView:
+    """All groups: the basic fields first, then the advanced ones by their group of settings. cards:
+    of this machine.
+    """
     plain: FormGroup = {
         "id": "plain",
         "title": texts.translate(TITLE["plain"], language),
@@ -144,9 +147,17 @@ def form(language: str) -> FormView:
     return {
         "groups": [
             plain,
-            *(_advanced_group(identity, group, language) for identity, group in training.GROUPS),
+            *(
+                _advanced_group(identity, group, language, cards)
+                for identity, group in training.GROUPS
+            ),
         ]
     }
+
+
+def is_for(key: str, cards: int) -> bool:
+    """Whether a setting can be of use on a machine with that many graphics cards."""
+    return cards > 1 or key != "devices"
 
 
 def current(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,11 +165,11 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
     return schema.current_keys(training.GROUPS, values)
 
 
-def _advanced_group(identity: str, group: type[Settings], language: str) -> FormGroup:
+def _advanced_group(identity: str, group: type[Settings], language: str, cards: int) -> FormGroup:
     keys = [
         item.name
         for item in schema.fields_of(group)
-        if item.name in KEYS and item.name not in PLAIN
+        if item.name in KEYS and item.name not in PLAIN and is_for(item.name, cards)
     ]
     return {
         "id": identity,
@@ -206,7 +217,7 @@ def shown(group: type[Settings], key: str, language: str) -> SettingView:
         "type": type_of(group, key),
         "choices": [
             {"value": choice, "label": _choice(str(choice), _labels(details), language)}
-            for choice in schema.choices_of(group, item)
+            for choice in _offered(group, item)
         ],
         "minimum": details.at_least,
         "maximum": details.at_most,
@@ -217,6 +228,11 @@ def shown(group: type[Settings], key: str, language: str) -> SettingView:
         "advanced": details.audience != "everyone",
         "unit": texts.translate(details.unit, language) if details.unit else "",
     }
+
+
+def _offered(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The possible values; of those that cannot be enumerated, the ones that have titles."""
+    return schema.choices_of(group, item) or tuple(about(item).choices)
 
 
 def _labels(details: About) -> Mapping[str, str]:
@@ -246,7 +262,7 @@ def type_of(group: type[Settings], key: str) -> Type:
     item = schema.field_named(group, key)
     kind, optional = schema.kind_of(group, item)
     entry = about(item).entry
-    if schema.choices_of(group, item):
+    if _offered(group, item):
         return "choice"
     if typing.get_origin(kind) is tuple:
         if entry == "lines":

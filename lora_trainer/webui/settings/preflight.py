@@ -609,7 +609,8 @@ class Preflight:
         card = self.host.memory()
         if card is None or not estimate.settled.training.device.startswith(("auto", "cuda")):
             return None
-        return estimate.memory(self._free_for_training(card))
+        cards = self.host.device().count
+        return estimate.memory(self._free_for_training(card), cards)
 
     def _free_for_training(self, card: Memory) -> int:
         """Bytes of the card once the host's model has left: as measured at the last time, while

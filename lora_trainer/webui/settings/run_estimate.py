@@ -22,7 +22,7 @@ from lora_trainer.errors import CheckpointError
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.deliver import clean_name, used_names
 from lora_trainer.planner import formula, throughput
-from lora_trainer.planner.plan import Plan, make_plan
+from lora_trainer.planner.plan import Plan, make_plan, of_share, process_count
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -97,9 +97,9 @@ class RunEstimate:
         except (CheckpointError, OSError):
             return None
 
-    def memory(self, card_bytes: int) -> Plan | None:
-        """The memory of the run on a graphics card of this size. None: unknown for this
-        architecture or type of LoRA.
+    def memory(self, card_bytes: int, cards: int) -> Plan | None:
+        """The memory of the run on a graphics card of this size, of `cards` in this machine. None:
+        unknown for this architecture or type of LoRA.
         """
         if not self.is_certain or not self.weights:
             return None
@@ -112,7 +112,8 @@ class RunEstimate:
             return formula.predict(family, layers, config, precision)
 
         blocks = formula.block_count(family, layers)
-        return make_plan(self.settled, step, "cuda", card_bytes, blocks)
+        share = of_share(step, process_count(self.settled.training.devices, cards))
+        return make_plan(self.settled, share, "cuda", card_bytes, blocks)
 
     @property
     def file_bytes(self) -> int:

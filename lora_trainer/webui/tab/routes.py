@@ -125,7 +125,7 @@ def home(app: App, request: Request) -> HomeView:
         "own_presets": part("own_presets", app.user_presets.listing),
         "preset": app.options.preset,
         "loaded": part("loaded", app.checkpoints.loaded),
-        "form": part("form", form),
+        "form": part("form", lambda language: form(language, device.count)),
         "datasets": part("datasets", app.datasets.listing),
         "problems": problems,
     }

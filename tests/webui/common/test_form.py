@@ -28,6 +28,23 @@ def test_every_setting_is_a_field_or_decided_elsewhere():
     assert not set(fields()) & set(form.CHOSEN_ELSEWHERE)
 
 
+def test_several_cards_are_a_choice_only_where_there_are_several():
+    (field,) = (
+        field
+        for group in form.form("en", cards=2)["groups"]
+        for field in group["fields"]
+        if field["key"] == "devices"
+    )
+    assert [(one["value"], one["label"]) for one in field["choices"]] == [
+        ("auto", "one card"),
+        ("all", "all of this machine"),
+    ]
+    alone = {
+        field["key"] for group in form.form("en", cards=1)["groups"] for field in group["fields"]
+    }
+    assert set(fields()) - alone == {"devices"}
+
+
 def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
     shown = fields()
     assert len({field["label"] for field in shown.values()}) == len(shown)
