@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.images import digest
+from lora_trainer.hosts.base import HostDevice
 from lora_trainer.settings import captioning
 from lora_trainer.webui.captions import routes
 from lora_trainer.webui.captions.cropped_copies import Copies
@@ -45,6 +46,7 @@ def page(tmp_path):
         is_remote=lambda: facts["remote"],
         api_credentials=dict,
         paths=lambda: paths,
+        device=lambda: HostDevice(kind="cuda", device_id=None, name="a card", count=2),
     )
     data = DataFolder(tmp_path / "data folder")
     folder = data.folder("datasets") / "fox"
@@ -622,6 +624,7 @@ def test_what_a_captioner_wrote_is_told_from_what_a_person_wrote(page):
 def test_the_captioners_are_listed(page):
     found = page.get("captioners").json()
     assert [offer["name"] for offer in found] == ["blip-large", "blip", "qwen", "clip", "wd"]
+    assert all("devices" in {field["key"] for field in offer["fields"]} for offer in found)
 
 
 def test_every_route_of_the_workbench_is_behind_the_guard(page):
