@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_trainer.errors import ConfigError
+from lora_trainer.errors import ConfigError, Message
 from lora_trainer.settings import schema
 from lora_trainer.settings.schema import NamedChoice, ProperName, Settings, device_problems, setting
 from lora_trainer.training.losses import LOSSES, WEIGHTINGS, LossEntry, WeightingEntry
@@ -1266,6 +1266,20 @@ SETTLED = tuple(
     ).split()
 )
 """The keys whose `auto` follows from other settings, the resolution and the number of steps."""
+
+
+UNEVEN_HINT = "Set batch_size to a multiple of {processes}: it is that of all cards together."
+
+
+def uneven(training: TrainingSettings, processes: int) -> Message | None:
+    """A note on a step that leaves some of these processes with less to do than others."""
+    count = training.batch_size * training.gradient_accumulation_steps
+    if count % processes == 0:
+        return None
+    return Message(
+        "a step has {count} examples, which {processes} cards cannot share evenly",
+        {"count": count, "processes": processes},
+    )
 
 
 def unread(config: RunConfig, *, images: bool) -> list[str]:

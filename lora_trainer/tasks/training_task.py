@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from lora_trainer.errors import ProcessLost
+from lora_trainer.errors import Message, ProcessLost
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import schema
@@ -75,6 +75,7 @@ class TrainingTask(Task):
             return self._stop_without_saving(start)
         trainer = assembled.trainer
         self._warn_of_no_validation(assembled)
+        self._warn_of_uneven_shares(assembled)
         self.control.occupy(LoadedOptimizer(trainer, trainer.device))
         if start.state:
             trainer.load_state_dict(start.state)
@@ -115,6 +116,11 @@ class TrainingTask(Task):
                 hint=("Train longer; or set validation_split to 0, so that all are trained on."),
                 steps=assembled.trainer.plan.step_count,
             )
+
+    def _warn_of_uneven_shares(self, assembled: Assembled) -> None:
+        note = settings.uneven(assembled.prepared.config.training, self.processes.count)
+        if note is not None:
+            self.report.warn(note, hint=Message(settings.UNEVEN_HINT, note.values))
 
     def provenance(
         self, prepared: Prepared, examples: Mapping[str, str], start: Start

@@ -122,7 +122,7 @@ def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
 
 
 def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
-    asked = {"name": "x", "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-4}
+    asked = {"name": "x", "batch_size": 3, "learning_rate": 1e-4}
     alone = texts.begin(tmp_path, "alone", **asked)
     assert job.run(alone.path) == job.FINISHED
     expected = gradients.copy()
@@ -131,6 +131,8 @@ def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
     assert job.run(together.path) == job.FINISHED
     assert_same(together, alone)
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+    (told,) = together.read_state().warnings
+    assert told.message == "a step has 3 examples, which 2 cards cannot share evenly"
 
 
 def test_a_killed_process_ends_the_run_with_what_was_learned(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ class FakeHost:
         self.listed: list[HostCheckpoint] = []
         self.now: LoadedCheckpoint | None = None
         self.device_kind = "cpu"
+        self.card_count = 1
         self.card_bytes: int | None = None
         self.taken_bytes = 0
         """What other programs have of it."""
@@ -70,7 +71,9 @@ class FakeHost:
         return HostPaths(data=self.models.parent, models=self.models, lora_dir=self.models / "Lora")
 
     def device(self):
-        return HostDevice(kind=self.device_kind, device_id=None, name=self.device_kind)
+        return HostDevice(
+            kind=self.device_kind, device_id=None, name=self.device_kind, count=self.card_count
+        )
 
     def memory(self):
         if not self.card_bytes:

@@ -47,6 +47,7 @@ from lora_trainer.lora.deliver import clean_name
 from lora_trainer.lora.host_layers import HOST_NAMES, hosts_of, loads
 from lora_trainer.lora.training_adapter import find_adapter, missing
 from lora_trainer.planner.plan import Plan as MemoryPlan
+from lora_trainer.planner.plan import process_count
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
@@ -808,6 +809,17 @@ def _device_problems(host: Host, asked: RunConfig) -> Iterator[Problem]:
             "{optimizer} needs an NVIDIA card, and training runs on the CPU",
             hint="Use AdamW: a LoRA's optimizer is small.",
             optimizer=optimizer.title,
+        )
+    processes = process_count(asked.training.devices, host.device().count)
+    note = settings.uneven(asked.training, processes)
+    if note is not None:
+        rounds = -(-asked.training.batch_size // processes)
+        yield Problem(
+            field="batch_size",
+            severity="warning",
+            message=note,
+            hint=Message(settings.UNEVEN_HINT, note.values),
+            change={"batch_size": rounds * processes},
         )
     if on_cpu and asked.checkpoint.mixed_precision == "fp16":
         yield _problem(

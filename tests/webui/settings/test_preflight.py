@@ -797,6 +797,19 @@ def test_the_plan_foretells_the_memory_and_what_fits(with_sd15):
     assert tight.ok, "a forecast may be wrong: it does not keep anyone from trying"
 
 
+def test_several_cards_share_a_batch_and_are_told_of_one_that_cannot_be_shared(app, with_sd15):
+    app.host.card_count = 2
+    alone = with_sd15(8, sample_size=512, batch_size=2)
+    shared = with_sd15(8, sample_size=512, batch_size=4, devices="all")
+    assert facts(shared)["Memory"] == facts(alone)["Memory"]
+    assert not [one for one in shared.problems if one.field == "batch_size"]
+    uneven = with_sd15(8, sample_size=512, batch_size=3, devices="all")
+    (problem,) = [one for one in uneven.problems if one.field == "batch_size"]
+    assert (problem.severity, problem.change) == ("warning", {"batch_size": 4})
+    assert str(problem.message) == "a step has 3 examples, which 2 cards cannot share evenly"
+    assert "a multiple of 2" in str(problem.hint)
+
+
 def test_what_other_programs_have_of_the_card_is_not_free_and_what_the_host_holds_is(
     app, with_sd15
 ):
