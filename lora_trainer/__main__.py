@@ -592,11 +592,17 @@ def _certified(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return told, text
     kept = _kept(asked)
     if isinstance(kept, LoraTrainerError):
-        return told | {"kept": None}, text
+        return told | {"kept": None}, f"{text}\n{_not_kept(kept)}"
     return (
         told | {"kept": kept.to_mapping(hosts=[asked.host])},
         f"{text}\n{kept.to_text(asked.host)}",
     )
+
+
+def _not_kept(error: LoraTrainerError) -> str:
+    from lora_trainer.lora.survival import kept_text
+
+    return kept_text([f"not measured: {error}"])
 
 
 def _described(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -618,7 +624,8 @@ def _described(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:
         print(f"Its layers are not compared: {error}", file=sys.stderr)
     description = describe(asked.file, base)
     if isinstance(kept, LoraTrainerError):
-        return description.to_mapping() | {"kept": None}, description.to_text()
+        told = description.to_mapping() | {"kept": None}
+        return told, f"{description.to_text()}\n{_not_kept(kept)}"
     return (
         description.to_mapping() | {"kept": kept.to_mapping()},
         f"{description.to_text()}\n{kept.to_text()}",

@@ -245,6 +245,22 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             then="Convert it with the tool that `inspect` names, or use a WebUI that loads it",
             test="tests/lora/test_layouts.py::test_each_layout_is_known_by_name_and_what_each_webui_makes_of_it",
         ),
+        Situation(
+            what=(
+                "A LoRA loads and hardly shows, because the WebUI keeps the model in 8 or 4 bits"
+                " and rounds the LoRA away"
+            ),
+            seen=(
+                'A small share before "of it is kept", by `inspect LORA --base CHECKPOINT` and *How'
+                " much of it is kept?* in *Try it*"
+            ),
+            kept="The file; what is lost is lost in the WebUI's memory only",
+            then=(
+                "Choose the setting that is named, such as *(fp16 LoRA)* under *Diffusion in Low"
+                " Bits*, or the model in 16 bits"
+            ),
+            test="tests/lora/test_survival.py::test_less_than_half_a_step_is_lost_and_a_whole_step_is_kept",
+        ),
     ),
     "Images and captions": (
         Situation(

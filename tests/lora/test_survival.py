@@ -267,6 +267,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {one["host"] for one in kept["hosts"]} == {"neo"}
     found = {(one["precision"], one["merge"]): one["survived"] for one in kept["measured"]}
     assert found["nf4", "refused"] == 0
+    # one that is not a model's
+    assert main(["inspect", str(lora), "--base", str(lora), "--for", "neo"]) == 1
+    assert "has no layers of a model that is known here" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["inspect", str(lora), "--base", str(base), "--strength", "0"])
     assert "0 is not a number above or below 0" in capsys.readouterr().err
@@ -288,3 +291,14 @@ def test_every_webui_has_cases_and_no_two_are_the_same() -> None:
     for cases in CASES.values():
         keys = [(case.setting, kind) for case in cases for kind in case.files]
         assert len(keys) == len(set(keys))
+
+
+def test_where_nothing_can_be_measured_inspect_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_flux(tmp_path / "base.safetensors", (1, 1, 1), torch.bfloat16)
+    other = {"double_blocks.7.img_attn.proj": (3072, WIDTH)}
+    lora = write_lora(tmp_path / "lora.safetensors", other, head="diffusion_model.")
+    assert main(["inspect", str(lora), "--base", str(base), "--for", "neo"]) == 0
+    told = capsys.readouterr().out
+    assert f"kept:            not measured: no layer of {lora} can be measured on base" in told
