@@ -58,8 +58,10 @@ def open_store(count: int) -> Any:
     machines: torch.distributed believes whoever connects.
     """
     if os.name == "nt":
-        # PyTorch for Windows has no libuv, and takes no socket
-        return _C10D.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False, use_libuv=False)
+        # PyTorch for Windows takes no socket, and has no libuv, of which versions before 2.3 do not
+        # know either
+        options = {} if torch.__version__.startswith(("2.1.", "2.2.")) else {"use_libuv": False}
+        return _C10D.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False, **options)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     listening = socket.create_server(("127.0.0.1", 0))
     return _C10D.TCPStore(
