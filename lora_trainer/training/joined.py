@@ -268,6 +268,9 @@ def launch(arguments: Sequence[str]) -> str:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    if os.name == "nt":
+        # as in `open_store`
+        os.environ.setdefault("USE_LIBUV", "0")
     try:
         run.main(list(arguments))
     except ChildFailedError as error:

@@ -31,7 +31,8 @@ def prepare(folder: RunFolder, report: Report) -> None:
         return
     overlay = environment.find_family_overlay(name)
     overlay.require_torch()
-    if overlay.state != "ready":
+    # processes that torchrun has started do not wait for each other yet
+    if overlay.state != "ready" and not environment.is_launched():
         report.write(Started(resumed_from=_resumed(folder)))
         install(report, Control(report), "--packages", name)
         # an earlier version of the set serves where this one cannot be fetched

@@ -76,6 +76,16 @@ def test_libraries_that_cannot_be_installed_fail_the_run_with_the_command(tmp_pa
     assert "install.py --packages newer" in str(failure.hint)
 
 
+def test_processes_that_torchrun_has_started_install_nothing(tmp_path, newer, monkeypatch):
+    newer("import pathlib; pathlib.Path(__file__).with_name('asked').touch()")
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "::1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    folder = begin(tmp_path / "run")
+    assert job.run(folder.path, overlay()) == job.FAILED
+    assert "install.py --packages newer" in str(folder.read_state().failure.hint)
+    assert not (tmp_path / "asked").exists()
+
+
 def test_a_stop_while_libraries_are_installed_ends_that_too(tmp_path, newer):
     newer("import time; time.sleep(3600)")
     folder = begin(tmp_path / "run")
