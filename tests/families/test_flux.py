@@ -117,14 +117,6 @@ def test_an_all_in_one_file_has_its_parts_inside(tmp_path):
     assert checkpoint.notes == []
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_diffusers_names_in_one_file(tmp_path, prefix):
-    path = tiny_flux.write(tmp_path)
-    made = tiny_flux.build()["transformer"]
-    save_file({prefix + name: one for name, one in made.state_dict().items()}, path)
-    same_weights(open_checkpoint(path).load_unet(torch.float32), made)
-
-
 def diffusers_folder(tmp_path: Path) -> Path:
     made = tiny_flux.build()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_flux.tokenizer(), pad_token="<pad>")
@@ -151,17 +143,6 @@ def test_a_diffusers_folder_is_loaded_with_its_tokenizer(tmp_path):
     same_weights(loaded.text_encoders[1], made["t5"])
     same_weights(loaded.vae, made["vae"])
     assert loaded.tokenizers[1].encode("a disc").ids == tiny_flux.tokenizer().encode("a disc").ids
-
-
-def test_plain_fp8_is_accepted_and_cast(tmp_path):
-    path = tiny_flux.write(tmp_path)
-    tensors = load_file(path)
-    small = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
-    save_file(small, path)
-    unet = open_checkpoint(path).load_unet(torch.bfloat16)
-    name = PREFIX + "double_blocks.0.img_attn.qkv.weight"
-    wanted = small[name].to(torch.bfloat16)[64:128]
-    assert torch.equal(unet.transformer_blocks[0].attn.to_k.weight, wanted)
 
 
 def changed(tmp_path, **tensors):
@@ -416,17 +397,6 @@ def test_a_training_halves_its_loss_and_what_it_writes_is_what_it_learned(tmp_pa
     parts.unet = pipeline.transformer
     # float16 files
     torch.testing.assert_close(predicted(parts), ours, rtol=2e-3, atol=2e-3)
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, few_tokens):
-    whole = run(tmp_path, "whole", epochs=2)
-    half = run(tmp_path, "half", epochs=1)
-    more = training.read(half.config).replace(epochs=2, max_train_steps=6)
-    half.config.write_text(training.to_yaml(more), encoding="utf-8")
-    assert job.run(half.path) == job.FINISHED
-    tensors = [load_file(one.path / f"{one.path.name}.safetensors") for one in (whole, half)]
-    assert tensors[0].keys() == tensors[1].keys()
-    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
 
 
 def test_it_learns_with_what_saves_memory(tmp_path, few_tokens):

@@ -13,28 +13,23 @@ import torch.nn.functional as F
 from diffusers import CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from diffusers.models.transformers import transformer_cosmos
 from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from lora_trainer.adapters.export import export
-from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.detect import detect_file
-from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families import anima
 from lora_trainer.families.anima import ANIMA
 from lora_trainer.families.base import TextStates
-from lora_trainer.families.components.anima import TEXT_LENGTH, build_transformer
+from lora_trainer.families.components import qwen_image
+from lora_trainer.families.components.anima import TEXT_LENGTH
 from lora_trainer.jobs.start import start_worker
-from lora_trainer.lora import host_layers
 from lora_trainer.packages import FAMILY_PACKAGES
 from lora_trainer.planner.accounting import account
 from lora_trainer.settings import training
-from lora_trainer.training import checksummed
 from lora_trainer.training.preview import sample_latents
 from lora_trainer.worker import job
-from tests.made import begin, losses
+from tests.made import begin
 from tests.newer import tiny_anima as tiny
 
 CAPTIONS = ["a big zorbl in the center, blue background", "yellow and red", ""]
@@ -46,49 +41,12 @@ def parts():
     return open_checkpoint(tiny.written()).load(torch.float32)
 
 
-def run(tmp_path, name="ink", **changes):
-    folder = begin(tmp_path, name, base_model=str(tiny.written()), **{"device": "cpu", **changes})
-    assert job.run(folder.path) == job.FINISHED
-    return folder
-
-
 def encode(parts, captions):
     with torch.no_grad():
         return ANIMA.encode_captions(parts, captions, clip_skip=1, max_token_length=75)
 
 
 # --- files ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prefix", anima.PREFIXES)
-def test_it_is_told_by_its_tensors_whatever_they_begin_with(tmp_path, prefix):
-    path = tmp_path / "some.safetensors"
-    tiny.save({**tiny.tensors(prefix), f"{prefix}accum_iteration": torch.ones(1)}, path)
-    detected = detect_file(path)
-    assert (detected.family, detected.resolution, detected.has_vae) == (ANIMA, 64, False)
-    checkpoint = open_checkpoint(path)
-    unet = checkpoint.load_unet(torch.float32)
-    expected = tiny.models_of()["transformer"].state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in unet.state_dict().items())
-    assert checkpoint.notes == []
-    assert checkpoint.unet_parameter_count == sum(map(torch.numel, expected.values()))
-
-
-def test_plain_fp8_is_taken_and_quantised_weights_are_named(tmp_path):
-    path = tmp_path / "some.safetensors"
-    eight = {
-        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor
-        for name, tensor in tiny.tensors().items()
-    }
-    tiny.save(eight, path)
-    assert detect_file(path).weight_type == "F8_E4M3"
-    layer = "net.blocks.0.mlp.layer1"
-    tiny.save({**eight, f"{layer}.scale_weight": torch.ones(1)}, path)
-    with pytest.raises(CheckpointError, match="quantised"):
-        detect_file(path)
-    tiny.save({**eight, f"{layer}.weight": torch.ones(8, 8, dtype=torch.uint8)}, path)
-    with pytest.raises(CheckpointError, match="quantised"):
-        detect_file(path)
 
 
 def test_a_model_for_other_inputs_is_refused(tmp_path):
@@ -287,115 +245,6 @@ def test_training_times_are_not_shifted_unless_asked():
 # --- the LoRA -------------------------------------------------------------------------------------
 
 
-def test_every_layer_that_learns_has_the_hosts_name_at_full_size():
-    with torch.device("meta"):
-        model = build_transformer(tiny.FULL)
-    native = ANIMA.native_layers(tiny.FULL)
-    known = host_layers.names("neo", "anima")
-    learning = {
-        native[path].path: tuple(layer.weight.shape)
-        for path, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and path.endswith(ANIMA.unet_targets)
-    }
-    assert len(learning) == 280
-    for path, shape in learning.items():
-        place = known["lora_unet_" + path.replace(".", "_")]
-        assert (place.layer, place.shape) == (path, shape)
-    assert {name.rpartition(".")[0] for name in model.state_dict()} == set(native)
-    assert len({layer.path for layer in native.values()}) == len(native)
-
-
-def test_a_training_halves_the_loss_and_its_file_is_the_adapter(tmp_path):
-    folder = run(
-        tmp_path,
-        max_train_steps=40,
-        learning_rate=1e-2,
-        lora_rank=16,
-        batch_size=4,
-        validation_split=0,
-    )
-    told = losses(folder)
-    assert sum(told[-5:]) < 0.5 * sum(told[:5])
-    file = load_file(folder.path / "ink.safetensors")
-    layers = {name.partition(".")[0] for name in file}
-    assert len(layers) == 2 * 10 and layers <= set(host_layers.names("neo", "anima"))
-
-    # the same in float32, merged into the published names by the host's rule
-    live, adapters = _with_state(folder)
-    exact = tmp_path / "exact.safetensors"
-    export(adapters, live, exact, metadata={}, dtype=torch.float32)
-    rounded, file = file, load_file(exact)
-    for name, tensor in file.items():
-        assert torch.allclose(rounded[name].float(), tensor, rtol=1e-3, atol=1e-6)
-    tensors = tiny.tensors()
-    flat = {
-        "lora_unet_" + name.removeprefix("net.").removesuffix(".weight").replace(".", "_"): name
-        for name in tensors
-    }
-    for layer in layers:
-        down, up = file[f"{layer}.lora_down.weight"], file[f"{layer}.lora_up.weight"]
-        scale = float(file[f"{layer}.alpha"]) / down.shape[0]
-        tensors[flat[layer]] = tensors[flat[layer]] + scale * up.float() @ down.float()
-    merged_path = tmp_path / "merged.safetensors"
-    tiny.save(tensors, merged_path)
-    config = training.read(folder.config)
-    merged = open_checkpoint(
-        merged_path,
-        vae=config.checkpoint.vae,
-        text_encoders=config.checkpoint.text_encoders,
-    ).load_unet(torch.float32)
-    noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(5))
-    text = TextStates(torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(6)))
-    with torch.no_grad():
-        found = [
-            ANIMA.predict(model, noisy, torch.tensor([0.3, 0.8]), text, torch.ones(2, 6))
-            for model in (live.unet, merged, tiny.models_of()["transformer"])
-        ]
-    assert (found[0] - found[2]).abs().max() > 0.1
-    assert torch.allclose(found[0], found[1], atol=1e-5, rtol=1e-5)
-
-
-def _with_state(folder):
-    """The models with the adapters of the run's last resume point, and these."""
-    parts = open_checkpoint(tiny.written()).load(torch.float32)
-    config = training.read(folder.config)
-    adapters = add_adapters(parts, config.lora, seed=config.training.seed)
-    newest = max(folder.state.glob("*.pt"))
-    adapters.load_state_dict(checksummed.read_state(newest)["adapters"])
-    return parts, adapters
-
-
-def test_metadata_and_sidecar_say_what_hosts_look_for(tmp_path):
-    (tmp_path / "Lora").mkdir()
-    run(
-        tmp_path,
-        max_train_steps=2,
-        lora_dir=str(tmp_path / "Lora"),
-        sample_prompts=["a zorbl"],
-        sample_steps=2,
-    )
-    delivered = tmp_path / "Lora" / "ink.safetensors"
-    metadata = read_header(delivered).metadata
-    assert metadata["ss_base_model_version"] == "anima"
-    assert metadata["modelspec.architecture"] == "anima/lora"
-    sidecar = json.loads(delivered.with_suffix(".json").read_text(encoding="utf-8"))
-    assert sidecar["sd version"] == "anima"
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
-    whole = run(tmp_path, "whole", max_train_steps=6, save_steps=3)
-    half = run(tmp_path, "half", max_train_steps=3, save_steps=3)
-    more = training.read(half.config).replace(max_train_steps=6)
-    half.config.write_text(training.to_yaml(more), encoding="utf-8")
-    assert job.run(half.path) == job.FINISHED
-    first, second = (
-        load_file(folder.path / f"{name}.safetensors")
-        for folder, name in ((whole, "whole"), (half, "half"))
-    )
-    assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
 def test_text_encoders_are_not_trained(tmp_path):
     folder = begin(tmp_path, base_model=str(tiny.written()), device="cpu", train_text_encoder=True)
     assert job.run(folder.path) == job.FAILED
@@ -435,27 +284,17 @@ def test_the_planner_counts_a_step_at_full_size_without_weights(tmp_path):
     assert found.optimizer == pytest.approx(2 * found.adapters, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mixed_precision": "bf16", "gradient_checkpointing": True},
-        {"mixed_precision": "bf16", "base_precision": "int8", "vae_tiling": True},
-    ],
-    ids=["bf16", "int8"],
-)
-def test_it_trains_in_little_memory(tmp_path, changes):
-    folder = run(tmp_path, max_train_steps=3, batch_size=2, **changes)
-    assert all(torch.tensor(losses(folder)).isfinite())
-
-
-def test_large_pictures_are_encoded_and_decoded_in_tiles_like_whole_ones():
+def test_large_pictures_are_encoded_and_decoded_in_tiles_like_whole_ones(monkeypatch):
+    # of a quarter: the time is that of the pixels
+    monkeypatch.setattr(qwen_image, "TILE", 256)
     vae = open_checkpoint(tiny.written()).load_vae(torch.float32)
-    pixels = torch.rand(1, 3, 640, 576, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    pixels = torch.rand(1, 3, 320, 288, generator=torch.Generator().manual_seed(2)) * 2 - 1
     whole = ANIMA.encode_images(vae, pixels)
     picture = ANIMA.decode(vae, whole[:, :16])
     ANIMA.tile(vae)
     tiled = ANIMA.encode_images(vae, pixels)
     assert tiled.shape == whole.shape
     # the middle of the first tile does not see the edge
-    assert torch.allclose(tiled[..., :32, :32], whole[..., :32, :32], atol=0.05)
+    assert torch.allclose(tiled[..., :16, :16], whole[..., :16, :16], atol=0.05)
+    assert not torch.equal(tiled, whole)
     assert ANIMA.decode(vae, whole[:, :16]).shape == picture.shape

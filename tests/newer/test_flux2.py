@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lora_trainer import families
-from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME, export
-from lora_trainer.adapters.injected import add_adapters
+from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.checkpoint.folder import detect_any
-from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families import flux2
@@ -27,11 +25,10 @@ from lora_trainer.families.components.qwen3 import SPECIAL
 from lora_trainer.lora import host_layers
 from lora_trainer.planner.accounting import account
 from lora_trainer.settings import training
-from lora_trainer.training import checksummed
 from lora_trainer.training.preview import sample_latents
 from lora_trainer.worker import job
 from tests.families import tiny_flux
-from tests.made import begin, losses
+from tests.made import begin
 from tests.newer import tiny_anima
 from tests.newer import tiny_flux2 as tiny
 
@@ -95,44 +92,11 @@ def encode(parts, captions):
 # --- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [tiny.PREFIX, "diffusion_model.", ""])
-def test_it_is_told_by_its_tensors_and_loaded_as_diffusers_model(tmp_path, prefix):
-    path = tmp_path / "some.safetensors"
-    tiny_anima.save(tiny.tensors(prefix), path)
-    detected = detect_file(path)
-    assert (detected.family, detected.resolution, detected.notes) == (KLEIN, 64, ())
-    checkpoint = open_checkpoint(path)
-    unet = checkpoint.load_unet(torch.float32)
-    expected = convert_flux2_transformer_checkpoint_to_diffusers(tiny.tensors(""))
-    loaded = unet.state_dict()
-    assert loaded.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
-    assert checkpoint.notes == []
-
-
-def test_a_file_under_diffusers_names_is_the_same(tmp_path):
-    path = tmp_path / "some.safetensors"
+def test_the_files_names_are_those_that_diffusers_reads():
+    read = convert_flux2_transformer_checkpoint_to_diffusers(tiny.tensors(""))
     state = tiny.models_of()["transformer"].state_dict()
-    tiny_anima.save(state, path)
-    assert detect_file(path).family is KLEIN
-    unet = open_checkpoint(path).load_unet(torch.float32)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in unet.state_dict().items())
-
-
-def test_plain_fp8_is_taken_and_quantised_weights_are_named(tmp_path):
-    path = tmp_path / "some.safetensors"
-    eight = {
-        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor
-        for name, tensor in tiny.tensors().items()
-    }
-    tiny_anima.save(eight, path)
-    unet = open_checkpoint(path).load_unet(torch.float32)
-    name = f"{tiny.PREFIX}single_blocks.0.linear1.weight"
-    loaded = unet.single_transformer_blocks[0].attn.to_qkv_mlp_proj.weight
-    assert torch.equal(loaded, eight[name].float())
-    tiny_anima.save({**eight, name.replace("weight", "scale_weight"): torch.ones(1)}, path)
-    with pytest.raises(CheckpointError, match="quantised"):
-        detect_file(path)
+    assert read.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in read.items())
 
 
 @pytest.mark.parametrize(
@@ -189,13 +153,6 @@ def test_a_diffusers_folder_is_loaded_with_its_tokenizer(tmp_path, pipeline, is_
         expected = theirs.state_dict()
         assert all(torch.equal(one, expected[name]) for name, one in ours.state_dict().items())
     assert parts.tokenizers[0].encode("a big").ids == pipeline.tokenizer("a big").input_ids
-
-
-def test_parts_that_are_missing_are_named(tmp_path):
-    path = tiny.write(tmp_path)
-    (tmp_path / "text_encoder" / "qwen_3_4b.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"Qwen3-4B \(qwen_3_4b.safetensors"):
-        open_checkpoint(path).require_parts()
 
 
 def test_a_vae_under_diffusers_names_with_a_decoder_of_other_widths_is_loaded(tmp_path):
@@ -276,8 +233,8 @@ def test_times_of_training_are_shifted_by_the_number_of_tokens():
 # --- the LoRA -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_layer_that_learns_has_the_hosts_name_at_full_size(size):
+@pytest.mark.parametrize("size", ["9B"])
+def test_every_layer_that_learns_has_the_hosts_name_at_the_larger_size_too(size):
     family = families.get(f"klein{size.lower()}")
     with torch.device("meta"):
         model = Flux2Transformer2DModel(**tiny.FULL[size])
@@ -297,53 +254,6 @@ def test_every_layer_that_learns_has_the_hosts_name_at_full_size(size):
     assert {name.removesuffix(".weight") for name in model.state_dict()} == set(native)
 
 
-def test_a_training_halves_the_loss_and_its_file_is_the_adapter(tmp_path, few_tokens):
-    folder = run(
-        tmp_path,
-        max_train_steps=60,
-        learning_rate=1e-2,
-        lora_rank=16,
-        batch_size=4,
-        validation_split=0,
-    )
-    told = losses(folder)
-    assert sum(told[-5:]) < 0.5 * sum(told[:5])
-    file = load_file(folder.path / "ink.safetensors")
-    layers = {name.partition(".")[0] for name in file}
-    assert len(layers) == 8 + 2 * 2 and layers <= set(host_layers.names("neo", "klein4b"))
-
-    live = open_checkpoint(tiny.written()).load(torch.float32)
-    config = training.read(folder.config)
-    adapters = add_adapters(live, config.lora, seed=config.training.seed)
-    newest = max(folder.state.glob("*.pt"))
-    adapters.load_state_dict(checksummed.read_state(newest)["adapters"])
-    exact = tmp_path / "exact.safetensors"
-    export(adapters, live, exact, metadata={}, dtype=torch.float32)
-    file, tensors = load_file(exact), tiny.tensors()
-    flat = {
-        "lora_unet_"
-        + name.removeprefix(tiny.PREFIX).removesuffix(".weight").replace(".", "_"): name
-        for name in tensors
-    }
-    for layer in layers:
-        down, up = file[f"{layer}.lora_down.weight"], file[f"{layer}.lora_up.weight"]
-        scale = float(file[f"{layer}.alpha"]) / down.shape[0]
-        tensors[flat[layer]] = tensors[flat[layer]] + scale * up @ down
-    merged_path = tmp_path / "merged.safetensors"
-    tiny_anima.save(tensors, merged_path)
-    merged = open_checkpoint(merged_path).load_unet(torch.float32)
-    noisy = torch.randn(2, 128, 4, 4, generator=torch.Generator().manual_seed(5))
-    text = encode(live, CAPTIONS[:2])
-    base = open_checkpoint(tiny.written()).load_unet(torch.float32)
-    with torch.no_grad():
-        ours, theirs, before = (
-            KLEIN.predict(model, noisy, torch.tensor([0.3, 0.8]), text, torch.ones(2, 6))
-            for model in (live.unet, merged, base)
-        )
-    assert not torch.allclose(ours, before, atol=1e-2)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
 def test_diffusers_loads_its_form_of_the_file(tmp_path, few_tokens, pipeline):
     folder = run(tmp_path, max_train_steps=8, learning_rate=5e-3, lora_rank=4)
     flat = load_file(folder.path / "ink.safetensors")
@@ -358,37 +268,6 @@ def test_diffusers_loads_its_form_of_the_file(tmp_path, few_tokens, pipeline):
         torch.testing.assert_close(change.float(), expected, rtol=1e-2, atol=1e-5)
     finally:
         pipeline.unload_lora_weights()
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, few_tokens):
-    whole = run(tmp_path, "whole", max_train_steps=4, save_steps=2)
-    half = run(tmp_path, "half", max_train_steps=2, save_steps=2)
-    more = training.read(half.config).replace(max_train_steps=4)
-    half.config.write_text(training.to_yaml(more), encoding="utf-8")
-    assert job.run(half.path) == job.FINISHED
-    first, second = (
-        load_file(folder.path / f"{name}.safetensors")
-        for folder, name in ((whole, "whole"), (half, "half"))
-    )
-    assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
-def test_metadata_and_sidecar_say_what_hosts_look_for(tmp_path, few_tokens):
-    (tmp_path / "Lora").mkdir()
-    run(
-        tmp_path,
-        max_train_steps=2,
-        lora_dir=str(tmp_path / "Lora"),
-        sample_prompts=["a zorbl"],
-        sample_steps=2,
-    )
-    delivered = tmp_path / "Lora" / "ink.safetensors"
-    metadata = read_header(delivered).metadata
-    assert metadata["ss_base_model_version"] == "flux2_klein_4b"
-    assert metadata["modelspec.architecture"].startswith("flux-2-klein-4b")
-    sidecar = json.loads(delivered.with_suffix(".json").read_text(encoding="utf-8"))
-    assert sidecar["sd version"] == "klein"
 
 
 @pytest.mark.parametrize(
@@ -429,16 +308,3 @@ def test_the_planner_counts_a_step_at_full_size_without_weights(tmp_path):
     in_double = 2 * (4 * 2 * width + (width + 6 * width) + (3 * width + width))
     in_single = (width + 9 * width) + (4 * width + width)
     assert found.adapters == 4 * 4 * (5 * in_double + 20 * in_single)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mixed_precision": "bf16", "gradient_checkpointing": True, "blocks_to_swap": 3},
-        {"mixed_precision": "bf16", "base_precision": "int8", "vae_tiling": True},
-    ],
-    ids=["bf16, swapped", "int8"],
-)
-def test_it_trains_in_little_memory(tmp_path, few_tokens, changes):
-    folder = run(tmp_path, max_train_steps=3, batch_size=2, **changes)
-    assert all(torch.tensor(losses(folder)).isfinite())

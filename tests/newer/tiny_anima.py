@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lora_trainer.families import anima
 from lora_trainer.families.components.anima import build_conditioner, build_transformer
 from lora_trainer.families.components.qwen3 import build_qwen3
 from lora_trainer.families.components.qwen_image import build_vae
+from tests.families.promises import save
 
 TRANSFORMER = {
     "in_channels": 17,
@@ -129,14 +129,6 @@ def write(folder: Path, prefix: str = "net.") -> Path:
 def written() -> Path:
     """The same, once a process."""
     return write(Path(tempfile.mkdtemp(prefix="anima")) / "models")
-
-
-def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
-        path,
-        metadata={"modelspec.resolution": "64x64"},
-    )
 
 
 def qwen3_tokenizer() -> Tokenizer:
