@@ -90,14 +90,10 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
     """
     found = [
         module
-        for module in model.modules()
-        if type(module) is torch.nn.Conv2d
-        and module.weight.device.type == "cpu"
+        for module in _convolutions(model)
+        if module.weight.device.type == "cpu"
         and module.weight.dtype == torch.bfloat16
         and not module.weight.requires_grad
-        and module.groups == 1
-        and module.padding_mode == "zeros"
-        and isinstance(module.padding, tuple)
     ]
     if not found or not can_prepack():
         return 0
@@ -105,6 +101,26 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
         module.__class__ = PrepackedConv2d
     log.info("%d convolutions prepacked", len(found))
     return len(found)
+
+
+def layout_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Bytes that `prepack_convolutions` takes more for this model, frozen and in this dtype on the
+    processor.
+    """
+    if dtype != torch.bfloat16 or not can_prepack():
+        return 0
+    return 2 * sum(module.weight.numel() * dtype.itemsize for module in _convolutions(model))
+
+
+def _convolutions(model: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    return [
+        module
+        for module in model.modules()
+        if type(module) is torch.nn.Conv2d
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+    ]
 
 
 def can_prepack() -> bool:

@@ -20,6 +20,7 @@ import torch
 from lora_trainer.checkpoint.load import Checkpoint, open_as_set
 from lora_trainer.errors import CheckpointError, ConfigError
 from lora_trainer.families.base import TILE
+from lora_trainer.frozen.prepacked import layout_bytes
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.planner import accounting, formula
@@ -300,9 +301,12 @@ def _counted(
     preview = config.samples.sample_size or side
     if config.training.vae_tiling:
         side, preview = min(side, TILE), min(preview, TILE)
-    loaded = step.weights + step.adapters + optimizer
+    weights = step.weights
+    if kind == "cpu":
+        weights += layout_bytes(checkpoint.outline().unet, dtype)
+    loaded = weights + step.adapters + optimizer
     return StepBytes(
-        weights=step.weights,
+        weights=weights,
         adapters=step.adapters,
         optimizer=optimizer,
         activations=step.activations + step.gradients,

@@ -6,9 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
 from lora_trainer import __main__ as command_line
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.frozen import prepacked
 from lora_trainer.planner import plan as planning
 from lora_trainer.planner.formula import StepBytes
 from lora_trainer.planner.plan import cheaper, make_plan, of_share, process_count
@@ -201,3 +204,21 @@ def test_an_unknown_architecture_is_counted_and_earlier_runs_tell_the_time(plan,
     assert found["seconds_per_step"] == pytest.approx(6 / 4)
     assert 0 < found["weights_bytes"] < 100e6
     assert training.DEFAULT_RANK == 8 and found["adapters_bytes"] > 0
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_on_a_processor_the_layouts_of_convolutions_are_counted(plan, monkeypatch, packs):
+    monkeypatch.setattr(prepacked, "can_prepack", lambda: packs)
+    asked = {"base_model": str(small_checkpoint()), "resolution": 64, "device": "cpu"}
+
+    def weights(precision):
+        status, out, err = plan("--json", **asked, mixed_precision=precision)
+        assert status == 0, err
+        return json.loads(out)["weights_bytes"]
+
+    unet = open_checkpoint(small_checkpoint()).outline().unet
+    convolutions = sum(
+        module.weight.numel() for module in unet.modules() if isinstance(module, torch.nn.Conv2d)
+    )
+    more = 2 * 2 * convolutions if packs else 0
+    assert weights("bf16") - more == pytest.approx(weights("no") / 2, rel=0.01)
