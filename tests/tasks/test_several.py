@@ -27,6 +27,8 @@ from tests.language import made as texts
 from tests.made import begin, losses
 from tests.tasks.test_caption import captions, draw
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"rtol": 0.0, "atol": 1e-6}
 
 
@@ -75,9 +77,13 @@ def device(folder):
     return said[-1].device
 
 
-def others():
-    """The processes that this one has started, and that still run."""
-    return [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+def others(folder):
+    """The processes of this run that this one has started, and that still run."""
+    return [
+        one
+        for one in psutil.Process().children()
+        if one.status() != psutil.STATUS_ZOMBIE and str(folder.path) in one.cmdline()
+    ]
 
 
 def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
@@ -109,10 +115,10 @@ def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
     assert job.run(together.path) == job.STOPPED
     assert (together.read_state().step, device(together)[:4]) == (3, "3 x ")
     # the steps of an epoch have 6 images and 1
-    assert len(encoded) == 3 and not others()
+    assert len(encoded) == 3 and not others(together)
     again = training.read(together.config).replace(devices="cpu,cpu")
     together.config.write_text(training.to_yaml(again), encoding="utf-8")
-    assert job.run(together.path) == job.FINISHED and not others()
+    assert job.run(together.path) == job.FINISHED and not others(together)
     assert_same(together, alone)
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-7)
     assert max(float(one.abs().max()) for one in expected) > 1e-2
@@ -137,14 +143,14 @@ def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
 
 def test_a_killed_process_ends_the_run_with_what_was_learned(tmp_path, monkeypatch):
     folder = begin(tmp_path, devices="cpu,cpu", epochs=10, save_steps=100)
-    after_step(monkeypatch, 3, lambda: others()[0].kill())
+    after_step(monkeypatch, 3, lambda: others(folder)[0].kill())
     assert job.run(folder.path) == job.FAILED
     failure = folder.read_state().failure
     assert failure.message == "process 2 of 2 was ended (signal 9)"
     assert "resume" in failure.hint
     assert [saved.step for saved in folder.read_state().saved] == [3]
     assert [path.name for path in folder.state.iterdir()] == ["step00000003.pt"]
-    assert not others()
+    assert not others(folder)
 
 
 def test_none_is_left_when_the_first_one_is_killed(tmp_path):
@@ -231,7 +237,7 @@ def test_images_are_captioned_by_two_as_by_one(tmp_path):
         written[name] = captions(images)
         assert (state.step, state.step_count, len(written[name])) == (4, 4, 4)
     assert written["together"] == written["alone"]
-    assert device(folder)[:4] == "2 x " and not others()
+    assert device(folder)[:4] == "2 x " and not others(folder)
 
 
 def test_torchrun_starts_all_processes(tmp_path):
