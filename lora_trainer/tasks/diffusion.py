@@ -263,7 +263,8 @@ class Preparation(PreparationStage):
         kind = kind_for(family, is_distilled=checkpoint.detected.is_distilled)
         if isinstance(asked, Path):
             return TrainingAdapter.of(open_adapter(asked), checkpoint.outline())
-        if asked == "off" or kind is None:
+        # a resumed run says which, unless it was begun before there were any
+        if asked == "off" or kind is None or self.start.state:
             return None
         folder = config.output.lora_dir
         found = find_adapter(checkpoint.path, family, kind, [folder] if folder else [])
@@ -392,10 +393,10 @@ def require_unchanged(state: Mapping[str, Any] | None, adapter: TrainingAdapter 
     """Raise LoraFileError if the training adapter is not that of the resume point. state: None for
     a new run.
     """
-    files_then = (state or {}).get("provenance", {}).get("files", {})
-    before = files_then.get("training_adapter")
-    now = adapter.sha256 if adapter else ""
-    if before in (None, now):
+    if state is None:
+        return
+    before = state.get("provenance", {}).get("files", {}).get("training_adapter", "")
+    if before == (adapter.sha256 if adapter else ""):
         return
     raise LoraFileError(
         "the training adapter ({path}) is not the one that this run was begun with",

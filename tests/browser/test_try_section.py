@@ -61,6 +61,32 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
 
 
 @pytest.mark.webuis("forge")
+def test_steps_and_cfg_are_those_of_the_webuis_checkpoint_until_they_are_changed(
+    host, visitor, lora
+):
+    def with_a_distilled_checkpoint(route):
+        answer = route.fetch()
+        told = answer.json()
+        for checkpoint in told["checkpoints"]:
+            checkpoint |= {"loaded": True, "family": "sd1", "steps": 8, "cfg": 1.0}
+        route.fulfill(response=answer, json=told)
+
+    visitor.context.route("**/lora-trainer/home", with_a_distilled_checkpoint)
+    write_lora(host.lora_folder / "tried_fox_2.safetensors")
+    _, section = open_try(visitor, host, lora)
+    section.get_by_text("More", exact=True).click()
+    steps, cfg = (
+        section.get_by_role("spinbutton", name=name) for name in ("Sampling steps", "CFG scale")
+    )
+    eventually(lambda: (steps.input_value(), cfg.input_value()), ("8", "1"))
+    steps.fill("12")
+    section.get_by_label("LoRA", exact=True).select_option(label="tried_fox_2")
+    eventually(lambda: (steps.input_value(), cfg.input_value()), ("12", "1"))
+    # what is still on its way must not fail when the browser closes
+    visitor.context.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.webuis("forge")
 def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
     run = host.trainer_folder / "runs" / "fox run"
     saved = [

@@ -4,6 +4,8 @@ and in no file.
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import LoraSettings, SampleSettings
 from lora_trainer.training.preview import sample_latents
 from lora_trainer.worker import job
+from tests.families import tiny_flux
 from tests.made import begin, losses
 from tests.newer import tiny_anima
 from tests.newer import tiny_z_image as tiny
@@ -302,6 +305,23 @@ def test_a_fused_layers_adapter_is_divided_among_the_layers_of_the_model(tmp_pat
         torch.testing.assert_close(found, whole[64 * number : 64 * (number + 1)])
 
 
+def test_the_published_adapters_layers_are_those_of_the_model_of_full_size(tmp_path):
+    outline = open_checkpoint(tiny.write_full_size(tmp_path)).outline()
+    shapes = {}
+    for name, layer in outline.unet.named_modules():
+        if name.startswith("layers.") and isinstance(layer, torch.nn.Linear):
+            shapes[f"diffusion_model.{name}.lora_A.weight"] = (1, layer.in_features)
+            shapes[f"diffusion_model.{name}.lora_B.weight"] = (layer.out_features, 1)
+    assert len(shapes) == 2 * 30 * 8
+    # v1 is of rank 32: 170 MB; v2 of rank 64: 340 MB
+    assert 32 * 2 * sum(map(prod, shapes.values())) == pytest.approx(170e6, rel=0.001)
+    path = tiny_flux.sparse(tmp_path / "adapter.safetensors", shapes)
+    changes = open_adapter(path)
+    assert changes.families == ("zimage",) and set(changes.scales.values()) == {1.0}
+    adapter = TrainingAdapter.of(changes, outline)
+    assert adapter.delta("layers.29.feed_forward.w2").shape == (3840, 10240)
+
+
 # --- resume ---------------------------------------------------------------------------------------
 
 
@@ -323,6 +343,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_needs_the_same_adapter(
     assert "is not the one that this run was begun with" in failure(half)
     adapter_file.write_bytes(kept)
     assert job.run(half.path) == job.FINISHED
+    first, second = (
+        load_file(folder.path / f"{folder.path.name}.safetensors") for folder in (whole, half)
+    )
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_run_that_was_begun_without_one_goes_on_without_one(tmp_path, turbo):
+    settings = {"save_steps": 2, "max_train_steps": 4}
+    whole, _ = run(tmp_path, turbo, "whole", **settings)
+    half, _ = run(tmp_path, turbo, "half", **{**settings, "max_train_steps": 2})
+    path = write_adapter(tmp_path / "models" / "Lora" / KIND.file)
+
+    def go_on(asked):
+        more = training.read(half.config).replace(max_train_steps=4, training_adapter=asked)
+        half.config.write_text(training.to_yaml(more), encoding="utf-8")
+        return job.run(half.path)
+
+    assert go_on(str(path)) != job.FINISHED
+    assert "is not the one that this run was begun with" in failure(half)
+    # as a run of a version without this setting
+    assert go_on(None) == job.FINISHED
     first, second = (
         load_file(folder.path / f"{folder.path.name}.safetensors") for folder in (whole, half)
     )
