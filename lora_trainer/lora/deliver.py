@@ -22,7 +22,7 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lora_trainer.families.base import Family
 from lora_trainer.lora.credits import Credits
 from lora_trainer.lora.file import copy_with_metadata, read_header, same_weights
 from lora_trainer.lora.host_layers import version_word
+from lora_trainer.lora.metadata import SAMPLING
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
 CLAIM_END = ".safetensors.part"
@@ -95,10 +96,10 @@ def deliver(
     returned. Raises LoraFileError if the folder is missing, full or not writable; `file` is not
     modified.
     """
-    credits = Credits.of(read_header(file).metadata)
+    metadata = read_header(file).metadata
     _require_folder(lora_dir, file)
     version = version_of(family, webui)
-    texts = _sidecar(trigger, preferred_weight, version, negative_text, credits)
+    texts = _sidecar(trigger, preferred_weight, version, negative_text, metadata)
     try:
         with _locked(file):
             note = _Note(file, lora_dir)
@@ -156,16 +157,21 @@ def version_of(family: Family, webui: str | None) -> str:
 
 
 def _sidecar(
-    trigger: str, preferred_weight: float, version: str, negative_text: str, credits: Credits
+    trigger: str,
+    preferred_weight: float,
+    version: str,
+    negative_text: str,
+    metadata: Mapping[str, str],
 ) -> str:
-    """The user metadata of A1111's card."""
+    """The user metadata of A1111's card. metadata: the LoRA file's."""
+    credits = Credits.of(metadata)
     values = {
         "description": credits.description,
         "sd version": version,
         "activation text": trigger,
         "preferred weight": preferred_weight,
         "negative text": negative_text,
-        "notes": credits.notes(),
+        "notes": "\n".join(filter(None, [metadata.get(SAMPLING, ""), credits.notes()])),
     }
     return json.dumps(values, ensure_ascii=False, indent=4) + "\n"
 

@@ -36,7 +36,7 @@ from lora_trainer.lora.layouts import (
     form_of,
     layers_in,
 )
-from lora_trainer.lora.metadata import STEP, STRENGTH, TRAINING_ADAPTER, VERDICT
+from lora_trainer.lora.metadata import SAMPLING, STEP, STRENGTH, TRAINING_ADAPTER, VERDICT
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
 from lora_trainer.lora.tensors import read_number, read_tensor
@@ -99,6 +99,8 @@ class Description:
     """What its trainer judged: which step is best."""
     strength: str | None
     """The strength to use it at, if stated."""
+    sampling: str | None
+    """Steps and CFG scale of images with it, if its base was distilled."""
     unmatched: tuple[str, ...] | None
     """Layers that the base does not have. None: no base was given."""
     misshapen: tuple[str, ...] | None
@@ -175,6 +177,7 @@ class Description:
             ("trained", _trained(self.step, self.epoch)),
             ("verdict", self.verdict),
             ("strength", self.strength),
+            ("sampling", self.sampling),
             ("base model", self.base_model),
             ("images", self.image_count),
             ("resolution", ", ".join(self.resolutions)),
@@ -286,6 +289,7 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
         credits=Credits.of(values),
         verdict=values.get(VERDICT) or None,
         strength=values.get(STRENGTH) or None,
+        sampling=_known(values.get(SAMPLING)),
         unmatched=unmatched,
         misshapen=misshapen,
         hosts=(),

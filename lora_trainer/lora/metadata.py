@@ -74,6 +74,8 @@ class TrainingFacts:
     base_legacy_hash: str | None = None
     vae_sha256: str | None = None
     vae_legacy_hash: str | None = None
+    few_steps: tuple[int, float] | None = None
+    """Steps and CFG scale of images of a base that was distilled; None: it was not."""
     training_adapter: tuple[str, str] | None = None
     """Name and SHA-256 of the file that was part of the base while it was trained."""
     network_module: str = "networks.lora"
@@ -108,6 +110,9 @@ def _model(facts: TrainingFacts) -> dict[str, Any]:
     if checkpoint.vae:
         values["ss_vae_name"] = checkpoint.vae.name
         hashes |= {"ss_vae_hash": facts.vae_legacy_hash, "ss_new_vae_hash": facts.vae_sha256}
+    if facts.few_steps is not None:
+        steps, cfg = facts.few_steps
+        values[SAMPLING] = f"{steps} steps, CFG scale {cfg:g}"
     if facts.training_adapter is not None:
         values[TRAINING_ADAPTER], hashes[f"{TRAINING_ADAPTER}_hash"] = facts.training_adapter
     return {**values, **{key: value for key, value in hashes.items() if value}}
@@ -232,6 +237,8 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 VERDICT, STRENGTH = "lora_trainer.verdict", "lora_trainer.strength"
 """What was judged at the end of the run, and the strength to use."""
+SAMPLING = "lora_trainer.sampling"
+"""Steps and CFG scale, of a LoRA whose base was distilled to few steps."""
 TRAINING_ADAPTER = "ss_training_adapter"
 """The file that was part of the base while it was trained, and is no part of the LoRA."""
 STEP = "lora_trainer_step"

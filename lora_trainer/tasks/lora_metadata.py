@@ -97,6 +97,11 @@ def training_facts(
         base_legacy_hash=base_legacy,
         vae_sha256=vae_sha256,
         vae_legacy_hash=vae_legacy,
+        few_steps=(
+            checkpoint.family.webui_sampling(is_distilled=True)
+            if checkpoint.detected.is_distilled
+            else None
+        ),
         training_adapter=(adapter.path.name, adapter.sha256) if adapter else None,
         network_module=lora_type.network_module,
         network_args=lora_type.network_args(config.lora),

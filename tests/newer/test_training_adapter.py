@@ -4,6 +4,7 @@ and in no file.
 
 from __future__ import annotations
 
+import json
 from math import prod
 
 import numpy as np
@@ -216,8 +217,11 @@ def test_it_is_found_by_its_name_the_last_version_first(tmp_path, turbo):
 
 
 def test_what_was_trained_with_it_says_so(tmp_path, turbo, adapter_file):
-    folder, code = run(tmp_path, turbo)
+    (tmp_path / "Lora").mkdir()
+    folder, code = run(tmp_path, turbo, lora_dir=str(tmp_path / "Lora"), author="me")
     assert code == job.FINISHED and warnings(folder) == []
+    sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
+    assert sidecar["notes"] == "8 steps, CFG scale 1\nAuthor: me"
     assert training.read(folder.config).checkpoint.training_adapter == adapter_file
     file = folder.path / "ink.safetensors"
     metadata = read_header(file).metadata
@@ -225,7 +229,9 @@ def test_what_was_trained_with_it_says_so(tmp_path, turbo, adapter_file):
         metadata["ss_training_adapter"] == KIND.file
         and len(metadata["ss_training_adapter_hash"]) == 64
     )
-    assert f"with the training adapter {KIND.file}" in describe(file).to_text()
+    told = describe(file)
+    assert f"with the training adapter {KIND.file}" in told.to_text()
+    assert told.sampling == "8 steps, CFG scale 1" and told.sampling in told.to_text()
 
 
 def test_without_it_a_warning_names_the_file(tmp_path, turbo):
