@@ -347,6 +347,10 @@ def plan(asked: argparse.Namespace) -> int:
 
 
 def bench(asked: argparse.Namespace) -> int:
+    from lora_trainer.bench.models import packages_of
+    from lora_trainer.checkpoint.packages import activate_set
+
+    activate_set(packages_of(asked.model))
     from lora_trainer.bench import command
 
     given = {

@@ -16,7 +16,7 @@ from lora_trainer import __version__
 from lora_trainer.bench import models
 from lora_trainer.bench.run import Timing, make_config, measure
 from lora_trainer.bench.speed import matmul_rate
-from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.checkpoint.load import open_as_set
 from lora_trainer.planner.accounting import step_flops
 from lora_trainer.planner.command import ask as plan
 from lora_trainer.settings import training
@@ -100,14 +100,13 @@ def bench(
             kind = (str(device), timing.precision)
             if kind not in rates:
                 rates[kind] = matmul_rate(device, dtype)
-            base = config.checkpoint
             shown = {"resolution", "batch_size", "lora_rank", *changes}
             values = training.to_mapping(config)
             yield Result(
                 model=model.name,
                 settings={key: values[key] for key in values if key in shown},
                 timing=timing,
-                flops=step_flops(open_checkpoint(base.base_model, vae=base.vae), config, dtype),
+                flops=step_flops(open_as_set(config.checkpoint), config, dtype),
                 planned_peak=planned,
                 matmul_rate=rates[kind],
             )

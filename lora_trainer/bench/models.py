@@ -1,7 +1,8 @@
 """Checkpoints of random weights in the architecture of published ones.
 
 `published/NAME.json.gz` holds the tensors' names and shapes of each file that a model consists of,
-as its publisher's header states them (tests/benchmark/published_models.py writes it).
+as its publisher's header states them (tests/benchmark/published_models.py writes it). Tokenizers
+that come in files of their own are made too: what they know are single bytes or letters.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,8 +52,17 @@ class PublishedModel:
         return int(self._stated["resolution"])
 
     @property
+    def packages(self) -> str:
+        """The set of training libraries that it needs besides the worker's own, or ""
+        (checkpoint.packages).
+        """
+        return str(self._stated.get("packages", ""))
+
+    @property
     def tensors(self) -> Mapping[str, Mapping[str, Shape]]:
-        """The setting that a file is given to (base_model, vae ...) -> tensor -> shape."""
+        """File -> tensor -> shape. A file is named by the setting that it is given to (base_model,
+        vae), and by its number where that takes several: text_encoders.0.
+        """
         return {
             setting: {name: tuple(shape) for name, shape in shapes.items()}
             for setting, shapes in self._stated["tensors"].items()
@@ -65,19 +75,28 @@ class PublishedModel:
             math.prod(shape) for shapes in self.tensors.values() for shape in shapes.values()
         )
 
-    def write(self, folder: Path, seed: int = 0) -> dict[str, Path]:
-        """Write the files with random weights, unless they are there: setting -> file.
+    def write(self, folder: Path, seed: int = 0) -> dict[str, Any]:
+        """Write the files with random weights, unless they are there: setting -> file, list of
+        files, or folder of tokenizers.
 
         Weights are normally distributed with the variance that keeps activations of the same size;
         norms are ones, and biases zeros.
         """
         block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32)
-        written = {}
-        for setting, shapes in self.tensors.items():
-            path = folder / f"{self.name}-{setting}.safetensors"
+        written: dict[str, Any] = {}
+        for file, shapes in self.tensors.items():
+            path = folder / f"{self.name}-{file}.safetensors"
             if not path.exists():
                 files.replace_file(path, functools.partial(_write, shapes=shapes, block=block))
-            written[setting] = path
+            setting, _, number = file.partition(".")
+            if number:
+                written.setdefault(setting, []).append(path)
+            else:
+                written[setting] = path
+        if kinds := self._stated.get("tokenizers", ()):
+            from lora_trainer.bench.tokenizers import write_tokenizers
+
+            written["tokenizers"] = write_tokenizers(folder / "tokenizers", kinds)
         return written
 
 
@@ -98,6 +117,20 @@ def named(name: str) -> PublishedModel:
             known=", ".join(known),
         )
     return known[name]
+
+
+def packages_of(names: Sequence[str]) -> str:
+    """The set of training libraries that these models need besides the worker's own, or "". Raises
+    ConfigError for an unknown name, and for models of different sets.
+    """
+    sets = {named(name).packages for name in names}
+    if len(sets) > 1:
+        raise ConfigError(
+            "{names} need different versions of the training libraries",
+            hint="Call bench for each of them.",
+            names=", ".join(names),
+        )
+    return next(iter(sets), "")
 
 
 def _write(path: Path, shapes: Mapping[str, Shape], block: Any) -> None:

@@ -29,7 +29,11 @@ def activate_for(path: Path) -> Overlay | None:
     """Make this process import what the checkpoint needs. Call it after environment.activate().
     Returns None if that is the worker's own set. Raises SetupError if the packages are missing.
     """
-    name = packages_of(path)
+    return activate_set(packages_of(path))
+
+
+def activate_set(name: str) -> Overlay | None:
+    """The same for the set of this name (Family.packages)."""
     if not name:
         return None
     return environment.activate(environment.find_family_overlay(name).require())

@@ -17,8 +17,9 @@ from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import events
-from tests.benchmark.published_models import MODELS
-from tests.checkpoint.samples import full_shapes, tiny_file
+from tests.benchmark.published_models import MODELS, NEWER
+from tests.checkpoint.samples import tiny_file
+from tests.families import tiny_flux
 
 
 @pytest.fixture
@@ -34,16 +35,28 @@ def tiny(tmp_path, monkeypatch):
     return models.named("tiny")
 
 
-@pytest.mark.parametrize("name", MODELS)
+OF_THESE_LIBRARIES = [name for name in MODELS if name not in NEWER]
+
+
+@pytest.mark.parametrize("name", OF_THESE_LIBRARIES)
 def test_the_architectures_are_the_published_ones(name):
-    family, title = MODELS[name]
+    stated = MODELS[name].stated()
     model = models.named(name)
-    assert model.title == title
-    assert model.tensors == {"base_model": full_shapes(family)}
+    assert (model.title, model.resolution) == (stated["title"], stated["resolution"])
+    assert model.tensors == stated["tensors"]
 
 
 def test_a_published_model_has_its_published_size():
+    """In GB: SDXL, and FLUX.1 with CLIP-L, T5-XXL and VAE."""
     assert models.named("sdxl").byte_count == pytest.approx(6.94e9, rel=0.005)
+    assert models.named("flux1").byte_count == pytest.approx(33.7e9, rel=0.005)
+
+
+def test_models_of_different_libraries_are_not_mixed():
+    assert models.packages_of(["sd15", "flux1"]) == ""
+    assert models.packages_of(["anima"]) == "newer"
+    with pytest.raises(ConfigError, match="sd15, anima need different versions"):
+        models.packages_of(["sd15", "anima"])
 
 
 def test_random_weights_keep_activations_at_their_size(tiny, tmp_path):
@@ -62,7 +75,7 @@ def test_random_weights_keep_activations_at_their_size(tiny, tmp_path):
 def test_an_unknown_model_is_refused_with_those_that_are_known():
     with pytest.raises(ConfigError, match="sd3 is not a model that bench knows") as caught:
         models.named("sd3")
-    assert "sd15, sd21, sdxl" in str(caught.value.hint)
+    assert "anima, flux1, klein4b, sd15, sd21, sdxl, zimage" in str(caught.value.hint)
 
 
 def test_a_training_is_measured_by_its_events():
@@ -112,6 +125,29 @@ def test_a_training_is_run_and_measured(tiny, tmp_path):
     rate = shown["flops"] / shown["seconds_per_step"] / shown["matmul_rate"]
     assert shown["share_of_matmul_rate"] == pytest.approx(rate)
     assert "| tiny resolution 64" in to_text([result])
+
+
+def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeypatch):
+    models_folder = tmp_path / "tiny flux"
+    checkpoint = tiny_flux.write(models_folder)
+    encoders = sorted((models_folder / "text_encoder").glob("*.safetensors"))
+    parts = {"base_model": checkpoint, "vae": models_folder / "VAE" / "ae.safetensors"}
+    parts |= {f"text_encoders.{number}": path for number, path in enumerate(encoders)}
+    shapes = {
+        name: {key: info.shape for key, info in read_header(path).tensors.items()}
+        for name, path in parts.items()
+    }
+    # the letters of the made tokenizer have to be among its tokens
+    (width,) = {shape[1] for shape in shapes["text_encoders.1"].values() if shape[0] == 16}
+    shapes["text_encoders.1"]["shared.weight"] = (128, width)
+    content = {"title": "F", "resolution": 64, "tokenizers": ["t5"], "tensors": shapes}
+    (tmp_path / "published").mkdir()
+    with gzip.open(tmp_path / "published" / "f.json.gz", "wt", encoding="utf-8") as file:
+        json.dump(content, file)
+    monkeypatch.setattr(models, "PUBLISHED", tmp_path / "published")
+    changes = {"resolution": 64, "device": "cpu"}
+    [result] = bench(["f"], 3, changes, tmp_path / "made")
+    assert len(result.timing.losses) == 3 and result.flops > 1e6
 
 
 def test_a_training_that_fails_says_why(tiny, tmp_path):

@@ -158,7 +158,7 @@ def make_tokenizer() -> Tokenizer:
             show_progress=False,
         ),
     )
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 
