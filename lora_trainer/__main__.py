@@ -234,7 +234,7 @@ def make_parser() -> argparse.ArgumentParser:
         " and how much memory that takes"
     )
     sub = add("bench", bench, summary)
-    text = "the models to train: sd15, sd21, sdxl (default: %(default)s)"
+    text = "the models to train: anima, flux1, klein4b, sd15, sd21, sdxl, zimage (default: sd15)"
     sub.add_argument("--model", nargs="+", default=["sd15"], metavar="NAME", help=text)
     text = "training resolution (default: the model's native one)"
     sub.add_argument("--resolution", **PIXELS, help=text)
