@@ -150,8 +150,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "bench": (
-        {"torch", "PIL", "numpy", "psutil"},
-        BASICS | {"settings", "runs", "jobs", "checkpoint", "training.device", "planner"},
+        {"torch", "tokenizers", "PIL", "numpy", "psutil"},
+        BASICS
+        | {
+            "settings",
+            "runs",
+            "jobs",
+            "checkpoint",
+            "families.tokenizer_kinds",
+            "training.device",
+            "planner",
+        },
     ),
     "worker": (
         {"PIL"},
