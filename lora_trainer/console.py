@@ -126,6 +126,8 @@ class Console:
                     f" {_count(event.epoch_count, 'epoch')}, on {event.device}, mixed_precision"
                     f" {event.precision}"
                 )
+                if event.training_adapter:
+                    self._print(f"Training adapter: {event.training_adapter}")
             case events.Phase() if event.phase == "training":
                 self._open_bar(self._state.step_count, "Training", self._state.step)
             case events.Phase() if event.phase in BETWEEN_STEPS:

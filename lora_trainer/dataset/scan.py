@@ -40,7 +40,15 @@ from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_
 from lora_trainer.dataset.syntax import caption_syntax
 from lora_trainer.dataset.unread_files import left_out
 from lora_trainer.errors import DatasetError
-from lora_trainer.settings.training import DatasetSettings
+from lora_trainer.settings import schema
+from lora_trainer.settings.training import CheckpointSettings, DatasetSettings
+
+LONGEST_SETTING = max(
+    schema.choices_of(
+        CheckpointSettings, schema.field_named(CheckpointSettings, "max_token_length")
+    )
+)
+"""Tokens; the largest max_token_length."""
 
 _THREADS = 8
 _AT_ONCE = 64
@@ -155,6 +163,11 @@ def long_caption(
     """An error if the longest of a caption's variants has more than `token_limit` tokens."""
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
+    if token_limit >= LONGEST_SETTING:
+        hint = "Shorten it."
+    if token_limit > LONGEST_SETTING:
+        # the model's own, which no setting changes
+        template = "{name}: the caption has {count} tokens, and the model reads {limit}"
     count = max(map(count_tokens, variants(caption)))
     if count <= token_limit:
         return []

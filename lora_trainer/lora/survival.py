@@ -189,6 +189,12 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
         for name, place in places.items()
         if layers[name].kinds <= ADDED_KINDS and "set" not in layers[name].roles
     }
+    if places and not measured:
+        raise LoraFileError(
+            "what the layers of {path} change depends on the base's weights (DoRA), which is not"
+            " measured",
+            path=header.path,
+        )
     if not measured:
         raise LoraFileError(
             "no layer of {path} can be measured on {base}",
@@ -211,6 +217,10 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
         for strength in strengths:
             for way, after, before in piece.merged(change * strength, ways, sixteen(model)):
                 sums[strength][way].add(name, after - before, change * strength, piece.share)
+    if not any(found.layers for found in sums[strengths[-1]].values()):
+        raise LoraFileError(
+            "the weights of {path} change nothing, or are NaN or infinite", path=header.path
+        )
     return Survival(
         base=base,
         model=model,

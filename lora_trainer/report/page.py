@@ -373,7 +373,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "auto"
     if isinstance(value, tuple):
-        return "\n".join(str(part) for part in value)
+        return "\n".join(map(_shown, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -75,6 +75,8 @@ class Planned(Event):
     resolution: int = 0
     device: str = ""
     precision: str = ""
+    training_adapter: str = ""
+    """The file's name; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,6 +219,7 @@ class Preparation(PreparationStage):
                 resolution=prepared.config.dataset.resolution or 0,
                 device=self.processes.describe(device),
                 precision=prepared.config.checkpoint.mixed_precision,
+                training_adapter=adapter.path.name if adapter else "",
             )
         )
         return prepared
@@ -398,10 +399,24 @@ def require_unchanged(state: Mapping[str, Any] | None, adapter: TrainingAdapter 
     before = state.get("provenance", {}).get("files", {}).get("training_adapter", "")
     if before == (adapter.sha256 if adapter else ""):
         return
+    hint = (
+        "Set training_adapter to its file (--set training_adapter=FILE), or start a new run: the"
+        " base would be another one."
+    )
+    if adapter is None:
+        raise LoraFileError(
+            "this run was begun with a training adapter, and none is used now", hint=hint
+        )
+    if not before:
+        raise LoraFileError(
+            "this run was begun without a training adapter, and {path} is used now",
+            hint="Set training_adapter to off, or start a new run: the base would be another one.",
+            path=adapter.path,
+        )
     raise LoraFileError(
         "the training adapter ({path}) is not the one that this run was begun with",
-        hint="Put the file back there, or start a new run: the base would be another one.",
-        path=adapter.path if adapter else "off",
+        hint=hint,
+        path=adapter.path,
     )
 
 

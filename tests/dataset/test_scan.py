@@ -8,7 +8,7 @@ import pytest
 
 from lora_trainer.dataset.findings import refuse
 from lora_trainer.dataset.images import digest
-from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.scan import Dataset, long_caption, scan
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 from tests.dataset.pictures import noise, save
@@ -369,6 +369,22 @@ def test_long_captions_are_errors_and_stay_examples(tmp_path):
         ("error", "long-caption", "a.png: the caption has 6 tokens, 2 more than max_token_length 4")
     ]
     assert len(dataset.examples) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "message", "hint"),
+    [
+        (150, "900 tokens, 750 more than max_token_length 150", "raise max_token_length"),
+        (225, "900 tokens, 675 more than max_token_length 225", "Shorten it."),
+        (498, "900 tokens, and the model reads 498", "Shorten it."),
+    ],
+)
+def test_only_where_it_helps_a_larger_token_limit_is_advised(limit, message, hint):
+    path = Path("a.png")
+    (finding,) = long_caption(path, "a.png", "word " * 900, lambda text: text.count(" "), limit)
+    assert str(finding).startswith(f"a.png: the caption has {message}")
+    assert hint in str(finding.hint)
+    assert limit == 150 or "max_token_length" not in str(finding.hint)
 
 
 @pytest.mark.parametrize("choice", ["stop", "skip"])

@@ -247,6 +247,17 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
     tensors[key][:] = torch.nan
     safetensors.torch.save_file(tensors, lora)
     assert kept_of(lora, base, FP8, "rounded").survived == 0
+    for value in (torch.nan, 0.0):
+        for tensor in tensors.values():
+            tensor[:] = value
+        safetensors.torch.save_file(tensors, lora)
+        with pytest.raises(LoraFileError, match="change nothing, or are NaN or infinite"):
+            survival(lora, base)
+    names = {key.rsplit(".lora_", 1)[0] for key in tensors}
+    scales = {f"{name}.dora_scale": torch.ones(1) for name in names}
+    safetensors.torch.save_file({**tensors, **scales}, lora)
+    with pytest.raises(LoraFileError, match=r"depends on the base's weights \(DoRA\)"):
+        survival(lora, base)
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

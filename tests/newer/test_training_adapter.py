@@ -223,6 +223,8 @@ def test_what_was_trained_with_it_says_so(tmp_path, turbo, adapter_file):
     sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
     assert sidecar["notes"] == "8 steps, CFG scale 1\nAuthor: me"
     assert training.read(folder.config).checkpoint.training_adapter == adapter_file
+    (planned,) = [one for one in folder.read_events() if isinstance(one, events.Planned)]
+    assert planned.training_adapter == KIND.file
     file = folder.path / "ink.safetensors"
     metadata = read_header(file).metadata
     assert (
@@ -348,6 +350,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_needs_the_same_adapter(
     assert job.run(half.path) != job.FINISHED
     assert "is not the one that this run was begun with" in failure(half)
     adapter_file.write_bytes(kept)
+    half.config.write_text(training.to_yaml(more.replace(training_adapter="off")), encoding="utf-8")
+    assert job.run(half.path) != job.FINISHED
+    assert "was begun with a training adapter, and none is used" in failure(half)
+    half.config.write_text(training.to_yaml(more), encoding="utf-8")
     assert job.run(half.path) == job.FINISHED
     first, second = (
         load_file(folder.path / f"{folder.path.name}.safetensors") for folder in (whole, half)
@@ -367,7 +373,7 @@ def test_a_run_that_was_begun_without_one_goes_on_without_one(tmp_path, turbo):
         return job.run(half.path)
 
     assert go_on(str(path)) != job.FINISHED
-    assert "is not the one that this run was begun with" in failure(half)
+    assert "this run was begun without a training adapter" in failure(half)
     # as a run of a version without this setting
     assert go_on(None) == job.FINISHED
     first, second = (

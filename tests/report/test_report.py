@@ -11,6 +11,7 @@ from lora_trainer import __main__ as command
 from lora_trainer.report import write
 from lora_trainer.report.curves import ticks
 from lora_trainer.report.elements import joined, tag
+from lora_trainer.settings import training
 from lora_trainer.verdict import judge, read
 from tests.verdict.made_run import HOSTILE, write_run
 
@@ -61,13 +62,16 @@ def test_the_command_writes_a_report_with_everything_in_it(tmp_path, capsys):
 
 def test_names_captions_and_prompts_are_texts_and_no_folder_is_named(tmp_path):
     folder = write_run(tmp_path / "run", caption=HOSTILE, prompts=(HOSTILE,))
+    files = {"text_encoders": [tmp_path / "clip_l.safetensors"], "tokenizers": tmp_path / "t5"}
+    asked = training.read(folder.config).replace(**files)
+    folder.config.write_text(training.to_yaml(asked), encoding="utf-8")
     assert command.main(["report", str(folder.path)]) == 0
     content = (folder.path / "report.html").read_text(encoding="utf-8")
     page = Outline(content)
     assert {"script", "a", "link", "iframe"} & {name for name, _ in page.tags} == set()
     assert HOSTILE in " ".join(page.text) and "<script" not in content
     assert not re.search(r"(src|href)=\"(?!data:image/jpeg)", content)
-    assert str(tmp_path) not in content
+    assert str(tmp_path) not in content and "clip_l.safetensors" in content
     policies = [attributes.get("content") for name, attributes in page.tags if name == "meta"]
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in policies
 
