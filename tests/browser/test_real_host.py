@@ -81,8 +81,8 @@ def host(
     print(f"the WebUI's log: {running.log_file}")
     running.kill()
     # a worker outlives its WebUI
-    for requests in running.trainer_folder.glob("runs/*/requests"):
-        send_request(requests, "stop")
+    for run in running.trainer_folder.glob("runs/*"):
+        send_request(run / "requests", "stop")
 
 
 @pytest.fixture
