@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
-from lora_trainer.hosts.base import Host, LowBits, has_module, host_module
+from lora_trainer.hosts.base import Host, LowBits, Txt2ImgRequest, has_module, host_module
 
 
 class A1111(Host):
@@ -53,6 +54,12 @@ class A1111(Host):
             # not reload_model_weights(), which returns early for the same file and leaves the model
             # on the CPU
             models.send_model_to_device(models.model_data.sd_model)
+
+    def _process(self, request: Txt2ImgRequest) -> Any:
+        # while the WebUI starts, a thread of its own loads the model; process_images would load it
+        # once more beside that, and fail
+        importlib.import_module("modules.sd_models").model_data.get_sd_model()
+        return super()._process(request)
 
     def _matched_modules(self) -> dict[str, int] | None:
         # the builtin Lora extension puts its own folder on sys.path

@@ -23,6 +23,7 @@ import os
 import re
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -48,6 +49,8 @@ TUNNEL_FLAGS = tuple(
     ).split()
 )
 """Command-line flags of hosts and extensions that expose the WebUI to others."""
+LONGEST_REASON = 300
+"""Characters of a host's exception in a sentence; its console has all of it."""
 TUNNEL_MODULES = ("ngrok", "pyngrok", "pycloudflared")
 TUNNEL_VARIABLES = ("GRADIO_SHARE", "GRADIO_ROOT_PATH", "SPACE_ID")
 WATCH_SECONDS = 0.2
@@ -780,13 +783,14 @@ def _whole(value: Any, default: int) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """Its type and the beginning of what it says: torch names every layer of a model."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return textwrap.shorten(text, LONGEST_REASON, placeholder=" ...")
 
 
 def _failure(error: Exception) -> HostError:
     """The host's exception as a HostError, with a hint of its own for out of memory."""
-    text = _reason(error)
-    if "out of memory" in text.lower():
+    if "out of memory" in f"{type(error).__name__} {error}".lower():
         return HostError(
             "the graphics card ran out of memory while the WebUI generated the image",
             hint="Choose a smaller width and height, or close other programs.",
@@ -794,5 +798,5 @@ def _failure(error: Exception) -> HostError:
     return HostError(
         "the WebUI could not generate the image: {reason}",
         hint="Try the prompt in txt2img; the WebUI's console has details.",
-        reason=text,
+        reason=_reason(error),
     )

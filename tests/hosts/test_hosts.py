@@ -700,6 +700,21 @@ def test_a_host_is_one_module(start, tmp_path, monkeypatch):
         del sys.modules["lora_trainer.hosts.toy"], hosts.toy
 
 
+def test_an_image_waits_for_the_model_that_a1111_loads_while_it_starts(start, monkeypatch):
+    host = start("a1111")
+    from modules import processing, sd_models
+
+    done = []
+    wait, make = sd_models.model_data.get_sd_model, processing.process_images
+    monkeypatch.setattr(
+        sd_models.model_data, "get_sd_model", lambda: (done.append("model"), wait())[1]
+    )
+    monkeypatch.setattr(processing, "process_images", lambda p: (done.append("image"), make(p))[1])
+    aside(lambda: host.generate(SMALL))
+    assert done[0] == "model"
+    assert "image" in done
+
+
 def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
     host = start("a1111")
     import networks
@@ -715,6 +730,12 @@ def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
         (
             ValueError("Sampler X is not supported"),
             "the WebUI could not generate the image: ValueError: Sampler X is not supported",
+        ),
+        (
+            RuntimeError("missing keys: " + "layer " * 1000),
+            "the WebUI could not generate the image: RuntimeError: missing keys:"
+            + " layer" * 44
+            + " ...",
         ),
         (
             RuntimeError("CUDA out of memory. Tried to allocate"),
