@@ -424,6 +424,8 @@ class FamilyMark:
     path: re.Pattern[str]
     widths: tuple[int, ...] = ()
     heights: tuple[int, ...] = ()
+    stated: tuple[str, ...] = ()
+    """Families that have such layers too, and are believed if the metadata names them."""
 
     def matches(self, layer: Layer) -> bool:
         fits = (not self.widths or layer.width in self.widths) and (
@@ -433,9 +435,16 @@ class FamilyMark:
 
 
 def _mark(
-    families: str, path: str, *, width: tuple[int, ...] = (), height: tuple[int, ...] = ()
+    families: str,
+    path: str,
+    *,
+    width: tuple[int, ...] = (),
+    height: tuple[int, ...] = (),
+    stated: str = "",
 ) -> FamilyMark:
-    return FamilyMark(tuple(families.split()), re.compile(path), width, height)
+    return FamilyMark(
+        tuple(families.split()), re.compile(path), width, height, tuple(stated.split())
+    )
 
 
 _BLOCKS = r"(double|single)_blocks_\d+_"
@@ -461,6 +470,7 @@ MARKS: tuple[FamilyMark, ...] = (
     _mark("klein4b", r"single_blocks_\d+_linear2", width=(12288,)),
     _mark("klein4b", r"single_blocks_\d+_linear1", height=(27648,)),
     _mark("klein4b", r"double_blocks_\d+_(img|txt)_mlp_0", height=(18432,)),
+    _mark("klein4b", r"double_blocks_\d+_(img|txt)_mlp_2", width=(9216,)),
     _mark("chroma", "distilled_guidance_layer_"),
     _mark(
         "flux",
@@ -468,7 +478,12 @@ MARKS: tuple[FamilyMark, ...] = (
         + r"((img|txt)_mod_lin$|modulation_lin$)|guidance_in_|vector_in_|time_text_embed_guidance",
     ),
     _mark("flux", r"single_transformer_blocks_\d+_norm_linear"),
-    _mark("flux chroma", _BLOCKS + "|single_transformer_blocks_"),
+    _mark("flux chroma", r"single_blocks_\d+_linear2", width=(15360,)),
+    _mark("flux chroma", r"single_blocks_\d+_linear1", height=(21504,)),
+    _mark("flux chroma", r"double_blocks_\d+_(img|txt)_mlp_0", height=(12288,)),
+    _mark("flux chroma", r"double_blocks_\d+_(img|txt)_mlp_2", width=(12288,)),
+    # the attention of klein 4B's double blocks has the same names and shapes
+    _mark("flux chroma", _BLOCKS + "|single_transformer_blocks_", stated="klein4b"),
     _mark("qwen", r"transformer_blocks_\d+_(img_mlp|txt_mlp|img_mod_1|txt_mod_1)"),
     _mark("qwen", r"transformer_blocks_(19|[2-5]\d)_attn_(to|add)_", width=(3072,)),
     _mark("flux chroma", r"transformer_blocks_\d+_(ff_context_net|norm1)_", width=(3072,)),
@@ -527,11 +542,10 @@ def families_of(
     and between UNets.
     """
     denoiser = [layer for layer in layers.values() if layer.part == UNET]
-    marked = next(
-        (mark.families for mark in MARKS if any(mark.matches(layer) for layer in denoiser)), ()
-    )
+    mark = next((mark for mark in MARKS if any(mark.matches(layer) for layer in denoiser)), None)
+    marked = mark.families if mark else ()
     stated = stated_family(metadata)
-    if stated and (not marked or stated in marked):
+    if stated and (mark is None or stated in mark.families + mark.stated):
         return (stated,), "metadata"
     if marked:
         return marked, "names and shapes of its layers"

@@ -294,6 +294,26 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("layer", "width", "stated", "expected"),
+    [
+        ("img_attn_proj", 3072, "flux2_klein_4b", ("klein4b",)),
+        ("img_attn_proj", 3072, "flux1", ("flux",)),
+        ("img_attn_proj", 3072, "", ("flux", "chroma")),
+        ("img_attn_proj", 4096, "flux1", ("klein9b",)),
+        ("txt_mlp_2", 9216, "flux1", ("klein4b",)),
+        ("txt_mlp_2", 12288, "flux2_klein_4b", ("flux", "chroma")),
+    ],
+)
+def test_the_metadata_decide_where_klein_has_the_layers_of_flux_1(
+    tmp_path: Path, layer: str, width: int, stated: str, expected: tuple[str, ...]
+) -> None:
+    metadata = {"ss_base_model_version": stated} if stated else None
+    name = f"lora_unet_double_blocks_0_{layer}"
+    found = described(tmp_path / "x.safetensors", [name], KOHYA, width, 3072, metadata)
+    assert found.families == expected
+
+
 def test_what_all_webuis_make_of_a_file_is_one_line(tmp_path: Path) -> None:
     def lines(names: list[str], width: int) -> list[str]:
         text = described(tmp_path / "x.safetensors", names, KOHYA, width).to_text()
