@@ -584,7 +584,18 @@ def inspect(asked: argparse.Namespace) -> int:
         print(f"Wrote {asked.fix}.", file=sys.stderr)
         for name in done.left_out:
             print(f"Left out, because the model has no such layer: {name}", file=sys.stderr)
+        _warn_of_copy(asked)
     return 0
+
+
+def _warn_of_copy(asked: argparse.Namespace) -> None:
+    """What other names do not mend, such as weights of another size, is said of the copy too."""
+    from lora_trainer.lora.certificate import certify
+
+    if asked.host is not None:
+        copy = certify(asked.fix, asked.host, base=asked.base)
+        if copy.loaded == 0:
+            print(f"The copy does not help: {copy.verdict}", file=sys.stderr)
 
 
 def _certified(asked: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -318,6 +318,14 @@ def test_a_worker_that_is_killed_after_its_last_word_has_ended_as_it_said(
     assert Console(folder, Worker()).watch() == status
 
 
+def test_the_training_adapter_is_told_where_there_is_one(tmp_path, capsys):
+    adapted = dataclasses.replace(PLANNED, training_adapter="adapter_v2.safetensors")
+    watch(tmp_path, [events.Started(), adapted])
+    assert "\nTraining adapter: adapter_v2.safetensors\n" in capsys.readouterr().out
+    watch(tmp_path / "other", [events.Started(), PLANNED])
+    assert "adapter:" not in capsys.readouterr().out
+
+
 def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
     history = [
         events.Started(job="caption"),

@@ -650,6 +650,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (told["loaded"], told["layer_count"], told["can_fix"]) == (4, 4, False)
     assert told["verdict"] == "Forge Neo loads all 4 of 4 layers."
     assert main(["inspect", str(path), "--for", "neo", "--fix", str(copy)]) == 1
+    small = write_lora(
+        tmp_path / "small.safetensors",
+        {"blocks.0.cross_attn.q_proj": (96, 96)},
+        head="lora_unet_",
+        ends=KOHYA,
+        alpha=2,
+    )
+    second = tmp_path / "second.safetensors"
+    assert main(["inspect", str(small), "--for", "neo", "--fix", str(second)]) == 0
+    assert (
+        "The copy does not help: Forge Neo loads nothing of this file." in capsys.readouterr().err
+    )
     help_text = make_parser().format_help()
     assert "inspect" in help_text
     for host in HOST_NAMES:
