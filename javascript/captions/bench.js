@@ -6,7 +6,8 @@
  */
 import { el } from "../common/elements.js";
 import { t } from "../common/language.js";
-import { Later, kept, settings } from "../common/store.js";
+import { Later, home, kept, settings } from "../common/store.js";
+import { draft } from "../settings/draft.js";
 
 /** @import { EditEnds, FilterBody } from "../common/answers" */
 /** @import { PageAnswer } from "../common/types" */
@@ -145,8 +146,15 @@ export function setImageSize(/** @type {string} */ size) {
 
 export const triggerWord = () => String(settings().trigger_word || "").trim();
 
-/** Number of tokens that training reads of a caption. */
-export const tokenLimit = () => Number(settings().max_token_length) || 75;
+/** Number of tokens that training reads of a caption: the model's own, or as in the settings. */
+export function tokenLimit() {
+    const { checkpoints, loaded } = home();
+    const chosen =
+        draft.checkpoint === "loaded"
+            ? loaded
+            : checkpoints?.find((known) => known.id === draft.checkpoint);
+    return chosen?.caption_tokens ?? (Number(settings().max_token_length) || 75);
+}
 
 /** Whether the page was loaded with a trigger word or length other than in the settings. */
 export function isOutOfDate() {

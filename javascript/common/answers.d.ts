@@ -200,6 +200,7 @@ export interface CheckpointView {
     resolution: number | null;
     steps: number | null;
     cfg: number | null;
+    caption_tokens: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;
@@ -526,6 +527,7 @@ export interface ListedCheckpoint {
     resolution: number | null;
     steps: number | null;
     cfg: number | null;
+    caption_tokens: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;
@@ -559,6 +561,7 @@ export interface LoadedView {
     resolution: number | null;
     steps: number | null;
     cfg: number | null;
+    caption_tokens: number | null;
     data: "images" | "texts";
     language_model: string | null;
     problem: string | null;

@@ -40,6 +40,7 @@ function unknown(/** @type {unknown} */ caught) {
         resolution: null,
         steps: null,
         cfg: null,
+        caption_tokens: null,
         data: "images",
         language_model: null,
         problem: message,

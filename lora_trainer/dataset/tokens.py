@@ -80,9 +80,14 @@ def piece_ends(ids: Sequence[int]) -> list[int]:
 
 
 def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
-    """The position where a text is truncated at `limit` tokens (75, 150 or 225), or its length."""
+    """The position where a text is truncated at `limit` tokens, or its length. Whole pieces (75, 150
+    or 225 tokens) may end earlier, at a comma.
+    """
     tokens = tokenize(text)
-    read = piece_ends([token.id for token in tokens])[: max(1, limit // PIECE)][-1]
+    if limit % PIECE:
+        read = limit
+    else:
+        read = piece_ends([token.id for token in tokens])[: limit // PIECE][-1]
     return tokens[read - 1].end if read < len(tokens) else len(text)
 
 

@@ -136,6 +136,7 @@ class _Anima(Transformer):
     usual_guidance = 4.5
     unet_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     caption_bytes = LONGEST * 1024 * 4
+    caption_tokens = LONGEST - 1
     lora_prefixes: Mapping[str, str] = {
         "unet": "lora_unet_",
         "text_encoder": "lora_te_",
@@ -276,9 +277,6 @@ class _Anima(Transformer):
     def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
         _, t5 = tokenizers
         return len(t5.encode(caption, add_special_tokens=False).ids)
-
-    def longest_caption(self, max_token_length: int) -> int:
-        return LONGEST - 1
 
     def encode_captions(
         self, parts: Parts, captions: Sequence[str], *, clip_skip: int, max_token_length: int

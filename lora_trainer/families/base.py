@@ -274,7 +274,7 @@ class Family(ABC):
 
     def longest_caption(self, max_token_length: int) -> int:
         """The number of tokens at which captions are cut."""
-        return max_token_length
+        return max_token_length if self.caption_tokens is None else self.caption_tokens
 
     def join(self, rows: Sequence[TextStates], empty: TextStates) -> TextStates:
         """Rows -> one batch. `empty`: the states of an empty caption, for padding."""
@@ -332,6 +332,8 @@ class Family(ABC):
 
     has_distilled_guidance: bool = False
     """Whether samples take one prediction, told how strong its guidance is, instead of two."""
+    caption_tokens: int | None = None
+    """The number of tokens at which captions are cut; None: as max_token_length says."""
     usual_guidance: float = 7.0
     """Guidance of samples for sample_guidance: auto."""
     distilled: Distilled | None = None

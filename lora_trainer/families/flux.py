@@ -170,6 +170,7 @@ class _Flux(Transformer):
         "text_encoder_2": "lora_te3_",
     }
     caption_bytes = TEXT_LENGTH * 4096 * 4
+    caption_tokens = TEXT_LENGTH
     unet_targets = (
         *(f"attn.{name}" for name in (*OF_IMAGE, "to_out.0", *OF_TEXT, "to_add_out")),
         "ff.net.0.proj",
@@ -358,9 +359,6 @@ class _Flux(Transformer):
         return FlowSchedule(by_tokens=TokenShift())
 
     # --- encoding ---------------------------------------------------------------------------------
-
-    def longest_caption(self, max_token_length: int) -> int:
-        return TEXT_LENGTH
 
     def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
         return len(tokenizers[1].encode(caption).ids)

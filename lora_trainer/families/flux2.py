@@ -160,6 +160,7 @@ class _Klein(qwen3.ToldByQwen3):
     sd_version = "klein"
     packages = "newer"
     latent_channels = 4 * VAE_CHANNELS
+    caption_tokens = TEXT_LENGTH - IN_TEMPLATE
     pixels_per_latent = 16
     side = 1024
     side_multiple = 16
@@ -332,9 +333,6 @@ class _Klein(qwen3.ToldByQwen3):
         return FlowSchedule(by_tokens=TokenShift(side=1))
 
     # --- encoding ---------------------------------------------------------------------------------
-
-    def longest_caption(self, max_token_length: int) -> int:
-        return TEXT_LENGTH - IN_TEMPLATE
 
     def encode_captions(
         self, parts: Parts, captions: Sequence[str], *, clip_skip: int, max_token_length: int

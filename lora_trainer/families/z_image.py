@@ -122,6 +122,7 @@ class _ZImage(qwen3.ToldByQwen3):
         ),
     )
     caption_bytes = LONGEST * 2560 * 4
+    caption_tokens = LONGEST - IN_TEMPLATE
     unet_targets = (
         *(f"attention.{name}" for name in (*FUSED, "to_out.0")),
         "feed_forward.w1",
@@ -201,9 +202,6 @@ class _ZImage(qwen3.ToldByQwen3):
         return FlowSchedule(shift=TRAINING_SHIFT)
 
     # --- encoding ---------------------------------------------------------------------------------
-
-    def longest_caption(self, max_token_length: int) -> int:
-        return LONGEST - IN_TEMPLATE
 
     def encode_captions(
         self, parts: Parts, captions: Sequence[str], *, clip_skip: int, max_token_length: int

@@ -450,6 +450,20 @@ def test_what_falls_off_the_end_of_a_caption_is_struck_out_while_it_is_typed(
     expect(row.locator("s")).to_be_hidden()
 
 
+def test_a_model_that_reads_longer_captions_has_its_own_limit(host, visitor, dataset):
+    def of_flux(route):
+        told = route.fetch().json()
+        for known in (told["loaded"], *told["checkpoints"]):
+            known["caption_tokens"] = 512
+        route.fulfill(json=told)
+
+    for name in ("home", "checkpoints"):
+        visitor.context.route(f"**/lora-trainer/{name}", of_flux)
+    section = open_captions(open_bare_tab(visitor, host), dataset)
+    row = section.locator(".lora-trainer-caption-row").first
+    row.get_by_text("6 / 512 tokens").wait_for()
+
+
 def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, dataset):
     captioners = pytest.importorskip("tests.captioning.tiny_captioners")
     draw_images(dataset.folder, 300)

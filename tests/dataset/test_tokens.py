@@ -42,6 +42,8 @@ def test_a_caption_that_fits_loses_nothing(text):
 def test_what_falls_off_the_end_is_known_to_the_character():
     text = " ".join(["cat"] * 75) + " tail end"
     assert unread(text) == " tail end"
+    # a model that has no pieces
+    assert unread(" ".join(["cat"] * 502) + " tail end", 502) == " tail end"
     assert unread(text, limit=150) == ""
 
 

@@ -313,7 +313,9 @@ class Checker:
                 trigger=str(values["trigger"]),
                 tokens=int(values["tokens"]),
             )
-            if not 64 <= settings.resolution <= 4096 or settings.tokens not in token_counts.LIMITS:
+            if not 64 <= settings.resolution <= 4096 or (
+                settings.tokens != token_counts.limit_of(settings.tokens)
+            ):
                 raise ValueError(values)
             return settings, float(kept["checked"])
 

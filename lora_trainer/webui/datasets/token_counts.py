@@ -19,7 +19,8 @@ from lora_trainer.dataset.clip_bpe import ClipBpe
 from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import SetupError
 
-LIMITS = (75, 150, 225)
+SHORTEST, LONGEST = 75, 1024
+"""The limits of models are between these."""
 _REMEMBERED = 50_000
 
 
@@ -82,8 +83,10 @@ def check_trigger_word(word: str) -> TriggerView | None:
 
 
 def limit_of(value: object) -> int:
-    """75, 150 or 225; 75 for other values."""
-    return next((limit for limit in LIMITS if str(value) == str(limit)), LIMITS[0])
+    """The number that a request asks for; 75 for what is no limit of a model."""
+    text = str(value)
+    asked = int(text) if text.isdecimal() and len(text) <= 4 else SHORTEST
+    return asked if SHORTEST <= asked <= LONGEST else SHORTEST
 
 
 @cache

@@ -58,6 +58,8 @@ class CheckpointSummary(TypedDict):
     """Sampling steps that suit it in the WebUI; null: unknown."""
     cfg: float | None
     """The same of the CFG scale."""
+    caption_tokens: int | None
+    """Tokens at which captions are cut; null: as max_token_length says."""
     data: Literal["images", "texts"]
     """What it is trained on."""
     language_model: str | None
@@ -435,6 +437,7 @@ def summarize(facts: CheckpointFacts, language: str) -> CheckpointSummary:
         "resolution": facts.resolution,
         "steps": steps,
         "cfg": cfg,
+        "caption_tokens": facts.family.caption_tokens if facts.family else None,
         "data": "texts" if facts.language else "images",
         "language_model": texts.render(facts.language.words(), language)
         if facts.language

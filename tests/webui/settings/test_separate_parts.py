@@ -89,7 +89,7 @@ def test_a_distilled_checkpoint_is_tried_and_previewed_in_few_steps(schnell):
     made = schnell.preflight.check(asked(sample_steps=None))
     assert (made.resolved["sample_steps"], made.resolved["sample_guidance"]) == (4, 1.0)
     told = schnell.checkpoints.loaded("en")
-    assert (told["steps"], told["cfg"]) == (4, 1.0)
+    assert (told["steps"], told["cfg"], told["caption_tokens"]) == (4, 1.0, 512)
 
 
 def test_a_distilled_checkpoints_training_adapter_is_asked_for_before_the_start(schnell):
