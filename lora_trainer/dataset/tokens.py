@@ -80,8 +80,9 @@ def piece_ends(ids: Sequence[int]) -> list[int]:
 
 
 def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
-    """The position where a text is truncated at `limit` tokens, or its length. Whole pieces (75, 150
-    or 225 tokens) may end earlier, at a comma.
+    """The position where a text is truncated at `limit` tokens, or its length.
+
+    Pieces of 75 (a limit of 75, 150 or 225) may end earlier, at a comma.
     """
     tokens = tokenize(text)
     if limit % PIECE:
