@@ -116,7 +116,9 @@ const choiceEntry = ({ choices }, id, onchange) => {
         id,
         options: choices.map(({ value, label }) => ({ value: String(value), label })),
         onchange: (word) =>
-            onchange((choices.find(({ value }) => String(value) === word) ?? { value: word }).value),
+            onchange(
+                (choices.find(({ value }) => String(value) === word) ?? { value: word }).value,
+            ),
     });
     return plain(select, (value) => {
         // of a settings file, which may have values that are not offered
