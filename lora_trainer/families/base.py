@@ -376,9 +376,6 @@ class Family(ABC):
         """`predict` for a sample. guidance: for a family with distilled guidance."""
         return self.predict(model, noisy, times, text, sizes)
 
-    has_large_text_encoders: bool = False
-    """Whether `text_encoder_blocks` are most of its text encoders."""
-
     def text_encoder_blocks(self, encoder: Any) -> list[tuple[Any, ...]]:
         """The blocks of a text encoder whose layers may be kept in 8 bits, as `blocks`. Empty: it
         is small, or trained.

@@ -183,7 +183,6 @@ class _Flux(Transformer):
     part_kinds = (CLIP_L, T5_XXL, VAE)
     # T5
     text_needs_range = True
-    has_large_text_encoders = True
     has_distilled_guidance = True
     usual_guidance = DISTILLED_GUIDANCE
     # schnell

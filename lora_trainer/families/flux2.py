@@ -165,7 +165,6 @@ class _Klein(qwen3.ToldByQwen3):
     side = 1024
     side_multiple = 16
     text_needs_range = True
-    has_large_text_encoders = True
     usual_guidance = 4.0
     distilled = Distilled(step_count=4)
     unet_targets = (

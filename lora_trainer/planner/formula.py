@@ -61,10 +61,6 @@ class StepBytes:
         return self.weights + self.adapters + self.optimizer + self.activations
 
 
-KEPT_OF_TEXT = 1.06
-"""Bytes a weight of large text encoders whose blocks are kept in 8 bits."""
-
-
 def predict(
     family: Family, layers: Layers, config: RunConfig, precision: Precision
 ) -> StepBytes | None:
@@ -78,9 +74,9 @@ def predict(
         return None
     count = parameter_count(family, layers, config.lora)
     text_encoders = entry["text_encoder_weights"] * BYTES[precision]
-    if family.has_large_text_encoders and config.checkpoint.base_precision in KEPT_BYTES:
-        # embeddings and what is small stay
-        text_encoders = round(entry["text_encoder_weights"] * KEPT_OF_TEXT)
+    if config.checkpoint.base_precision in KEPT_BYTES:
+        # what is kept takes one byte a weight instead of two; embeddings and what is small stay
+        text_encoders -= entry["text_encoder_kept"] * (BYTES[precision] - 1)
     weights = _unet_bytes(entry, config, precision)
     if config.lora.train_text_encoder:
         weights += text_encoders

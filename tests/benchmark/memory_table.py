@@ -83,10 +83,15 @@ def models_of(checkpoint: Checkpoint) -> dict[str, Any]:
     encoding = [accounting.encoding_peak(checkpoint, size) for size in (small, large)]
     decoding = [accounting.decoding_peak(checkpoint, size) for size in (small, large)]
     pixels = prod(large) - prod(small)
+    text_weights = sum(_weights(one) for one in outline.text_encoders)
+    in_8_bits = config_of(base_precision="int8")
+    text_bytes = accounting.text_encoding_peak(checkpoint, in_8_bits, torch.bfloat16, "cuda")
     return {
         "matrix_weights": sum(prod(shape) for _, shape in shapes["unet"]),
         "unet_weights": _weights(outline.unet),
-        "text_encoder_weights": sum(_weights(one) for one in outline.text_encoders),
+        "text_encoder_weights": text_weights,
+        # a byte less each
+        "text_encoder_kept": 2 * text_weights - text_bytes,
         "block_weights": [
             sum(layer.weight.numel() for layer in layers_in(block))
             for block in checkpoint.family.blocks(outline.unet)
