@@ -27,12 +27,13 @@ def sample(
     sampler = family.noise_process(parts.schedule).sampler(
         "ddim", step_count, torch.device("cpu"), shape
     )
-    sizes = torch.tensor([[world.SIDE, world.SIDE, 0, 0, world.SIDE, world.SIDE]] * 2 * shape[0])
+    size = torch.tensor([world.SIDE, world.SIDE, 0, 0, world.SIDE, world.SIDE], dtype=torch.float32)
+    sizes = size.expand(2 * len(prompts), -1)
     generator = torch.Generator().manual_seed(seed)
     latents = sampler.start(torch.randn(shape, generator=generator))
     for time in sampler.times:
         both = sampler.scaled(torch.cat([latents, latents]), time)
-        found = family.predict(parts.unet, both, time.expand(len(both)), text, sizes.float())
+        found = family.predict(parts.unet, both, time.expand(len(both)), text, sizes)
         without, with_text = found.float().chunk(2)
         latents = sampler.step(without + guidance * (with_text - without), time, latents, generator)
     return [to_image(image) for image in family.decode(parts.vae, latents)]
