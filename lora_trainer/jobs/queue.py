@@ -159,7 +159,7 @@ class Queue:
         )
 
     def drop(self, run_id: str) -> None:
-        """Remove a run that started or was deleted, waiting or starting."""
+        """Remove a run that started elsewhere or was deleted, waiting or starting."""
         self._change(
             lambda line: dataclasses.replace(
                 line,
@@ -168,8 +168,18 @@ class Queue:
             )
         )
 
+    def settle(self, run_id: str) -> None:
+        """The starting run has started, or never will. One that waits again meanwhile, to be
+        resumed, stays.
+        """
+        self._change(
+            lambda line: dataclasses.replace(
+                line, starting=None if line.starting == run_id else line.starting
+            )
+        )
+
     def take(self, now: float) -> str | None:
-        """The next run, which becomes `starting` until dropped or put back; None if nothing
+        """The next run, which becomes `starting` until settled, dropped or put back; None if nothing
         waits.
         """
 

@@ -142,8 +142,8 @@ class Scheduler:
         self._start = start
         self._clock = clock
         self._active: dict[str, ActiveRun] = {}
-        self._to_drop: set[str] = set()
-        """Runs to be removed from the queue, which could not be written."""
+        self._unwritten: dict[str, Callable[[str], object]] = {}
+        """Run -> its change of the queue, which could not be written yet."""
         self._deaths: dict[str, Failed] = {}
         """Failures that could not be written."""
         self._logged: dict[str, str] = {}
@@ -252,13 +252,18 @@ class Scheduler:
             line.starting is not None
             and RunFolder(self._history.runs / line.starting).read_state().changed >= line.taken
         ):
-            self._drop(line.starting)
+            self._settle(line.starting)
 
     # --- writes that may have to be retried -------------------------------------------------------
 
     def _drop(self, run_id: str) -> None:
         """Remove the run from the queue, now or when that can be written."""
-        self._to_drop.add(run_id)
+        self._unwritten[run_id] = self._queue.drop
+        self._retry_writes()
+
+    def _settle(self, run_id: str) -> None:
+        """The run is no longer starting, now or when that can be written."""
+        self._unwritten.setdefault(run_id, self._queue.settle)
         self._retry_writes()
 
     def _note_death(self, folder: RunFolder, failure: Failed | None) -> None:
@@ -267,9 +272,9 @@ class Scheduler:
             self._retry_writes()
 
     def _retry_writes(self) -> None:
-        for run_id in tuple(self._to_drop):
-            if self._attempt("taking a run out of the line", partial(self._queue.drop, run_id)):
-                self._to_drop.discard(run_id)
+        for run_id, change in tuple(self._unwritten.items()):
+            if self._attempt("taking a run out of the line", partial(change, run_id)):
+                del self._unwritten[run_id]
         for run_id, failure in tuple(self._deaths.items()):
             folder = RunFolder(self._history.runs / run_id)
             # do not recreate a folder that was deleted meanwhile
@@ -286,14 +291,14 @@ class Scheduler:
             gone = not kept.folder.is_alive if kept.worker is None else status is not None
             if gone:
                 del self._active[run_id]
-                self._drop(run_id)
+                self._settle(run_id)
                 self._end(kept, status)
             elif kept.folder.is_alive:
-                self._no_longer_starting(run_id)
+                self._settle_started(run_id)
 
-    def _no_longer_starting(self, run_id: str) -> None:
+    def _settle_started(self, run_id: str) -> None:
         if self._queue.read().starting == run_id:
-            self._drop(run_id)
+            self._settle(run_id)
 
     def _end(self, kept: ActiveRun, status: int | None) -> None:
         """Record how the run ended, return the device to the host, and list the new LoRA."""
@@ -333,11 +338,11 @@ class Scheduler:
     def _start_next(self) -> None:
         while not self._active:
             run_id = self._queue.take(self._clock())
-            if run_id is None or run_id in self._to_drop:
+            if run_id is None or run_id in self._unwritten:
                 return
             folder = RunFolder(self._history.runs / run_id)
             if not folder.path.is_dir():
-                self._drop(run_id)
+                self._settle(run_id)
                 continue
             if not self._start_run(run_id, folder):
                 return
@@ -356,7 +361,7 @@ class Scheduler:
         try:
             worker = self._start(folder, options)
         except (LoraTrainerError, OSError) as error:
-            self._drop(run_id)
+            self._settle(run_id)
             self._note_death(folder, _failure(error, since))
             self._attempt("giving the device back", lambda: self._gpu_lease.after_end(folder))
             return True

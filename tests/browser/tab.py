@@ -66,6 +66,6 @@ def open_step(page: Page, step: str) -> Any:
 def eventually(said: Any, wanted: Any, seconds: float = PATIENCE) -> None:
     """Until said() is what is wanted."""
     end = time.monotonic() + seconds
-    while said() != wanted and time.monotonic() < end:
+    while (last := said()) != wanted and time.monotonic() < end:
         time.sleep(0.1)
-    assert said() == wanted
+    assert last == wanted, f"{last!r}, not {wanted!r}"

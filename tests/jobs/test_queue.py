@@ -63,6 +63,18 @@ def test_a_run_that_is_taken_is_neither_waiting_nor_forgotten(tmp_path):
     assert queue.take(11.0) is None
 
 
+def test_a_run_that_waits_again_is_still_waiting_when_its_start_is_settled(tmp_path):
+    queue = Queue(tmp_path / "queue.json")
+    queue.add("a")
+    queue.take(7.0)
+    queue.settle("b")
+    assert queue.read().starting == "a"
+    queue.settle("a")
+    queue.add("a")
+    queue.settle("a")
+    assert queue.read() == QueueState(waiting=("a",), starting=None, taken=7.0)
+
+
 def once(queue, token, make):
     with queue.once(token) as click:
         click.run_id = click.run_id or make()

@@ -200,6 +200,19 @@ def test_a_run_from_the_command_line_is_adopted_and_the_queue_waits_for_it(bench
     assert "exit status unknown" in bench.history.entry("mine").state.failure.message
 
 
+def test_a_run_that_is_queued_again_before_its_end_was_noticed_is_resumed(bench):
+    bench.queued("first")
+    bench.run("mine", *BEGUN)
+    with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
+        assert bench.tick() == ("mine",)
+    bench.queue.add("mine", first=True)
+    assert bench.tick() == ("mine",) and list(bench.workers) == ["mine"]
+    bench.tick()
+    bench.workers["mine"].end(3, events.Stopped(step=10))
+    bench.queue.add("mine")
+    assert bench.tick() == ("first",) and bench.queue.read().waiting == ("mine",)
+
+
 def test_a_waiting_run_that_somebody_else_starts_leaves_the_queue(bench):
     bench.queued("a", "b")
     with files.lock(RunFolder(bench.root / "runs" / "a").lock):
