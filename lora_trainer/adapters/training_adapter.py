@@ -1,12 +1,12 @@
-"""A training adapter in the base's weights (lora.training_adapter says what that is).
+"""A training adapter merged into the base's weights (lora.training_adapter says what that is).
 
-    TrainingAdapter.of(changes, outline)   names and shapes fit, or LoraFileError
+    TrainingAdapter.of(changes, outline)   checks names and shapes
     adapter.delta(path)                    what is added to a layer's weight while it is loaded
-    adapter.taken_out(model)               for the block, the model computes as without it
+    adapter.taken_out(model)               context manager: the model computes as without it
 
-Added before weights are converted to 8 bits or left in main memory, it costs a step nothing. Taken
-out, each layer's low-rank product is subtracted from its output: exact but for rounding, whatever
-the weight is kept as. The factors lie in main memory and are copied for each use.
+It is merged before weights are converted to 8 bits or offloaded, and costs a step nothing. To take
+it out, each layer's low-rank product is subtracted from its output: exact but for rounding,
+however the weight is stored. The factors stay in main memory and are copied for each use.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class _Source:
-    """A layer of the file, and its rows that are one layer of the model."""
+    """A layer of the file, and those of its rows that belong to one layer of the model."""
 
     layer: str
     rows: Rows | None
 
 
 class TrainingAdapter:
-    """places: path of a layer of the UNet -> where its delta is."""
+    """A LoRA that is part of the base while another is trained.
+
+    places: path of a layer of the UNet -> the layers of the file with its delta.
+    """
 
     def __init__(self, changes: LoraChanges, places: Mapping[str, list[_Source]]) -> None:
         self.path = changes.header.path
@@ -48,12 +51,13 @@ class TrainingAdapter:
         self._changes = changes
         self._places = places
         self._kept: dict[str, list[WeightChange]] = {}
-        """The factors of the layers whose delta was asked for."""
+        """The factors of the layers that `delta` was called for."""
 
     @classmethod
     def of(cls, changes: LoraChanges, base: Parts) -> TrainingAdapter:
-        """base: its models, which may be on the meta device. Raises LoraFileError for an adapter of
-        another family, with layers that the base does not have, or with broken weights.
+        """Match an adapter with a base, whose models may be on the meta device. Raises
+        LoraFileError if it is of another family, has layers that the base does not have, or has
+        broken weights.
         """
         changes.require_family(base.family)
         layers, places = base_layers(base), dict[str, list[_Source]]()
@@ -119,7 +123,7 @@ class TrainingAdapter:
         found = []
         for place in self._places[path]:
             change = self._changes.read(place.layer)
-            # another height is found by its shape
+            # an unexpected height is left alone, for _require_usable to report
             if place.rows is not None and change.height == place.rows.of:
                 change = change.rows(place.rows.first, place.rows.count)
             found.append(change)
@@ -127,8 +131,8 @@ class TrainingAdapter:
 
     @contextlib.contextmanager
     def taken_out(self, unet: Any) -> Iterator[None]:
-        """For the block, the UNet, into whose weights it was loaded, computes as without it; with
-        adapters beside its layers or not.
+        """A context manager in which `unet` computes as without this adapter, which is merged into
+        its weights. Its layers may have adapters of their own.
         """
         with contextlib.ExitStack() as hooks:
             for path, changes in self._kept.items():
@@ -148,7 +152,7 @@ def _subtracting(changes: list[WeightChange]) -> Callable[..., torch.Tensor]:
 
 
 def _effect(layer: Any, change: WeightChange, inputs: torch.Tensor) -> torch.Tensor:
-    """What a delta of the layer's weight adds to its output."""
+    """What `change` adds to the layer's output for these inputs."""
     factors = (change.whole,) if change.up is None else (change.down, change.up)
     first, *rest = (one.to(inputs.device, inputs.dtype) for one in factors if one is not None)
     if not isinstance(layer, torch.nn.Conv2d):

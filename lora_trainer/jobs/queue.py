@@ -179,7 +179,7 @@ class Queue:
         )
 
     def take(self, now: float) -> str | None:
-        """The next run, which becomes `starting` until settled, dropped or put back; None if nothing
+        """The next run, which becomes `starting` until settled, dropped or put back; None if none
         waits.
         """
 

@@ -1,5 +1,5 @@
-"""The layers of a checkpoint's denoiser, by the model's own names, whichever model of host_layers
-it is: from the header alone, and some rows of a weight with torch.
+"""The layers of a checkpoint's denoiser, by the names in the file, for every model of host_layers.
+Read from the header alone; only `rows` needs torch.
 
     CheckpointLayers.of(path) -> layers
     layers.rows("double_blocks.0.img_attn.qkv", numbers) -> weights, float32
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     import torch
 
 HEADS = ("model.diffusion_model.", "diffusion_model.", "net.", "")
-"""What may stand before the model's own names in a checkpoint."""
+"""Prefixes of the denoiser's tensors in a checkpoint."""
 SCALES = ("scale_weight", "weight_scale")
-"""A number beside a weight in fp8, by which it is multiplied: as older and newer files call it."""
+"""The scale of a weight in fp8: its names in older and newer files."""
 FP8 = {"F8_E4M3": "fp8_e4m3fn", "F8_E5M2": "fp8_e5m2"}
 """safetensors' dtype -> id in rounding.PRECISIONS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointLayers:
-    """A checkpoint's layers."""
+    """The layers of a checkpoint's denoiser."""
 
     header: Header
     head: str
-    """One of HEADS."""
+    """The prefix of their names: one of HEADS."""
     weights: Mapping[str, Shape]
-    """Of every matrix and convolution, by its name without prefix; only what is stored as such."""
+    """Name without prefix -> shape, of the matrices and convolutions in 8 or more bits."""
     shapes: Mapping[str, Shape]
-    """Of what models known here have."""
+    """Name -> shape, of the layers that a known model has."""
     models: tuple[str, ...]
-    """Of whose layers it has nearly all; several if only shapes tell them apart."""
+    """The models whose layers match best, more than half of them; several if they match equally."""
 
     @classmethod
     def of(cls, path: Path) -> CheckpointLayers:
-        """Raises CheckpointError."""
+        """Raises CheckpointError for an unreadable file, or one without layers of a known model."""
         header = read_header(path)
         every = {model: _own_shapes(model) for model in host_layers.models()}
         names = {name for shapes in every.values() for name in shapes}
@@ -56,8 +56,8 @@ class CheckpointLayers:
         shapes = {layer: shape for layer, shape in found[head].items() if layer in names}
         if not shapes:
             raise CheckpointError(
-                "{path} has no layers of a model that is known here",
-                hint="Name a checkpoint, or the diffusion model's own file.",
+                "{path} has no layers of a known model",
+                hint="Choose a checkpoint, or the file of a diffusion model alone.",
                 path=path,
             )
         shares = {
@@ -74,7 +74,7 @@ class CheckpointLayers:
         )
 
     def by_flat_name(self) -> Mapping[str, Place]:
-        """The name with underscores for dots -> the layer."""
+        """Name with underscores instead of dots -> layer."""
         return {
             flat(layer): Place(part=UNET, layer=layer, shape=shape, whole=shape)
             for layer, shape in self.weights.items()
@@ -84,9 +84,7 @@ class CheckpointLayers:
         return self.header.tensors[f"{self.head}{layer}.weight"]
 
     def scale(self, layer: str) -> float | None:
-        """The number that a weight in fp8 is multiplied by; None if it has none. Raises
-        LoraFileError.
-        """
+        """The scale of a weight in fp8; None if it has none. Raises LoraFileError."""
         for end in SCALES:
             info = self.header.tensors.get(f"{self.head}{layer}.{end}")
             if info is not None and prod(info.shape) == 1 and self.weight(layer).dtype in FP8:
@@ -94,8 +92,8 @@ class CheckpointLayers:
         return None
 
     def rows(self, layer: str, numbers: torch.Tensor) -> torch.Tensor | None:
-        """Rows of a weight as they are stored, without its scale: (rows, width), float32. None for
-        an unsupported dtype. Raises LoraFileError.
+        """The rows `numbers` of a weight, not multiplied by its scale: (len(numbers), width),
+        float32. None for an unsupported dtype. Raises LoraFileError.
         """
         return read_rows(self.header, self.weight(layer), numbers)
 

@@ -1,15 +1,15 @@
-"""What each WebUI does with a LoRA where it keeps the model's weights in few bits.
+"""How each WebUI merges a LoRA into a model whose weights it keeps in low precision.
 
     cases("forge", "flux", "16 bits")    for a checkpoint of 16 or 32 bits
     cases("neo", "flux", "scaled")       for one in fp8 with a scale for each layer
 
-A WebUI rounds the weights when it loads the model, and mostly adds the LoRA to what is left and
-rounds again: of a change below half a step nothing is left then (`rounded`). How much that is
-depends on the file; survival measures it.
+A WebUI rounds the weights when it loads the model. Most then add the LoRA to the rounded weights
+and round again, which loses every change smaller than half a rounding step (`rounded`). How much
+that is depends on the LoRA; survival measures it.
 
-Not here, but read: Forge writes no other GGUF kinds, and stops with an error where a LoRA meets one
-without "(fp16 LoRA)"; Forge Neo and reForge add it at each use in layers that do not fit the card's
-memory; Forge Neo adds it to GGUF weights at each use whatever is chosen.
+Not in the table, but in their sources: Forge cannot write other GGUF types, and raises an error for
+a LoRA on one without "(fp16 LoRA)"; Forge Neo and reForge add the LoRA at each use in layers that
+do not fit the card's memory; Forge Neo adds it to GGUF weights at each use, whatever is chosen.
 
 Sources: A1111 1.10.1 (modules/sd_models.py load_model_weights,
 extensions-builtin/Lora/networks.py network_apply_weights), Forge dfdcbab6 (backend/patcher/lora.py
@@ -32,18 +32,17 @@ from lora_trainer.lora.host_layers import A1111, CLASSIC, FORGE, NEO, REFORGE
 from lora_trainer.lora.layouts import SD
 
 Merge = Literal["rounded", "whole", "random", "apart", "unscaled", "refused"]
-"""How a LoRA meets rounded weights:
+"""How a LoRA is merged into rounded weights:
 
-rounded: added to them, and the sum is rounded to the nearest
-whole: added to the weights as they were before they were rounded, and the sum is rounded
-random: added to the rounded weights, and the sum is rounded up or down at random, so that it is
-right on average
+rounded: added to them, and the sum is rounded to the nearest value
+whole: added to the original weights, and the sum is rounded
+random: added to the rounded weights, with stochastic rounding of the sum
 apart: added at each use, in 16 bits
 unscaled: added to the stored numbers, before they are multiplied by the layer's scale
-refused: not added, as the WebUI cannot write such weights
+refused: not added, because the WebUI cannot write such weights
 """
 Stored = Literal["16 bits", "fp8_e4m3fn", "fp8_e5m2", "scaled"]
-"""How the checkpoint's file has its weights; scaled: fp8 with a scale for each layer."""
+"""The checkpoint file's precision; scaled: fp8 with a scale for each layer."""
 SIXTEEN, SCALED = "16 bits", "scaled"
 PLAIN = ("16 bits", "fp8_e4m3fn", "fp8_e5m2")
 LOW_BITS = "Diffusion in Low Bits"
@@ -51,19 +50,19 @@ LOW_BITS = "Diffusion in Low Bits"
 
 @dataclass(frozen=True, kw_only=True)
 class StorageSetting:
-    """A setting of a WebUI, and what it does to a LoRA."""
+    """A setting of a WebUI, and how it merges a LoRA."""
 
     precision: str
-    """In rounding.PRECISIONS; SIXTEEN: fp16 or bf16, by the model; SCALED: the file's own."""
+    """A key of rounding.PRECISIONS; SIXTEEN: fp16 or bf16, by the model; SCALED: the file's own."""
     merge: Merge
     files: tuple[str, ...] = (SIXTEEN,)
-    """Of checkpoints stored so."""
+    """The `Stored` precisions of the checkpoints that this applies to."""
     setting: str = ""
     """The option and its choice, as the WebUI shows them; empty: the default."""
     remedy: str = ""
-    """What to set instead, or besides, so that more of the LoRA is kept; empty: nothing does."""
+    """What to set instead, or besides, to keep more of the LoRA; empty: no setting does."""
     kept: Merge = "apart"
-    """What it does then."""
+    """How it is merged with the remedy."""
 
 
 def _low_bits(choice: str) -> str:
@@ -81,7 +80,7 @@ def _forge(choice: str, precision: str, merge: Merge, files: tuple[str, ...]) ->
 
 
 def _as_stored(merge: Merge, remedy: str = "") -> tuple[StorageSetting, ...]:
-    """A checkpoint in plain fp8, as it is."""
+    """For a checkpoint in fp8 without scales, loaded as it is stored."""
     return tuple(
         StorageSetting(precision=kind, merge=merge, files=(kind,), remedy=remedy)
         for kind in PLAIN[1:]
@@ -101,7 +100,7 @@ _FLAGS = (("--unet-in-fp8-e4m3fn", "fp8_e4m3fn"), ("--unet-in-fp8-e5m2", "fp8_e5
 
 CASES: Mapping[str, tuple[StorageSetting, ...]] = {
     A1111: (
-        # it loads fp8 files in 16 bits
+        # fp8 files are converted to 16 bits
         StorageSetting(precision=SIXTEEN, merge="rounded", files=PLAIN),
         StorageSetting(
             precision="fp8_e4m3fn",
@@ -119,7 +118,7 @@ CASES: Mapping[str, tuple[StorageSetting, ...]] = {
         _forge("float8-e4m3fn", "fp8_e4m3fn", "rounded", (SIXTEEN,)),
         _forge("float8-e5m2", "fp8_e5m2", "rounded", (SIXTEEN,)),
         _forge("bnb-nf4", "nf4", "rounded", PLAIN),
-        # of other GGUF kinds it can write none, and stops with an error
+        # it cannot write other GGUF types, and raises an error
         *_gguf("rounded", _ONLINE),
     ),
     NEO: (
@@ -133,7 +132,7 @@ CASES: Mapping[str, tuple[StorageSetting, ...]] = {
     ),
     REFORGE: (
         _WHOLE,
-        # fp8 files in 16 bits, where the card does not compute in fp8 and has the memory
+        # on cards that do not compute in fp8, files in fp8 are converted to 16 bits if these fit
         *_as_stored("random"),
         StorageSetting(precision=SCALED, merge="random", files=(SCALED,)),
         *(StorageSetting(precision=kind, merge="random", setting=flag) for flag, kind in _FLAGS),
@@ -152,12 +151,12 @@ CASES: Mapping[str, tuple[StorageSetting, ...]] = {
 
 
 def cases(host: str, model: str, stored: str) -> tuple[StorageSetting, ...]:
-    """Those of a WebUI for a checkpoint; none if it does not run the model."""
+    """The settings of a WebUI that apply to a checkpoint; empty if it does not run the model."""
     if not host_layers.runs(host, model):
         return ()
     return tuple(case for case in CASES[host] if stored in case.files)
 
 
 def sixteen(model: str) -> str:
-    """The precision in which WebUIs compute with a model: fp16, or bf16 where the card can."""
+    """The 16-bit precision that WebUIs use for a model: fp16 for Stable Diffusion, else bf16."""
     return "fp16" if host_layers.family_of(model) in SD else "bf16"

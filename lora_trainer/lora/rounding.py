@@ -1,15 +1,15 @@
-"""The precisions in which WebUIs keep a model's weights, as functions: weights in float32 -> the
-values that are left of them, in float32.
+"""The precisions in which WebUIs keep a model's weights, as functions: float32 weights -> the same
+quantised and dequantised, float32.
 
     PRECISIONS["nf4"].nearest(weights)              (rows, width) -> (rows, width)
     PRECISIONS["fp8_e4m3fn"].random(weights, generator)
 
-Blocks lie within a row, as a row's width is a multiple of the block's in the models that are kept
-so; of other widths a row's last block is shorter.
+Blocks do not span rows: models that are quantised in blocks have rows of whole blocks. For other
+widths the last block of a row is shorter.
 
 Sources: torch's casts; bitsandbytes 0.50 (functional.py: get_4bit_type, quantize_4bit; blocks of 64
 with the largest magnitude in float32, as Forge asks for them); gguf 0.19 (quants.py: Q8_0, Q5_0,
-Q4_0); ldm_patched/float.py of reForge and backend/float.py of Forge Neo (random rounding to fp8).
+Q4_0); ldm_patched/float.py of reForge and backend/float.py of Forge Neo (stochastic rounding).
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ NF4 = (
     0.7229568362236023,
     1.0,
 )
-"""NormalFloat4's values: QLoRA, https://arxiv.org/abs/2305.14314, appendix E."""
+"""The values of NormalFloat4: QLoRA, https://arxiv.org/abs/2305.14314, appendix E."""
 NF4_BLOCK = 64
 GGUF_BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How weights are kept."""
+    """A data type or quantisation of weights."""
 
     name: str
-    """As it is called."""
+    """Its display name."""
     nearest: Nearest
+    """Rounds to the nearest value."""
     random: Random | None = None
-    """Up or down at random, so that the mean is the value; where a WebUI does so."""
+    """Stochastic rounding, which keeps the mean; None if no WebUI uses it for this precision."""
     matrices_only: bool = False
-    """Convolutions are kept in 16 bits."""
+    """Whether convolutions are kept in 16 bits."""
 
 
 def _cast(weights: Tensor, *, dtype: torch.dtype) -> Tensor:
@@ -65,13 +66,11 @@ def _cast(weights: Tensor, *, dtype: torch.dtype) -> Tensor:
 
 
 def _random_fp8(weights: Tensor, generator: torch.Generator, *, dtype: torch.dtype) -> Tensor:
-    """The neighbour below or above, with the probability of the nearer one larger. The WebUIs
-    compute it in fp16.
-    """
+    """Stochastic rounding. From fp16, as in the WebUIs."""
     info = torch.finfo(dtype)
     weights = weights.half().float()
     _, exponents = torch.frexp(weights)
-    # 2**(exponent - 1) <= |weight|, but below the smallest normal number steps are equal
+    # 2**(exponent - 1) <= |weight|; subnormal numbers are evenly spaced
     smallest = torch.tensor(info.smallest_normal).log2()
     scale = torch.maximum(exponents - 1, smallest)
     steps = torch.exp2(scale) * info.eps
@@ -81,7 +80,7 @@ def _random_fp8(weights: Tensor, generator: torch.Generator, *, dtype: torch.dty
 
 
 def _in_blocks(weights: Tensor, size: int, rounded: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each row in blocks of `size`: (blocks, size) -> (blocks, size)."""
+    """Apply `rounded` to blocks of each row: (blocks, size) -> (blocks, size)."""
     rows, width = weights.shape
     padded = torch.nn.functional.pad(weights, (0, -width % size))
     return rounded(padded.reshape(-1, size)).reshape(rows, -1)[:, :width]
@@ -103,7 +102,7 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 
 def _q_0(blocks: Tensor, *, half: int) -> Tensor:
-    """Q4_0 and Q5_0: levels -half to half - 1, of which -half is the value of largest magnitude."""
+    """Q4_0 and Q5_0: levels -half to half - 1; -half stands for the value of largest magnitude."""
     largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
     scale = largest / -half
     levels = (blocks * _inverse(scale) + half + 0.5).floor().clamp(0, 2 * half - 1) - half

@@ -1,17 +1,16 @@
-"""Training adapters: LoRAs with which a model that was distilled to few steps is trained.
+"""Training adapters: LoRAs that a model distilled to few steps is trained with.
 
-Training undoes a distillation little by little: after it the model needs many steps again. A
-training adapter undoes it at once. It is part of the base while a LoRA is trained and is left out
-afterwards, so that the LoRA learns what the images show, and works on the distilled model as it is.
+Training gradually undoes the distillation, so that the model needs many steps again. A training
+adapter undoes it at once. It is merged into the base while a LoRA is trained and left out
+afterwards, so that the LoRA learns what the images show only, and works on the distilled model.
 
     kind_for(family, is_distilled) -> TrainingAdapterKind | None
     find_adapter(checkpoint, family, kind, folders) -> LoraChanges | None    by its name and layers
     open_adapter(path) -> LoraChanges
 
-Published ones are ordinary LoRA files without alpha, whose scale then is 1, as in ostris'
-ai-toolkit, with which they were made: all linear layers of Z-Image Turbo's thirty main blocks under
-`diffusion_model.`, rank 32 (v1) or 64 (v2), bfloat16; FLUX.1 schnell's under diffusers' names.
-Without torch; also used by the tab.
+Published ones are ordinary LoRA files made with ostris' ai-toolkit, without alpha (scale 1): all
+linear layers of Z-Image Turbo's thirty main blocks under `diffusion_model.`, rank 32 (v1) or 64
+(v2), bfloat16; FLUX.1 schnell's under diffusers' names. Without torch; also used by the tab.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from lora_trainer.families.base import Family
 from lora_trainer.lora.changes import LoraChanges, open_changes
 
 FOLDERS = frozenset(("lora", "loras", "training_adapters"))
-"""Names, in lower case, of folders beside the checkpoint's and above it that are looked into."""
+"""Names, in lower case, of the folders near the checkpoint that are searched."""
 DEPTH = 2
-"""Folders below each of those."""
+"""Levels of subfolders that are searched in each of them."""
 
 
 def open_adapter(path: Path) -> LoraChanges:
-    """A training adapter's layers. Raises LoraFileError if it is none, or missing."""
+    """Open a training adapter. Raises LoraFileError if it is missing or not a LoRA."""
     if not path.exists():
         raise LoraFileError(
             "there is no training adapter {path}",
@@ -44,7 +43,7 @@ def open_adapter(path: Path) -> LoraChanges:
 
 
 def kind_for(family: Family, *, is_distilled: bool) -> TrainingAdapterKind | None:
-    """The training adapter that a model needs; None: it needs none, or there is none."""
+    """The training adapter that a model needs; None if it needs none, or none is known."""
     distilled = family.distilled if is_distilled else None
     return distilled.adapter if distilled is not None else None
 
@@ -52,8 +51,8 @@ def kind_for(family: Family, *, is_distilled: bool) -> TrainingAdapterKind | Non
 def find_adapter(
     checkpoint: Path, family: Family, kind: TrainingAdapterKind, folders: Sequence[Path] = ()
 ) -> LoraChanges | None:
-    """The training adapter of this kind: beside the checkpoint, in these folders, or in LoRA
-    folders around it. Raises LoraFileError for one that cannot be used.
+    """Search for a training adapter beside the checkpoint, in `folders`, and in LoRA folders near
+    it. None if there is none. Raises LoraFileError for one that cannot be used.
     """
     for file in _files(checkpoint, kind, folders):
         changes = open_adapter(file)
@@ -72,7 +71,7 @@ def missing(checkpoint: Path, kind: TrainingAdapterKind) -> tuple[Message, Messa
         ),
         Message(
             "Put its training adapter {file} ({size}, {source}) beside it or into the WebUI's LoRA"
-            " folder: it is then used, and the LoRA works at few steps. Or train on {instead}.",
+            " folder: it will be used, and the LoRA will work at few steps. Or train on {instead}.",
             {
                 "file": kind.file,
                 "size": kind.size,
@@ -84,14 +83,14 @@ def missing(checkpoint: Path, kind: TrainingAdapterKind) -> tuple[Message, Messa
 
 
 def _files(checkpoint: Path, kind: TrainingAdapterKind, folders: Sequence[Path]) -> Iterator[Path]:
-    """Files by the adapter's name, best first in each place."""
+    """Files with the adapter's name, best first in each folder."""
     yield from _named(checkpoint.parent, kind, 1)
     for folder in (*folders, *folders_beside(checkpoint, FOLDERS)):
         yield from _named(folder, kind, DEPTH)
 
 
 def _named(folder: Path, kind: TrainingAdapterKind, depth: int) -> list[Path]:
-    """The usual file first, then the others from the last version to the first."""
+    """The usual file first, then the others, newest version first."""
     found = list(_walk(folder, kind, depth))
     found.sort(key=lambda file: file.name.casefold(), reverse=True)
     return sorted(found, key=lambda file: file.name != Path(kind.file).name)
@@ -103,7 +102,7 @@ def _walk(folder: Path, kind: TrainingAdapterKind, depth: int) -> Iterator[Path]
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.endswith(".safetensors"):
-                    # a published file may be named by its folder alone
+                    # a published file may have the name in its folder's name only
                     if kind.name.search(f"{folder.name}/{entry.name}".lower()) and entry.is_file():
                         yield Path(entry.path)
                 elif depth and entry.is_dir():

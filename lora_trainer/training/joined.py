@@ -1,8 +1,8 @@
-"""One of several processes that train or caption together, by torch.distributed.
+"""One of several processes that train or caption together, with torch.distributed.
 
-In the environment of torchrun, of `accelerate launch`, or of worker/companions.py. Gradients are
-summed by NCCL on NVIDIA cards, and by gloo elsewhere. Everything else goes over gloo: a process
-that waits there keeps no card busy, and notices at once when another one is gone.
+It is started by torchrun, `accelerate launch` or worker/companions.py. Gradients are summed by NCCL
+on NVIDIA cards, and by gloo elsewhere. Everything else goes over gloo: waiting there keeps no card
+busy, and raises at once when another process has ended.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from lora_trainer.training.device import choose_device, describe_device, listed_
 from lora_trainer.training.processes import Processes, Value
 
 _C10D: Any = dist
-"""What torch.distributed documents, but does not export for type checkers."""
+"""torch.distributed with the names that it documents, but does not export for type checkers."""
 LONGEST_WAIT = timedelta(days=30)
-"""For the first process, which pauses, saves and makes previews while the others wait. That one of
-them is gone is told by its closed connection, not by a timeout.
+"""Timeout of the gloo group. The others wait while the first process pauses, saves and makes
+previews; a process that ended is noticed by its closed connection, not by the timeout.
 """
 LONGEST_SUM = timedelta(minutes=30)
-"""For the sum of gradients on cards, which all processes begin at about the same time."""
+"""Timeout of the NCCL group: all processes begin an all-reduce at about the same time."""
 LONGEST_LEAVE = 10.0
-"""Seconds."""
+"""Seconds to wait for destroy_process_group."""
 LONGEST_START = timedelta(minutes=10)
-"""For the others to import their packages and arrive."""
+"""Timeout for the others to import their packages and connect."""
 
 
 class SharedStore(Protocol):
-    """A key-value store of torch.distributed."""
+    """A torch.distributed.Store."""
 
     def set(self, key: str, value: str) -> None: ...
 
@@ -54,12 +54,12 @@ class SharedStore(Protocol):
 
 
 def open_store(count: int) -> Any:
-    """A store for `count` processes on this machine, at a free `port`. Nothing listens to other
-    machines: torch.distributed believes whoever connects.
+    """Open a TCPStore for `count` processes on this machine, at a free `port`. It listens on
+    localhost only: torch.distributed trusts whoever connects.
     """
     if os.name == "nt":
-        # PyTorch for Windows takes no socket, and has no libuv, of which versions before 2.3 do not
-        # know either
+        # PyTorch for Windows does not accept a socket, and has no libuv; before 2.3 there is no
+        # such option
         options = {} if torch.__version__.startswith(("2.1.", "2.2.")) else {"use_libuv": False}
         return _C10D.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False, **options)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
@@ -74,13 +74,15 @@ def open_store(count: int) -> Any:
 class Joined(Processes):
     """One of several processes.
 
-    store: what all of them can read and write without waiting for each other.
+    store: the key-value store that all of them share.
     """
 
     def __init__(self, store: SharedStore, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
         self.busy_since: float | None = None
-        """Since when this process waits for a sum, which no closed connection ends on a card."""
+        """When the current all-reduce began (time.monotonic); None outside of one. NCCL does not
+        end it when a connection is closed.
+        """
         self._store = store
         self._sums: Any = None
         store.set_timeout(LONGEST_START)
@@ -96,20 +98,20 @@ class Joined(Processes):
 
     @classmethod
     def by_environment(cls) -> Joined:
-        """As the environment says: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
+        """Join with the environment variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."""
         store, rank, count = next(_C10D.rendezvous("env://", timeout=LONGEST_START))
         return cls(store, rank, count)
 
     def leave(self) -> None:
-        """Let go of the others, before another group is joined."""
-        # NCCL may wait for those that are gone
+        """Destroy the process group, so that another one can be joined."""
+        # NCCL may wait for processes that have ended
         leaving = threading.Thread(target=_destroy_group, daemon=True)
         leaving.start()
         leaving.join(LONGEST_LEAVE)
 
     def add_up(self, parameters: Sequence[torch.nn.Parameter], losses: torch.Tensor) -> None:
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        # a parameter that has no gradient anywhere is to have none afterwards
+        # a parameter without a gradient in any process keeps none
         there = losses.new_tensor([float(one.grad is not None) for one in parameters])
         parts = [*gradients, there, losses]
         flat = torch.cat([part.detach().flatten().float() for part in parts])
@@ -120,7 +122,7 @@ class Joined(Processes):
             parameter.grad = gradient if holders else None
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
-        """One all-reduce."""
+        """The sum of `values` over all processes, on the same device: one all-reduce."""
         on_cards = values.device.type == "cuda" and dist.is_nccl_available()
         if self._sums is None:
             with self._noticing_losses():
@@ -171,38 +173,38 @@ class Joined(Processes):
     # --- ends -------------------------------------------------------------------------------------
 
     def tell_failure(self, error: LoraTrainerError) -> None:
-        """Leave word why this process ends, for the first one."""
+        """Store why this process failed, for the first one to report."""
         with contextlib.suppress(RuntimeError):
             self._store.set(
                 f"failed/{self.rank}", f"{platform.node()}\n{to_line(Failed.of(error))}"
             )
 
     def say_over(self) -> None:
-        """Leave word that the first process has ended in order."""
+        """Store that the first process has finished."""
         with contextlib.suppress(RuntimeError):
             self._store.set("over", "")
 
     @property
     def is_over(self) -> bool:
-        """Whether the first process has ended in order."""
+        """Whether the first process has finished."""
         with contextlib.suppress(RuntimeError):
             return bool(self._store.check(["over"]))
         return False
 
     def lost(self, how: Mapping[int, str] | None = None) -> ProcessLost:
-        """The error of a process that is gone. how: by rank, how processes were seen to end."""
+        """The error for a process that failed or ended. how: rank -> exit status or signal."""
         return self.lost_of(self._store, self.count, how or {})
 
     @staticmethod
     def lost_of(store: SharedStore, count: int, how: Mapping[int, str]) -> ProcessLost:
-        """`lost`, for those that are not joined yet."""
+        """`lost`, before the process group exists."""
         for rank in range(count):
             told = _told(store, rank)
             if told is not None:
                 machine, failure = told
                 reason = message_of(failure.template, failure.values)
                 told_values = {
-                    # those of the hint are among them
+                    # the hint has placeholders too
                     **reason.values,
                     "process": rank + 1,
                     "processes": count,
@@ -240,7 +242,7 @@ class Joined(Processes):
 
 
 def _told(store: SharedStore, rank: int) -> tuple[str, Failed] | None:
-    """The machine and the failure of a process that has left word."""
+    """The machine and the failure that a process has stored; None if it has not."""
     with contextlib.suppress(RuntimeError):
         if store.check([f"failed/{rank}"]):
             host, _, line = store.get(f"failed/{rank}").decode().partition("\n")
@@ -262,8 +264,8 @@ _GO_ON = (
 
 
 def launch(arguments: Sequence[str]) -> str:
-    """torchrun, with these arguments, until all its processes have ended. Returns what it says
-    about those that failed.
+    """Run torchrun with these arguments until all its processes have ended. Returns its report of
+    those that failed, or "".
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

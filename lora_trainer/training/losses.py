@@ -1,9 +1,9 @@
 """Losses and their weightings: noise and times are arguments, the result is one value per image.
 
-How noise is added and what the model predicts is defined by the family. LOSSES: elementwise loss
-functions. WEIGHTINGS: weight of each image by its noise level. Each entry has its name and help
-text, from which the choices of `loss_type` and `loss_weighting` are generated. Imports without
-torch: the tab reads the entries too.
+The family defines how noise is added and what the model predicts. LOSSES: elementwise loss
+functions. WEIGHTINGS: weight of each image by its noise level. The choices of `loss_type` and
+`loss_weighting` are generated from the entries' names and help texts. Imports without torch: the
+tab reads the entries too.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def denoising_loss(
     size_conditions: torch.Tensor,
     settings: TrainingSettings,
 ) -> torch.Tensor:
-    """The loss of the model's prediction, one value per image: latents (B, C, h, w) -> (B,),
-    float32.
+    """The weighted loss of the model's prediction, one value per image: latents (B, C, h, w) ->
+    (B,), float32.
 
     size_conditions: (B, 6), original size, crop offset and target size.
     """

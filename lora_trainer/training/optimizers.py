@@ -1,5 +1,5 @@
-"""The optimizers. Each entry has name, defaults, requirements and help text, from which the choices
-of `optimizer`, the values for `auto` and the LoRA's metadata are generated.
+"""The optimizers. The choices of `optimizer`, the values for `auto` and the LoRA's metadata are
+generated from the entries' names, defaults, requirements and help texts.
 
 Imports without torch: the tab reads the entries too.
 """
@@ -100,14 +100,14 @@ class OptimizerEntry:
         """Its class. Raises ConfigError if it is not available."""
         module, _, name = self.path.rpartition(".")
         if self.package == "bitsandbytes":
-            # 0.39 to 0.41 import it
+            # bitsandbytes 0.39 to 0.41 import it
             environment.show("scipy")
         try:
             found: type[torch.optim.Optimizer] = getattr(importlib.import_module(module), name)
         except Exception as error:  # bitsandbytes raises various exceptions on unsupported machines
             raise ConfigError(
                 "optimizer is {optimizer}, but the {package} package cannot be used: {reason}",
-                hint="Use adamw: it is always there, and a LoRA's optimizer is small.",
+                hint="Use adamw: it is always available, and a LoRA's optimizer state is small.",
                 optimizer=self.name,
                 package=self.package,
                 reason=error,
@@ -209,8 +209,8 @@ def state_bytes(settings: TrainingSettings) -> float:
 def make_optimizer(
     adapters: Adapters, settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The chosen optimizer with one parameter group for each of the adapters' groups: the main
-    model's first, then the text encoders'. Raises ConfigError if it is not available.
+    """Make the chosen optimizer, with one parameter group for each of the adapters' groups: the
+    main model's first, then the text encoders'. Raises ConfigError if it is not available.
     """
     entry, values = OPTIMIZERS[settings.optimizer], settled(settings)
     rates = {"text_encoder": values["text_encoder_lr"]}
@@ -230,5 +230,7 @@ def make_optimizer(
 
 
 def rates_in_use(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Learning rate by parameter group name, times the estimated step size (Prodigy's `d`)."""
+    """Name of each parameter group -> its learning rate, times the estimated step size (Prodigy's
+    `d`).
+    """
     return {group["name"]: group["lr"] * group.get("d", 1.0) for group in optimizer.param_groups}

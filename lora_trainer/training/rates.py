@@ -13,8 +13,8 @@ from lora_trainer.settings.training import TrainingSettings, require_warmup_fits
 def make_rate_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, step_count: int
 ) -> Any:
-    """diffusers' scheduler of this name, with warm-up. Its step() is called once after every
-    training step.
+    """Make the scheduler `lr_scheduler` of diffusers.optimization, with warm-up; call its step()
+    after every training step. Raises ConfigError if the warm-up is as long as the run.
     """
     name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
     require_warmup_fits(settings, step_count)

@@ -1,6 +1,6 @@
 """Training steps: batches -> gradients -> adapter weights. Run by training.loop.
 
-Independent of what is trained: the objective has the model and the examples.
+Independent of what is trained: the objective holds the model and the examples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lora_trainer.training.randomness import seed_dropout
 MOST_SKIPPED = 10
 """Consecutive non-finite steps after which the run ends."""
 MOST_RESCALED = 40
-"""The same with loss scaling, which halves its scale from 65536 at each such step: enough to reach
+"""The same with loss scaling, which halves its scale at each such step: enough to get from 65536 to
 any usable scale.
 """
 SMOOTHING = 0.98
@@ -45,8 +45,8 @@ _NOTHING_LEARNED = (
 
 @dataclass(kw_only=True)
 class BatchSchedule:
-    """The batches of each step. A function of the seed, so that any step can be computed by
-    itself. A batch has examples of one bucket; the buckets' keys can be sorted.
+    """The batches of each step. They depend on the seed only, so that any step can be computed on
+    its own. A batch has examples of one bucket; the buckets' keys must be sortable.
     """
 
     buckets: Mapping[Any, Sequence[int]]
@@ -95,7 +95,7 @@ class BatchSchedule:
 
 @dataclass(kw_only=True)
 class SmoothedLoss:
-    """Exponential moving average with bias correction, as of Adam's moments (arXiv 1412.6980,
+    """Exponential moving average with the bias correction of Adam's moments (arXiv 1412.6980,
     section 3).
     """
 
@@ -129,14 +129,14 @@ class StepResult:
 
 
 class Objective(Protocol):
-    """What a training minimizes: the model and the examples."""
+    """What training minimizes: the model's loss on the examples."""
 
     def losses(
         self, indices: Sequence[int], step: int, part: int, rows: Sequence[int]
     ) -> torch.Tensor:
-        """The loss of each of the `rows` of this batch, float32. `part`: the number of the batch
-        within the step. Random draws follow from the seed, `step` and `part`, and are those of the
-        whole batch, of whatever rows the losses are asked for.
+        """The losses of these `rows` of the batch: (len(rows),), float32. `part`: the number of the
+        batch within the step. Random numbers depend on the seed, `step` and `part`, and are drawn
+        for the whole batch, so that they do not depend on `rows`.
         """
 
     def names(self, indices: Sequence[int]) -> Sequence[str]:
@@ -156,9 +156,9 @@ class Trainer:
     device: torch.device
     dtype: torch.dtype
     scaler: Any = None
-    """Loss scaling, for fp16 only."""
+    """The GradScaler, for fp16 only."""
     processes: Processes = ALONE
-    """Those that share each step's examples, all in the same state."""
+    """The processes that share each step's examples. All hold the same weights and state."""
     step: int = 0
     """Completed steps."""
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
@@ -202,15 +202,16 @@ class Trainer:
         return result
 
     def weights_to_use(self) -> contextlib.AbstractContextManager[None]:
-        """For a block, the adapters hold the weights to export, show and validate: averages where
-        the optimizer or ema_decay makes them. Then they are as before, bit for bit.
+        """A context manager in which the adapters hold the weights to export, preview and validate:
+        averaged ones if the optimizer or ema_decay averages. On exit the trained weights are
+        restored, bit for bit.
         """
         if self._average is not None:
             return self._average.in_use()
         return averaged_by(self.optimizer)
 
     def move_state(self, device: torch.device) -> None:
-        """Move what is kept beside the parameters: the optimizer's state and the averages."""
+        """Move the optimizer's state and the averages to `device`."""
         move_optimizer(self.optimizer, device)
         if self._average is not None:
             self._average.move(device)
@@ -232,8 +233,8 @@ class Trainer:
         return self.smoothed_loss.value is not None
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
-        """One optimizer step over the examples of `group`, each with the same weight, whatever the
-        size of its batch and whichever process has it.
+        """Run one optimizer step over the batches of `group`. Every example has the same weight,
+        whatever the size of its batch and whichever process has it.
         """
         start = time.perf_counter()
         seed_dropout(self.settings.seed, self.step, self.processes.rank)
@@ -248,7 +249,7 @@ class Trainer:
                 self._backward(batch_losses.sum() / example_count)
                 losses[len(names) :][rows.start : rows.stop : rows.step] = batch_losses.detach()
             elif self.scaler is not None:
-                # a scaler that has scaled nothing cannot unscale
+                # unscale_() fails if nothing was scaled in this step
                 self.scaler.scale(losses)
             names += self.objective.names(indices)
         self.processes.add_up(self._parameters, losses)
@@ -295,7 +296,9 @@ class Trainer:
         return norm
 
     def _why_skipped(self, losses: list[float], norm: float, names: list[str]) -> str:
-        """Handle a non-finite step. Raises NotFinite after MOST_SKIPPED in a row."""
+        """Record whether the step was finite. Returns what was not, or "" if the step is not worth
+        reporting. Raises NotFinite after MOST_SKIPPED in a row.
+        """
         if math.isfinite(norm):
             self._skipped = 0
             self.smoothed_loss.add(math.fsum(losses) / len(losses))
@@ -314,7 +317,7 @@ class Trainer:
                 count=self._skipped,
                 names=", ".join((broken or sorted(set(names)))[:8]),
             )
-        # loss scaling searches for its scale: overflowing gradients with a finite loss are expected
+        # while loss scaling looks for its scale, gradients overflow although the loss is finite
         return (
             ""
             if self.scaler is not None and not broken
@@ -322,8 +325,8 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for an exact resume, on the CPU. Order of images, noise and captions follow
-        from seed and step.
+        """The state for an exact resume. The order of images, noise and captions is not in it: it
+        follows from seed and step.
         """
         return {
             "step": self.step,
@@ -361,8 +364,8 @@ class Trainer:
         ]
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])
-        # both states contain the learning rates of the start: the configured ones apply, at the
-        # scheduler's current position
+        # both states contain the learning rates that the run was started with; use the configured
+        # ones instead, at the scheduler's current position
         self.rates.base_lrs = [rate for rate, _ in asked]
         for group, (rate, decay), factor in zip(
             self.optimizer.param_groups, asked, self.rates.lr_lambdas, strict=True

@@ -1,14 +1,14 @@
 """The other processes of a run that trains or captions on several devices.
 
 with joined(folder, give_up) as processes:   in the first process, which starts the others
-end_with_starter()                           in another process
+end_with_starter()                           in each other process
 
 The first process is the worker that was started. It starts the others with its own command line
-and, in their environment, what torchrun gives to those that it starts. A run that is started by
-torchrun or `accelerate launch`, on one machine or several, has all of its processes that way.
+and the environment variables of torchrun. If torchrun or `accelerate launch` starts the run, on one
+machine or several, it starts all of the processes.
 
-A process that is not the first has a pipe for its standard input, whose other end belongs to
-whoever started it: it ends when that is closed, so that none is left behind.
+Every process but the first has a pipe as its standard input and exits when the process that started
+it closes the other end, so that none is orphaned.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ from lora_trainer.training.processes import ALONE, Processes
 
 POLL_SECONDS = 0.2
 PATIENCE = 20.0
-"""Seconds in a sum, of which another process is gone, after which this one is considered to hang.
-Without cards the closed connection ends the sum at once.
+"""Seconds in an all-reduce after which this process is considered to hang, if another one has
+ended. gloo raises at once when a connection is closed; NCCL does not.
 """
 GRACE = 10.0
-"""Seconds for the others to end by themselves, or to be seen to have ended."""
+"""Seconds to wait for the others to exit."""
 
 
 @contextlib.contextmanager
 def joined(folder: RunFolder, give_up: Callable[[LoraTrainerError], None]) -> Iterator[Processes]:
-    """The processes of the run, of which this is the first: a single one unless torchrun or the
-    settings make it several. give_up: called in a thread to report an error and end this process,
-    which hangs.
+    """Start and join the run's processes, if torchrun or the settings ask for more than one; this
+    is the first. give_up: called in a thread when this process hangs, to report the error and exit.
 
     Raises ProcessLost.
     """
@@ -72,7 +71,7 @@ def joined(folder: RunFolder, give_up: Callable[[LoraTrainerError], None]) -> It
 def _launched(give_up: Callable[[LoraTrainerError], None]) -> Iterator[Joined]:
     processes = Joined.by_environment()
     gone: dict[int, str] = {}
-    # the command line, which torchrun ends when another process has failed
+    # standard input comes from the command line, which torchrun ends when another process fails
     _when_input_ends(lambda: gone.update({-1: "ended"}))
     with Watch(processes, lambda: gone, give_up):
         yield processes
@@ -80,7 +79,7 @@ def _launched(give_up: Callable[[LoraTrainerError], None]) -> Iterator[Joined]:
 
 
 def _device_count(folder: RunFolder) -> int:
-    """How many devices the settings ask for. What is wrong with them is told by the task."""
+    """The number of devices in the settings; 1 if they are invalid, which the task reports."""
     try:
         values = {"device": "auto", "devices": "auto", **schema.read_mapping(folder.settings)}
         device, devices = (str(values[key]) for key in ("device", "devices"))
@@ -92,8 +91,8 @@ def _device_count(folder: RunFolder) -> int:
 
 
 def share_settings(folder: RunFolder, processes: Processes) -> None:
-    """Give the others, whose folder may be on another machine, the settings of the first. Raises
-    SetupError for another version than that of the first.
+    """Send the first process's settings to the others, whose run folder may be on another machine.
+    Raises SetupError if the version of the extension differs from the first one's.
     """
     version, name, text = processes.first(
         lambda: (
@@ -148,7 +147,7 @@ class Companions:
             self._end()
 
     def ended(self) -> Mapping[int, str]:
-        """Rank -> how a process ended that has not done its work."""
+        """Rank -> exit status or signal, of the processes that failed."""
         codes = {rank: child.poll() for rank, child in self._children.items()}
         return {
             rank: f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -157,7 +156,7 @@ class Companions:
         }
 
     def _wait_for_all(self, store: Any) -> None:
-        """Until all have arrived. Raises ProcessLost."""
+        """Wait until all have connected to the store. Raises ProcessLost."""
         arrived = [f"here/{rank}" for rank in self._children]
         self._wait_until(
             lambda: bool(self.ended()) or store.check(arrived), LONGEST_START.total_seconds()
@@ -184,7 +183,7 @@ class Companions:
 
 
 def _environ(rank: int, count: int, port: int) -> dict[str, str]:
-    """As torchrun has it."""
+    """The environment variables that torchrun sets."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -197,7 +196,7 @@ def _environ(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 class Watch:
-    """Gives up a process that hangs in a sum because another one is gone."""
+    """Calls `give_up` if this process hangs in an all-reduce because another one has ended."""
 
     def __init__(
         self,
@@ -206,7 +205,7 @@ class Watch:
         give_up: Callable[[LoraTrainerError], None],
         patience: float = PATIENCE,
     ) -> None:
-        """ended: how others ended, as far as is known."""
+        """ended: returns rank -> exit status or signal, of the others that have ended."""
         self._processes = processes
         self._ended = ended
         self._give_up = give_up
@@ -230,12 +229,12 @@ class Watch:
 
 
 def end_with_starter() -> None:
-    """End this process, whatever it does, when the one that started it closes the pipe."""
+    """Exit at once when the process that started this one closes the pipe."""
     _when_input_ends(lambda: os._exit(EXIT_STATUSES["failed"]))
 
 
 def _when_input_ends(call: Callable[[], object]) -> None:
-    """Call this in a thread when standard input ends, if it is a pipe."""
+    """Run `call` in a thread at the end of standard input, if that is a pipe."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
             return
