@@ -128,7 +128,8 @@ export interface CaptionerView {
     fields: SettingView[];
 }
 
-// A dataset. Of texts: `count` of entries, of which `captioned` can be trained on.
+// A dataset. For texts, `count` is the number of entries, and `captioned` of those that can be
+// trained on.
 export interface Card {
     id: string;
     name: string;
@@ -149,7 +150,7 @@ export interface CauseView {
     hint: string;
 }
 
-// What the WebUI makes of a LoRA file.
+// What the WebUI loads of a LoRA file.
 export interface CertificateView {
     name: string;
     family: string;
@@ -386,8 +387,8 @@ export interface FormChoice {
     label: string;
 }
 
-// `terms`: search terms. `data`: what it is a setting of a training on; `text_...`: what is
-// said of it where texts are trained on.
+// `terms`: search terms. `data`: the datasets it applies to; `text_label`, `text_help`: its
+// label and help for datasets of texts.
 export interface FormField {
     key: string;
     label: string;
@@ -491,7 +492,7 @@ export interface ItemsView {
     items: ItemView[];
 }
 
-// What is left of a LoRA in one setting of the WebUI.
+// How much of a LoRA is kept with one setting of the WebUI.
 export interface KeptSettingView {
     message: string;
     hint: string;
@@ -499,7 +500,7 @@ export interface KeptSettingView {
     chosen: boolean;
 }
 
-// What is left of a LoRA where the WebUI keeps the model in few bits.
+// How much of a LoRA is kept where the WebUI stores the model in low precision.
 export interface KeptView {
     checkpoint: string;
     strength: number;
@@ -1107,7 +1108,7 @@ export interface TrashLoad {
     size: number;
 }
 
-// Its id in the trash; empty if nothing was moved.
+// `trash`: id of what was deleted, in the trash; empty if nothing was moved.
 export interface Trashed {
     trash: string;
 }

@@ -49,8 +49,8 @@ class App:
         self._begun = False
 
     def begin(self) -> None:
-        """Called when the host's server has started: watch its queue, adopt running trainings, and
-        start the scheduler.
+        """Watch the host's queue, adopt running trainings, and start the scheduler. Called when the
+        host's server has started.
         """
         self.gpu_lease.watch()
         self.runs.scheduler.begin()
@@ -64,13 +64,13 @@ class App:
             self.begin()
 
     def end(self) -> None:
-        """Called when the host unloads its extensions ("Reload UI" or shutdown): restore its queue.
-        On reload, `begin` follows.
+        """Restore the host's queue. Called when the host unloads its extensions ("Reload UI" or
+        shutdown); on reload, `begin` follows.
         """
         self.host.off_generation()
 
     def redactions(self) -> Mapping[PurePath, str]:
-        """Folders of this machine -> replacement shown to remote users."""
+        """Folder of this machine -> replacement shown to remote users."""
         paths = self.host.paths()
         checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
         fixed = (

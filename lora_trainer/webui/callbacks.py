@@ -18,8 +18,8 @@ TITLE = "LoRA Trainer"
 TAB_ID = "lora_trainer"
 CANNOT_START = "LoRA Trainer cannot start"
 UPDATE = (
-    "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays,"
-    " please report it with these lines."
+    "Update the extension (Extensions, Check for updates), then restart the WebUI. If that does not"
+    " help, please report it with these lines."
 )
 LOOK = "Look at the WebUI's console."
 REPORT = "Report"
@@ -42,8 +42,8 @@ def mount_point() -> str:
         log.exception("LoRA Trainer cannot start")
         return failure(error)
     waiting = translated(
-        "LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's"
-        " (F12)."
+        "LoRA Trainer is loading. If this takes long, look at the WebUI's console and at the"
+        " browser's (F12)."
     )
     return (
         '<div id="lora_trainer_root" class="lora-trainer"><p'
@@ -52,8 +52,8 @@ def mount_point() -> str:
 
 
 def on_app_started(demo: Any, app: Any) -> None:
-    """The host's server has started, for the first time or after "Reload UI": mount the routes, and
-    start the scheduler.
+    """Mount the routes and start the scheduler, when the host's server has started for the first
+    time or after "Reload UI".
     """
     try:
         from lora_trainer.webui import lazy_app
@@ -70,11 +70,11 @@ def on_script_unloaded() -> None:
 
         lazy_app.unload()
     except Exception:
-        log.exception("LoRA Trainer cannot let go of the WebUI's queue")
+        log.exception("LoRA Trainer cannot restore the WebUI's queue")
 
 
 def on_ui_settings() -> None:
-    """The section on the host's Settings page."""
+    """Add the section on the host's Settings page."""
     try:
         from lora_trainer.webui import options
 

@@ -33,7 +33,7 @@ def mount(host_app: Any) -> None:
 
 
 def unload() -> None:
-    """Restore the host's queue. Raises any exception of that."""
+    """Restore the host's queue. Exceptions are passed on."""
     for lazy in _current:
         lazy.end()
     _current.clear()
@@ -74,7 +74,7 @@ class LazyApp:
             try:
                 app.begin()
             except Exception:
-                log.exception("LoRA Trainer's queue cannot go on yet")
+                log.exception("LoRA Trainer's queue cannot be started yet")
 
     def end(self) -> None:
         """Stop, and release what was acquired from the host."""

@@ -30,43 +30,43 @@ PRESET = "lora_trainer_preset"
 LABELS: Texts = {
     DATA_FOLDER: "Folder for datasets and runs",
     RUNS_TO_KEEP: "Finished runs to keep",
-    HF_MIRROR: "Mirror of huggingface.co",
+    HF_MIRROR: "Hugging Face mirror",
     KEEP_TRAINING: "Keep training when the WebUI closes",
     PAUSE_FOR_PICTURES: "Pause training while the WebUI generates an image",
-    PRESET: "Preset at the start",
-    HOST_NAMES: "Names of this WebUI",
+    PRESET: "Default preset",
+    HOST_NAMES: "Allowed host names",
 }
 HELP: Texts = {
     DATA_FOLDER: (
-        "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir goes"
-        " before it. Needs a restart of the WebUI."
+        "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir overrides"
+        " it. Needs a restart of the WebUI."
     ),
     RUNS_TO_KEEP: (
         "Older ones go to the trash in that folder; their delivered LoRAs stay. 0 keeps all."
     ),
     HF_MIRROR: (
-        "An address such as https://hf-mirror.com, for captioners that are downloaded. Empty:"
-        " huggingface.co, or what HF_ENDPOINT says."
+        "A URL such as https://hf-mirror.com, to download captioners from. Empty: huggingface.co,"
+        " or the value of HF_ENDPOINT."
     ),
     KEEP_TRAINING: (
-        "The training is a program of its own: it can go on, and is found again when the WebUI is"
-        " back."
+        "Training runs in a process of its own: it can continue, and the tab shows it again when"
+        " the WebUI is back."
     ),
     PAUSE_FOR_PICTURES: (
         "Otherwise both use the graphics card at once, which needs memory for both."
     ),
-    PRESET: "What a new draft begins with.",
+    PRESET: "The preset of new datasets.",
     HOST_NAMES: (
-        "For a proxy or tunnel without https and without a login: the names in its address."
-        " art.example.com, *.example.com, or * for any."
+        "For a proxy or tunnel without https and without a login: the host names of its URL, such"
+        " as art.example.com, *.example.com, or * for any."
     ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The user's choices. The data folder is `host.data_folder()`, because a command-line flag may
-    override it.
+    """The user's choices, except for the data folder: that is `host.data_folder()`, because a
+    command-line flag may override it.
     """
 
     runs_to_keep: int = 0

@@ -456,11 +456,10 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 "A page from elsewhere asks under a Host name of its own (DNS rebinding), or you"
                 " use a name that the WebUI does not know"
             ),
-            seen='"is not known as a name of this WebUI"',
+            seen='"is not an allowed host name of this WebUI"',
             kept="Images and folders: nothing is answered",
             then=(
-                "If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this"
-                " WebUI*"
+                "If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Allowed host names*"
             ),
             test="tests/webui/http/test_routing.py::test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set",
         ),

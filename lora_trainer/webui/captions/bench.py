@@ -1,6 +1,6 @@
-"""Undo and redo of a dataset's edits: what the workbenches of images and of texts have in common.
+"""Undo and redo of a dataset's edits: the base class of the workbenches for images and for texts.
 
-    bench.undo(), .redo()       the newest edit, except what was changed since
+    bench.undo(), .redo()       the newest edit, except for what has changed since
 
 Each edit is conflict-checked, and recorded in the journal before it is carried out.
 """
@@ -19,7 +19,7 @@ from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui.captions import image_edits
 from lora_trainer.webui.captions.journal import Direction, Edit, EditSummary, Journal
 
-FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it is")
+FILE_CHANGED_SINCE = Message("this file was changed elsewhere, and was left as it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Bench(ABC):
         """Changes whenever a page may have changed."""
 
     def settle(self) -> None:
-        """Record what other processes have changed, if any do."""
+        """Record changes made by other processes; there are none by default."""
         return
 
     def undo(self, identity: int | None = None) -> Outcome:
@@ -75,7 +75,7 @@ class Bench(ABC):
 
     @abstractmethod
     def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
-        """Carry out an edit backwards, or again, and mark it."""
+        """Undo or redo an edit, and mark it as such."""
 
     def _line(
         self, identity: int | None, newest: EditSummary | None, *, wants_undone: bool
@@ -91,7 +91,7 @@ class Bench(ABC):
             )
         if newest is None:
             raise DatasetError(
-                "there is nothing to take back here",
+                "there is nothing to undo",
                 hint="It may have been undone in another window.",
             )
         return newest
@@ -120,7 +120,7 @@ class Bench(ABC):
 
 
 def content_of(path: Path) -> str | None:
-    """The text of a small file; bytes that are not UTF-8 are preserved. None: there is none."""
+    """The text of a small file, with bytes that are not UTF-8 preserved; None without a file."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:

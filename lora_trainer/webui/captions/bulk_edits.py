@@ -76,9 +76,7 @@ def action(
     """
     make = _ACTIONS.get(_text(values, "do"))
     if make is None:
-        raise DatasetError(
-            "{do} is no way to change captions", hint="Reload the page.", do=values.get("do")
-        )
+        raise DatasetError("{do} is not a bulk edit", hint="Reload the page.", do=values.get("do"))
     # several captions of one image are edited separately
     lines = [line for caption in captions for line in variants(caption)]
     edit = make(_Arguments(values, lines, vocabulary, order))
@@ -127,7 +125,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key, "")
     if not isinstance(value, str):
         raise LoraTrainerError(
-            "{key} in the request is of the wrong kind",
+            "{key} in the request has the wrong type",
             hint="Reload the page: it may be older than the extension.",
             key=key,
         )
@@ -293,8 +291,8 @@ class Change(NamedTuple):
 
 
 def _replaced(caption: str, changes: Sequence[Change]) -> str:
-    """A caption with these changes applied, from left to right. Removed text takes its comma and
-    space along.
+    """A caption with these changes applied, from left to right. The comma and space beside removed
+    text are removed too.
 
     Raises DatasetError if the result is too long.
     """
@@ -302,7 +300,7 @@ def _replaced(caption: str, changes: Sequence[Change]) -> str:
         len(change.text) - (change.end - change.start) for change in changes
     )
     if length > MAX_CAPTION_LENGTH:
-        hint = "Replace by less, or search for something rarer."
+        hint = "Use a shorter replacement, or a more specific search."
         raise DatasetError(
             "a caption would have {count} characters, more than {limit}",
             hint=hint,
@@ -371,12 +369,12 @@ def _found_apart(
     except (re.error, OverflowError, RecursionError) as error:
         where = getattr(error, "pos", None)
         hint = (
-            "Write \\ before . ( ) [ ] * + ? when they are meant as they are, or turn regular"
-            " expressions off."
+            "Put \\ before . ( ) [ ] * + ? to match them literally, or turn off regular"
+            " expressions."
         )
         reason = getattr(error, "msg", None) or str(error)
         raise DatasetError(
-            "the pattern is no regular expression: {reason} (character {place})",
+            "the regular expression is invalid: {reason} (at character {place})",
             hint=hint,
             reason=reason,
             place=(where or 0) + 1,
@@ -384,7 +382,7 @@ def _found_apart(
     try:
         pattern.sub(replacement, "")
     except (re.error, IndexError) as error:
-        hint = "\\1 is what the first parentheses found; write \\\\ for a backslash."
+        hint = "\\1 is the match of the first group; write \\\\ for a backslash."
         raise DatasetError(
             "the replacement cannot be used: {reason}", hint=hint, reason=error
         ) from error
@@ -408,27 +406,27 @@ def _found_apart(
         )
         found = files.parse_json(done.stdout, names=True)
     except subprocess.TimeoutExpired as error:
-        hint = "Repetitions inside repetitions, as in (a+)+, may take for ever. Make it simpler."
+        hint = "Nested repetitions such as (a+)+ can take forever. Simplify the pattern."
         raise DatasetError(
-            "the pattern was not through after {seconds} seconds",
+            "the regular expression took longer than {seconds} seconds",
             hint=hint,
             seconds=round(REGEX_SECONDS),
         ) from error
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
         raise DatasetError(
-            "the pattern cannot be tried: {reason}",
+            "the regular expression cannot be run: {reason}",
             hint="Replace plain text instead.",
             reason=error,
         ) from error
     if None in found:
-        hint = "Replace by less, or search for something rarer."
+        hint = "Use a shorter replacement, or a more specific search."
         raise DatasetError(
             "a caption would have more than {limit} characters", hint=hint, limit=MAX_CAPTION_LENGTH
         )
     return [[Change(*change) for change in changes] for changes in found]
 
 
-# --- words with a meaning -------------------------------------------------------------------------
+# --- trigger word, template and vocabulary --------------------------------------------------------
 
 
 def _trigger(arguments: _Arguments) -> Edit:
@@ -437,7 +435,7 @@ def _trigger(arguments: _Arguments) -> Edit:
         raise DatasetError("there is no trigger word", hint="Type one, such as sks_style.")
     if "," in word or "，" in word:
         raise DatasetError(
-            "the trigger word {word} has a comma in it",
+            "the trigger word {word} contains a comma",
             hint="Choose one word, such as sks_style.",
             word=word,
         )
@@ -470,7 +468,7 @@ def fields_of(values: object) -> dict[Field, str]:
         isinstance(words, str) for words in values.values()
     ):
         raise LoraTrainerError(
-            "{key} in the request is of the wrong kind",
+            "{key} in the request has the wrong type",
             hint="Reload the page: it may be older than the extension.",
             key="fields",
         )
@@ -490,7 +488,7 @@ def _vocabulary(arguments: _Arguments) -> Edit:
     if vocabulary is None:
         raise DatasetError(
             "this dataset has no vocabulary yet",
-            hint="Write down its opening phrase and its words first.",
+            hint="Enter its opening phrase and its words first.",
         )
     word = arguments.text("trigger")
 
@@ -548,10 +546,10 @@ _TITLES: Texts = {
     "dedupe": "Repeated tags removed",
     "tidy": "Captions tidied",
     "set": "One caption for several images",
-    "clear": "Captions emptied",
+    "clear": "Captions cleared",
     "remove-text": "Removed: {text}",
     "replace": "{find} replaced by {replace}",
     "trigger": "Trigger word {word} set",
     "compose": "Captions composed",
-    "vocabulary": "Captions brought to the vocabulary",
+    "vocabulary": "Vocabulary applied to captions",
 }

@@ -44,7 +44,7 @@ def export(items: Sequence[Item], kind: str) -> bytes:
     if kind == "txt":
         return _zip(rows)
     raise DatasetError(
-        "{kind} is no kind of file for captions", hint="Use csv, jsonl or txt.", kind=kind
+        "{kind} is not a format for captions", hint="Use csv, jsonl or txt.", kind=kind
     )
 
 

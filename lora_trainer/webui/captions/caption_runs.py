@@ -87,7 +87,9 @@ def offers(
     remote: bool = False,
     cards: int = 1,
 ) -> list[CaptionerView]:
-    """GET /captioners. `environ`: the environment of the worker; cards: of this machine."""
+    """GET /captioners. `environ`: the worker's environment variables; cards: number of this
+    machine's graphics cards.
+    """
     return [
         _offer(info, host_models, environ, language, remote, cards)
         for info in captioners.every().values()
@@ -129,9 +131,7 @@ def _offer(
 
 def _needs(package: packages.Package) -> Message:
     values = {"package": package.name, "megabytes": package.megabytes}
-    return Message(
-        "Needs {package} ({megabytes} MB), which is fetched when it is first used.", values
-    )
+    return Message("Needs {package} ({megabytes} MB), which is downloaded on first use.", values)
 
 
 def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:

@@ -40,10 +40,10 @@ State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
 CACHE, SETTINGS = "check-measures.json", "check.json"
 """In the dataset's .lora_trainer folder."""
 REST_SECONDS = 3.0
-"""Between a check and the next one after a change: several images may be arriving."""
+"""Pause after a check, before changed images start another: several may be arriving."""
 QUIET_SECONDS = 10.0
-"""Embeddings of a captioner's image encoder are used when none was added for this long: a caption
-job adds some every few seconds.
+"""A captioner's image embeddings are used when none was added for this long: a running caption job
+adds some every few seconds.
 """
 
 log = logging.getLogger("lora_trainer.webui")
@@ -172,7 +172,7 @@ class Checker:
         self.serial = 0
         """Incremented whenever findings may have changed."""
 
-    # --- the measuring ----------------------------------------------------------------------------
+    # --- measuring --------------------------------------------------------------------------------
 
     def start(self, settings: CheckSettings) -> None:
         """Start a check, or restart the running one with these settings."""
@@ -236,12 +236,10 @@ class Checker:
         self._thread.start()
 
     def _is_stale(self, view: View) -> bool:
-        return self._result.versions != view.versions or self._is_seen_anew()
+        return self._result.versions != view.versions or self._has_new_embeddings()
 
-    def _is_seen_anew(self) -> bool:
-        """Whether a captioner's image encoder has embedded more images since the last check, and is
-        done.
-        """
+    def _has_new_embeddings(self) -> bool:
+        """Whether a caption job has added image embeddings since the last check, and has ended."""
         folder = self._folder / EMBEDDINGS
         try:
             rests = self._clock() - folder.stat().st_mtime > QUIET_SECONDS
@@ -273,7 +271,9 @@ class Checker:
             log.exception("while checking %s", self._store.path)
             state = "failed"
             error = LoraTrainerError(
-                "the check failed: {reason}", hint="The WebUI's console says more.", reason=problem
+                "the check failed: {reason}",
+                hint=("See the WebUI's console for details."),
+                reason=problem,
             )
         with self._lock:
             self._state, self._error, self._ended = state, error, self._clock()  # type: ignore[assignment]
@@ -331,7 +331,7 @@ class Checker:
         except OSError as problem:
             log.warning("%s cannot be written: %s", self._folder / SETTINGS, problem)
 
-    # --- what was found ---------------------------------------------------------------------------
+    # --- findings ---------------------------------------------------------------------------------
 
     def findings(self, view: View) -> Findings:
         """The current findings; empty before the first check."""

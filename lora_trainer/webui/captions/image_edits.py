@@ -105,11 +105,11 @@ def swap_back(root: Path, name: str, swap: Swap) -> tuple[str, Swap]:
     if not kept.is_file():
         raise DatasetError(
             "the original of {name} no longer exists",
-            hint="Look into the trash of your system.",
+            hint="Look in your system's trash.",
             name=name,
         )
     if not place.is_file() or digest(place) != swap.digest:
-        raise DatasetError("{name} was changed meanwhile, and stays as it is", name=name)
+        raise DatasetError("{name} was changed elsewhere, and was left as it is", name=name)
     if target != place and target.exists():
         raise _is_taken(swap.was)
     aside = kept.with_name(f"aside-{place.name}")
@@ -156,7 +156,7 @@ def _box(picture: Image.Image, fix: Mapping[str, Any], name: str, mask: Path | N
     if right <= left or bottom <= top:
         hint = "Its size is {width} x {height}."
         raise DatasetError(
-            "nothing of {path} is inside the box",
+            "the crop box of {path} lies outside the image",
             hint=hint,
             path=name,
             width=picture.width,
@@ -172,7 +172,7 @@ def _save(picture: Image.Image, target: Path) -> None:
     if form not in Image.SAVE:
         hint = "Crop it in an image editor, or save it as PNG first."
         raise DatasetError(
-            "{name} cannot be written in its own format",
+            "{name} cannot be saved in its own format",
             hint=hint,
             name=target.name.removeprefix("new-"),
         )

@@ -76,8 +76,8 @@ class FileEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEdit:
-    """An entry of a file of texts before and after, as it stands there; None: there was none, or it
-    was removed.
+    """The text of an entry in a file of texts before and after; None: it did not exist, or was
+    removed.
     """
 
     number: int

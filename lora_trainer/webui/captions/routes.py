@@ -79,7 +79,7 @@ def _bench(app: App, request: Request) -> Workbench:
     return app.workbenches.of(request.path["id"])
 
 
-# --- what is answered, and what is sent ---------------------------------------------------------
+# --- responses and request bodies -----------------------------------------------------------------
 
 
 class BulkSample(TypedDict):

@@ -7,7 +7,7 @@ conflict-checked, recorded and undoable.
     bench.save(key, caption, was)                  one caption
     bench.remove(keys), .restore(keys), .fix(findings), .convert()
     bench.set_vocabulary(vocabulary), .set_template_order(order)
-    bench.undo(), .redo()                          the newest edit, except what was changed since
+    bench.undo(), .redo()                          the newest edit, except what has changed since
     bench.known(view, ...) -> ImageFacts           facts about each image, for filters and the page
 
 The state is in the dataset's folder: captions (caption_store.py), and in .lora_trainer the journal,
@@ -62,7 +62,7 @@ REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 """In the dataset's .lora_trainer folder."""
 PLANS_KEPT = 10
 NOT_THERE = Message("this image no longer exists")
-CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
+CHANGED_SINCE = Message("this caption was changed elsewhere, and was left as it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Workbenches:
         converter: Converter | None = None,
         of_texts: Callable[[str], Bench] | None = None,
     ) -> None:
-        """of_texts: the workbench of a dataset of texts."""
+        """of_texts: returns the workbench of a dataset of texts."""
         self._datasets = datasets
         self._of_texts = of_texts
         self._converter = converter or Converter()
@@ -137,7 +137,7 @@ class Workbench(Bench):
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
         files.remove_abandoned(store.path)
 
-    # --- knowing ----------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def known(self, view: View, trigger: str = "", tokens: int = 75) -> ImageFacts:
         """Facts about the images of a view."""
@@ -194,7 +194,7 @@ class Workbench(Bench):
         """Raises DatasetError unless the order contains all fields."""
         if sorted(map(str, order)) != sorted(FIELDS):
             raise DatasetError(
-                "the order does not name each field once",
+                "the order must contain each field once",
                 hint="Use: {known}.",
                 known=", ".join(FIELDS),
             )
@@ -409,8 +409,8 @@ class Workbench(Bench):
         )
 
     def _write_drafted(self, draft: _EditParts, edit: Edit, view: View) -> int:
-        """Write the captions of a draft; those changed by someone else at this moment become
-        conflicts. Returns the number written.
+        """Write the captions of a draft. Those that someone else has just changed become conflicts;
+        returns their number.
         """
         keep = self._reviewed_of([change.key for change in draft.changes], view)
         try:
@@ -555,7 +555,7 @@ class Workbench(Bench):
         if not self.converter.is_ready:
             hint = "Press Set up at the top of the tab. When it is done, press Convert again."
             raise DatasetError(
-                "images are converted with the packages for training, which are not installed yet",
+                "converting images needs the training packages, which are not installed yet",
                 hint=hint,
             )
         with self.store.scratch() as folder:

@@ -94,7 +94,7 @@ def name_problem(name: str) -> str:
     if not name or name != name.strip() or name.startswith(".") or name.endswith("."):
         return "the name {name!r} is empty, or starts or ends with a space or a dot"
     if any(character in FORBIDDEN_IN_NAMES or not character.isprintable() for character in name):
-        return "the name {name!r} contains a character that a name cannot hold"
+        return "the name {name!r} contains a character that is not allowed"
     if len(name.encode("utf-8", errors="surrogatepass")) > MAX_NAME_BYTES:
         return "the name {name!r} is too long"
     if name.split(".")[0].upper() in RESERVED_ON_WINDOWS:

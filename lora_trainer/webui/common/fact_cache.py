@@ -1,5 +1,5 @@
-"""Facts about files, by path, cached in a JSON file over restarts. Used by checkpoints.py and
-image_cache.py.
+"""A cache of facts about files, by path, in a JSON file that survives restarts. Used by
+checkpoints.py and image_cache.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 class FactCache:
-    """Thread-safe. is_valid: whether an entry can be used, because the file may be damaged.
-    capacity: the oldest entries beyond it are dropped.
+    """Thread-safe. is_valid: whether an entry of the file, which may be damaged, can be used.
+    capacity: maximum number of entries; the oldest ones are dropped.
     """
 
     def __init__(self, file: Path, is_valid: Callable[[Any], bool], capacity: int = 50_000) -> None:

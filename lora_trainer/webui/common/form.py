@@ -79,13 +79,13 @@ for _, _group in (*training.GROUPS, *captioning.option_groups()):
     schema.documentation_of(_group)
 
 _GROUP_OF = {item.name: group for group, item in _EVERY}
-_SPOKEN_OF = {
+_LABELS_IN_HELPS = {
     **LABELS,
     "init_lora": about(schema.field_named(training.LoraSettings, "init_lora")).label,
 }
 # keys without an underscore are ordinary words too
 _KEYS_IN_A_SENTENCE = re.compile(
-    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in _SPOKEN_OF if "_" in key))
+    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in _LABELS_IN_HELPS if "_" in key))
 )
 
 
@@ -113,8 +113,8 @@ class SettingView(TypedDict):
 
 
 class FormField(SettingView):
-    """`terms`: search terms. `data`: what it is a setting of a training on; `text_...`: what is
-    said of it where texts are trained on.
+    """`terms`: search terms. `data`: the datasets it applies to; `text_label`, `text_help`: its
+    label and help for datasets of texts.
     """
 
     terms: str
@@ -136,7 +136,7 @@ class FormView(TypedDict):
 
 def form(language: str, cards: int = 2) -> FormView:
     """All groups: the basic fields first, then the advanced ones by their group of settings. cards:
-    of this machine.
+    the number of this machine's graphics cards.
     """
     plain: FormGroup = {
         "id": "plain",
@@ -194,7 +194,7 @@ def _field(key: str, language: str) -> FormField:
 
 
 def data_of(key: str) -> Literal["images", "texts", "both"]:
-    """What a setting is read in a training on."""
+    """The datasets that a setting applies to."""
     if key in ONLY_FOR_TEXTS:
         return "texts"
     return "images" if key in ONLY_FOR_IMAGES else "both"
@@ -252,7 +252,7 @@ def _helps_of_choices(details: About, language: str) -> Iterator[str]:
 def _help(sentence: str, language: str) -> str:
     """The help text, with keys of other settings replaced by their labels."""
     return _KEYS_IN_A_SENTENCE.sub(
-        lambda found: f"\u201c{texts.translate(_SPOKEN_OF[found.group()], language)}\u201d",
+        lambda found: f"\u201c{texts.translate(_LABELS_IN_HELPS[found.group()], language)}\u201d",
         texts.translate(sentence, language),
     )
 

@@ -9,8 +9,8 @@ from lora_trainer.errors import LoraTrainerError
 
 
 def typed_folder(text: str, error: type[LoraTrainerError]) -> Path:
-    """The folder. Quotation marks around it, as file managers copy it, and ~ are understood. Raises
-    `error` if it is not a whole path, or not there.
+    """The folder's path. Quotation marks around it, which file managers add, are removed, and ~ is
+    expanded. Raises `error` if it is not an absolute path of an existing folder.
     """
     path = Path(os.path.normpath(Path(text.strip().strip("\"'")).expanduser()))
     if not path.is_absolute() or not path.is_dir():

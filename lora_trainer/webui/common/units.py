@@ -6,7 +6,7 @@ from lora_trainer.errors import Message
 
 
 def duration(seconds: float) -> Message:
-    """In minutes from 90 seconds on, in hours from 90 minutes."""
+    """A duration in seconds, from 90 seconds on in minutes, from 90 minutes on in hours."""
     if seconds < 90:
         count = max(1, round(seconds))
         return Message("1 second" if count == 1 else "{count} seconds", {"count": count})

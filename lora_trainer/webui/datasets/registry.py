@@ -70,7 +70,9 @@ class DatasetInfo:
 
 
 class Card(TypedDict):
-    """A dataset. Of texts: `count` of entries, of which `captioned` can be trained on."""
+    """A dataset. For texts, `count` is the number of entries, and `captioned` of those that can be
+    trained on.
+    """
 
     id: str
     name: str
@@ -87,7 +89,7 @@ class Card(TypedDict):
 
 
 class TextCounts(TypedDict):
-    """What a card says of texts."""
+    """The fields of a card that differ for texts."""
 
     count: int
     captioned: int
@@ -394,5 +396,5 @@ def _tidy_name(name: str) -> str:
         ).split()
     )
     if not tidy:
-        raise DatasetError("a dataset needs a name", hint="Say what is in it.")
+        raise DatasetError("a dataset needs a name", hint="Describe what is in it.")
     return tidy[:MAX_NAME_BYTES].strip()

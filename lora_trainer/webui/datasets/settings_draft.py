@@ -97,8 +97,8 @@ def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
     now = read(root)
     if was != now.revision:
         raise Conflict(
-            "someone else has changed these settings meanwhile",
-            hint="Look at them, and change again.",
+            "someone else has changed these settings in the meantime",
+            hint="Review them, and repeat your change.",
             current=now.to_json(),
         )
     try:
@@ -113,13 +113,13 @@ def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
         )
     except (ValueError, RecursionError) as error:
         raise DatasetError(
-            "these settings cannot be kept: a number in them is not finite",
+            "these settings cannot be saved: a number in them is not finite",
             hint="Look for nan or inf in the settings.",
         ) from error
     if len(content.encode("utf-8", "surrogatepass")) > LONGEST:
         hint = "Shorten the prompts for previews."
         raise DatasetError(
-            "these settings are too long to be kept: more than {size} bytes",
+            "these settings are too long to be saved: more than {size} bytes",
             hint=hint,
             size=LONGEST,
         )
@@ -130,11 +130,11 @@ def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         hint = (
-            "Check the free space and the folder's permissions. Until then they are only in this"
-            " page."
+            "Check the free space and the folder's permissions. Until they are saved, they exist in"
+            " this page only."
         )
         raise DatasetError(
-            "the settings of these images cannot be kept beside them: {reason}",
+            "the settings of this dataset cannot be saved in its folder: {reason}",
             hint=hint,
             reason=reason,
         ) from error

@@ -1,11 +1,11 @@
 """The texts of one dataset: pairs, conversations and plain texts, always read from disk.
 
-    store.view() -> TextView      every entry of its files, with what is found about them
+    store.view() -> TextView      every entry of its files, with the findings about them
 
-A dataset of texts is a folder that was made as one (`mark`), or one opened by path that holds texts
-and no images. Files are read again when their size or modification time has changed. Keys identify
-entries in requests by their text, so that an entry that moves keeps its key, and one that somebody
-else has changed has none. Called by the routes and registry.py.
+A dataset of texts is a folder that was created as one (`mark`), or one opened by path that has text
+files and no images. Files are read again when their size or modification time has changed. An
+entry's key is a hash of its text: an entry that moves keeps its key, and the key of one that
+someone else has changed is no longer found. Called by the routes and registry.py.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from lora_trainer.language.text_files import NoExample, TextField
 from lora_trainer.webui.common.data_folder import NotFound
 
 MARK = "texts.json"
-"""In the dataset's .lora_trainer folder: it is a dataset of texts, though it may be empty."""
+"""A file in the .lora_trainer folder of a dataset of texts, which may be empty."""
 MOST_LOOKED_AT = 2000
-"""Files of a folder that is asked whether it holds texts."""
+"""Maximum number of files to look for texts and images in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,13 @@ class TextItem:
     file: str
     """Its file, relative to the dataset's folder, with forward slashes."""
     name: str
-    """For the user: "pairs.jsonl, line 12"."""
+    """For display: "pairs.jsonl, line 12"."""
     number: int
     """Its position in the file."""
     fields: tuple[TextField, ...]
     """Empty if it cannot be edited here."""
     raw: str
-    """As it stands in the file."""
+    """Its text in the file."""
     findings: tuple[Finding, ...]
 
 
@@ -61,7 +61,7 @@ class TextView:
     files: tuple[FileTexts, ...]
     items: tuple[TextItem, ...]
     findings: tuple[Finding, ...]
-    """All of them."""
+    """All findings, also those of the items."""
 
     @cached_property
     def by_key(self) -> dict[str, TextItem]:
@@ -69,13 +69,13 @@ class TextView:
 
     @cached_property
     def examples(self) -> tuple[TextExample, ...]:
-        """What can be trained on."""
+        """The entries that can be trained on."""
         return tuple(
             example for file in self.files for example in file.examples if example is not None
         )
 
     def file(self, name: str) -> FileTexts:
-        """Raises NotFound."""
+        """A file by its name. Raises NotFound."""
         found = next((one for one in self.files if one.name == name), None)
         if found is None:
             raise NotFound(
@@ -94,7 +94,7 @@ class TextStore:
         self._view: tuple[object, TextView] | None = None
 
     def view(self) -> TextView:
-        """The texts as the files are now. Raises DatasetError if the folder cannot be read."""
+        """The current state of the files. Raises DatasetError if the folder cannot be read."""
         stamps: dict[str, int] = {}
         try:
             for path in text_files.list_files(self.path):
@@ -165,15 +165,15 @@ def _items(read: tuple[FileTexts, ...], findings: tuple[Finding, ...]) -> Iterat
 
 
 def mark(folder: Path) -> None:
-    """Make a folder a dataset of texts."""
+    """Mark a folder as a dataset of texts."""
     inside = folder / caption_provenance.FOLDER
     inside.mkdir(exist_ok=True)
     files.write_text(inside / MARK, '{"version": 1}\n')
 
 
 def holds_texts(folder: Path, *, external: bool) -> bool:
-    """Whether a folder is a dataset of texts. One that was opened by path has no mark: it is one if
-    there are texts and no images in it.
+    """Whether a folder is a dataset of texts. external: it was opened by path, and counts as one if
+    it has text files and no images.
     """
     if (folder / caption_provenance.FOLDER / MARK).is_file():
         return True

@@ -79,13 +79,13 @@ class Thumbnails:
             values = {"name": path.name, "reason": error.strerror or error}
             hint = "Check the free space on the disk of the data folder."
             raise DatasetError(
-                "the small copy of {name} cannot be written: {reason}", hint=hint, **values
+                "the thumbnail of {name} cannot be written: {reason}", hint=hint, **values
             ) from error
         return target
 
     def _note_use(self, target: Path) -> None:
-        """Its modification time is its last use, with a resolution of a day to avoid a write per
-        request.
+        """Set the modification time to now: the time of last use. At most once a day, to avoid a
+        write per request.
         """
         now = self._clock()
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import SetupError
 
 SHORTEST, LONGEST = 75, 1024
-"""The limits of models are between these."""
+"""Bounds of the models' caption limits, in tokens."""
 _REMEMBERED = 50_000
 
 
@@ -83,7 +83,7 @@ def check_trigger_word(word: str) -> TriggerView | None:
 
 
 def limit_of(value: object) -> int:
-    """The number that a request asks for; 75 for what is no limit of a model."""
+    """A caption limit from a request, in tokens; 75 if it is not valid."""
     text = str(value)
     asked = int(text) if text.isdecimal() and len(text) <= 4 else SHORTEST
     return asked if SHORTEST <= asked <= LONGEST else SHORTEST

@@ -1,4 +1,4 @@
-"""Hides the folders of this machine in texts for remote users: what lies above them is removed from
+"""Hides the folders of this machine from remote users: removes their parent folders from paths in
 logs and settings.
 
     redact(content, {Path("C:/Users/Ann/webui/models/Lora"): "Lora"})

@@ -62,7 +62,7 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 class Conflict(LoraTrainerError):
-    """Someone else has changed it meanwhile; `current` is its current state."""
+    """The resource was changed by someone else in the meantime; `current` is its current state."""
 
     def __init__(
         self, template: str, *, hint: str = "", current: Any = None, **values: Any
@@ -129,7 +129,7 @@ class Request:
                 found = float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
             raise LoraTrainerError(
-                "{key} in the request is of the wrong kind",
+                "{key} in the request has the wrong type",
                 hint="Reload the page: it may be older than the extension.",
                 key=key,
             )
@@ -141,7 +141,7 @@ class Nothing(TypedDict):
 
 
 class Trashed(TypedDict):
-    """Its id in the trash; empty if nothing was moved."""
+    """`trash`: id of what was deleted, in the trash; empty if nothing was moved."""
 
     trash: str
 
@@ -182,7 +182,7 @@ def find_routes() -> None:
 
 
 def mount(host_app: Any, app: Any) -> None:
-    """Mount the routes in an app at once. For the host, lazy_app.py does that."""
+    """Mount the routes in an app immediately. In the host, lazy_app.py mounts them later."""
     host_app.mount(PREFIX, answering(host_app, app))
 
 
@@ -200,9 +200,7 @@ def answering(host_app: Any, app: Any) -> ASGIApp:
 
 
 def _named(inner: ASGIApp, session: str) -> ASGIApp:
-    """Add the session id to every answer, from which a page notices that the WebUI was
-    restarted.
-    """
+    """Add the session id to every response, so that a page notices that the WebUI was restarted."""
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: ASGIMessage) -> None:
@@ -272,10 +270,10 @@ def _refuse_cross_site(host_app: Any, raw: StarletteRequest, app: Any) -> None:
         and (name := visitors.foreign_name(raw, app.host.names()))
     ):
         raise Forbidden(
-            "{name} is not known as a name of this WebUI",
+            "{name} is not an allowed host name of this WebUI",
             hint=(
-                "If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. No"
-                " other page acts in your name then."
+                "If this is your address, add it in Settings, LoRA Trainer, Allowed host names."
+                " Requests from other web pages stay blocked."
             ),
             name=name,
         )
@@ -303,7 +301,7 @@ async def _body(entry: RouteEntry, raw: StarletteRequest) -> dict[str, Any]:
     if not raw.headers.get(HEADER):
         raise Forbidden(
             "the request lacks the header X-LoRA-Trainer",
-            hint="It is there so that other web pages cannot act in your name.",
+            hint="It protects you against requests from other web pages (CSRF).",
         )
     if entry.upload:
         return {}

@@ -1,7 +1,8 @@
-"""Why a LoRA does nothing in the WebUI that the tab is in, the copy that loads, and what is left of
-it where the WebUI keeps the model in few bits: asked of a short-lived process with the worker's
-packages, because weights are read with torch. Without these packages names and shapes are judged
-here, no copy is written, and nothing is measured.
+"""Checks whether this WebUI applies a LoRA, writes a copy that it can load, and measures how much
+of it is kept where the WebUI stores the model in low precision.
+
+A short-lived process with the worker's packages does this, because weights are read with torch.
+Without these packages only names and shapes are checked, in this process.
 
     certificates.of(path, "neo", folders)             -> Certified
     certificates.fix(path, copy, "neo", folders)      writes the copy -> Certified of it
@@ -47,7 +48,7 @@ class CauseView(TypedDict):
 
 
 class CertificateView(TypedDict):
-    """What the WebUI makes of a LoRA file."""
+    """What the WebUI loads of a LoRA file."""
 
     name: str
     family: str
@@ -63,17 +64,17 @@ class CertificateView(TypedDict):
 
 
 class KeptSettingView(TypedDict):
-    """What is left of a LoRA in one setting of the WebUI."""
+    """How much of a LoRA is kept with one setting of the WebUI."""
 
     message: str
     hint: str
     lossy: bool
     chosen: bool
-    """Whether the WebUI is set so now."""
+    """Whether this is the current setting."""
 
 
 class KeptView(TypedDict):
-    """What is left of a LoRA where the WebUI keeps the model in few bits."""
+    """How much of a LoRA is kept where the WebUI stores the model in low precision."""
 
     checkpoint: str
     strength: float
@@ -84,7 +85,7 @@ class KeptView(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptInBits:
-    """As the process tells it: Survival.to_mapping, messages as `words`."""
+    """The result of the process: Survival.to_mapping, with messages made by `words`."""
 
     base: Path
     told: Mapping[str, Any]
@@ -117,7 +118,7 @@ def _text(message: Mapping[str, Any], render: Render) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """A certificate as the process tells it: Certificate.to_mapping, messages as `words`."""
+    """The result of the process: Certificate.to_mapping, with messages made by `words`."""
 
     path: Path
     told: Mapping[str, Any]
@@ -154,7 +155,9 @@ class Certified:
 
 
 class Certificates:
-    """Thread-safe; one process at a time. run: asks it; is_ready: whether there is one to ask."""
+    """Thread-safe; one process at a time. run: runs it, request -> response; is_ready: whether its
+    packages are installed.
+    """
 
     def __init__(
         self,
@@ -230,7 +233,7 @@ def _in_a_process(asked: Mapping[str, Any]) -> Mapping[str, Any]:
             env=environment.worker_environ(os.environ),
             creationflags=environment.NO_WINDOW,
         )
-        # the last line: libraries print what they like
+        # libraries may have printed other lines before the last one
         lines = done.stdout.strip().splitlines()
         if lines and not done.returncode:
             answer: Mapping[str, Any] = files.parse_json(lines[-1], names=True)
@@ -241,7 +244,7 @@ def _in_a_process(asked: Mapping[str, Any]) -> Mapping[str, Any]:
         reason = f"{type(error).__name__}: {error}"
     raise LoraFileError(
         "{path} could not be checked: {reason}",
-        hint="Try again; if it stays so, please report it with the file.",
+        hint="Try again. If that does not help, please report it with the file.",
         path=Path(asked["path"]),
         reason=reason[:300],
     )

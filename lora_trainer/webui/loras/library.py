@@ -10,8 +10,8 @@ runs.
     loras.set_strength(id, 0.7)     writes the preferred weight into NAME.json
     loras.deliver(id)               copies a saved step into the LoRA folder under a new name
     loras.inspectable()             all files of the host's LoRA folders, whoever trained them
-    loras.certificate(id)           what the host makes of one of them
-    loras.kept(id)                  what is left of it in the host's checkpoint in few bits
+    loras.certificate(id)           what the host loads of one of them
+    loras.kept(id)                  how much of it is kept if the host uses low precision
     loras.fix(id)                   writes a copy that the host loads, beside it
 
 Files of this trainer are recognised by their metadata. Headers are cached by modification time and
@@ -259,16 +259,16 @@ class Loras:
         return sorted(found, key=lambda one: one["name"].casefold())
 
     def certificate(self, file_id: str) -> Certified:
-        """What the host makes of a file, and what else makes it do nothing. Raises NotFound and
-        LoraFileError.
+        """What the host loads of a file, and other causes for it to have no effect. Raises NotFound
+        and LoraFileError.
         """
         return self._certificates.of(
             self._inspected(file_id), self._host.kind, self._host.lora_folders()
         )
 
     def kept(self, file_id: str) -> KeptInBits:
-        """What is left of a file at its preferred strength in the host's checkpoint, where the host
-        keeps its weights in few bits. Raises NotFound, LoraFileError and SetupError.
+        """How much of a file at its preferred strength is kept if the host stores its current
+        checkpoint in low precision. Raises NotFound, LoraFileError and SetupError.
         """
         path, loaded = self._inspected(file_id), self._host.loaded()
         if loaded is None:
@@ -312,7 +312,7 @@ class Loras:
         return [
             entry
             for entry in self._history.listing()
-            # those of language models are no LoRA files
+            # language models' LoRAs are folders, not files
             if entry.job == "train" and entry.problem is None and entry.state.data == "images"
         ]
 
@@ -323,7 +323,7 @@ class Loras:
 
     def _files(self, within: Path | None = None, seen: set[str] | None = None) -> Iterator[Path]:
         """Every .safetensors file that the host lists in a folder, by default its own, except
-        temporary copies. seen: folders that are passed over, and those that were listed.
+        temporary copies. seen: folders to skip; those that are listed are added.
         """
         seen = set() if seen is None else seen
         for folder, subfolders, names in os.walk(within or self._folder(), followlinks=True):
@@ -464,7 +464,7 @@ class Loras:
 
 
 def _free_name(path: Path) -> Path:
-    """A name for a copy beside a file, which no file there has."""
+    """An unused path for a copy beside a file."""
     taken = {one.stem for one in path.parent.iterdir()}
     endings = itertools.chain(("-fixed",), (f"-fixed-{number}" for number in itertools.count(2)))
     name = next(name for ending in endings if (name := path.stem + ending) not in taken)
@@ -511,11 +511,11 @@ class LoraView(TypedDict):
     resolution: int | None
     """Native resolution of its family in pixels."""
     steps: int | None
-    """Sampling steps that suit its family in the WebUI; null: unknown."""
+    """Recommended sampling steps of its family in the WebUI; null: unknown."""
     cfg: float | None
-    """The same of the CFG scale."""
+    """Recommended CFG scale; null: unknown."""
     sampler: str
-    """The same; empty: the WebUI's default."""
+    """Recommended sampler; empty: the WebUI's default."""
     scheduler: str
     author: str
     license: str
@@ -572,7 +572,7 @@ def _read(path: Path) -> _Header:
 
 
 def _weight_of(entry: HistoryEntry, step: int) -> float:
-    """What a run's settings say, else what was measured at the step."""
+    """The preferred weight in a run's settings, else the one measured at the step."""
     stated = sidecar.number(entry.settings.get("preferred_weight"))
     return stated or entry.state.measured_strength(step) or DEFAULT_STRENGTH
 

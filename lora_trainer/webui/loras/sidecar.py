@@ -79,8 +79,8 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
 
 
 def copy(lora: Path, other: Path, *, version: str | None) -> None:
-    """Give a copy of a LoRA its sidecar, if there is one. version: its `sd version`, if it is
-    known. Raises LoraFileError.
+    """Copy a LoRA's sidecar, if there is one, for its copy `other`. version: the copy's `sd
+    version`, if known. Raises LoraFileError.
     """
     values, target = read(lora), path_of(other)
     if not values or target.exists():
@@ -100,5 +100,5 @@ def copy(lora: Path, other: Path, *, version: str | None) -> None:
 def _parse(path: Path) -> dict[str, Any]:
     values = files.load_json(path, infinite=True)
     if not isinstance(values, dict):
-        raise ValueError("it holds no names and values")
+        raise ValueError("it is not a JSON object")
     return values

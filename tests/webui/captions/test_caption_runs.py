@@ -79,9 +79,7 @@ def test_every_captioner_is_offered_with_what_it_costs_and_its_own_settings(tmp_
 def test_what_a_captioner_needs_is_told_until_it_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "CAPTIONER_OVERLAYS", {"wd": tmp_path / "overlay-wd"})
     needs = lambda: {offer["name"]: offer["needs"] for offer in offers(tmp_path, {}, "")}["wd"]  # noqa: E731
-    assert needs() == {
-        "sentence": "Needs onnxruntime (60 MB), which is fetched when it is first used."
-    }
+    assert needs() == {"sentence": "Needs onnxruntime (60 MB), which is downloaded on first use."}
     stamp = tmp_path / "overlay-wd" / "cp311" / "0123456789" / "stamp.json"
     stamp.parent.mkdir(parents=True)
     stamp.write_text("{}", encoding="utf-8")

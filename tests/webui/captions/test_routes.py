@@ -131,7 +131,7 @@ def test_a_bad_pattern_and_a_missing_choice_are_sentences(page):
         action={"do": "replace", "find": "(", "replace": "", "regex": True},
     )
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(
-        "The pattern is no regular expression"
+        "The regular expression is invalid"
     )
     assert (
         page.post("datasets/fox/bulk/preview", select={}, action={"do": "clear"}).json()["error"][
@@ -165,7 +165,7 @@ def test_two_browsers_lose_nothing_of_each_other(page):
             "key": key,
             "name": "a.png",
             "current": "a red fox",
-            "message": "This caption was changed meanwhile, and stays as it is",
+            "message": "This caption was changed elsewhere, and was left as it is",
         }
     ]
     late = page.post("datasets/fox/caption", key=key, caption="my fox", was="a fox")
@@ -351,7 +351,7 @@ def test_what_was_exported_can_be_imported_and_that_undone(page, kind):
 def test_an_unknown_kind_of_export_is_said(page):
     assert (
         page.get("datasets/fox/export", **{"as": "xls"}).json()["error"]["message"]
-        == "xls is no kind of file for captions"
+        == "xls is not a format for captions"
     )
 
 

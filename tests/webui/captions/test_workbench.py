@@ -207,7 +207,7 @@ def test_everything_is_undone_step_by_step_after_a_restart(tmp_path, name):
     bench = again(tmp_path)
     assert [str(line.title) for line in bench.journal.lines()] == [
         "Removed: 1 image",
-        "Captions emptied",
+        "Captions cleared",
         "Added: ink",
         "Caption of a.png",
     ]
@@ -218,13 +218,13 @@ def test_everything_is_undone_step_by_step_after_a_restart(tmp_path, name):
         {"a.png": "a red fox", "b.png": "wolf, snow"},
         start,
     ]
-    with pytest.raises(DatasetError, match="nothing to take back"):
+    with pytest.raises(DatasetError, match="nothing to undo"):
         bench.undo()
     bench = again(tmp_path)
     for _ in range(4):
         bench.redo()
     assert captions(bench) == {"a.png": ""}
-    with pytest.raises(DatasetError, match="nothing to take back"):
+    with pytest.raises(DatasetError, match="nothing to undo"):
         bench.redo()
 
 
@@ -557,7 +557,7 @@ def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
     save(tmp_path / "a.png", size=(9, 9), colour="black")
     outcome = bench.undo()
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
-        "a.png was changed meanwhile, and stays as it is"
+        "a.png was changed elsewhere, and was left as it is"
     ]
     assert list(bench.journal.read(bench.journal.redoable.id).swaps) == ["a.png"], "where it lies"
     with Image.open(tmp_path / "a.png") as image:
@@ -624,7 +624,7 @@ def test_several_fixes_are_one_edit(tmp_path):
         ]
     )
     assert [str(conflict.message) for conflict in outcome.conflicts] == [
-        "nothing of c.png is inside the box"
+        "the crop box of c.png lies outside the image"
     ]
     assert captions(bench) == {"a.png": "lab, a fox", "c.png": "bear"}
     with Image.open(tmp_path / "a.png") as image:
@@ -681,7 +681,7 @@ def test_a_vocabulary_and_the_order_of_the_fields_are_undone(tmp_path):
     )
     bench.set_vocabulary(Vocabulary(opening="old lab", fields={}))
     bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
-    # nothing has changed, so there is nothing to take back
+    # nothing has changed, so there is nothing to undo
     bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
     bench.set_template_order(order)
     assert [(str(line.title), line.count) for line in bench.journal.lines()] == [
@@ -714,7 +714,7 @@ def test_a_vocabulary_that_somebody_edited_since_stays_at_undo(tmp_path):
     bench.redo()
     file.write_text("opening: attic\n", encoding="utf-8")
     assert [(conflict.name, str(conflict.message)) for conflict in bench.undo().conflicts] == [
-        (VOCABULARY_FILE, "this file was changed meanwhile, and stays as it is")
+        (VOCABULARY_FILE, "this file was changed elsewhere, and was left as it is")
     ]
     assert file.read_text(encoding="utf-8") == "opening: attic\n"
 
@@ -727,7 +727,7 @@ def test_a_datasets_own_order_of_fields_is_kept(tmp_path):
     order = ["style", "subject", "action", "features", "scene", "light", "colour"]
     bench.set_template_order(order)
     assert list(again(tmp_path).template_order()) == order
-    with pytest.raises(DatasetError, match="does not name each field once"):
+    with pytest.raises(DatasetError, match="must contain each field once"):
         bench.set_template_order(order[1:])
     (tmp_path / ".lora_trainer" / "template.json").write_text(
         json.dumps({"order": ["mood"]}), encoding="utf-8"

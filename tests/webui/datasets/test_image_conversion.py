@@ -302,6 +302,6 @@ def test_what_cannot_be_converted_stays_and_is_named(folder):
     (folder.path / "sub" / "2.jpg").write_bytes(b"edited")
     undone = bench.undo()
     assert [str(conflict.message) for conflict in undone.conflicts] == [
-        "sub/2.jpg was changed meanwhile, and stays as it is"
+        "sub/2.jpg was changed elsewhere, and was left as it is"
     ]
     assert bench.convert().changed == 0 and bench.journal.undoable is None

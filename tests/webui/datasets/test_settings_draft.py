@@ -79,7 +79,7 @@ def test_only_settings_of_the_form_are_kept_and_only_so_many(tmp_path):
         tmp_path, {"changes": {"lora_rank": 8, "output_dir": "/"}, "other": 1, "name": 3}, ""
     )
     assert kept.values == {"changes": {"lora_rank": 8}, "captioner": {}}
-    with pytest.raises(DatasetError, match="too long to be kept: more than 65536 bytes"):
+    with pytest.raises(DatasetError, match="too long to be saved: more than 65536 bytes"):
         settings_draft.write(
             tmp_path, {"changes": {"sample_prompts": ["x" * 70_000]}}, kept.revision
         )
@@ -90,7 +90,7 @@ def test_only_settings_of_the_form_are_kept_and_only_so_many(tmp_path):
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / ".lora_trainer").write_text("in the way")
-    with pytest.raises(DatasetError, match="cannot be kept beside them"):
+    with pytest.raises(DatasetError, match="cannot be saved in its folder"):
         settings_draft.write(tmp_path, VALUES, "")
 
 

@@ -160,8 +160,11 @@ def test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_
         json={} if method == "POST" else None,
     )
     assert answer.status_code == 403
-    assert answer.json()["error"]["message"] == "evil.example is not known as a name of this WebUI"
-    assert "Settings, LoRA Trainer, Names of this WebUI" in answer.json()["error"]["hint"]
+    assert (
+        answer.json()["error"]["message"]
+        == "evil.example is not an allowed host name of this WebUI"
+    )
+    assert "Settings, LoRA Trainer, Allowed host names" in answer.json()["error"]["hint"]
     assert (
         visitor.request(
             method,
