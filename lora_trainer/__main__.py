@@ -782,20 +782,32 @@ def torchrun(asked: argparse.Namespace) -> int:
 
 
 def how_to_use(folder: Any) -> str:
-    """The prompt tag of a finished run's LoRA, and where to copy an undelivered file."""
+    """The prompt tag of a finished run's LoRA, and where to copy an undelivered file; where an
+    earlier step was judged to be best, the same of that step's file.
+    """
     from lora_trainer.settings import training
 
     state, used = folder.read_state(), training.read(folder.config)
     if state.data == "texts":
         return f'Ask it: python -m lora_trainer ask "{folder.path}" "..."'
-    name = Path(state.delivered or state.file).stem
-    stated = used.output.preferred_weight
-    measured = state.measured_strength(state.step) or training.DEFAULT_STRENGTH
-    tag = f"<lora:{name}:{measured if stated is None else stated:g}>"
-    prompt = f"{used.dataset.trigger_word} {tag}".strip()
-    if state.delivered:
-        return f"In a prompt: {prompt}"
-    return f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {prompt}"
+
+    def prompt(file: str, step: int) -> str:
+        measured = state.measured_strength(step) or training.DEFAULT_STRENGTH
+        stated = used.output.preferred_weight
+        tag = f"<lora:{Path(file).stem}:{measured if stated is None else stated:g}>"
+        return f"{used.dataset.trigger_word} {tag}".strip()
+
+    into = "to the WebUI's models/Lora folder; then, in a prompt:"
+    last = prompt(state.delivered or state.file, state.step)
+    said = f"In a prompt: {last}" if state.delivered else f"Copy it {into} {last}"
+    best = state.judged.step if state.judged else state.step
+    file = next((one.file for one in state.saved if one.step == best), "")
+    if best == state.step or not (folder.path / file).is_file():
+        return said
+    return (
+        f"{said}\nThat is the last step, and step {best:,} is best."
+        f" Copy {folder.path / file} {into} {prompt(file, best)}"
+    )
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:

@@ -316,6 +316,29 @@ def test_resume_of_a_finished_run_says_how_its_file_gets_to_use(tmp_path, capsys
     )
 
 
+def test_where_an_earlier_step_is_best_its_own_file_and_strength_are_told(tmp_path, capsys):
+    early = "checkpoints/ink-step00000004.safetensors"
+    folder = write_run(
+        tmp_path / "ink",
+        *TRAINED,
+        events.Saved(step=4, file=early),
+        events.Saved(step=10, file="ink.safetensors"),
+        events.Judged(step=4, strength=0.5, strengths={"4": 0.5, "10": 0.75}),
+        events.Finished(step=10, file="ink.safetensors", delivered="/webui/Lora/ink.safetensors"),
+        preferred_weight="auto",
+    )
+    _, gone, _ = run(capsys, "resume", folder.path)
+    assert "<lora:ink:0.75>" in gone and "is best" not in gone
+
+    (folder.path / early).parent.mkdir()
+    (folder.path / early).write_bytes(b"")
+    _, out, _ = run(capsys, "resume", folder.path)
+    *_, last, best = out.splitlines()
+    assert last == "In a prompt: <lora:ink:0.75>"
+    assert "step 4 is best" in best and str(folder.path / early) in best
+    assert best.endswith(" <lora:ink-step00000004:0.5>")
+
+
 def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):
     folder = stopped_run(tmp_path)
     before = folder.config.read_text(encoding="utf-8")

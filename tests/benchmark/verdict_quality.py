@@ -5,6 +5,8 @@
     python -m tests.benchmark.verdict_quality FOLDER --seeds 0 1   other seeds; the thresholds were
                                                                    chosen on 0, 1 and 2
     python -m tests.benchmark.verdict_quality FOLDER --ema         with averaged weights
+    python -m tests.benchmark.verdict_quality FOLDER --preset      with the learning rate lowered as
+                                                                   the tab's presets lower it
 
 A run of each case, concept and seed is trained in this process. Each of its saves is measured with
 the demo's own measures (presence of the concept times share of the prompts' words that are obeyed),
@@ -47,11 +49,14 @@ from lora_trainer.demo.run import demo_config
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from lora_trainer.training import device as devices
 from lora_trainer.verdict.judge import Verdict, judge
 from lora_trainer.verdict.measurements import read_measurements
+from lora_trainer.webui.settings import presets
 from lora_trainer.worker import job
 
-CONCEPTS = ("ink", "zorbl")
+CONCEPTS = {"ink": "style", "zorbl": "character"}
+"""Concept -> the tab's preset for its kind."""
 SCENES = 96
 """Images by which the quality of a save is measured. Of 24, one save's quality as a share of
 another's has a standard error of 0.05; of 96, of 0.02.
@@ -199,7 +204,13 @@ class MadeRun:
 
 
 def every_run(
-    place: Path, seeds: Iterable[int], cases: Iterable[str], parts: Any, changes: dict[str, Any]
+    place: Path,
+    seeds: Iterable[int],
+    cases: Iterable[str],
+    parts: Any,
+    changes: dict[str, Any],
+    *,
+    preset: bool,
 ) -> Iterator[MadeRun]:
     """Each run, trained unless it is there."""
     ends = {concept: _ends(parts, concept) for concept in CONCEPTS}
@@ -209,7 +220,8 @@ def every_run(
                 where = place / f"{name.replace(' ', '-')}-{concept}-{seed}"
                 file = where / "images.json"
                 if not file.exists():
-                    folder = _trained(where, CASES[name], concept, seed, changes)
+                    schedule = preset_schedule(concept, CASES[name].steps) if preset else {}
+                    folder = _trained(where, CASES[name], concept, seed, {**schedule, **changes})
                     found = _measured(parts, concept, folder, ends[concept])
                     files.write_text(file, json.dumps(found))
                 run = MadeRun(
@@ -248,6 +260,16 @@ def _trained(
     return folder
 
 
+def preset_schedule(concept: str, steps: int) -> dict[str, Any]:
+    """The scheduler of the preset for the concept's kind, as it is set on every checkpoint but the
+    embedded one, and the same share of the steps for the warm-up. What else a preset sets on the
+    embedded checkpoint is what the demo trains with.
+    """
+    values = presets.read(presets.FOLDER / f"{CONCEPTS[concept]}.yaml").values
+    share = values["lr_warmup_steps"] / values["max_train_steps"]
+    return {"lr_scheduler": values["lr_scheduler"], "lr_warmup_steps": round(share * steps)}
+
+
 def _prompts(concept: str, seed: int) -> list[str]:
     rng = random.Random(f"previews {concept} {seed}")
     chosen = world.concept_named(concept)
@@ -276,7 +298,7 @@ def _images(parts: Any, concept: str, lora: Path | None, start: int, end: int) -
     with (
         applied(parts, [LoraTag(lora, 1.0)] if lora else []),
         # twice as fast where the processor has it, and how people draw
-        torch.autocast("cpu", torch.bfloat16),
+        torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()),
     ):
         for first in range(start, end, FIRST_SCENES):
             scenes, prompts = zip(*judged[first : first + FIRST_SCENES], strict=True)
@@ -289,6 +311,11 @@ def _images(parts: Any, concept: str, lora: Path | None, start: int, end: int) -
                 for image, scene in zip(made, scenes, strict=True)
             ]
     return found
+
+
+def _has_bfloat16() -> bool:
+    cpu = torch.device("cpu")
+    return devices.choose_precision("auto", cpu, devices.SMALL_MODEL) == torch.bfloat16
 
 
 def _ends(parts: Any, concept: str) -> Ends:
@@ -412,11 +439,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=range(6, 12))
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--ema", action="store_true", help="train with ema_decay: auto")
+    parser.add_argument(
+        "--preset", action="store_true", help="train with the scheduler of the tab's presets"
+    )
     asked = parser.parse_args(arguments)
     changes = {"ema_decay": None} if asked.ema else {}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     parts = open_checkpoint(EMBEDDED).load(torch.float32)
-    print(table(list(every_run(asked.folder, asked.seeds, asked.cases, parts, changes))))
+    runs = every_run(asked.folder, asked.seeds, asked.cases, parts, changes, preset=asked.preset)
+    print(table(list(runs)))
     return 0
 
 
