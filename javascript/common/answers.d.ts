@@ -340,6 +340,11 @@ export interface EditView {
     undone: boolean;
 }
 
+// Bytes of the encoded images and captions that are kept for the next training.
+export interface EncodedSize {
+    size: number;
+}
+
 export interface FactView {
     label: string;
     value: string;
@@ -1209,6 +1214,7 @@ export interface GetAnswers {
     [path: `datasets/${string}/check`]: CheckView;
     [path: `datasets/${string}/draft`]: DraftView;
     [path: `datasets/${string}/edits`]: EditList;
+    [path: `datasets/${string}/encoded`]: EncodedSize;
     [path: `datasets/${string}/items`]: ItemsView | Unchanged;
     [path: `datasets/${string}/pair-run`]: RunView | Nothing;
     [path: `datasets/${string}/removed`]: RemovedImage[];
@@ -1259,6 +1265,7 @@ export interface PostAnswers {
     [path: `datasets/${string}/convert`]: OutcomeView;
     [path: `datasets/${string}/crop-copy`]: CopyView;
     [path: `datasets/${string}/delete`]: Trashed;
+    [path: `datasets/${string}/delete-encoded`]: EncodedSize;
     [path: `datasets/${string}/draft`]: DraftView;
     [path: `datasets/${string}/fix`]: OutcomeView;
     [path: `datasets/${string}/folder`]: Nothing;

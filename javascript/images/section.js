@@ -10,6 +10,7 @@ import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
 import { Grid } from "./grid.js";
 import { ImagePages, pageFilters } from "./pages.js";
+import { encodedRow } from "./encoded.js";
 import { remarksCard } from "./images.js";
 import { textFiles } from "./text_files.js";
 import { OF_TEXTS, uploadArea } from "./upload.js";
@@ -28,6 +29,7 @@ class Parts {
     grid = new Grid(drawTools, (keys) => remove(keys).catch(widgets.toastProblem));
     next = widgets.actions();
     texts = textFiles();
+    encoded = encodedRow();
     onward = widgets.button({
         label: t("Go on to the captions"),
         kind: "primary",
@@ -89,9 +91,10 @@ export const section = {
         pages.watch("images");
     },
     shown() {
-        const { pages, texts } = drawn.need();
+        const { pages, texts, encoded } = drawn.need();
         if (datasets.isTexts()) texts.load().catch(widgets.toastProblem);
         else if (pages.answer) pages.load({ quietly: true });
+        encoded.update().catch(() => {});
     },
 };
 
@@ -390,7 +393,7 @@ function rename() {
 }
 
 function drawPanel() {
-    const { panel, place, tools, pages, grid, texts } = drawn.need();
+    const { panel, place, tools, pages, grid, texts, encoded } = drawn.need();
     const card = datasets.chosen();
     grid.reset();
     Object.assign(pages.query, { offset: 0, filter: "all", text: "" });
@@ -421,8 +424,9 @@ function drawPanel() {
         ),
         ...(card.kind === "texts"
             ? [texts.element]
-            : [widgets.apart(pageFilters(pages), tools), place, pages.bar]),
+            : [widgets.apart(pageFilters(pages), tools), place, pages.bar, encoded.element]),
     );
+    encoded.update().catch(() => {});
     if (card.kind === "texts") texts.load().catch(widgets.toastProblem);
     else pages.load();
 }

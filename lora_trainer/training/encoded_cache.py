@@ -1,6 +1,6 @@
 """Encoded images and captions, kept with the dataset for later trainings on it.
 
-They lie in `.lora_trainer/encoded` of the dataset's folder, which may be deleted at any time. A
+They are in the dataset's folder (dataset.encoded_files), where they may be deleted at any time. A
 file's name is a hash of all that its content depends on: image, size, settings, the model's files,
 device and precision. What has not been used for longest is deleted beyond `LIMIT` bytes.
 """
@@ -14,11 +14,9 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.dataset.caption_provenance import FOLDER as KNOWLEDGE
+from lora_trainer.dataset.encoded_files import SUFFIX, encoded_files, encoded_folder
 from lora_trainer.training import checksummed
 
-FOLDER = "encoded"
-"""Inside the dataset's .lora_trainer folder."""
 VERSION = 1
 """Increase when encoding changes: what was kept before is then not found any more."""
 LIMIT = 2 * 2**30
@@ -32,7 +30,7 @@ class EncodedCache:
 
     def __init__(self, dataset: Path, made_by: str) -> None:
         """made_by: what else the content depends on, as part of each key."""
-        self._folder = dataset / KNOWLEDGE / FOLDER
+        self._dataset = dataset
         self.made_by = f"{VERSION}\0{made_by}"
         self._writes = True
 
@@ -68,11 +66,10 @@ class EncodedCache:
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """When each was used, its size, its path."""
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(self._folder):
-                with contextlib.suppress(OSError):
-                    details = entry.stat()
-                    yield details.st_mtime, details.st_size, Path(entry.path)
+        for entry in encoded_files(self._dataset):
+            with contextlib.suppress(OSError):
+                details = entry.stat()
+                yield details.st_mtime, details.st_size, Path(entry.path)
 
     def _file(self, key: str) -> Path:
-        return self._folder / f"{key}.safetensors"
+        return encoded_folder(self._dataset) / f"{key}{SUFFIX}"

@@ -142,6 +142,12 @@ def test_from_images_to_a_finished_lora(host, visitor):
     )
     assert (host.lora_folder / f"{NAME}.png").is_file()
 
+    images = open_step(page, "images")
+    images.get_by_text("kept so that the next training starts sooner").wait_for()
+    images.get_by_role("button", name="Delete encoded images").click()
+    page.get_by_text("The next training encodes them again.").wait_for()
+    assert host.get(f"datasets/{quote(card['id'])}/encoded") == {"size": 0}
+
 
 def test_the_hosts_lora_page_has_the_card_without_a_restart_and_its_click_inserts_tag_and_trigger(
     host, visitor, trained

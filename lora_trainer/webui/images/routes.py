@@ -9,6 +9,7 @@ from urllib.parse import quote
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
+from lora_trainer.dataset.encoded_files import delete_encoded, encoded_size
 from lora_trainer.dataset.findings import from_error
 from lora_trainer.dataset.images import image_size
 from lora_trainer.dataset.sources import CaptionSource
@@ -48,6 +49,12 @@ class DeletedDataset(TypedDict):
     id: str
     name: str
     time: float
+
+
+class EncodedSize(TypedDict):
+    """Bytes of the encoded images and captions that are kept for the next training."""
+
+    size: int
 
 
 class AddedImage(TypedDict):
@@ -199,6 +206,16 @@ def show_folder(app: App, request: Request) -> Nothing:
     request.require_local()
     file_manager.show(app.datasets.find(request.path["id"]).path)
     return {}
+
+
+@route("GET", "/datasets/{id}/encoded")
+def read_encoded(app: App, request: Request) -> EncodedSize:
+    return {"size": encoded_size(app.datasets.find(request.path["id"]).path)}
+
+
+@route("POST", "/datasets/{id}/delete-encoded")
+def remove_encoded(app: App, request: Request) -> EncodedSize:
+    return {"size": delete_encoded(app.datasets.find(request.path["id"]).path)}
 
 
 @route("GET", "/datasets/{id}/draft")

@@ -397,7 +397,7 @@ def test_every_change_needs_the_header_no_other_page_can_send(page):
         for entry in routing.ROUTES
         if entry.handler.__module__ == routes.__name__ and entry.method == "POST"
     ]
-    assert len(changing) == 11
+    assert len(changing) == 12
     for entry in changing:
         address = "/lora-trainer" + entry.path.replace("{id}", "fox")
         assert (
@@ -416,3 +416,30 @@ def test_a_size_that_is_no_number_is_as_good_as_none(page, size):
         200,
         ["a.png"],
     )
+
+
+def test_encoded_images_are_measured_and_deleted_and_nothing_else_is(page):
+    identity = page.post("datasets", {"name": "ink"}).json()["id"]
+    dataset = page.datasets.find(identity).path
+    assert page.get(f"datasets/{identity}/encoded").json() == {"size": 0}
+    encoded = dataset / ".lora_trainer" / "encoded"
+    encoded.mkdir(parents=True)
+    for name, size in (("a.safetensors", 1000), ("b.safetensors", 500), ("notes.txt", 7)):
+        (encoded / name).write_bytes(bytes(size))
+    captions = dataset / ".lora_trainer" / "captions.json"
+    captions.write_text("{}")
+    assert page.get(f"datasets/{identity}/encoded").json() == {"size": 1500}
+    assert page.post(f"datasets/{identity}/delete-encoded").json() == {"size": 0}
+    assert [path.name for path in encoded.iterdir()] == ["notes.txt"] and captions.exists()
+
+
+def test_a_link_in_place_of_the_encoded_images_leads_nowhere(page):
+    identity = page.post("datasets", {"name": "ink"}).json()["id"]
+    elsewhere = page.root / "models"
+    elsewhere.mkdir()
+    (elsewhere / "model.safetensors").write_bytes(bytes(9))
+    place = page.datasets.find(identity).path / ".lora_trainer"
+    place.mkdir(exist_ok=True)
+    (place / "encoded").symlink_to(elsewhere, target_is_directory=True)
+    assert page.post(f"datasets/{identity}/delete-encoded").json() == {"size": 0}
+    assert (elsewhere / "model.safetensors").exists()
