@@ -60,7 +60,13 @@ class TextStates:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def to(self, device: torch.device | str) -> TextStates:
-        return self._each(lambda tensor: tensor.to(device))
+        """On the device. From page-locked memory they are copied without waiting for that."""
+        asynchronous = str(device).startswith("cuda")
+        return self._each(lambda tensor: tensor.to(device, non_blocking=asynchronous))
+
+    def pin_memory(self) -> TextStates:
+        """The same in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
 
     def detach(self) -> TextStates:
         return self._each(lambda tensor: tensor.detach())

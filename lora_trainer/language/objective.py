@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lora_trainer.language.packing import TokenBatch, collate
 from lora_trainer.language.tokens import IGNORED, TokenRow
+from lora_trainer.training.prefetch import moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,22 +24,23 @@ class CompletionObjective:
     device: torch.device
     dtype: torch.dtype
 
-    def losses(
+    def batch(
         self, indices: Sequence[int], step: int, part: int, rows: Sequence[int] | None = None
-    ) -> torch.Tensor:
-        """The mean cross entropy of the learned tokens of each of the `rows` (default: all) of this
-        batch.
-        """
+    ) -> TokenBatch:
+        """The `rows` (default: all) of this batch of token rows."""
         chosen = range(len(indices)) if rows is None else rows
-        return self.loss([self.rows[indices[row]] for row in chosen])
+        return collate([self.rows[indices[row]] for row in chosen], self.pad_id, self.dtype)
+
+    def losses(self, batch: TokenBatch) -> torch.Tensor:
+        """The mean cross entropy of the learned tokens of each row, (B,)."""
+        return completion_loss(self._predict(batch), moved(batch.labels, self.device))
 
     def names(self, indices: Sequence[int]) -> Sequence[str]:
         return [self.rows[index].name for index in indices]
 
     def loss(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """The loss of each of these rows, (B,)."""
-        batch = collate(rows, self.pad_id, self.dtype)
-        return completion_loss(self._predict(batch), batch.labels.to(self.device))
+        return self.losses(collate(rows, self.pad_id, self.dtype))
 
     def logits(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """The model's output for these rows, (B, L, V)."""
@@ -46,9 +48,9 @@ class CompletionObjective:
 
     def _predict(self, batch: TokenBatch) -> torch.Tensor:
         logits: torch.Tensor = self.model(
-            input_ids=batch.ids.to(self.device),
-            attention_mask=batch.mask.to(self.device),
-            position_ids=batch.positions.to(self.device),
+            input_ids=moved(batch.ids, self.device),
+            attention_mask=moved(batch.mask, self.device),
+            position_ids=moved(batch.positions, self.device),
             use_cache=False,
         ).logits
         return logits

@@ -28,6 +28,15 @@ class TokenBatch:
     positions: torch.Tensor
     mask: torch.Tensor
 
+    def pin_memory(self) -> TokenBatch:
+        """The same in page-locked memory."""
+        return TokenBatch(
+            ids=self.ids.pin_memory(),
+            labels=self.labels.pin_memory(),
+            positions=self.positions.pin_memory(),
+            mask=self.mask.pin_memory(),
+        )
+
 
 def pack(rows: Sequence[TokenRow], max_length: int) -> list[TokenRow]:
     """The rows put together into rows of at most max_length tokens: each goes into the first one

@@ -43,6 +43,16 @@ class Batch:
     captions: tuple[str, ...]
     size_conditions: torch.Tensor
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory."""
+        return Batch(
+            latents=self.latents.pin_memory(),
+            noise=self.noise.pin_memory(),
+            timesteps=self.timesteps.pin_memory(),
+            captions=self.captions,
+            size_conditions=self.size_conditions.pin_memory(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:

@@ -21,6 +21,7 @@ from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.averaging import WeightAverage, averaged_by, make_average
 from lora_trainer.training.device import move_optimizer
+from lora_trainer.training.prefetch import BatchRequest, Prefetcher
 from lora_trainer.training.processes import ALONE, Processes
 from lora_trainer.training.randomness import seed_dropout
 
@@ -131,13 +132,15 @@ class StepResult:
 class Objective(Protocol):
     """What training minimizes: the model's loss on the examples."""
 
-    def losses(
-        self, indices: Sequence[int], step: int, part: int, rows: Sequence[int]
-    ) -> torch.Tensor:
-        """The losses of these `rows` of the batch: (len(rows),), float32. `part`: the number of the
-        batch within the step. Random numbers depend on the seed, `step` and `part`, and are drawn
-        for the whole batch, so that they do not depend on `rows`.
+    def batch(self, indices: Sequence[int], step: int, part: int, rows: Sequence[int]) -> Any:
+        """The `rows` of a batch of examples, in main memory, with a method pin_memory. `part`: the
+        number of the batch within the step. Random draws follow from the seed, `step` and `part`,
+        and are those of the whole batch, whatever rows are asked for. May be called in another
+        thread, during earlier steps.
         """
+
+    def losses(self, batch: Any) -> torch.Tensor:
+        """The loss of each row of a batch, float32."""
 
     def names(self, indices: Sequence[int]) -> Sequence[str]:
         """The names of these examples."""
@@ -159,6 +162,8 @@ class Trainer:
     """The GradScaler, for fp16 only."""
     processes: Processes = ALONE
     """The processes that share each step's examples. All hold the same weights and state."""
+    prefetches: bool | None = None
+    """Whether the next batch is made while the device computes; None: unless that is a CPU."""
     step: int = 0
     """Completed steps."""
     smoothed_loss: SmoothedLoss = field(default_factory=SmoothedLoss)
@@ -166,8 +171,11 @@ class Trainer:
     _names: list[str] = field(default_factory=list)
     _parameters: list[torch.nn.Parameter] = field(default_factory=list)
     _average: WeightAverage | None = None
+    _prefetcher: Prefetcher = field(init=False)
 
     def __post_init__(self) -> None:
+        ahead = self.device.type != "cpu" if self.prefetches is None else self.prefetches
+        self._prefetcher = Prefetcher(self._make_batch, self.device, ahead=ahead)
         named = self.adapters.parameters()
         self._names = [name for name, _ in named]
         self._parameters = [parameter for _, parameter in named]
@@ -238,23 +246,27 @@ class Trainer:
         """
         start = time.perf_counter()
         seed_dropout(self.settings.seed, self.step, self.processes.rank)
-        example_count = sum(len(indices) for indices in group)
-        losses = torch.zeros(example_count, device=self.device)
-        names: list[str] = []
-        for part, indices in enumerate(group):
-            rows = self.processes.share(len(names), len(indices))
+        names = [name for indices in group for name in self.objective.names(indices)]
+        losses = torch.zeros(len(names), device=self.device)
+        requests = self._requests(self.step, group)
+        done = 0
+        for request, following in zip(
+            requests, [*requests[1:], self._after_this_step()], strict=True
+        ):
+            rows, of_batch = request.rows, losses[done : done + len(request.indices)]
             if rows:
+                batch = self._prefetcher.get(request)
+                self._prefetcher.prepare(following)
                 with self.precision():
-                    batch_losses = self.objective.losses(indices, self.step, part, rows)
-                self._backward(batch_losses.sum() / example_count)
-                losses[len(names) :][rows.start : rows.stop : rows.step] = batch_losses.detach()
+                    batch_losses = self.objective.losses(batch)
+                self._backward(batch_losses.sum() / len(names))
+                of_batch[rows.start : rows.stop : rows.step] = batch_losses.detach()
             elif self.scaler is not None:
                 # unscale_() fails if nothing was scaled in this step
                 self.scaler.scale(losses)
-            names += self.objective.names(indices)
+            done += len(request.indices)
         self.processes.add_up(self._parameters, losses)
-        values = losses.tolist()
-        norm = self._apply_gradients()
+        values, norm = self._apply_gradients(losses)
         skipped = self._why_skipped(values, norm, names)
         self.rates.step()
         return StepResult(
@@ -264,6 +276,25 @@ class Trainer:
             seconds=time.perf_counter() - start,
             skipped=skipped,
         )
+
+    def _make_batch(self, wanted: BatchRequest) -> Any:
+        return self.objective.batch(wanted.indices, wanted.step, wanted.part, wanted.rows)
+
+    def _requests(self, step: int, group: list[Sequence[int]]) -> list[BatchRequest]:
+        """The batches of a step, with the rows of each that are this process's."""
+        found, count = [], 0
+        for part, indices in enumerate(group):
+            rows = self.processes.share(count, len(indices))
+            found.append(BatchRequest(indices=tuple(indices), step=step, part=part, rows=rows))
+            count += len(indices)
+        return found
+
+    def _after_this_step(self) -> BatchRequest | None:
+        """The first batch of the next step."""
+        step = self.step + 1
+        if step >= self.plan.step_count:
+            return None
+        return self._requests(step, self.plan.group(step))[0]
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the frozen model's dtype for a forward pass; adapters and loss stay
@@ -276,24 +307,23 @@ class Trainer:
     def _backward(self, loss: torch.Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def _apply_gradients(self) -> float:
-        """Clip the gradients, and update the weights if they are finite. Returns the norm before
-        clipping.
+    def _apply_gradients(self, losses: torch.Tensor) -> tuple[list[float], float]:
+        """Clip the gradients, and update the weights if they are finite. Returns the losses, and
+        the norm before clipping: read together, because each time the device is waited for.
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(
-                self._parameters, self.settings.max_grad_norm or math.inf
-            )
+        total = torch.nn.utils.clip_grad_norm_(
+            self._parameters, self.settings.max_grad_norm or math.inf
         )
+        *values, norm = torch.cat([losses, total.to(losses)[None]]).tolist()
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         elif math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return values, norm
 
     def _why_skipped(self, losses: list[float], norm: float, names: list[str]) -> str:
         """Record whether the step was finite. Returns what was not, or "" if the step is not worth

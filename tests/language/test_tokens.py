@@ -119,7 +119,7 @@ def test_packed_examples_have_the_loss_of_each_alone(kind):
             model=model, rows=chosen, pad_id=tokenizer.pad_id, device=CPU, dtype=torch.float32
         )
         indices = range(len(chosen))
-        return objective.losses(indices, 0, 0), objective.names(indices)
+        return objective.losses(objective.batch(indices, 0, 0)), objective.names(indices)
 
     alone, names = losses(rows)
     together, joined = losses(packed)
