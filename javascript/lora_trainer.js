@@ -17,7 +17,7 @@
         hint: "It may be starting again. Wait a moment, or look at its console.",
     };
     const NO_MODULES = {
-        message: "LoRA Trainer was updated, and the WebUI still runs the version before.",
+        message: "LoRA Trainer was updated, and the WebUI still runs the previous version.",
         hint: "Restart the WebUI.",
     };
     const OTHER_ANSWER = {

@@ -41,7 +41,7 @@ PHASES = {
     "exporting": "Writing the LoRA file",
     "merging": "Merging the LoRA into the base model",
     "concluding": "Evaluating the run",
-    "delivering": "Putting it into the LoRA folder",
+    "delivering": "Copying it to the LoRA folder",
 }
 
 

@@ -1,7 +1,7 @@
 /*
  * The section "try" for texts: ask a trained language model, with the LoRA at any strength, and copy
- * the LoRA's folder out. The answers are those of the command `ask`: a job of the queue loads the
- * model, answers, and waits a while for the next question.
+ * the LoRA's folder. As with the command `ask`, a queued job loads the model, answers, and waits
+ * some time for the next question.
  *
  * Which model: the store's "ask", set by the buttons "Ask it"; else the newest.
  */
@@ -39,7 +39,7 @@ let models = [];
 /** @type {AskView | null} */
 let shown = null;
 
-/** What was asked and has no answer yet, and how many answers there were then. */
+/** The question without an answer yet, and the number of answers when it was asked. */
 let asked = { question: "", before: 0 };
 
 /** @type {Poll | null} */
@@ -69,7 +69,7 @@ const chosen = () => models.find((model) => model.id === wish.model);
  */
 const address = (tail) => `asks/${encodeURIComponent(wish.model)}/${tail}`;
 
-/** Whether the job is at work on a question. */
+/** Whether the job is answering a question. */
 const isBusy = () =>
     Boolean(shown?.job) &&
     ["queued", "starting", "running", "pausing", "paused"].includes(shown?.job?.status ?? "") &&
@@ -122,14 +122,14 @@ async function ask() {
     page.answers();
 }
 
-/** Ask for a folder of this machine, and copy the LoRA there. */
+/** A dialog for a folder of this machine, to which the LoRA is copied. */
 function copyOut(/** @type {TrainedModel} */ model) {
     const input = widgets.text({ placeholder: "D:\\LLM\\loras" });
     widgets.dialog({
         title: t("Copy the LoRA of {name}", { name: model.name }),
         body: widgets.labelled(t("Folder"), input, {
             help: t(
-                "The folder {name} is put into it, for transformers, vLLM or text-generation-webui.",
+                "The folder {name} is copied into it, for transformers, vLLM or text-generation-webui.",
                 { name: model.name },
             ),
         }),
@@ -141,7 +141,7 @@ function copyOut(/** @type {TrainedModel} */ model) {
                 onclick: async () => {
                     const body = { step: wish.step || null, folder: input.value };
                     const { path } = await api.post(address("copy"), body);
-                    widgets.toast(t("It is in {path}.", { path }), { severity: "done" });
+                    widgets.toast(t("Copied to {path}.", { path }), { severity: "done" });
                 },
             },
         ],
@@ -149,7 +149,7 @@ function copyOut(/** @type {TrainedModel} */ model) {
     input.focus();
 }
 
-/** Where the LoRA lies, and ways to get at it. */
+/** The path of the LoRA, and buttons to copy or open its folder. */
 function folderLine(/** @type {TrainedModel} */ model) {
     return el(
         "div.lora-trainer-field",
@@ -199,13 +199,13 @@ function modelField(/** @type {TrainedModel} */ model, /** @type {() => void} */
         },
     });
     return widgets.labelled(t("Language model"), select, {
-        help: t("Trained from {base}.", { base: model.base }),
+        help: t("Base model: {base}.", { base: model.base }),
     });
 }
 
 function stepField(/** @type {TrainedModel} */ { steps, best_step }) {
     const label = (/** @type {number} */ step) =>
-        step === best_step ? t("Step {step}, judged best", { step }) : t("Step {step}", { step });
+        step === best_step ? t("Step {step}, the best", { step }) : t("Step {step}", { step });
     const select = widgets.select({
         value: String(wish.step),
         options: [
@@ -251,7 +251,7 @@ function questionField(/** @type {() => unknown} */ send) {
         if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
     });
     return widgets.labelled(t("Question"), question, {
-        help: t("Each question stands alone: the model does not see those before."),
+        help: t("Each question is independent: the model does not see earlier ones."),
     });
 }
 
@@ -307,7 +307,7 @@ function draw(/** @type {HTMLElement} */ container) {
     const side = el("div.lora-trainer-try-side", place, trouble);
     fill(container, el("div.lora-trainer-try", side, result), next.element);
 
-    /** Of which data the form was drawn. */
+    /** The data that the form was drawn from. */
     let before = "";
 
     function form() {
@@ -343,8 +343,8 @@ function draw(/** @type {HTMLElement} */ container) {
         put(state, job && (asked.question || runActions.isActive(job)) ? job.sentence : "");
         if (job && asked.question && !isBusy() && !runActions.isActive(job)) {
             const { message, hint } = job.failure ?? {
-                message: t("The model has stopped before it answered."),
-                hint: t("Ask it again."),
+                message: t("The model stopped before it answered."),
+                hint: t("Ask again."),
             };
             fill(trouble, widgets.notice("error", message, hint));
             asked.question = "";

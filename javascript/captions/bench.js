@@ -16,7 +16,7 @@ import { draft } from "../settings/draft.js";
 /** @import { CaptionRow } from "./row.js" */
 
 /**
- * What the section shows, for images; of texts only what undo needs (TextPage).
+ * The section's page, for images. For texts it is a TextPage, with only what undo needs.
  *
  * @typedef {object} BenchPage
  * @property {ImagePages} pages
@@ -28,8 +28,8 @@ import { draft } from "../settings/draft.js";
  */
 
 /**
- * Which images are selected: some by their keys, or all that a filter lets pass. `anchor`: the one
- * that was clicked last.
+ * Which images are selected: some by their keys, or all that match a filter. `anchor`: the one that
+ * was clicked last.
  *
  * @typedef {{keys: Set<string>, where: FilterBody | null, anchor: string}} Selected
  */
@@ -56,7 +56,7 @@ export const bench = {
     isOpen: () => drawn.now !== null,
     /** @type {EditEnds} */
     edits: { undo: null, redo: null },
-    /** Of the dataset, as shown. */
+    /** The revision of the dataset that is shown. */
     revision: "",
     /** Conditions of the filter besides the controls. */
     chips: el("div.lora-trainer-row.lora-trainer-bench-chips"),
@@ -146,7 +146,7 @@ export function setImageSize(/** @type {string} */ size) {
 
 export const triggerWord = () => String(settings().trigger_word || "").trim();
 
-/** Number of tokens that training reads of a caption: the model's own, or as in the settings. */
+/** Number of tokens to which captions are truncated: the model's limit, or max_token_length. */
 export function tokenLimit() {
     const { checkpoints, loaded } = home();
     const chosen =

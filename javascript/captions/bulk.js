@@ -1,5 +1,5 @@
 /*
- * "Change many": a bulk edit with preview. The server previews it while the user types; the button
+ * "Batch edit": a bulk edit with preview. The server previews it while the user types; the button
  * applies exactly what was shown. Also "What training will read": examples of a caption with
  * shuffling, dropout and trigger word.
  */
@@ -43,7 +43,7 @@ const WAIT = 300;
 /** @typedef {Record<string, Value>} Values what is typed, by the keys of the fields */
 
 /**
- * A kind of change. `action`: what the server is asked to do; null while something is missing.
+ * A kind of change. `action`: the action for the server; null while a required field is empty.
  *
  * @typedef {object} Kind
  * @property {string} id
@@ -83,7 +83,7 @@ const kinds = () => [
         fields: [{ key: "caption", kind: "text", label: t("Caption") }],
         action: ({ caption }) => (isBlank(caption) ? null : { do: "set", caption }),
     },
-    { id: "clear", label: t("Empty the captions"), fields: [], action: () => ({ do: "clear" }) },
+    { id: "clear", label: t("Clear the captions"), fields: [], action: () => ({ do: "clear" }) },
 ];
 
 /** @returns {Kind} */
@@ -95,7 +95,9 @@ const addText = () => ({
             key: "text",
             kind: "tags",
             label: t("Words"),
-            help: t("Several with commas between. What a caption has already is not added again."),
+            help: t(
+                "Separate several with commas. Words that a caption already has are not added again.",
+            ),
         },
         {
             key: "at",
@@ -120,7 +122,7 @@ const removeTags = () => ({
             key: "tags",
             kind: "tags",
             label: t("Tags"),
-            help: t("Several with commas between. A tag is what stands between two commas."),
+            help: t("Separate several with commas. A tag is the text between two commas."),
         },
     ],
     action: ({ tags }) => {
@@ -139,10 +141,10 @@ const replaceText = () => ({
             key: "replace",
             kind: "text",
             label: t("Replace with"),
-            help: t("Empty: what was found is removed."),
+            help: t("Empty: matches are removed."),
         },
         { key: "whole", kind: "flag", label: t("Whole words only"), start: true },
-        { key: "case", kind: "flag", label: t("Capital letters matter") },
+        { key: "case", kind: "flag", label: t("Match case") },
         {
             key: "regex",
             kind: "flag",
@@ -164,13 +166,13 @@ const setTrigger = () => ({
             kind: "text",
             label: t("Trigger word"),
             start: triggerWord(),
-            help: t("It is put in front where it is missing."),
+            help: t("It is added at the front where it is missing."),
         },
         {
             key: "instead_of",
             kind: "text",
-            label: t("Instead of"),
-            help: t("An older trigger word that is to go."),
+            label: t("Replaces"),
+            help: t("An older trigger word to remove."),
         },
     ],
     action: ({ word, instead_of }) => (isBlank(word) ? null : { do: "trigger", word, instead_of }),
@@ -186,14 +188,14 @@ const sortTags = () => ({
             kind: "choice",
             label: t("Order"),
             options: [
-                { value: "frequency", label: t("The most frequent first") },
+                { value: "frequency", label: t("Most frequent first") },
                 { value: "name", label: t("By name") },
             ],
         },
         {
             key: "keep_first",
             kind: "number",
-            label: t("Tags at the front that stay"),
+            label: t("Tags to keep at the front"),
             help: t("For example 1 for the trigger word."),
         },
     ],
@@ -259,7 +261,7 @@ function preview() {
     return {
         element: el("div.lora-trainer-bench-preview", words, errorPlace, samples),
         showProblem,
-        wait: () => setText(t("What will change is shown here.")),
+        wait: () => setText(t("A preview of the changes is shown here.")),
         show(/** @type {BulkPlan} */ found) {
             const more = found.changing - found.samples.length;
             setText(
@@ -335,13 +337,13 @@ const form = (what, targets, [fields, preview]) =>
         el(
             "div.lora-trainer-bench-form",
             widgets.labelled(t("Change"), what),
-            widgets.labelled(t("In"), targets),
+            widgets.labelled(t("Apply to"), targets),
             fields,
         ),
         preview,
     );
 
-/** @param {Values} [given] what the fields of the first kind hold already */
+/** @param {Values} [given] initial values of the fields of the first kind */
 export async function open(kind = "add", given = {}) {
     await bench.page.saveAll();
     /** @type {BulkPlan | null} */
@@ -410,7 +412,7 @@ export async function open(kind = "add", given = {}) {
         });
 
     const dialog = widgets.dialog({
-        title: t("Change many captions"),
+        title: t("Batch edit captions"),
         wide: true,
         body: form(what, targets.element, [fields, shown.element]),
         actions: [{ label: t("Cancel") }, { label: t("Change"), kind: "primary", onclick: change }],
@@ -444,14 +446,14 @@ const shuffleForm = (shuffling, soon, look) =>
     el(
         "div.lora-trainer-bench-form",
         widgets.help(
-            t("As the settings are now. Trying other values here changes nothing in them."),
+            t("These are the current settings. Trying other values here does not change them."),
         ),
         controls.flag(
             widgets.checkbox(shuffling.shuffle, (value) => soon({ shuffle: value })),
             t("Shuffle the tags"),
         ),
         widgets.labelled(
-            t("Tags at the front that stay"),
+            t("Tags to keep at the front"),
             widgets.number({
                 value: shuffling.keep_tokens,
                 minimum: 0,
@@ -471,7 +473,7 @@ const shuffleForm = (shuffling, soon, look) =>
             }),
         ),
         widgets.button({
-            label: t("Draw again"),
+            label: t("Shuffle again"),
             onclick: () => {
                 shuffling.seed += 1;
                 return look();

@@ -43,7 +43,7 @@ let run = null;
 /** @type {Poll | null} */
 let poll = null;
 
-/** The dataset that it is about. */
+/** The dataset of the run. */
 let of = "",
     draw = () => {},
     dismissed = "",
@@ -52,7 +52,7 @@ let of = "",
 const isActive = (/** @type {RunView | null} */ one) =>
     one !== null && (runActions.isActive(one) || one.status === "queued");
 
-// --- asking ------------------------------------------------------------------------------------
+// --- polling -----------------------------------------------------------------------------------
 
 async function look() {
     const id = store.get("dataset");
@@ -99,7 +99,7 @@ export function panel() {
     const resume = widgets.button({ label: t("Resume"), onclick: asking("resume") });
     const stop = widgets.button({ label: t("Stop"), onclick: asking("stop") });
     const withdraw = widgets.button({
-        label: t("Withdraw"),
+        label: t("Remove from the queue"),
         onclick: async () => {
             if (run) await api.post(runActions.route(run, "unqueue"));
             run = null;
@@ -152,7 +152,7 @@ function isPast(/** @type {RunView} */ run) {
 }
 
 /**
- * done, total, words: of the images, or of what is being fetched before the first one.
+ * [done, total, text] for the progress bar: of the images, or of a download before the first one.
  *
  * @returns {[number, number, string]}
  */
@@ -197,10 +197,8 @@ function ended(/** @type {RunView} */ run) {
         );
     const words =
         run.status === "finished"
-            ? t(
-                  "The captions are written. Read them: what is wrong in a caption is learned as well.",
-              )
-            : t("The captioner has stopped. What it wrote stays.");
+            ? t("The captions are written. Check them: mistakes in a caption are learned too.")
+            : t("The captioner has stopped. The captions that it wrote are kept.");
     return widgets.notice(
         run.status === "finished" ? "done" : "info",
         words,
@@ -210,7 +208,7 @@ function ended(/** @type {RunView} */ run) {
                   label: t("Show those not reviewed yet"),
                   onclick: () => filter.ask({ ...EVERY, filter: "unreviewed" }),
               })
-            : widgets.button({ label: t("Go on"), onclick: ask }),
+            : widgets.button({ label: t("Continue"), onclick: ask }),
         close,
     );
 }
@@ -248,7 +246,7 @@ function captionerChoice(captioner, isChosen, choose) {
             widgets.small(
                 dotted(
                     captioner.on_disk
-                        ? t("on this computer")
+                        ? t("already downloaded")
                         : t("{size} to download", { size: captioner.download_text }),
                     t("needs {memory} of memory", { memory: captioner.memory_text }),
                     captioner.licence,
@@ -301,12 +299,14 @@ function whichOptions(scope, targets, missing) {
         whichOption(
             scope,
             "machine",
-            t("Those a captioner wrote as well; what a person wrote stays"),
+            t("Also captions by a captioner; those by a person are kept"),
         ),
         whichOption(
             scope,
             "all",
-            t("All {count}, also what a person wrote", { count: formatNumber(targets.count()) }),
+            t("All {count}, including captions by a person", {
+                count: formatNumber(targets.count()),
+            }),
         ),
     ];
 }
@@ -497,7 +497,7 @@ export async function ask() {
             el(
                 "div.lora-trainer-bench-form",
                 el("h4", t("Which captions")),
-                widgets.labelled(t("In"), targets.element),
+                widgets.labelled(t("Apply to"), targets.element),
                 which,
                 fields,
                 errorPlace,

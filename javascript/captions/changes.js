@@ -66,12 +66,17 @@ function showConflicts(/** @type {ConflictView[]} */ conflicts) {
     widgets.dialog({
         title: plural(
             conflicts.length,
-            "{count} caption was left alone",
-            "{count} captions were left alone",
+            "{count} caption was not changed",
+            "{count} captions were not changed",
         ),
         wide: true,
         body: [
-            el("p", t("Someone else changed them meanwhile. Nothing of theirs was overwritten.")),
+            el(
+                "p",
+                t(
+                    "Someone else has changed them in the meantime. Their changes were not overwritten.",
+                ),
+            ),
             el(
                 "ul.lora-trainer-bench-list",
                 conflicts.map((conflict) =>
@@ -108,7 +113,7 @@ export const redo = () => step("redo");
 
 /**
  * @param {"undo" | "redo"} way
- * @param {number} [id] of one of the changes; else the last
+ * @param {number} [id] of a change; by default the last one
  */
 async function step(way, id) {
     await bench.page.saveAll();
@@ -118,8 +123,8 @@ async function step(way, id) {
     lastToast = widgets.toast(
         way === "undo"
             ? t("Undone: {title}", { title: answer.title })
-            : t("Done again: {title}", { title: answer.title }),
-        { seconds: 8, action: way === "undo" ? { label: t("Do it again"), onclick: redo } : null },
+            : t("Redone: {title}", { title: answer.title }),
+        { seconds: 8, action: way === "undo" ? { label: t("Redo"), onclick: redo } : null },
     );
 }
 
@@ -166,7 +171,7 @@ export async function showHistory() {
         wide: true,
         actions: [
             {
-                label: t("Do the last undone again"),
+                label: t("Redo the last one"),
                 disabled: !bench.edits.redo,
                 onclick: async () => {
                     await step("redo");

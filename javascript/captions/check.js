@@ -44,13 +44,13 @@ let known = null;
 /** @type {Poll | null} */
 let poll = null;
 
-/** The dataset that it is about. */
+/** The dataset of the check. */
 let of = "",
     draw = () => {};
 
 const isRunning = () => known?.state === "running" || known?.state === "waiting";
 
-// --- asking ------------------------------------------------------------------------------------
+// --- polling -----------------------------------------------------------------------------------
 
 async function look() {
     const id = store.get("dataset");
@@ -127,11 +127,11 @@ export function panel() {
                 known.done,
                 known.total,
                 known.total
-                    ? t("Looking at the images: {done} of {count}", {
+                    ? t("Checking the images: {done} of {count}", {
                           done: formatNumber(known.done),
                           count: formatNumber(known.total),
                       })
-                    : t("Looking at the images"),
+                    : t("Checking the images"),
             );
             if (!busy.isConnected) fill(element, busy);
             drawn = "";
@@ -162,7 +162,7 @@ function summary(/** @type {CheckView} */ known) {
                   count: formatNumber(known.total),
               })
             : sums.length
-              ? plural(sums.length, "{count} thing to look at", "{count} things to look at")
+              ? plural(sums.length, "{count} kind of issue", "{count} kinds of issues")
               : t("All {count} images look fine.", { count: formatNumber(known.total) });
     const line = [
         el("b", head),
@@ -362,10 +362,10 @@ export function outline([left, top, right, bottom], { width, height }) {
 
 // --- similar images ----------------------------------------------------------------------------
 
-/** @returns {Promise<ItemsView>} a page of images, unlike any that is known */
+/** @returns {Promise<ItemsView>} a page of images; without `known`, it is never "unchanged" */
 async function itemsPage(/** @type {Query} */ query) {
     const answer = await api.get(datasets.path("items"), query);
-    if ("unchanged" in answer) throw new Error("Nothing was said to be known.");
+    if ("unchanged" in answer) throw new Error("The request had no `known`.");
     return answer;
 }
 
@@ -402,9 +402,7 @@ function clusterFigure(cluster, key, items, keep) {
         el(
             "figcaption",
             el("b.lora-trainer-cell-name", { title: item.name }, item.name),
-            widgets.small(
-                dotted(sizeText(item), key === cluster.best ? t("the best of them") : ""),
-            ),
+            widgets.small(dotted(sizeText(item), key === cluster.best ? t("recommended") : "")),
             el("span.lora-trainer-help.lora-trainer-bench-clip", item.caption || t("no caption")),
         ),
         widgets.button({
@@ -466,7 +464,7 @@ async function showClusters(/** @type {Cluster[]} */ clusters) {
         body: [
             widgets.help(
                 t(
-                    "The same image twice counts twice in the training. The others are moved to this dataset's trash, and can be restored.",
+                    "A duplicate image counts twice in training. The others are moved to this dataset's trash, and can be restored.",
                 ),
             ),
             place,

@@ -24,7 +24,7 @@ const MOST = 2000,
 const COMMA = /[,\uff0c\n]/;
 
 /**
- * What is known of one dataset at one revision.
+ * The tags of one dataset at one revision.
  *
  * @type {{id: string, revision: string, tags: TagCountView[]} | null}
  */

@@ -72,7 +72,7 @@ const choices = (settings, resized) => ({
         value: "square",
         options: [
             { value: "square", label: t("Squares") },
-            { value: "buckets", label: t("The nearest training shape of each image") },
+            { value: "buckets", label: t("The nearest aspect-ratio bucket of each image") },
         ],
         onchange: (value) => {
             settings.buckets = value === "buckets";
@@ -96,7 +96,7 @@ export async function open() {
         widgets.checkbox(true, (value) => {
             settings.subject = value;
         }),
-        t("Keep the subject in the cut"),
+        t("Keep the subject in the crop"),
         t("Otherwise the middle of the image is kept."),
     );
     const place = el("div", { "aria-live": "polite" });
@@ -107,7 +107,7 @@ export async function open() {
                 "Training crops automatically. Use this to see and choose the crops; the originals are kept, and captions are copied.",
             ),
         ),
-        widgets.labelled(t("In"), targets.element),
+        widgets.labelled(t("Apply to"), targets.element),
         widgets.labelled(t("Size"), size),
         widgets.labelled(t("Shape"), shape),
         subject,

@@ -19,13 +19,13 @@ const choices = () => [
     ["missing", t("Without a caption")],
     ["captioned", t("With a caption")],
     ["short", t("Short captions")],
-    ["long", t("Longer than training reads")],
+    ["long", t("Too long (cut off in training)")],
     ["no-trigger", t("Without the trigger word")],
     ["unreviewed", t("Not reviewed yet")],
     ["reviewed", t("Reviewed")],
     ["person", t("Written by a person")],
     ["machine", t("Written by a captioner")],
-    ["findings", t("With a remark")],
+    ["findings", t("With an issue")],
 ];
 
 const orders = () => [
@@ -35,7 +35,7 @@ const orders = () => [
     { value: "caption", label: t("By caption") },
     { value: "tokens-down", label: t("Longest first") },
     { value: "tokens", label: t("Shortest first") },
-    { value: "findings", label: t("Most remarks first") },
+    { value: "findings", label: t("Most issues first") },
 ];
 
 /** Conditions besides the controls, each with a button to remove it. */
@@ -45,12 +45,12 @@ function chipsOf(/** @type {PageQuery} */ query, /** @type {PageAnswer} */ answe
         wanted.map((tag) => chip(t("Tag: {tag}", { tag }), () => filter.toggleTag("tag", tag))),
         wanted.length > 1
             ? widgets.select({
-                  label: t("Of these tags"),
+                  label: t("Match"),
                   value: query.match,
                   onchange: (match) => filter.ask({ match }),
                   options: [
                       { value: "all", label: t("all of them") },
-                      { value: "any", label: t("one is enough") },
+                      { value: "any", label: t("any of them") },
                   ],
               })
             : null,
@@ -58,7 +58,7 @@ function chipsOf(/** @type {PageQuery} */ query, /** @type {PageAnswer} */ answe
             .tags("without")
             .map((tag) => chip(t("Not: {tag}", { tag }), () => filter.toggleTag("without", tag))),
         query.finding
-            ? chip(t("Remark: {kind}", { kind: check.label(query.finding) }), () =>
+            ? chip(t("Issue: {kind}", { kind: check.label(query.finding) }), () =>
                   filter.ask({ finding: "" }),
               )
             : null,
@@ -146,6 +146,6 @@ const chip = (/** @type {string} */ label, /** @type {() => Promise<unknown>} */
         label,
         widgets.closeButton(
             () => end().catch(widgets.toastProblem),
-            t("Without {filter}", { filter: label }),
+            t("Remove the filter {filter}", { filter: label }),
         ),
     );

@@ -9,8 +9,6 @@ import * as datasets from "../images/datasets.js";
 import * as changes from "./changes.js";
 import * as controls from "./controls.js";
 
-// --- in and out --------------------------------------------------------------------------------
-
 export function showExport() {
     /** @type {(as: string, label: string, help: string) => HTMLElement} */
     const link = (as, label, help) =>
@@ -30,14 +28,14 @@ export function showExport() {
             link(
                 "csv",
                 t("Table (CSV)"),
-                t("For Excel and other spreadsheets; it can be brought in again."),
+                t("For Excel and other spreadsheets; it can be imported again."),
             ),
             link(
                 "txt",
                 t("Text files (ZIP)"),
                 t("One .txt for each image, as other trainers read them."),
             ),
-            link("jsonl", t("JSON lines"), t("metadata.jsonl, as Hugging Face datasets have it.")),
+            link("jsonl", t("JSON lines"), t("metadata.jsonl, as in Hugging Face datasets.")),
         ),
         actions: [widgets.closing()],
     });
@@ -85,7 +83,7 @@ export function showImport() {
                     "A table (.csv, .jsonl) with the images' names, .txt files named like the images, or a .zip of them.",
                 ),
             }),
-            controls.flag(replace, t("Replace captions that are there already")),
+            controls.flag(replace, t("Replace existing captions")),
             place,
         ),
         actions: [{ label: t("Close") }, { label: t("Import"), kind: "primary", onclick: bring }],

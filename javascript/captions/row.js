@@ -55,10 +55,10 @@ function captionFacts(text, item, isSaved) {
     return dotted(
         plural(wordCount(text), "{count} word", "{count} words"),
         isSaved && text.includes("\n") && item.captions === 1
-            ? t("a list of tags, one a line")
+            ? t("a list of tags, one per line")
             : "",
         isSaved && item.captions > 1
-            ? t("{count} captions, one a line: each time one of them is drawn", {
+            ? t("{count} captions, one per line: each time one is chosen at random", {
                   count: formatNumber(item.captions),
               })
             : "",
@@ -82,7 +82,12 @@ const conflictNotice = (mine, theirs, keepMine, takeTheirs) =>
     el(
         "div.lora-trainer-notice.lora-trainer-notice-warning",
         { role: "alert" },
-        el("p", t("Someone else changed this caption meanwhile. Which one is to stay?")),
+        el(
+            "p",
+            t(
+                "Someone else has changed this caption in the meantime. Which one do you want to keep?",
+            ),
+        ),
         el(
             "dl.lora-trainer-two-texts",
             el("dt", t("Yours")),
@@ -148,7 +153,7 @@ export class CaptionRow {
     makeSelect() {
         const select = widgets.checkbox(selection.has(this.current.key));
         select.setAttribute("aria-label", t("Select {name}", { name: this.current.name }));
-        select.title = t("Alt+X in the caption's box does the same");
+        select.title = t("Shortcut in the textbox: Alt+X");
         // Tab moves between textboxes; these buttons have keyboard shortcuts
         select.tabIndex = -1;
         select.addEventListener("click", (event) =>
@@ -162,7 +167,7 @@ export class CaptionRow {
             this.review(chosen).catch(widgets.toastProblem),
         );
         reviewed.id = uniqueId("reviewed");
-        reviewed.title = t("Alt+R in the caption's box does the same");
+        reviewed.title = t("Shortcut in the textbox: Alt+R");
         reviewed.tabIndex = -1;
         return reviewed;
     }
@@ -187,7 +192,7 @@ export class CaptionRow {
                         controls.link(t("Fields"), () => vocabulary.compose(this), {
                             tabindex: "-1",
                             "aria-label": t("Fields of {name}", { name }),
-                            title: t("F2 in the caption's box does the same"),
+                            title: t("Shortcut in the textbox: F2"),
                         }),
                         el(
                             "span.lora-trainer-bench-flag",
@@ -201,7 +206,7 @@ export class CaptionRow {
         );
     }
 
-    // --- what the visitor does -----------------------------------------------------------------
+    // --- user input ----------------------------------------------------------------------------
 
     listen() {
         this.box.addEventListener("blur", () => {
@@ -283,7 +288,7 @@ export class CaptionRow {
         enlarge(shown ? items : [this.current], shown || this.current);
     }
 
-    // --- what it shows -------------------------------------------------------------------------
+    // --- display -------------------------------------------------------------------------------
 
     mark(/** @type {"" | "saving" | "saved" | "problem"} */ kind, /** @type {string} */ text) {
         this.state.dataset.kind = kind;
@@ -310,7 +315,7 @@ export class CaptionRow {
         fill(this.image, shownImage(this.current));
     }
 
-    // --- what is known of it -------------------------------------------------------------------
+    // --- state ---------------------------------------------------------------------------------
 
     item() {
         return this.current;

@@ -56,7 +56,7 @@ class Parts {
     next = widgets.actions();
     write = widgets.button({ label: t("Write captions"), onclick: () => captioner.ask() });
     onward = widgets.button({
-        label: t("Go on to the settings"),
+        label: t("Continue to the settings"),
         kind: "primary",
         local: true,
         onclick: () => openSection("settings"),
@@ -241,7 +241,7 @@ function drawList(/** @type {HTMLElement[]} */ elements, /** @type {PageAnswer} 
             place,
             el(
                 "p.lora-trainer-help.lora-trainer-empty",
-                answer.total ? t("No image is like that.") : t("There are no images yet."),
+                answer.total ? t("No images match.") : t("There are no images yet."),
             ),
         );
         return;

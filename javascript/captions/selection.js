@@ -81,7 +81,7 @@ export function targets(onchange) {
         filter.isFiltered()
             ? {
                   value: "matching",
-                  label: t("All that the filter shows ({count})", {
+                  label: t("All that match the filter ({count})", {
                       count: formatNumber(answer.matching),
                   }),
                   count: answer.matching,

@@ -21,7 +21,11 @@ const OPEN_KEY = "lora-trainer-tags-open";
 
 const MOST = 300;
 
-/** @typedef {{kind: string, sort: string, scope: string}} Counting what is counted; no kind: any */
+/**
+ * What is counted. `kind`: "tags" or "words"; "" chooses by the captions.
+ *
+ * @typedef {{kind: string, sort: string, scope: string}} Counting
+ */
 
 /**
  * `toggler`: the button in the toolbar.
@@ -30,13 +34,13 @@ const MOST = 300;
  */
 export const tagPanel = { panel, toggle: () => {}, toggler: null };
 
-/** The boxes of what is counted and in which order. `load()` is called after each choice. */
+/** The controls for what is counted, and the order. `load()` is called after a change. */
 const choices = (/** @type {Counting} */ counting, /** @type {() => void} */ load) => ({
     kind: widgets.select({
         label: t("Count"),
         value: "tags",
         options: [
-            { value: "tags", label: t("Tags (between commas)") },
+            { value: "tags", label: t("Tags (comma-separated)") },
             { value: "words", label: t("Single words") },
         ],
         onchange: (value) => {
@@ -48,7 +52,7 @@ const choices = (/** @type {Counting} */ counting, /** @type {() => void} */ loa
         label: t("Order"),
         value: "count",
         options: [
-            { value: "count", label: t("The most frequent first") },
+            { value: "count", label: t("Most frequent first") },
             { value: "name", label: t("By name") },
         ],
         onchange: (value) => {
@@ -57,11 +61,11 @@ const choices = (/** @type {Counting} */ counting, /** @type {() => void} */ loa
         },
     }),
     scope: widgets.select({
-        label: t("Of which images"),
+        label: t("Images to count"),
         value: "all",
         options: [
-            { value: "all", label: t("Of all images") },
-            { value: "matching", label: t("Of what the filter shows") },
+            { value: "all", label: t("In all images") },
+            { value: "matching", label: t("In images that match the filter") },
         ],
         onchange: (value) => {
             counting.scope = value;
@@ -82,7 +86,7 @@ const frame = (search, boxes, rest) =>
         search,
         el(
             "details",
-            el("summary.lora-trainer-help", t("Order, and what is counted")),
+            el("summary.lora-trainer-help", t("Sorting and counting")),
             el("div.lora-trainer-bench-tag-head", boxes),
         ),
         rest,
@@ -105,7 +109,7 @@ function line({ tag, count }, most, isTag, counting) {
         isTag ? filter.toggleTag("without", tag) : filter.ask({ lacks: away ? "" : tag });
     const removing =
         counting.scope === "matching"
-            ? t("Remove {tag} from the captions that the filter shows", { tag })
+            ? t("Remove {tag} from the captions that match the filter", { tag })
             : t("Remove {tag} from all captions", { tag });
     return el(
         "li",
@@ -137,7 +141,7 @@ function line({ tag, count }, most, isTag, counting) {
 }
 
 /**
- * A column has no room for words.
+ * A button with a symbol, because the column is narrow.
  *
  * @param {string} mark
  * @param {string} label
@@ -172,7 +176,7 @@ const rename = (/** @type {string} */ tag, /** @type {boolean} */ isTag) =>
         : bulk.open("replace", { find: tag, replace: tag });
 
 /**
- * Put other lines into the list: whoever goes through it with the keyboard stays where they are.
+ * Replace the lines of the list; keyboard focus and scroll position are preserved.
  */
 function refill(/** @type {HTMLElement} */ list, /** @type {HTMLElement[]} */ lines) {
     const focused = find(list, ":focus"),
@@ -255,7 +259,7 @@ function panel() {
         show(Boolean(element.hidden));
         kept.set(OPEN_KEY, !element.hidden);
         if (element.hidden) return;
-        // what was asked for is seen, though the check stands above it
+        // the check above it may have pushed it out of view
         element.scrollIntoView({ block: "start" });
         search.focus({ preventScroll: true });
     };

@@ -54,7 +54,7 @@ export function line(/** @type {() => ItemView} */ of) {
         tail.hidden = !over;
         if (!over) return;
         const { kept, dropped } = cut(text, found.kept_end);
-        fill(tail, t("What is struck out is not read:"), " ", kept, el("s", dropped));
+        fill(tail, t("The struck-out part is cut off in training:"), " ", kept, el("s", dropped));
     }
 
     async function ask(/** @type {string} */ text) {
@@ -119,7 +119,7 @@ export function triggerField() {
     };
     const element = widgets.labelled(t("Trigger word"), word, {
         help: t(
-            "A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it.",
+            "A rare word that activates the LoRA in a prompt. Training adds it at the front of every caption that lacks it.",
         ),
         problem: remark,
     });

@@ -21,19 +21,19 @@ import * as vocabulary from "./vocabulary.js";
 
 function showKeys() {
     const keys = [
-        ["Tab", t("To the next caption; Shift+Tab goes back. What was typed is saved.")],
-        ["Page Down, Page Up", t("The same, over the end of the page as well")],
+        ["Tab", t("Go to the next caption; Shift+Tab goes back. Your text is saved.")],
+        ["Page Down, Page Up", t("The same, also across pages")],
         ["Ctrl+Enter", t("Mark the caption as reviewed, and go to the next")],
-        ["\u2193 \u2191 Enter", t("Choose and take one of the tags that are offered")],
-        ["Esc", t("Take back what was typed since it was saved")],
-        ["Alt+X", t("Select the image; Alt+Shift+X selects all from the one before")],
-        ["Alt+R", t("Reviewed, or not")],
+        ["\u2193 \u2191 Enter", t("Choose and insert a suggested tag")],
+        ["Esc", t("Discard what was typed since the last save")],
+        ["Alt+X", t("Select the image; Alt+Shift+X selects all from the last one")],
+        ["Alt+R", t("Mark as reviewed, or not reviewed")],
         ["Shift+Enter", t("A new line: another caption of the same image")],
-        ["F2", t("The caption in fields")],
-        ["Ctrl+Z, Ctrl+Y", t("Outside of a caption: undo the last change, and do it again")],
+        ["F2", t("Edit the caption in fields")],
+        ["Ctrl+Z, Ctrl+Y", t("Outside of a textbox: undo and redo the last change")],
     ];
     widgets.dialog({
-        title: t("Keys"),
+        title: t("Keyboard shortcuts"),
         wide: true,
         body: el(
             "dl.lora-trainer-bench-keys",
@@ -62,7 +62,7 @@ export function toolbar() {
     return el(
         "div.lora-trainer-row.lora-trainer-bench-toolbar",
         { role: "toolbar", "aria-label": t("Captions") },
-        widgets.button({ label: t("Change many"), onclick: () => bulk.open() }),
+        widgets.button({ label: t("Batch edit"), onclick: () => bulk.open() }),
         widgets.button({ label: t("Check images"), onclick: () => check.start() }),
         tags,
         controls.menu(t("More"), [
@@ -72,7 +72,7 @@ export function toolbar() {
             { label: t("Import captions"), onclick: showImport },
             { label: t("Export captions"), onclick: showExport },
             { label: t("Changes"), onclick: changes.showHistory },
-            { label: t("Keys"), onclick: showKeys },
+            { label: t("Keyboard shortcuts"), onclick: showKeys },
         ]),
         undo,
     );
@@ -93,7 +93,7 @@ export function selectionBar() {
         onclick: () => review(false),
     });
     const leave = widgets.button({ label: t("Remove images"), onclick: leaveOut });
-    const change = widgets.button({ label: t("Change many"), onclick: () => bulk.open() });
+    const change = widgets.button({ label: t("Batch edit"), onclick: () => bulk.open() });
     let passed = false;
     const draw = () => {
         const { answer } = bench.page.pages;

@@ -134,7 +134,7 @@ async function ours(entry, text, was = entry.was) {
 export const shouldSend = (/** @type {Entry} */ entry) =>
     refused.get(placeOf(entry)) !== tidy(entry.text);
 
-/** A new textbox shows it, with its error if it is refused again. */
+/** A new textbox shows it: send it again, and show the error if it is refused again. */
 export const tryAgain = (/** @type {Entry} */ entry) => refused.delete(placeOf(entry));
 
 /**

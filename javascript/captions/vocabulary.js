@@ -249,7 +249,7 @@ function departureList(vocabulary, fix) {
         return [
             widgets.help(
                 t(
-                    "Nothing is agreed on yet. Write down how these captions begin, and the one word you use for each thing; then captions that say it otherwise are listed here.",
+                    "There is no vocabulary yet. Enter how these captions begin, and the one word you use for each thing; captions that use other words are then listed here.",
                 ),
             ),
         ];
@@ -260,10 +260,10 @@ function departureList(vocabulary, fix) {
                 count
                     ? plural(
                           count,
-                          "{count} caption departs from it",
-                          "{count} captions depart from it",
+                          "{count} caption differs from it",
+                          "{count} captions differ from it",
                       )
-                    : t("All captions keep to it."),
+                    : t("All captions follow it."),
             ),
             count
                 ? widgets.button({
@@ -330,12 +330,12 @@ function orderLine(field, input, can, move) {
 const agreement = (/** @type {HTMLElement} */ opening, /** @type {HTMLElement} */ list) =>
     el(
         "div.lora-trainer-bench-form",
-        widgets.labelled(t("How captions begin"), opening, {
-            help: t("A phrase for every caption, behind the trigger word."),
+        widgets.labelled(t("Opening phrase"), opening, {
+            help: t("A phrase at the start of every caption, after the trigger word."),
         }),
         widgets.help(
             t(
-                "Preferred words, with commas between; the order of the fields is the order in a caption.",
+                "Preferred words, separated by commas; the order of the fields is the order in a caption.",
             ),
         ),
         list,
@@ -426,7 +426,7 @@ export async function open() {
         body: el("div.lora-trainer-bench-two", agreement(opening, list), departures),
         actions: [
             { label: t("Close") },
-            { label: t("Save and look"), kind: "primary", onclick: save },
+            { label: t("Save and check"), kind: "primary", onclick: save },
         ],
     });
 }

@@ -31,8 +31,8 @@ export interface AddedImage {
     height: number;
 }
 
-// One thing that was wrong. `changes`: settings for the next run; `section`: where a person
-// fixes it, if no setting does.
+// A finding of the verdict. `changes`: recommended settings for the next run; `section`: the
+// section of the tab where it can be fixed, if no setting does.
 export interface AdviceView {
     name: string;
     sentence: string;
@@ -912,7 +912,7 @@ export interface SavedPreset {
     saved: string;
 }
 
-// An entry as it is after a change.
+// An entry after a change.
 export interface SavedText {
     item: TextItemView;
     edits: EditEnds;
@@ -1031,8 +1031,8 @@ export interface TextFieldView {
     text: string;
 }
 
-// A file: entries, and those that can be trained on. `is_documents`: plain texts, about which
-// pairs can be made.
+// A file. `count`: entries; `usable`: those that can be trained on; `plain`: whether it has
+// plain texts, from which pairs can be made.
 export interface TextFileView {
     name: string;
     count: number;
@@ -1040,7 +1040,7 @@ export interface TextFileView {
     plain: boolean;
 }
 
-// An entry. Without `fields` it can be read in `raw` only.
+// An entry. Without `fields` it cannot be edited; `raw` is then its text in the file.
 export interface TextItemView {
     key: string;
     name: string;
@@ -1055,7 +1055,8 @@ export interface TextsUnchanged {
     revision: string;
 }
 
-// A page of texts. `total`: all; `matching`: those that the search lets pass.
+// A page of texts. Numbers of entries: `total`; `usable`, that can be trained on; `matching`
+// the search; `found`, that have findings.
 export interface TextsView {
     total: number;
     usable: number;
@@ -1082,8 +1083,8 @@ export interface TokensView {
     over: boolean;
 }
 
-// A run that can be asked. `steps`: those saved, oldest first; `strength`: what was judged
-// best, or 1; `folder`: of its newest LoRA, for local users.
+// A run that can be asked. `steps`: the saved ones, oldest first; `strength`: the best one
+// according to the verdict, or 1; `folder`: path of its newest LoRA, "" for remote users.
 export interface TrainedModel {
     id: string;
     name: string;
@@ -1179,14 +1180,14 @@ export interface Unchanged {
     revision: string;
 }
 
-// Losses under fixed noise at a step: of images that are trained on, and of held-out ones.
+// Losses under fixed noise at a step: of training images, and of held-out ones.
 export interface ValidationView {
     step: number;
     training: number | null;
     validation: number | null;
 }
 
-// How a run was judged.
+// The verdict on a run.
 export interface VerdictView {
     best_step: number;
     strength: number | null;

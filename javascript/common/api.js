@@ -20,10 +20,10 @@ export class Problem extends Error {
      * @param {string} message
      * @param {object} [details]
      * @param {string} [details.hint]
-     * @param {number} [details.status] of the answer; 0 where there was none
-     * @param {any} [details.current] what somebody else has made of it meanwhile
+     * @param {number} [details.status] HTTP status; 0 without a response
+     * @param {any} [details.current] the current state, if someone else has changed it
      * @param {string} [details.kind] the error's class on the server
-     * @param {Sentence[]} [details.problems] each of several
+     * @param {Sentence[]} [details.problems] the individual errors, if there are several
      */
     constructor(message, { hint = "", status = 0, current = null, kind = "", problems = [] } = {}) {
         super(message);
@@ -93,7 +93,7 @@ async function ask(path, options, query) {
             cache: "no-store",
             ...options,
         });
-        // the connection may also end within an answer
+        // the connection may also be lost while the body is read
         text = await answer.text();
         noteAnswer(answer);
     } catch (error) {
@@ -156,7 +156,7 @@ export const api = {
             request.onerror = () =>
                 reject(
                     new Problem(t("The upload was interrupted."), {
-                        hint: t("Try again; what has arrived stays."),
+                        hint: t("Try again; files that were uploaded are kept."),
                     }),
                 );
             request.onabort = () =>

@@ -87,7 +87,7 @@ export function find(/** @type {ParentNode} */ within, /** @type {string} */ sel
 /** The same. Throws without a match. */
 export function need(/** @type {ParentNode} */ within, /** @type {string} */ selector) {
     const found = find(within, selector);
-    if (!found) throw new Error("Nothing on the page is " + selector + ".");
+    if (!found) throw new Error("No element matches " + selector + ".");
     return found;
 }
 

@@ -1,4 +1,4 @@
-// What the WebUI's page offers to extensions' scripts, and the tab's handle for the console.
+// Functions that the WebUI's page provides to extensions, and the tab's object for the console.
 
 declare function gradioApp(): Document | ShadowRoot | HTMLElement;
 declare function onUiLoaded(callback: () => void): void;

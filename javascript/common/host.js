@@ -46,7 +46,7 @@ export function write(/** @type {TextBox} */ box, /** @type {string} */ text) {
  */
 export function send(tab, { prompt, negative, seed }) {
     if (store.get("connection") === "stale") {
-        widgets.toast(t("Reload this page first: the WebUI was started again."), {
+        widgets.toast(t("Reload this page first: the WebUI was restarted."), {
             severity: "warning",
         });
         return;

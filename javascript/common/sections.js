@@ -55,11 +55,11 @@ function invitation(/** @type {string} */ id) {
         case "images":
             return t("Add your images");
         case "captions":
-            return t("Say what they show");
+            return t("Describe what they show");
         case "train":
             return t("Start and watch");
         case "try":
-            return t("With it and without it");
+            return t("With and without the LoRA");
         default:
             return "";
     }
@@ -130,7 +130,11 @@ function draw(/** @type {Section} */ section) {
         console.error(problem);
         fill(
             container,
-            widgets.notice("error", t("This part of the tab could not be drawn."), String(problem)),
+            widgets.notice(
+                "error",
+                t("This part of the tab could not be displayed."),
+                String(problem),
+            ),
         );
     }
 }
@@ -150,7 +154,7 @@ export function stepper() {
     };
     return el(
         "div.lora-trainer-steps",
-        { role: "tablist", "aria-label": t("From the images to the LoRA"), onkeydown: move },
+        { role: "tablist", "aria-label": t("Steps from the images to the LoRA"), onkeydown: move },
         steps.map((section, index) =>
             el(
                 "button.lora-trainer-step",

@@ -44,9 +44,7 @@ function header(/** @type {HomeView} */ home) {
         "div.lora-trainer-header",
         widgets.help(
             home.host.cpu
-                ? t(
-                      "Trains on the processor, since the WebUI uses no graphics card: this takes long.",
-                  )
+                ? t("Trains on the CPU, because the WebUI uses no graphics card. This is slow.")
                 : t("Trains on {device}", { device: home.host.device }),
         ),
         home.languages.length > 1 ? language : null,

@@ -43,7 +43,7 @@ export const store = {
 /** The server's initial data, available before any section is drawn. */
 export function home() {
     const known = store.get("home");
-    if (!known) throw new Error("The page's facts are not known yet.");
+    if (!known) throw new Error("The initial data is not loaded yet.");
     return known;
 }
 

@@ -1,11 +1,12 @@
-// What the modules share and no route answers. For tsc only: the browser loads none of it.
+// Types shared by the modules, besides those of the routes. For tsc only: the browser does not load
+// this file.
 
 import type { Card, CaptionerDraft, HomeView, ItemsView, PlanView, PostBodies } from "./answers";
 
-/** What can stand in an element; of null, undefined and false nothing is seen. */
+/** Content of an element; null, undefined and false are skipped. */
 export type Child = Node | string | number | false | null | undefined | Child[];
 
-/** Of an element: on... are listeners, which know the element that they were given to. */
+/** Attributes of an element; on... are event listeners, whose currentTarget is the element. */
 export type Attributes<E> = {
     [K in keyof HTMLElementEventMap as `on${K}`]?:
         ((event: HTMLElementEventMap[K] & { currentTarget: E }) => unknown) | null;
@@ -17,7 +18,7 @@ export type Attributes<E> = {
 
 export type TextBox = HTMLInputElement | HTMLTextAreaElement;
 
-/** Something that went wrong or is to be known, in words. */
+/** A message for the user. */
 export interface Remark {
     message: string;
     hint?: string;
@@ -32,18 +33,18 @@ export interface ButtonOptions {
     onclick?: (event?: MouseEvent) => unknown;
     disabled?: boolean;
     title?: string;
-    /** It needs nothing of the server. */
+    /** Whether it works without the server. */
     local?: boolean;
 }
 
 export interface DialogOptions {
     title: string;
     body: Child;
-    /** Their onclick may return a promise, or false to stay. */
+    /** Their onclick may return a promise; false keeps the dialog open. */
     actions?: ButtonOptions[];
-    /** As wide as there is room for. */
+    /** Use the available width. */
     wide?: boolean;
-    /** As wide as what is in it. */
+    /** Use the width of the content. */
     fit?: boolean;
     onclose?: () => void;
 }
@@ -99,7 +100,7 @@ export interface SliderOptions {
     onchange: (value: number) => unknown;
 }
 
-/** Which images of a dataset, and in which order; filters besides the first two are the workbench's. */
+/** Query for a page of images. The workbench uses all filters, the section "images" only the first two. */
 export interface PageQuery {
     offset: number;
     order: string;
@@ -114,11 +115,11 @@ export interface PageQuery {
     tokens?: number;
 }
 
-/** A page of images, and of which dataset. */
+/** A page of images, and the dataset's id. */
 export type PageAnswer = ItemsView & { id: string };
 
 export interface Poll {
-    /** Ask at once. */
+    /** Poll immediately. */
     wake: () => void;
     stop: () => void;
 }
@@ -132,7 +133,7 @@ export interface Section {
     hidden?: () => void;
 }
 
-/** A picture to look at. `note` stands below it; those of one `kind` are worth comparing. */
+/** An image for the viewer. `note`: text below it; `kind`: images of the same kind can be compared. */
 export interface ViewerImage {
     url: string;
     label: string;
@@ -140,47 +141,47 @@ export interface ViewerImage {
     kind?: string;
 }
 
-/** What a route is sent. */
+/** The body of a POST request. */
 export type Body<P> = P extends keyof PostBodies ? PostBodies[P] : Record<string, unknown>;
 
-/** A dataset; `lost`: it is not there any more, and was chosen. */
+/** A dataset; `lost`: it was chosen, and no longer exists. */
 export type KnownCard = Card & { lost?: boolean };
 
 /** Config keys -> values. */
 export type Settings = Record<string, unknown>;
 
-/** What is set for a dataset and not trained yet. */
+/** The settings draft of a dataset. */
 export interface Draft {
-    /** An id; empty: none any more, null: not chosen yet. */
+    /** An id; empty: it was deleted, null: not chosen yet. */
     preset: string | null;
     checkpoint: string;
-    /** The id of the LoRA file that training begins with; empty: none. */
+    /** The id of the LoRA file to start from; empty: none. */
     init_lora: string;
     name: string;
     captioner: CaptionerDraft;
     changes: Settings;
 }
 
-/** A setting, or something else that is chosen, as it is drawn. */
+/** The row of a setting, or of another choice. */
 export interface Row {
     element: HTMLElement;
     input: HTMLElement;
-    /** Where what is wrong with it is said. */
+    /** The element for its problems. */
     problem: HTMLElement;
     update: () => void;
 }
 
-/** What the sections share (store.js). */
+/** The keys of the store (store.js). */
 export interface Shared {
     language: string;
     home: HomeView;
-    /** Whether the WebUI is there, and still the one that this page belongs to. */
+    /** "lost": the WebUI does not respond; "stale": it was restarted, and the page must be reloaded. */
     connection: "" | "lost" | "stale";
     section: string;
     datasets: KnownCard[];
     /** The chosen dataset's id; empty: none. */
     dataset: string;
-    /** Another number whenever the draft is another one. */
+    /** Changes when another draft is shown. */
     draft: number;
     checkpoint: string;
     init_lora: string;
@@ -190,11 +191,11 @@ export interface Shared {
     plan: PlanView & { dataset: string };
     /** The id of the run that is shown. */
     run: string;
-    /** The id of the LoRA that somebody wants to try. */
+    /** The id of the LoRA to try. */
     try: string | null;
-    /** The id of the run whose language model somebody wants to ask; empty: none, null: as the
-     * dataset is. */
+    /** The id of the run whose language model to ask; empty: show LoRAs of images instead; null: as
+     * the chosen dataset. */
     ask: string | null;
-    /** How many deliveries there were since the page was opened. */
+    /** Number of deliveries since the page was opened. */
     delivered: number;
 }

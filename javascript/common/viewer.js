@@ -125,7 +125,7 @@ export function thumbnail(shown, onclick, caption = shown.label) {
             "button.lora-trainer-figure-button",
             {
                 type: "button",
-                "aria-label": t("Show large: {label}", { label: shown.label }),
+                "aria-label": t("Enlarge: {label}", { label: shown.label }),
                 onclick,
             },
             el("img", { src: shown.url, alt: shown.label, loading: "lazy" }),

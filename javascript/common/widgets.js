@@ -153,7 +153,7 @@ export function notice(severity, message, hint, ...actions) {
     );
 }
 
-/** @returns {Remark} what is said of something that was caught */
+/** @returns {Remark} the message and hint of a caught value */
 function remarkOf(/** @type {unknown} */ caught) {
     return caught instanceof Error ? caught : { message: String(caught) };
 }
@@ -169,7 +169,7 @@ export function problem(caught, ...actions) {
     return notice("error", message, hint, ...actions);
 }
 
-/** The icon of close buttons. */
+/** A close button with an icon. */
 export const closeButton = (/** @type {() => void} */ onclick, label = t("Close")) =>
     el("button.lora-trainer-close", { type: "button", "aria-label": label, onclick }, "\u00d7");
 

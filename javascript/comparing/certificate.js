@@ -1,7 +1,7 @@
 /*
- * "Why does this LoRA do nothing?": what the WebUI makes of any LoRA file in its folders, whoever
- * trained it, a button that writes a copy that it loads, and one that measures what is left of it
- * where the WebUI keeps the chosen checkpoint in few bits.
+ * "Why does this LoRA do nothing?": what the WebUI loads of any LoRA file in its folders, a button
+ * that writes a copy that it can load, and one that measures how much of the LoRA is kept if the
+ * WebUI stores the chosen checkpoint in low precision.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
@@ -54,7 +54,7 @@ function certificate(found, fix) {
         found.dropped.length ? droppedTable(found.dropped) : null,
         ...found.causes.map((cause) => widgets.notice("warning", cause.message, cause.hint)),
         isFine(found) && found.measured
-            ? widgets.help(t("Nothing is wrong with this file. Is its strength in the prompt?"))
+            ? widgets.help(t("Nothing is wrong with this file. Is its tag in the prompt?"))
             : null,
         found.measured
             ? null
@@ -67,7 +67,7 @@ function certificate(found, fix) {
 function keptHelp() {
     return widgets.help(
         t(
-            "Kept: a WebUI that holds a model in 8 or 4 bits may lose a LoRA when it adds it. Measured in the checkpoint that is chosen in the WebUI; it takes up to a minute.",
+            "Kept: a WebUI that stores a model in 8 or 4 bits may lose part of a LoRA when it adds it. Measured on the checkpoint that is chosen in the WebUI; it takes up to a minute.",
         ),
     );
 }
@@ -76,7 +76,7 @@ function keptNotice(/** @type {KeptSettingView} */ setting) {
     return widgets.notice(setting.lossy ? "warning" : "done", setting.message, setting.hint);
 }
 
-/** What is left of the LoRA in the setting that is chosen in the WebUI, and in its others. */
+/** How much of the LoRA is kept with the WebUI's current setting, and with its others. */
 function kept(/** @type {KeptView} */ found) {
     const chosen = found.settings.filter((setting) => setting.chosen);
     const others = found.settings.filter((setting) => !setting.chosen);
@@ -90,13 +90,13 @@ function kept(/** @type {KeptView} */ found) {
         ),
         found.settings.length
             ? null
-            : widgets.help(t("It is not known how this WebUI keeps such a checkpoint.")),
+            : widgets.help(t("It is not known how this WebUI stores such a checkpoint.")),
         ...chosen.map(keptNotice),
         others.length
             ? el(
                   "details",
                   { open: !chosen.length },
-                  el("summary", t("In other settings of the WebUI")),
+                  el("summary", t("With other settings of the WebUI")),
                   el("div.lora-trainer-certificate", ...others.map(keptNotice)),
               )
             : null,
@@ -118,7 +118,7 @@ function fileChoice(/** @type {() => void} */ onchange) {
 }
 
 /**
- * The answer, or null and what is wrong in `place`.
+ * The response; null after an error, which is shown in `place`.
  *
  * @template Answer
  * @param {HTMLElement} place
@@ -154,7 +154,7 @@ export function certificateCard() {
         },
         el("summary", t("Why does this LoRA do nothing?")),
         widgets.help(
-            t("For every LoRA in the WebUI's folders, whoever trained it: what is loaded of it."),
+            t("Shows what the WebUI loads of a LoRA in its folders, whichever trainer made it."),
         ),
         choice,
         widgets.row(check, measure),
@@ -191,7 +191,7 @@ export function certificateCard() {
         drawChoice();
         fill(
             place,
-            widgets.notice("done", t("{name} is written.", { name: copy.name })),
+            widgets.notice("done", t("{name} was written.", { name: copy.name })),
             ...certificate(copy, () => fix(chosen)),
         );
     }

@@ -52,7 +52,7 @@ const inputs = {
     unfolded: false,
 };
 
-/** What was suggested for the LoRA's family: an input that still has it is not the user's. */
+/** The values suggested for the LoRA's family: an input that equals its suggestion may be replaced. */
 const suggested = {
     steps: inputs.steps,
     cfg: inputs.cfg,
@@ -242,7 +242,7 @@ function seedField() {
         minimum: -1,
         maximum: 4294967295,
         step: 1,
-        help: t("The same seed gives the same image; -1 draws another one each time."),
+        help: t("The same seed gives the same image; -1 is a random one each time."),
     });
     const set = (/** @type {number} */ value) => {
         inputs.seed = value;
@@ -252,7 +252,7 @@ function seedField() {
         widgets.row(
             widgets.button({ label: t("Random"), onclick: () => set(-1) }),
             widgets.button({
-                label: t("Last one"),
+                label: t("Last seed"),
                 title: t("The seed of the images shown below"),
                 onclick: () => {
                     if (shown) set(shown.seed);
@@ -303,7 +303,7 @@ function loraChoice(/** @type {(id: string) => void} */ onchange) {
  * @param {string[]} names
  */
 function choiceField(key, label, names) {
-    const usual = { value: "", label: t("As the WebUI has it") };
+    const usual = { value: "", label: t("The WebUI's default") };
     return widgets.labelled(
         label,
         widgets.select({
@@ -336,7 +336,7 @@ function more() {
             numberField("cfg", t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }).element,
             choiceField("sampler", t("Sampler"), samplers.samplers),
             samplers.schedulers.length
-                ? choiceField("scheduler", t("Schedule"), samplers.schedulers)
+                ? choiceField("scheduler", t("Schedule type"), samplers.schedulers)
                 : null,
         ),
     );
@@ -530,7 +530,7 @@ function resultBody(/** @type {TryView} */ job) {
             isOver(job)
                 ? widgets.button({
                       label: t("Delete"),
-                      title: t("These images go to the trash."),
+                      title: t("Move these images to the trash."),
                       onclick: () => remove(job),
                   })
                 : null,
@@ -549,7 +549,7 @@ const endText = (/** @type {TryView} */ job) =>
 
 function resultCard() {
     const words = el("p.lora-trainer-visually-hidden", { role: "status", "aria-live": "polite" });
-    const bar = widgets.progress(t("Progress of the images"));
+    const bar = widgets.progress(t("Progress of the generation"));
     const lost = el("p.lora-trainer-hint.lora-trainer-live-connection", { role: "status" });
     const title = el("h3", t("Images"));
     const cancel = widgets.button({
@@ -770,8 +770,8 @@ function sizeFor(/** @type {LoraView} */ lora) {
 }
 
 /**
- * Fill in what suits the WebUI's checkpoint, else the LoRA's family, except where the user has
- * chosen something else.
+ * Fill in the recommended values for the WebUI's checkpoint, else for the LoRA's family, except
+ * where the user has chosen others.
  */
 function suggestFor(/** @type {LoraView} */ lora) {
     const { sampler, scheduler } = lora;
@@ -789,8 +789,8 @@ function suggestFor(/** @type {LoraView} */ lora) {
 }
 
 /**
- * After another LoRA was chosen: its strength, its size, what suits its family, and a prompt unless
- * the user has typed one.
+ * After another LoRA was chosen: fill in its strength, its size, the recommended values, and a
+ * prompt unless the user has typed one.
  */
 async function takeLora() {
     const lora = chosen();

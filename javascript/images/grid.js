@@ -15,7 +15,7 @@ export class Grid {
     cells = [];
     /** The keys of the images that are selected. @type {Set<string>} */
     selected = new Set();
-    /** @type {number | null} where a range begins */
+    /** @type {number | null} start of a range selection */
     anchor = null;
     /** The cell in the tab order. */
     focus = 0;
@@ -27,7 +27,7 @@ export class Grid {
     });
 
     /**
-     * @param {() => void} onselect other images are selected
+     * @param {() => void} onselect called when the selection has changed
      * @param {(keys: string[]) => void} onremove
      */
     constructor(onselect, onremove) {
@@ -72,7 +72,7 @@ export class Grid {
             widgets.small(
                 sizeText(item) || t("Cannot be read"),
                 worst
-                    ? el("b", " \u00b7 " + t("remark"))
+                    ? el("b", " \u00b7 " + t("issue"))
                     : item.caption
                       ? null
                       : " \u00b7 " + t("no caption"),

@@ -55,8 +55,8 @@ export function remarksCard(
             "summary",
             plural(
                 findings.length,
-                "{count} remark about this dataset",
-                "{count} remarks about this dataset",
+                "{count} issue with this dataset",
+                "{count} issues with this dataset",
             ),
         ),
         el("ul", lines),

@@ -178,7 +178,7 @@ export function pageFilters(/** @type {ImagePages} */ pages) {
                 { value: "all", label: t("All images") },
                 { value: "missing", label: t("Without a caption") },
                 { value: "captioned", label: t("With a caption") },
-                { value: "findings", label: t("With a remark") },
+                { value: "findings", label: t("With an issue") },
             ],
         }),
         widgets.text({

@@ -31,7 +31,7 @@ class Parts {
     texts = textFiles();
     encoded = encodedRow();
     onward = widgets.button({
-        label: t("Go on to the captions"),
+        label: t("Continue to the captions"),
         kind: "primary",
         local: true,
         onclick: () => openSection("captions"),
@@ -47,7 +47,7 @@ class Parts {
                     : widgets.button({
                           label: t("Use a folder in place"),
                           title: t(
-                              "Your images stay where they are; captions are written beside them.",
+                              "Your images stay in their folder; captions are written beside them.",
                           ),
                           onclick: openFolder,
                       }),
@@ -124,7 +124,10 @@ function showNext() {
     next.setText(
         card ? (card.problem?.message ?? withColon(card.name, datasets.countOf(card))) : "",
     );
-    put(onward, card?.kind === "texts" ? t("Go on to the pairs") : t("Go on to the captions"));
+    put(
+        onward,
+        card?.kind === "texts" ? t("Continue to the pairs") : t("Continue to the captions"),
+    );
     onward.disabled = !ready;
     widgets.makePrimary(onward, ready);
     upload.isNext(!ready);
@@ -146,7 +149,7 @@ function drawCards() {
               )
             : widgets.help(
                   t(
-                      "There is none yet. Drop your images below: 10 to 100 images of one style, character or thing are enough. Or question and answer pairs, for a language model.",
+                      "There are no datasets yet. Drop your images below: 10 to 100 images of one style, character or thing are enough. Or question and answer pairs, for a language model.",
                   ),
               ),
     );
@@ -298,7 +301,7 @@ function create() {
         title: t("New dataset"),
         label: t("Create"),
         act: (name) => make(name, kind.value),
-        more: widgets.labelled(t("What it holds"), kind),
+        more: widgets.labelled(t("Kind of data"), kind),
     });
 }
 
@@ -306,7 +309,7 @@ function openFolder() {
     const input = widgets.text({ placeholder: "C:\\Pictures\\my style" });
     askText(t("Use a folder in place"), t("Folder"), input, {
         help: t(
-            "The folder with your images or texts on this computer. It stays where it is; captions are written into it.",
+            "The folder with your images or texts on this computer. It is not copied; captions are written into it.",
         ),
         label: t("Use this folder"),
         act: async () => datasets.add(await api.post("datasets/open", { folder: input.value })),
@@ -320,12 +323,14 @@ async function discard(/** @type {KnownCard} */ card) {
         return;
     }
     const message = card.external
-        ? t("The folder itself stays as it is.")
-        : t("{count} go to the trash in the data folder.", { count: datasets.countOf(card) });
+        ? t("The folder itself is not changed.")
+        : t("This moves {count} to the trash in the data folder.", {
+              count: datasets.countOf(card),
+          });
     const title = card.external
-        ? t("Take {name} off the list?", { name: card.name })
+        ? t("Remove {name} from the list?", { name: card.name })
         : t("Delete {name}?", { name: card.name });
-    const label = card.external ? t("Take off the list") : t("Delete");
+    const label = card.external ? t("Remove from the list") : t("Delete");
     if (!(await widgets.confirm({ title, message, label }))) return;
     const { trash } = await api.post(datasets.path("delete", card.id));
     datasets.choose("");
@@ -370,7 +375,7 @@ async function showDeleted() {
 function showGone(title, entries, act) {
     const line = (/** @type {E} */ entry) => {
         const made = el("li", el("span", entry.name, widgets.small(" " + formatDate(entry.time))));
-        made.append(widgets.button({ label: t("Bring back"), onclick: () => act(entry, made) }));
+        made.append(widgets.button({ label: t("Restore"), onclick: () => act(entry, made) }));
         return made;
     };
     const body = el("ul.lora-trainer-removed", entries.map(line));
@@ -417,7 +422,7 @@ function drawPanel() {
                           onclick: () => api.post(datasets.path("folder")),
                       }),
                 widgets.button({
-                    label: card.external ? t("Take off the list") : t("Delete"),
+                    label: card.external ? t("Remove from the list") : t("Delete"),
                     onclick: () => discard(datasets.needChosen()),
                 }),
             ),
@@ -442,7 +447,7 @@ function drawItems(/** @type {PageAnswer} */ answer) {
             ? grid.element
             : el(
                   "p.lora-trainer-help.lora-trainer-empty",
-                  answer.total ? t("No image is like that.") : t("No images yet. Drop some above."),
+                  answer.total ? t("No images match.") : t("No images yet. Drop some above."),
               ),
     );
     drawTools();

@@ -1,5 +1,5 @@
 /*
- * The files of a dataset of texts, and what was found about them.
+ * The files of a dataset of texts, and the findings about them.
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";

@@ -14,7 +14,7 @@ import { hintBehind } from "./images.js";
 
 /** @import { Query } from "../common/api.js" */
 
-/** @typedef {{file: File, path: string}} Entry what was dropped or chosen; `path`: within its folder */
+/** @typedef {{file: File, path: string}} Entry a dropped or chosen file; `path`: within its folder */
 
 /**
  * The progress and result of an upload.
@@ -28,7 +28,7 @@ import { hintBehind } from "./images.js";
  * @property {Record<string, number>} converted format -> how many
  * @property {Record<string, number>} waiting
  * @property {Remark[]} skipped
- * @property {Entry[]} kept those whose captions were there already
+ * @property {Entry[]} kept files with captions for images that already have one
  * @property {boolean} cancelled
  * @property {Map<Entry, {share: number, size: number, cancel: () => void}>} active
  */
@@ -66,7 +66,7 @@ async function dropped(/** @type {DataTransfer} */ transfer) {
  * The files of a folder and its subfolders; of a file itself.
  *
  * @param {FileSystemEntry} entry
- * @param {string} before where it lies
+ * @param {string} before path of its folder, with a slash at the end
  * @returns {Promise<Entry[]>}
  */
 async function walk(entry, before) {
@@ -90,7 +90,7 @@ const skippedList = (/** @type {Remark[]} */ all) =>
     el(
         "details.lora-trainer-skipped",
         { open: all.length <= 8 },
-        el("summary", plural(all.length, "{count} was left out", "{count} were left out")),
+        el("summary", plural(all.length, "{count} file was skipped", "{count} files were skipped")),
         el(
             "ul",
             all.map((skipped) => el("li", skipped.message, hintBehind(skipped))),
@@ -135,7 +135,9 @@ function reportNotice(state, close, replaceKept) {
     ];
     const words =
         arrived.filter(Boolean).join(", ") +
-        (state.cancelled ? ". " + t("The rest was cancelled; what had arrived stays.") : ".");
+        (state.cancelled
+            ? ". " + t("The rest was cancelled; files that were uploaded are kept.")
+            : ".");
     const replace = state.kept.length
         ? widgets.button({
               label: t("Replace the captions that were kept"),
@@ -167,7 +169,7 @@ function add(/** @type {Counts} */ counts, /** @type {Counts} */ more) {
 }
 
 /**
- * One file's answer is one of many.
+ * Add the response for one file to the totals.
  *
  * @param {State} state
  * @param {Entry} entry
@@ -260,7 +262,7 @@ async function send(id, entries, query, report) {
         active: new Map(),
     };
     const whole = widgets.progress(t("Upload"));
-    const list = el("ul.lora-trainer-upload-files", { "aria-label": t("Files on their way") });
+    const list = el("ul.lora-trainer-upload-files", { "aria-label": t("Files being uploaded") });
     const show = () => {
         const moving = [...state.active.values()].reduce(
             (sum, one) => sum + one.share * one.size,
@@ -412,7 +414,9 @@ export function uploadArea({ target, done }) {
     async function start(/** @type {Entry[]} */ entries, /** @type {Query} */ query = {}) {
         if (!entries.length) return;
         if (running) {
-            widgets.toast(t("Wait until the files before have arrived."), { severity: "warning" });
+            widgets.toast(t("Wait until the current upload has finished."), {
+                severity: "warning",
+            });
             return;
         }
         running = true;
@@ -442,7 +446,7 @@ export function uploadArea({ target, done }) {
         isNext: (/** @type {boolean} */ is) => widgets.makePrimary(choose, is),
         element: el("div.lora-trainer-upload-area", drop, report),
         name(/** @type {string} */ dataset, /** @type {string} */ kind) {
-            // what was said of another dataset's files
+            // the report is about another dataset's files
             if (dataset !== named && !running) fill(report);
             named = dataset;
             consent.hidden = kind === "texts";

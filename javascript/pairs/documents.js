@@ -1,6 +1,6 @@
 /*
- * Pairs from documents: the dialog that starts the job, and its progress in the dataset that its
- * pairs go into.
+ * Pairs from documents: the dialog that starts the job, and its progress, shown in the dataset that
+ * it writes.
  */
 import { api, randomToken } from "../common/api.js";
 import { el, fill, redraw } from "../common/elements.js";
@@ -13,12 +13,12 @@ import * as runActions from "../training/runs.js";
 
 /** @import { TextsView } from "../common/answers" */
 
-/** Ask which model is to write pairs about the dataset's documents. */
+/** A dialog to choose the model that writes pairs about the dataset's documents. */
 export async function askForPairs(/** @type {TextsView | null} */ answer) {
     if (!answer?.files.some((file) => file.plain)) {
-        widgets.toast(t("There are no documents here."), {
+        widgets.toast(t("This dataset has no documents."), {
             severity: "warning",
-            hint: t("Add .txt or .md files under Texts; the pairs go into a dataset of their own."),
+            hint: t("Add .txt or .md files under Texts; the pairs are written into a new dataset."),
         });
         return;
     }
@@ -56,7 +56,7 @@ export async function askForPairs(/** @type {TextsView | null} */ answer) {
                               "An OpenAI-compatible one: llama.cpp, vLLM, Ollama, text-generation-webui.",
                           ),
                       }),
-                      widgets.labelled(t("Its model"), served),
+                      widgets.labelled(t("Name of its model"), served),
                   ],
             widgets.labelled(t("Pairs per passage"), count),
         ],

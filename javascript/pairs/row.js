@@ -1,5 +1,5 @@
 /*
- * One entry of a dataset of texts: a box for each of its texts, saved when one is left.
+ * One entry of a dataset of texts: a textbox for each of its texts, saved on blur.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";
@@ -13,11 +13,12 @@ const CONFLICT = 409;
 
 /**
  * @typedef {object} Owner
- * @property {(row: PairRow, before: string) => unknown} saved it has another key now
+ * @property {(row: PairRow, before: string) => unknown} saved called after a save, which changes its
+ *     key; `before`: the previous one
  * @property {(row: PairRow) => Promise<unknown>} remove
  */
 
-/** The rows that a text needs, within reason. */
+/** Number of rows of a textbox for a text. */
 const heightOf = (/** @type {string} */ text) =>
     Math.min(12, Math.max(1, text.split("\n").length + Math.floor(text.length / 90)));
 
@@ -29,7 +30,7 @@ export class PairRow {
     boxes = [];
     /** @type {Promise<void> | null} */
     saving = null;
-    /** Whether somebody else has changed it while it was typed in. */
+    /** Whether someone else has changed it while the user was typing. */
     isGone = false;
 
     /**
@@ -102,7 +103,7 @@ export class PairRow {
         return this.isChanged() || this.element.contains(document.activeElement);
     }
 
-    /** The server's newest: of an entry with the same text, only its place and remarks. */
+    /** The server's current state; its text is the same, but name and findings may have changed. */
     take(/** @type {TextItemView} */ item) {
         const moved = item.name !== this.item.name;
         this.item = item;
@@ -117,7 +118,7 @@ export class PairRow {
         put(this.state, "");
     }
 
-    /** It is not in its file any more as it was. */
+    /** The entry was changed or removed in its file by someone else. */
     gone() {
         if (this.isGone) return;
         this.isGone = true;

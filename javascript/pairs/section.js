@@ -1,7 +1,7 @@
 /*
- * The section "captions" for texts: pairs, conversations and plain texts, each saved when its box is
- * left. Changes by others are shown, and never overwritten: the server detects conflicts. Undo and
- * the list of changes are the workbench's.
+ * The section "captions" for texts: pairs, conversations and plain texts, each saved on blur.
+ * Changes by others are shown, and never overwritten: the server detects conflicts. Undo and the
+ * list of changes are shared with captions.
  */
 import { api, expected } from "../common/api.js";
 import { el, fill, put, redraw } from "../common/elements.js";
@@ -39,7 +39,7 @@ class Parts {
     /** @type {Map<string, PairRow>} */
     rows = new Map();
     onward = widgets.button({
-        label: t("Go on to the settings"),
+        label: t("Continue to the settings"),
         kind: "primary",
         local: true,
         onclick: () => openSection("settings"),
@@ -85,7 +85,7 @@ async function look() {
     await watchJob(drawn.now.job);
 }
 
-/** Load the page. Quietly: only if it has changed, and rows in use stay. */
+/** Load the page; quietly: only if it has changed. */
 async function load({ quietly = false } = {}) {
     const parts = drawn.need();
     const id = store.get("dataset") ?? "";
@@ -98,7 +98,7 @@ async function load({ quietly = false } = {}) {
     if ("unchanged" in answer || id !== store.get("dataset")) return;
     parts.answer = answer;
     show(answer);
-    // a job, or somebody else, may have written some
+    // a job, or someone else, may have changed the texts
     const { total: count, usable: captioned } = answer;
     const card = datasets.chosen();
     if (card && (card.count !== count || card.captioned !== captioned)) {
@@ -116,7 +116,7 @@ function show(/** @type {TextsView} */ answer) {
         row.take(item);
         rows.set(item.key, row);
     }
-    // a row that is being typed in stays, whatever has become of its text
+    // a row with unsaved text stays, even if its entry is gone
     for (const [key, row] of parts.rows)
         if (!rows.has(key) && row.isChanged() && !row.saving) {
             row.gone();
@@ -143,7 +143,7 @@ function show(/** @type {TextsView} */ answer) {
             el(
                 "p.lora-trainer-help.lora-trainer-empty",
                 answer.total
-                    ? t("No text is like that.")
+                    ? t("No texts match.")
                     : t("No pairs yet. Add one here, or files under Texts."),
             ),
         );
@@ -187,7 +187,7 @@ function drawPager(/** @type {TextsView} */ answer) {
     );
 }
 
-/** A row has saved its text, which has another key then. */
+/** A row was saved, which has changed its key. */
 function saved(/** @type {PairRow} */ row, /** @type {string} */ before) {
     const parts = drawn.need();
     parts.rows.delete(before);
@@ -255,7 +255,7 @@ function drawPanel() {
         label: t("Which ones"),
         options: [
             { value: "", label: t("All") },
-            { value: "findings", label: t("With a remark") },
+            { value: "findings", label: t("With an issue") },
         ],
         onchange: async (filter) => {
             Object.assign(parts.query, { filter, offset: 0 });
@@ -282,7 +282,7 @@ function drawPanel() {
             parts.counts,
             widgets.help(
                 t(
-                    "What stands here is what the model learns: read and correct it. A text is saved in its own file when you leave its box.",
+                    "The model learns these texts as they are: read and correct them. A text is saved to its file when you leave its textbox.",
                 ),
             ),
         ),

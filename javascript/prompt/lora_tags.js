@@ -31,7 +31,7 @@ const NUMBER = /^[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:e[+-
  * @property {string} name
  * @property {number | null} te strength in the text encoder; null when the host could not read it
  * @property {number | null} unet strength in the image model; null when the host could not read it
- * @property {string | null} dyn the rank it is cut to, as written
+ * @property {string | null} dyn the rank limit, as written
  * @property {boolean} separate true when the image model's strength is written on its own
  * @property {{te: Part | null, unet: Part | null, after: number, named: boolean}} at where the
  *     numbers are; `after`: where a missing one goes

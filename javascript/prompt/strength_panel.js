@@ -17,8 +17,6 @@ import * as widgets from "../common/widgets.js";
 import * as loraTags from "./lora_tags.js";
 
 /** @import { LoraView } from "../common/answers" */
-/** 
-
 /** @import { Change, Tag } from "./lora_tags.js" */
 /** @import { Tab } from "../common/host.js" */
 
@@ -27,7 +25,7 @@ import * as loraTags from "./lora_tags.js";
 /** @type {Tab[]} */
 const TABS = ["txt2img", "img2img"];
 
-const LOOK_MILLISECONDS = 300;
+const POLL_MILLISECONDS = 300;
 
 const FRESH_MILLISECONDS = 5000;
 
@@ -101,7 +99,7 @@ class TagRow {
                 : t("Strength of {name}", { name }),
         );
         this.unet = separate
-            ? this.slider(tag, "unet", t("Strength of {name} in the image", { name }))
+            ? this.slider(tag, "unet", t("Strength of {name} in the image model", { name }))
             : null;
         const remove = widgets.button({ label: t("Remove"), onclick: () => panel.remove(index) });
         remove.setAttribute("aria-label", t("Remove {name} from the prompt", { name }));
@@ -314,7 +312,7 @@ class Panel {
     }
 }
 
-// --- what is known of LoRAs --------------------------------------------------------------------
+// --- LoRA data ---------------------------------------------------------------------------------
 
 /** @type {Promise<void> | null} */
 let reading = null;
@@ -361,7 +359,7 @@ function begin() {
         panel.sync();
     }
     clearInterval(timer);
-    if (panels.length) timer = setInterval(look, LOOK_MILLISECONDS);
+    if (panels.length) timer = setInterval(look, POLL_MILLISECONDS);
     return learn(true);
 }
 

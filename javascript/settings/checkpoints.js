@@ -25,7 +25,7 @@ export async function loadCheckpoint() {
     publish();
 }
 
-/** A checkpoint that could not be asked about. @returns {CheckpointView} */
+/** The view of a checkpoint whose request failed. @returns {CheckpointView} */
 function unknown(/** @type {unknown} */ caught) {
     const { message, hint } = expected(caught);
     return {
@@ -54,7 +54,7 @@ export async function loadCheckpoints() {
     return answer.checkpoints.some((known) => !known.seen);
 }
 
-/** What can be trained on the chosen dataset: language models on texts, checkpoints on images. */
+/** The models for the chosen dataset: language models for texts, checkpoints for images. */
 const offered = () =>
     (home().checkpoints ?? []).filter(
         (known) => (known.data === "texts") === datasets.isTexts() || !known.seen,
@@ -64,9 +64,9 @@ const described = (/** @type {ListedCheckpoint | LoadedView} */ { title, family_
     family_name ? title + " \u2014 " + family_name : title;
 
 function loadedText(/** @type {LoadedView | null} */ loaded) {
-    if (!loaded) return t("Loaded now: none");
+    if (!loaded) return t("No checkpoint is loaded");
     return loaded.in_memory
-        ? t("{title} (loaded now)", { title: described(loaded) })
+        ? t("{title} (currently loaded)", { title: described(loaded) })
         : t("{title} (chosen, not loaded yet)", { title: described(loaded) });
 }
 
@@ -88,12 +88,12 @@ function checkpointOptions() {
 }
 
 function checkpointText() {
-    if (!state.facts) return t("Looking at the checkpoint ...");
+    if (!state.facts) return t("Reading the checkpoint ...");
     const { family_name, resolution, vae, clip_skip, notes, problem, language_model } = state.facts;
     if (language_model) return language_model;
     if (datasets.isTexts())
         return t(
-            "The folder of a model in Hugging Face form, such as Qwen2.5-1.5B-Instruct, in the WebUI's models/LLM or anywhere else.",
+            "The folder of a model in Hugging Face format, such as Qwen2.5-1.5B-Instruct, in the WebUI's models/LLM or anywhere else.",
         );
     // the plan shows its problems
     if (problem) return "";
@@ -129,7 +129,7 @@ export function checkpointCard() {
     /** @type {Option[] | null} */
     let drawn = null;
     const label = el("label", { for: select.id });
-    const open = widgets.button({ label: t("Use the folder of a model"), onclick: openModel });
+    const open = widgets.button({ label: t("Open a model folder"), onclick: openModel });
     const element = el("div.lora-trainer-field", label, select, words, open, problem, unusable);
 
     function update() {
@@ -171,14 +171,14 @@ export function checkpointCard() {
     return { element, update, input: select, problem };
 }
 
-/** Ask for a folder of this machine with a language model, and choose that. */
+/** A dialog for the folder of a language model on this machine, which is then chosen. */
 function openModel() {
     const input = widgets.text({ placeholder: "D:\\LLM\\Qwen2.5-1.5B-Instruct" });
     widgets.dialog({
-        title: t("Use the folder of a model"),
+        title: t("Open a model folder"),
         body: widgets.labelled(t("Folder"), input, {
             help: t(
-                "With config.json, the tokenizer and .safetensors; or a folder with several models in it. It stays where it is.",
+                "With config.json, the tokenizer and .safetensors; or a folder with several models in it. It is not copied.",
             ),
         }),
         actions: [
@@ -216,8 +216,8 @@ export function nameCard() {
     const problem = el("div.lora-trainer-settings-problem");
     const element = widgets.labelled(t("Name of the LoRA"), input, {
         help: datasets.isTexts()
-            ? t("The name of its folder. Empty: the name of the texts.")
-            : t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."),
+            ? t("The name of its folder. Empty: the name of the dataset.")
+            : t("Its name in a prompt: <lora:NAME:0.7>. Empty: the name of the dataset."),
         problem,
     });
     return {

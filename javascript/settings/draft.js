@@ -35,8 +35,8 @@ const CHOSEN_KEY = "lora-trainer-dataset",
     CAPTIONER_KEY = "lora-trainer-captioner";
 
 /**
- * What is known of one dataset's draft. `base`: what the server has, as far as known; `error`:
- * why it could not be kept.
+ * The state of one dataset's draft. `base`: the last known draft of the server; `error`: why it
+ * could not be saved.
  *
  * @typedef {{id: string, values: Draft, base: Draft, revision: string, changed: number,
  *     dirty: boolean, saving: boolean, timer: number, error: string}} Entry
@@ -227,7 +227,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
 /**
  * @param {Entry} entry
  * @param {DraftView} answer
- * @param {Draft} values what the server has now
+ * @param {Draft} values the server's current draft
  */
 function storeAnswer(entry, answer, values) {
     const { revision, changed } = answer;
@@ -237,7 +237,7 @@ function storeAnswer(entry, answer, values) {
     if (card) card.draft = answer;
 }
 
-/** Another browser has written meanwhile. */
+/** Another browser has saved a draft in the meantime: merge it with ours. */
 function mix(/** @type {Entry} */ entry, /** @type {DraftView} */ answer) {
     const theirs = whole(answer.values);
     const values = merged(entry.base, entry.values, theirs);

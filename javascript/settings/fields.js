@@ -22,13 +22,13 @@ import {
 /** @import { Row, TextBox } from "../common/types" */
 
 /**
- * How a setting is entered. `row`: its label stands behind it.
+ * The input of a setting. `row`: its label is beside it.
  *
  * @typedef {{element: HTMLElement, input: HTMLElement, row?: boolean,
  *     show: (value: unknown) => void}} Entry
  */
 
-/** @typedef {(value: unknown) => void} OnChange what is called when the visitor changes it */
+/** @typedef {(value: unknown) => void} OnChange called when the user changes the value */
 
 /** @typedef {(field: SettingView, id: string, onchange: OnChange) => Entry} Maker */
 
@@ -121,7 +121,7 @@ const choiceEntry = ({ choices }, id, onchange) => {
             ),
     });
     return plain(select, (value) => {
-        // of a settings file, which may have values that are not offered
+        // a settings file may contain values that are not among the choices
         if (![...select.options].some((option) => option.value === String(value)))
             select.append(new Option(String(value)));
         return String(value);
@@ -224,13 +224,13 @@ const backButton = (/** @type {() => void} */ onclick) =>
  * Set its label to the value that it restores.
  *
  * @param {HTMLElement} back
- * @param {string} field what the field is called
+ * @param {string} field label of the field
  * @param {string} value
  */
 function labelResetButton(back, field, value) {
     const short = value.length > 24 ? value.slice(0, 24) + " ..." : value;
-    put(back, t("changed; back to {value}", { value: short }));
-    back.setAttribute("aria-label", t("{field} is changed; back to {value}", { field, value }));
+    put(back, t("changed; reset to {value}", { value: short }));
+    back.setAttribute("aria-label", t("{field} is changed; reset to {value}", { field, value }));
 }
 
 /** @returns {Row} */
@@ -314,7 +314,7 @@ export function lengthRow(steps, epochs) {
         epochs: settingEntry(epochs, (value) => change(epochs, value)),
     };
     const unit = widgets.select({
-        label: t("Count in"),
+        label: t("Unit"),
         options: [
             { value: "steps", label: steps.label },
             { value: "epochs", label: epochs.label },
@@ -397,8 +397,12 @@ function noteOf(/** @type {FormField} */ field, /** @type {boolean} */ changed) 
     if (prompts && !changed)
         return Array.isArray(prompts) && prompts.length
             ? datasets.isTexts()
-                ? t("The first question. Write others, or empty it for none on the way.")
-                : t("From the first caption. Write others, or empty it for no previews on the way.")
+                ? t(
+                      "The first question. Write others, or leave it empty for no answers during training.",
+                  )
+                : t(
+                      "From the first caption. Write others, or leave it empty for no previews during training.",
+                  )
             : "";
     if (field.optional && valueOf(field) === null && field.key in resolved)
         return t("auto is {value} here.", { value: written(resolved[field.key]) });

@@ -26,8 +26,8 @@ function options() {
     const known = files.map(({ id, name }) => ({ value: id, label: name }));
     const lost = draft.init_lora && !files.some(({ id }) => id === draft.init_lora);
     return [
-        { value: "", label: t("nothing: a new LoRA") },
-        ...(lost ? [{ value: draft.init_lora, label: t("a LoRA that is no longer there") }] : []),
+        { value: "", label: t("none: a new LoRA") },
+        ...(lost ? [{ value: draft.init_lora, label: t("a LoRA that no longer exists") }] : []),
         ...known,
     ];
 }

@@ -28,7 +28,7 @@ export function currentPlan() {
     return plan?.dataset === drafts.dataset() ? plan : null;
 }
 
-// --- what would happen -------------------------------------------------------------------------
+// --- requesting the plan -----------------------------------------------------------------------
 
 let planTimer = 0,
     planNumber = 0;
@@ -58,7 +58,7 @@ async function askPlan() {
         const before = suggested();
         store.set("plan", { ...plan, dataset });
         if (!same(suggested(), before)) publish();
-        // images are decoded in the background, and what is found belongs into the plan
+        // images are decoded in the background, and may change the plan
         if (plan.unchecked > 0 && isVisible()) replan(1500);
     } catch (caught) {
         if (number !== planNumber) return;
@@ -99,7 +99,7 @@ function stepText() {
     return steps ? plural(steps, "{count} step", "{count} steps") : "";
 }
 
-// --- what will happen --------------------------------------------------------------------------
+// --- showing the plan --------------------------------------------------------------------------
 
 /** @param {(field: string) => void} goTo show where a problem is fixed */
 export function planCard(goTo) {
@@ -110,7 +110,7 @@ export function planCard(goTo) {
     });
     const next = widgets.actions();
     const onward = widgets.button({
-        label: t("Go on to training"),
+        label: t("Continue to training"),
         kind: "primary",
         local: true,
         onclick: () => openSection("train"),
@@ -188,7 +188,7 @@ export function planText() {
     return dotted(card && withColon(card.name, datasets.countOf(card)), stepText());
 }
 
-/** Places of a problem that are no field here, with their section. */
+/** Places of a problem that are not fields of this section, with their section. */
 /** @type {Record<string, string>} */
 export const SECTION_OF = { dataset: "images", captions: "captions" };
 

@@ -142,11 +142,11 @@ function askPreset() {
             el(
                 "p",
                 t(
-                    "Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.",
+                    "All settings that differ from the defaults are saved, except those that belong to these images or to this checkpoint.",
                 ),
             ),
             widgets.labelled(t("Name of the preset"), name),
-            widgets.labelled(t("What it is for (may be empty)"), purpose),
+            widgets.labelled(t("Description (optional)"), purpose),
             place,
         ),
         actions: [
@@ -164,7 +164,7 @@ async function deletePreset() {
         title: t("Delete {name}?", { name: preset.title }),
         label: t("Move to the trash"),
         message: t(
-            "The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now.",
+            "The preset is moved to the trash in LoRA Trainer's data folder. The current settings do not change.",
         ),
     });
     if (!sure) return;

@@ -98,7 +98,7 @@ function finder(fields, rows, advanced) {
             group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
         advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
         openAdvanced(words.length > 0);
-        none.textContent = found.length ? "" : t("No setting is called so.");
+        none.textContent = found.length ? "" : t("No settings match.");
     }
 
     /** Open Advanced while it has matches; afterwards restore its state. */

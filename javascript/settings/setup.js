@@ -20,7 +20,7 @@ const SECONDS_INSTALLING = 1,
 /** @type {Poll | null} */
 let poll = null;
 
-/** It may have been set up meanwhile. */
+/** Check whether the packages have been installed in the meantime. */
 export const pollSetUp = () => poll?.wake();
 
 async function copyReport() {
@@ -36,9 +36,9 @@ async function copyReport() {
 const TITLES = {
     ready: () => t("Training is set up"),
     missing: () => t("One step before training"),
-    broken: () => t("The set-up is broken"),
+    broken: () => t("The set-up is incomplete"),
     installing: () => t("Setting up ..."),
-    failed: () => t("The set-up did not work"),
+    failed: () => t("The set-up failed"),
 };
 
 function startText(/** @type {SetupView} */ now) {
@@ -69,7 +69,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
     const hint = el("p.lora-trainer-hint");
     const lines = el("pre.lora-trainer-setup-lines", {
         tabindex: "0",
-        "aria-label": t("What the set-up says"),
+        "aria-label": t("Output of the set-up"),
     });
     const bar = widgets.progress(t("Setting up"));
     const start = widgets.button({
@@ -83,7 +83,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
     const copy = widgets.button({
         label: t("Copy a report"),
         title: t(
-            "Versions, the WebUI and the last lines, without names and passwords: for a bug report.",
+            "For a bug report: versions, the WebUI and the last log lines, without user names and passwords.",
         ),
         onclick: copyReport,
     });
@@ -106,7 +106,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         lines,
     );
     let was = "";
-    /** @type {string | null} what was put away with Later, which is not said again on this page */
+    /** @type {string | null} the message that was dismissed with Later; not shown again */
     let postponed = null;
 
     function show(/** @type {SetupView} */ now) {
@@ -121,7 +121,7 @@ export function setUpCard(/** @type {SetupView} */ setup) {
         if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
         start.hidden = busy || (now.state === "ready" && !now.hint);
         put(start, startText(now));
-        // it is no step that somebody must take who can train already
+        // if training is possible already, this step is optional
         widgets.makePrimary(start, now.state !== "ready");
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";

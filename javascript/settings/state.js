@@ -6,7 +6,7 @@
 /** @import { Settings } from "../common/types" */
 
 /**
- * The drawn form. `waiting`: whether the plan is being asked for.
+ * The drawn form. `waiting(is)`: shows whether a plan is being requested.
  *
  * @typedef {{update: () => void, redraw: () => void, showPlan: () => void,
  *     waiting: (is: boolean) => void}} Page
@@ -14,12 +14,12 @@
 
 /**
  * @typedef {object} State
- * @property {CheckpointView | null} facts what the chosen checkpoint is, as the server says it; null
- *     while that is asked
- * @property {Settings | null} ours the settings that were published last: what another part of the
- *     tab puts there is another
- * @property {Settings} stated what the preset and the visitor say, without what the server only
- *     suggests: that changes with images and words
+ * @property {CheckpointView | null} facts facts about the chosen checkpoint; null while they are
+ *     loaded
+ * @property {Settings | null} ours the settings that were published last; other settings in the
+ *     store come from another part of the tab
+ * @property {Settings} stated the preset's and the user's settings, without the server's
+ *     suggestions, which change with images and captions
  * @property {Page | null} page null before it is first shown
  * @property {string | null} drawnFor the dataset whose draft the form was drawn for
  */

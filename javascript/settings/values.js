@@ -41,7 +41,7 @@ export function settle(/** @type {HomeView} */ home) {
 export const fieldsOf = (/** @type {HomeView} */ home) =>
     new Map(home.form?.groups.flatMap((group) => group.fields).map((field) => [field.key, field]));
 
-/** The fields of a training on what the dataset holds, as they are called there. */
+/** The fields that apply to the kind of dataset, with their labels and helps for it. */
 export function shownFields(/** @type {FormField[]} */ fields) {
     const texts = datasets.isTexts();
     return fields

@@ -1,5 +1,5 @@
 /*
- * A step that is one section for datasets of images, and another for datasets of texts.
+ * A step that shows one section for datasets of images, and another for datasets of texts.
  */
 import { el, fill } from "../common/elements.js";
 import { currentSection, retitle } from "../common/sections.js";
@@ -11,7 +11,7 @@ import * as datasets from "../images/datasets.js";
 /**
  * @param {Section} ofImages
  * @param {Section} ofTexts
- * @param {() => boolean} [isOfTexts] which of them is wanted
+ * @param {() => boolean} [isOfTexts] whether ofTexts is to be shown
  * @returns {Section}
  */
 export function either(ofImages, ofTexts, isOfTexts = datasets.isTexts) {

@@ -2,7 +2,7 @@
  * The tab: every section in the order of its steps, and the panel under the WebUI's prompts.
  *
  * lora_trainer.js, which the WebUI loads, imports this file and calls start() when the page is
- * there. A new section is a folder, and a line here. /
+ * ready. To add a section, add a folder, and a line here.
  */
 import * as filter from "../captions/filter.js";
 import * as captions from "../captions/section.js";
@@ -33,7 +33,7 @@ register(
     either(comparing.section, asking.section, asking.isWanted),
 );
 
-/** For the browser's console, in bug reports and tests: what the tab knows, and ways to ask it. */
+/** For the browser's console, in bug reports and tests: the tab's state and modules. */
 window.loraTrainer = { store, api, host, datasets, drafts, filter, replan, triggerWord, tab };
 
 /** Draw the tab into its place on the page. */

@@ -1,5 +1,5 @@
 /*
- * What a language model has answered on the way.
+ * A language model's answers to the sample questions during training.
  */
 import { el, redraw } from "../common/elements.js";
 import { t } from "../common/language.js";

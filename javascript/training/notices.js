@@ -18,7 +18,7 @@ export function handOverText(/** @type {LeaseView} */ handover, /** @type {RunVi
     const words = [handover.sentence];
     if (handover.before && handover.after) {
         words.push(
-            t("Free graphics memory: {before} before, {after} after the model left.", {
+            t("Free GPU memory: {before} before, {after} after the model was unloaded.", {
                 before: formatBytes(handover.before.free),
                 after: formatBytes(handover.after.free),
             }),
@@ -126,7 +126,7 @@ function endNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
     return place;
 }
 
-/** The LoRA of a language model is for other programs than this WebUI. */
+/** The notice about a language model's LoRA, which is for programs other than this WebUI. */
 function textsNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
     if (!run.file) return widgets.row(goOnButton(run, done));
     return widgets.notice(
@@ -150,7 +150,7 @@ function textsNotice(/** @type {RunView} */ run, /** @type {Done} */ done) {
 function keptNotice(lora, done, more) {
     const notice = widgets.notice(
         "info",
-        t("What was learned is kept."),
+        t("The training so far is saved."),
         t("Try it, put it into the LoRA folder, or continue training."),
         widgets.button({ label: t("Try it"), onclick: () => runActions.tryLora(lora) }),
         widgets.button({

@@ -31,7 +31,7 @@ export function noPreviews(/** @type {RunView} */ run) {
         return t("This run has made no previews.");
     return run.has_preview_prompts
         ? t("Previews appear here during the training.")
-        : t("No preview prompts are set. Preview now makes one image at once.");
+        : t("No preview prompts are set. “Preview now” makes one image immediately.");
 }
 
 const strengthOf = (/** @type {PreviewView} */ preview) =>

@@ -38,7 +38,7 @@ export const isActive = (/** @type {Run} */ run) => ACTIVE.includes(run.status);
 export function statusText(/** @type {Run} */ run) {
     switch (run.status) {
         case "queued":
-            return t("Waiting");
+            return t("Queued");
         case "starting":
             return t("Starting");
         case "running":
@@ -63,9 +63,9 @@ export function statusText(/** @type {Run} */ run) {
 /** Why a button is disabled; empty if it is not. */
 export function reason(/** @type {Run} */ run, /** @type {Ask} */ what) {
     if (run.can[what]) return "";
-    if (!isActive(run)) return t("This run is not at work now.");
+    if (!isActive(run)) return t("This run is not active.");
     if (run.status === "starting") return t("It is still starting.");
-    if (run.status === "stopping") return t("It is stopping already.");
+    if (run.status === "stopping") return t("It is already stopping.");
     if (run.status === "paused" || run.status === "pausing") return t("Press Resume first.");
     return t("Wait for the first steps.");
 }
@@ -89,9 +89,7 @@ export async function stop(/** @type {Run} */ run, /** @type {Done} */ done) {
     const sure = await widgets.confirm({
         title: t("Stop {name}?", { name: run.name }),
         label: t("Stop and keep"),
-        message: t(
-            "What was learned so far is kept as a LoRA file, and you can continue the training later.",
-        ),
+        message: t("The training so far is saved as a LoRA file, and you can continue it later."),
     });
     if (sure) await ask(run, "stop", done);
 }
@@ -136,7 +134,7 @@ export async function remove(/** @type {Run} */ run, /** @type {Done} */ done) {
         title: t("Delete {name}?", { name: run.name }),
         label: t("Move to the trash"),
         message: t(
-            "The run's folder goes to the trash of LoRA Trainer's data folder. A LoRA that was delivered stays in the LoRA folder.",
+            "The run's folder is moved to the trash in LoRA Trainer's data folder. A delivered LoRA stays in the LoRA folder.",
         ),
     });
     if (!sure) return;
@@ -177,7 +175,7 @@ async function emptyTrash(/** @type {Done} */ done) {
     const load = await api.get("trash");
     const sure = await widgets.confirm({
         title: t("Empty the trash?"),
-        label: t("Delete for good"),
+        label: t("Delete permanently"),
         message: sentences(
             trashText(load),
             t("This cannot be undone. LoRAs in the LoRA folder are kept."),
@@ -222,7 +220,7 @@ export async function showSettings(/** @type {RunView} */ run) {
                   ),
                   el(
                       "details.lora-trainer-log-box",
-                      el("summary", t("All of them, as a file for the command line")),
+                      el("summary", t("All settings, as a file for the command line")),
                       file,
                   ),
               ]
@@ -236,7 +234,7 @@ export async function showSettings(/** @type {RunView} */ run) {
     });
 }
 
-/** Use settings as the draft of the next run, and say what they are. */
+/** Use settings as the draft of the next run, and show a message about them. */
 function use(/** @type {RunDraft} */ draft, /** @type {string} */ message) {
     useDraft(draft);
     openSection("settings");
@@ -255,13 +253,13 @@ export async function grow(/** @type {LoraView} */ lora) {
     use(
         { ...draft, settings, init_lora: lora.id },
         t(
-            "The next training goes on from {name} at twice its rank. Change what you like, then start.",
+            "The next training continues from {name} at twice its rank. Change what you like, then start.",
             { name: lora.name },
         ),
     );
 }
 
-/** Use the settings of a run, with the changes that its verdict advises, as the draft. */
+/** Use the settings of a run, with the changes recommended by its verdict, as the draft. */
 export async function applyToNext(
     /** @type {RunView} */ run,
     /** @type {Record<string, unknown>} */ changes,

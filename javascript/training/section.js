@@ -50,16 +50,16 @@ const FOLLOWED = /** @type {const} */ ([
 const MOST_POINTS = 1200;
 
 /**
- * What was learned from the server; it outlives a redrawing of the page.
+ * The last known state of the server; it is kept when the page is redrawn.
  *
  * @typedef {object} Known
  * @property {Pulse} pulse
- * @property {string | null} revision of the list of runs; null: it is to be read
+ * @property {string | null} revision of the list of runs; null: reload it
  * @property {RunView[]} runs
- * @property {string | null} delivered which LoRAs there are
+ * @property {string | null} delivered key of the list of delivered LoRAs
  * @property {string} chosen a run's id
  * @property {string} shown
- * @property {string} settled what is shown of a run that changes no more
+ * @property {string} settled key of the shown run, if it has ended and need not be reloaded
  * @property {number} offset
  * @property {LiveView["points"]} points
  */
@@ -106,7 +106,7 @@ const changed = (run) => {
     wake();
 };
 
-// --- asking the server -------------------------------------------------------------------------
+// --- polling -----------------------------------------------------------------------------------
 
 async function look() {
     try {
@@ -214,7 +214,7 @@ function summarize() {
 }
 
 const waitingText = (/** @type {number} */ queued) =>
-    queued ? plural(queued, "{count} run waits", "{count} runs wait") : "";
+    queued ? plural(queued, "{count} run queued", "{count} runs queued") : "";
 
 const progressText = (/** @type {RunProgress} */ run) =>
     run.step_count && run.step
@@ -455,7 +455,7 @@ function startCard() {
         // shows the queued one
         if (isBusy()) {
             changed();
-            widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
+            widgets.toast(t("{name} was added to the queue.", { name: run.name }), {
                 severity: "done",
             });
             return;
@@ -491,7 +491,7 @@ function startCard() {
  *
  * @param {HTMLElement} button
  * @param {string} key
- * @param {string} name the id of the words
+ * @param {string} name id of the element with the run's name
  */
 function mark(button, key, name) {
     button.dataset.key = key;
@@ -532,8 +532,8 @@ function queueRow(
             ),
             key(
                 widgets.button({
-                    label: t("Take out"),
-                    title: t("Out of the queue; it stays in the list of runs."),
+                    label: t("Remove"),
+                    title: t("Removes it from the queue; it stays in the list of runs."),
                     onclick: () =>
                         api.post(runActions.route(run, "unqueue"), {}).then(() => changed()),
                 }),
@@ -679,7 +679,7 @@ function shape(/** @type {RunView} */ run) {
  * text of a row.
  *
  * @param {string} title
- * @param {string} empty what is said of an empty one
+ * @param {string} empty text of an empty list
  * @param {(run: RunView) => string} words
  */
 function list(title, empty, words) {
@@ -724,7 +724,7 @@ function showOther(/** @type {HTMLElement} */ place) {
         worth
             ? widgets.notice(
                   "info",
-                  t("{name} is being worked on now.", { name: worth.name }),
+                  t("{name} is running now.", { name: worth.name }),
                   "",
                   widgets.button({
                       label: t("Show"),

@@ -139,7 +139,7 @@ class History:
             if isinstance(error, OSError):
                 reason = error.strerror or str(error)
             problem = RunError(
-                "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
+                "this run cannot be read: {reason}", hint="Look in its folder.", reason=reason
             )
             return _broken(path, problem)
 

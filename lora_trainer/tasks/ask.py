@@ -126,6 +126,6 @@ def _question(values: dict[str, object]) -> Question:
     text, strength, step = (values.get(key) for key in ("question", "strength", "step"))
     fits = isinstance(text, str) and isinstance(strength, (int, float))
     if not fits or not (step is None or isinstance(step, int)):
-        raise ConfigError("a question that was sent cannot be read", hint="Ask it again.")
+        raise ConfigError("a question that was sent cannot be read", hint="Ask again.")
     assert isinstance(text, str) and isinstance(strength, (int, float))
     return Question(text, float(strength), step)

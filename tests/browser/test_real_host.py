@@ -397,7 +397,7 @@ def test_the_strength_panel_of_img2img(host, visitor, trained):
     prompt = page.locator("#img2img_prompt textarea")
     prompt.fill(f"a disc <lora:{NAME}:0.4:0.6>")
     panel = page.locator("#lora_trainer_strength_img2img")
-    panel.get_by_role("slider", name=re.compile("in the image")).fill("0.9")
+    panel.get_by_role("slider", name=re.compile("in the image model")).fill("0.9")
     expect(prompt).to_have_value(f"a disc <lora:{NAME}:0.4:0.9>")
 
 

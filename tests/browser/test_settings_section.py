@@ -83,7 +83,7 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
         .inner_text()
         .endswith(": 6 images · 250 steps")
     )
-    section.get_by_role("button", name="Go on to training").click()
+    section.get_by_role("button", name="Continue to training").click()
     expect(page.locator("#lora_trainer_section_train")).to_be_visible()
 
 
@@ -105,7 +105,7 @@ def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, vi
     prompts.blur()
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == []
     field(section, "sample_prompts").get_by_role(
-        "button", name="Preview prompts is changed; back to"
+        "button", name="Preview prompts is changed; reset to"
     ).click()
     expect(prompts).to_have_value(f"zrb, {suggested}")
 
@@ -123,7 +123,7 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     page.locator("#lora_trainer_checkpoint").focus()
     listed.get_by_role("button", name="Show where").click()
     assert rank.locator("input").evaluate("input => input === document.activeElement")
-    expect(section.get_by_role("button", name="Go on to training")).to_be_disabled()
+    expect(section.get_by_role("button", name="Continue to training")).to_be_disabled()
 
 
 def test_while_training_cannot_start_the_next_thing_is_what_fixes_it(host, visitor, dataset):
@@ -147,7 +147,7 @@ def test_while_training_cannot_start_the_next_thing_is_what_fixes_it(host, visit
         "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 9})"
     )
     wait_for_plan(page, "plan.ok")
-    eventually(lambda: primary.all_inner_texts(), ["Go on to training"])
+    eventually(lambda: primary.all_inner_texts(), ["Continue to training"])
 
 
 def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
@@ -172,7 +172,7 @@ def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
     steps.locator("input").fill("77")
     assert "lora-trainer-settings-changed" in steps.get_attribute("class")
     section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
-    steps.get_by_role("button", name="is changed; back to 250").click()
+    steps.get_by_role("button", name="is changed; reset to 250").click()
     expect(steps.locator("input")).to_have_value("250")
     assert "lora-trainer-settings-changed" not in steps.get_attribute("class")
 
@@ -369,7 +369,7 @@ def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(
     save_preset(page, section, "Mine").wait_for(state="detached")
     field(section, "lora_rank").locator("input").fill("6")
     dialog = save_preset(page, section, "Mine")
-    dialog.get_by_text("you have a preset called Mine already").wait_for()
+    dialog.get_by_text("you already have a preset called Mine").wait_for()
     dialog.get_by_role("button", name="Replace it").click()
     dialog.wait_for(state="detached")
     assert schema.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
@@ -406,7 +406,7 @@ def test_a_preset_that_cannot_be_used_is_named_beside_the_others(
         "title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8"
     )
     _, section = open_settings(visitor, host, dataset, "practice")
-    section.get_by_text("foreign.yaml is a YAML file, but no preset").wait_for()
+    section.get_by_text("foreign.yaml is a YAML file, but not a preset").wait_for()
     expect(section.get_by_role("button", name="Good")).to_be_visible()
     expect(section.get_by_role("button", name="Style")).to_be_visible()
 
@@ -419,7 +419,7 @@ def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(
     section.get_by_label("Find a setting").fill("gradient clipping")
     eventually(lambda: [text.strip() for text in shown.all_inner_texts()], ["Max grad norm"])
     section.get_by_label("Find a setting").fill("xyz")
-    section.get_by_text("No setting is called so.").wait_for()
+    section.get_by_text("No settings match.").wait_for()
     section.get_by_label("Find a setting").fill("")
     expect(shown).to_have_count(7)
     expect(field(section, "max_grad_norm")).to_be_hidden()
@@ -435,13 +435,13 @@ def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
     length = field(section, "max_train_steps")
     expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
     expect(length.locator("input")).to_have_count(1)
-    length.get_by_label("Count in").select_option("epochs")
+    length.get_by_label("Unit").select_option("epochs")
     length.get_by_label("Epochs", exact=True).fill("3")
     wait_for_plan(page, "plan.steps === 18")
     expect(length).to_contain_text("That is 18 steps.", use_inner_text=True)
-    length.get_by_label("Count in").select_option("steps")
+    length.get_by_label("Unit").select_option("steps")
     expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
-    length.get_by_role("button", name="Training length is changed; back to 250").click()
+    length.get_by_role("button", name="Training length is changed; reset to 250").click()
     assert page.evaluate("loraTrainer.store.get('settings').max_train_steps") == 250
 
 
@@ -581,7 +581,7 @@ def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done
 def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_setup):
     played = played_setup(
         state="failed",
-        message="Setting up did not work: no connection",
+        message="Setting up failed: no connection",
         hint="Check the connection.",
         lines=["Collecting diffusers"],
     )
@@ -603,7 +603,7 @@ def test_with_everything_installed_a_set_up_is_offered_at_most(host, visitor, pl
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     expect(card).to_be_hidden()
     # who can train already is offered the set-up, and sent on to the images all the same
-    played.now.update(hint="If training does not start, set up again: it tries them out.")
+    played.now.update(hint="If training does not start, set up again: that tests them.")
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     expect(card.get_by_role("button", name="Set up")).to_be_visible()
     expect(page.locator(f"{ROOT} .lora-trainer-primary:visible")).to_have_count(1)
@@ -630,8 +630,8 @@ def test_a_lora_to_begin_with_is_chosen_kept_and_missed(
     file.unlink()
     page, section = open_settings(visitor, host, dataset)
     chooser = section.get_by_label("Start from a LoRA")
-    expect(chooser.locator("option:checked")).to_have_text("a LoRA that is no longer there")
-    expect(section).to_contain_text("This LoRA is no longer there")
+    expect(chooser.locator("option:checked")).to_have_text("a LoRA that no longer exists")
+    expect(section).to_contain_text("This LoRA no longer exists")
     chooser.select_option("")
     wait_for_plan(page, "plan.resolved.lora_rank === 8 && plan.problems.length === 0")
 

@@ -38,7 +38,7 @@ def drop_and_edit(visitor: Any, host: Any, file: Path, lines: list[dict[str, Any
     tab.get_by_role("button", name="New dataset").click()
     dialog = page.locator("dialog[open]")
     dialog.get_by_label("Name").fill("station")
-    dialog.get_by_label("What it holds").select_option("texts")
+    dialog.get_by_label("Kind of data").select_option("texts")
     dialog.get_by_role("button", name="Create").click()
     expect(page.locator("#lora_trainer_step_images")).to_contain_text("Texts")
     tab.locator("input[type=file]").first.set_input_files(str(file))

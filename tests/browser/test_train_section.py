@@ -185,7 +185,9 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     worker("no prompts")
     other = worker("with a prompt", "sample_prompts: [a fox]\n")
     page, live = watch(visitor, host, "no prompts")
-    live.get_by_text("No preview prompts are set. Preview now makes one image at once.").wait_for()
+    live.get_by_text(
+        "No preview prompts are set. “Preview now” makes one image immediately."
+    ).wait_for()
     page.locator(".lora-trainer-runs li", has_text="with a prompt").get_by_role(
         "button", name="Show", exact=True
     ).click()
@@ -218,7 +220,7 @@ def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
     run.preview(10)
     page, live = watch(visitor, host, "with previews")
     run.preview(20)
-    live.get_by_role("button", name="Show large: Step 20, strength 1").click()
+    live.get_by_role("button", name="Enlarge: Step 20, strength 1").click()
     dialog = page.get_by_role("dialog")
     eventually(lambda: dialog.locator("img").get_attribute("alt"), "Step 20, strength 1")
     page.keyboard.press("ArrowLeft")
@@ -285,7 +287,7 @@ def test_the_buttons_ask_the_worker(host, visitor, worker):
     bar.get_by_role("button", name="Pause").wait_for()
     bar.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("dialog")).to_contain_text(
-        "What was learned so far is kept", use_inner_text=True
+        "The training so far is saved as a LoRA file", use_inner_text=True
     )
     page.get_by_role("dialog").get_by_role("button", name="Stop and keep").click()
     assert run.taken() == "stop"
@@ -360,7 +362,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
     eventually(
         lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Try it"]
     )
-    expect(live.get_by_text("What was learned is kept.", exact=True)).to_be_visible()
+    expect(live.get_by_text("The training so far is saved.", exact=True)).to_be_visible()
     assert (
         live.locator(".lora-trainer-live-kept > img").evaluate(
             "image => image.decode().then(() => image.naturalWidth)"
@@ -399,7 +401,7 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         # the settings that train it further: twice the rank, half the steps
         open_step(page, "train")
         live.get_by_role("button", name="More detail ...").click()
-        page.get_by_text("The next training goes on from stopped_early").wait_for()
+        page.get_by_text("The next training continues from stopped_early").wait_for()
         form = page.locator("#lora_trainer_section_settings")
         expect(form.get_by_label("Rank", exact=True)).to_have_value("16")
         expect(form.get_by_label("Steps", exact=True)).to_have_value("50")
@@ -418,7 +420,7 @@ def test_that_another_run_is_at_work_is_said_only_while_it_is(host, visitor, wor
     other = worker("the other")
     other.step(5)
     page.evaluate("window.dispatchEvent(new Event('focus'))")
-    note = page.get_by_text("the other is being worked on now.")
+    note = page.get_by_text("the other is running now.")
     note.wait_for()
     other.end(events.Stopped(step=5, file=""))
     note.wait_for(state="detached")
@@ -577,7 +579,7 @@ def test_the_trash_is_emptied_after_a_question(host, visitor, worker):
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert host.get("trash")["count"] >= 1
     runs.get_by_role("button", name="Empty the trash").click()
-    page.get_by_role("dialog").get_by_role("button", name="Delete for good").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete permanently").click()
     page.get_by_text("The trash is empty.").wait_for()
     runs.get_by_text("In the trash:").wait_for(state="hidden")
     assert list((host.trainer_folder / "trash").iterdir()) == []
@@ -658,7 +660,7 @@ def test_the_queue_is_put_in_another_order_from_the_keyboard(host, visitor, work
         assert queue.read().waiting == ("waits second", "waits first")
         # it cannot go further up: the focus is on the row's next button
         assert page.evaluate("document.activeElement.textContent") == "Move down"
-        page.get_by_role("button", name="Take out").first.click()
+        page.get_by_role("button", name="Remove").first.click()
         page.wait_for_function(
             "() => document.querySelectorAll('[aria-label=Queue] strong').length === 1"
         )
@@ -785,6 +787,6 @@ def test_a_start_while_another_run_is_at_work_leaves_that_in_view(
     live.get_by_role("heading", name="busy one", exact=True).wait_for()
     section.get_by_text("Queue another training").click()
     section.get_by_role("button", name="Train it next").click()
-    page.get_by_text("to be started waits in the queue.").wait_for()
+    page.get_by_text("to be started was added to the queue.").wait_for()
     page.get_by_role("region", name="Queue").get_by_text("to be started").wait_for()
     expect(live.get_by_role("heading", name="busy one", exact=True)).to_be_visible()

@@ -53,7 +53,7 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     )
     job = host.get("tries")[0]
     assert (job["seed"], job["strengths"]) == (7, [0.0, 0.8])
-    section.get_by_role("button", name="Show large: Without the LoRA").click()
+    section.get_by_role("button", name="Enlarge: Without the LoRA").click()
     page.keyboard.press("ArrowRight")
     eventually(
         lambda: page.get_by_role("dialog").locator("img").get_attribute("alt"), "Strength 0.8"
@@ -266,7 +266,7 @@ def test_why_a_lora_does_nothing_and_a_copy_that_loads(host, visitor, lora):
         section.get_by_role("cell", name=f"{name}.lora_A.weight").wait_for()
         assert complaints(section.page, TOO_WIDE) == []
         section.get_by_role("button", name="Write a copy that loads").click()
-        section.get_by_text("foreign-fixed is written.").wait_for()
+        section.get_by_text("foreign-fixed was written.").wait_for()
         section.get_by_text("loads all 1 of 1 layers.").wait_for()
         assert section.get_by_label("LoRA file").evaluate(
             "select => select.selectedOptions[0].label"
@@ -301,7 +301,7 @@ def test_how_much_of_a_lora_is_kept_in_the_chosen_checkpoint(host, visitor, lora
         section.get_by_role("button", name="How much of it is kept?").click()
         section.get_by_text("At strength 1 in My model v1.safetensors.").wait_for()
         section.get_by_text("Forge adds the LoRA to weights in fp16").wait_for()
-        section.get_by_text("In other settings of the WebUI").click()
+        section.get_by_text("With other settings of the WebUI").click()
         section.get_by_text("rounds the sum: 0% of it is kept").first.wait_for()
         told = 'With "Diffusion in Low Bits: float8-e4m3fn (fp16 LoRA)", '
         section.get_by_text(told).wait_for()

@@ -113,8 +113,8 @@ def names(section: Any) -> list[str]:
 def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, dataset):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
-    section.get_by_role("button", name="Change many").click()
-    dialog = dialog_of(page, "Change many captions")
+    section.get_by_role("button", name="Batch edit").click()
+    dialog = dialog_of(page, "Batch edit captions")
     dialog.get_by_label("Change", exact=True).select_option("replace")
     dialog.get_by_label("Find", exact=True).fill("[")
     dialog.get_by_label("Regular expression").check()
@@ -142,7 +142,7 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     undo.click()
     page.get_by_text("Undone: ").wait_for()
     eventually(dataset.captions, CAPTIONS)
-    page.get_by_role("button", name="Do it again").click()
+    page.get_by_role("button", name="Redo").click()
     eventually(dataset.captions, changed)
 
 
@@ -153,8 +153,8 @@ def test_only_what_is_selected_changes(host, visitor, dataset):
     section.get_by_label("Select img02.png").click(modifiers=["Shift"])
     section.get_by_text("3 selected").wait_for()
     section.get_by_label("Select img01.png").uncheck()
-    section.get_by_role("button", name="Change many").click()
-    dialog = dialog_of(page, "Change many captions")
+    section.get_by_role("button", name="Batch edit").click()
+    dialog = dialog_of(page, "Batch edit captions")
     dialog.get_by_label("Words", exact=True).fill("ink, snow")
     dialog.get_by_text("2 of 2 captions will change.").wait_for()
     apply(dialog)
@@ -170,13 +170,13 @@ def test_only_what_is_selected_changes(host, visitor, dataset):
 def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, visitor, dataset):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
-    section.get_by_role("button", name="Change many").click()
-    dialog = dialog_of(page, "Change many captions")
+    section.get_by_role("button", name="Batch edit").click()
+    dialog = dialog_of(page, "Batch edit captions")
     dialog.get_by_label("Words", exact=True).fill("ink")
     dialog.get_by_text("4 of 4 captions will change.").wait_for()
     dataset.write([CAPTIONS[0], "from the spreadsheet", *CAPTIONS[2:]])
     apply(dialog)
-    left = dialog_of(page, "1 caption was left alone")
+    left = dialog_of(page, "1 caption was not changed")
     assert left.locator("li").all_text_contents()[0].startswith("img01.png")
     expect(left.locator("li").first).to_contain_text("from the spreadsheet", use_inner_text=True)
     assert dataset.captions() == [
@@ -203,7 +203,7 @@ def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, datase
     table.get_by_role("button", name="snow: in 2 captions. Show them").click()
     section.get_by_text("2 of 4 images").wait_for()
     assert names(section) == ["img00.png", "img02.png"]
-    section.get_by_role("button", name="Without Tag: snow").click()
+    section.get_by_role("button", name="Remove the filter Tag: snow").click()
     table.get_by_role("button", name="Remove snow from all captions").click()
     page.get_by_text("2 captions changed").wait_for()
     assert dataset.captions() == ["red fox, day", CAPTIONS[1], "grey wolf, night", CAPTIONS[3]]
@@ -237,22 +237,22 @@ def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visito
     section.get_by_role("button", name="red fox: in 2 captions").click()
     eventually(lambda: names(section), ["img00.png", "img01.png"])
     section.get_by_role("button", name="night: in 2 captions").click()
-    section.get_by_text("No image is like that.").wait_for()
-    section.get_by_label("Of these tags").select_option("any")
+    section.get_by_text("No images match.").wait_for()
+    section.get_by_label("Match").select_option("any")
     eventually(lambda: len(names(section)), 4)
     section.get_by_role("button", name="Show the captions without snow").click()
     eventually(lambda: names(section), ["img01.png", "img03.png"])
     # only in what was counted
-    section.get_by_text("Order, and what is counted").click()
-    section.get_by_label("Of which images").select_option("matching")
+    section.get_by_text("Sorting and counting").click()
+    section.get_by_label("Images to count").select_option("matching")
     section.get_by_role(
-        "button", name="Remove forest from the captions that the filter shows"
+        "button", name="Remove forest from the captions that match the filter"
     ).click()
     eventually(
         dataset.captions,
         ["red fox, snow, day", "red fox, day", "grey wolf, snow, night", "grey wolf, night"],
     )
-    section.get_by_role("button", name="Without Not: snow").click()
+    section.get_by_role("button", name="Remove the filter Not: snow").click()
     eventually(lambda: len(names(section)), 4)
 
 
@@ -290,8 +290,8 @@ def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor,
 def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
-    section.get_by_role("button", name="Change many").click()
-    dialog = dialog_of(page, "Change many captions")
+    section.get_by_role("button", name="Batch edit").click()
+    dialog = dialog_of(page, "Batch edit captions")
     dialog.get_by_label("Change", exact=True).select_option("remove")
     box = dialog.get_by_label("Tags", exact=True)
     box.press_sequentially("sn")
@@ -382,10 +382,10 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
     assert bar.bounding_box()["y"] < 0
     section.get_by_label("Select img03.png").check()
     eventually(lambda: round(bar.bounding_box()["y"]), 0)
-    bar.get_by_role("button", name="Change many").click()
+    bar.get_by_role("button", name="Batch edit").click()
     eventually(
         lambda: (
-            dialog_of(page, "Change many captions")
+            dialog_of(page, "Batch edit captions")
             .get_by_label("Which images")
             .locator("option:checked")
             .text_content()
@@ -540,10 +540,10 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
     choose(section, "Template and vocabulary")
     words = dialog_of(page, "Template and vocabulary")
     words.get_by_label("Subject", exact=True).fill("gray wolf")
-    words.get_by_role("button", name="Save and look").click()
-    words.get_by_text("2 captions depart from it").wait_for()
+    words.get_by_role("button", name="Save and check").click()
+    words.get_by_text("2 captions differ from it").wait_for()
     words.get_by_role("button", name="Fix", exact=True).first.click()
-    words.get_by_text("1 caption departs from it").wait_for()
+    words.get_by_text("1 caption differs from it").wait_for()
     assert dataset.captions()[2:] == ["gray wolf, snow, night", "grey wolf, forest, night"]
     eventually(
         lambda: section.get_by_label("Caption of img02.png").input_value(), "gray wolf, snow, night"
@@ -629,7 +629,7 @@ def test_what_the_check_finds_is_fixed_with_a_click_and_undone(host, visitor, da
     section.get_by_role("button", name="Undo: ").click()
     eventually(lambda: (dataset.folder / "img01.png").read_bytes(), before)
 
-    head = found.locator("summary", has_text="to look at")
+    head = found.locator("summary", has_text="of issue")
     head.click()
     expect(found.get_by_role("button", name="Compare")).to_be_hidden()
     section.get_by_role("button", name="Tags", exact=True).click()
@@ -698,7 +698,9 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
         lambda: dialog.get_by_label("Which images").locator("option:checked").text_content(),
         "The selected images (1)",
     )
-    expect(dialog.get_by_role("radio", name="All 1, also what a person wrote")).to_be_visible()
+    expect(
+        dialog.get_by_role("radio", name="All 1, including captions by a person")
+    ).to_be_visible()
     dialog.get_by_label("Which images").select_option("all")
     dialog.get_by_role("radio", name="Only images without a caption (3)").check()
     dialog.get_by_role("radio", name="BLIP base").check()
@@ -755,7 +757,7 @@ def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, sc
     section.get_by_role("button", name="Tags", exact=True).click()
     look("tags")
     section.get_by_role("button", name="Tags", exact=True).click()
-    for button in ("Write captions", "Change many"):
+    for button in ("Write captions", "Batch edit"):
         section.get_by_role("button", name=button).click()
         page.locator("dialog[open]").wait_for()
         look(button)

@@ -369,10 +369,10 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/dataset/test_other_tools.py::test_class_images_are_never_trained_as_the_subject",
         ),
         Situation(
-            what="A captions file holds several captions, one a line",
+            what="A captions file holds several captions, one per line",
             seen="Each step draws one of them",
             kept="The lines, also when one is edited in the tab",
-            then="Nothing; a list of tags, one a line, is one caption",
+            then="Nothing; a list of tags, one per line, is one caption",
             test="tests/dataset/test_caption_lines.py::test_each_of_several_captions_is_drawn_and_one_alone_draws_nothing",
         ),
         Situation(

@@ -434,7 +434,7 @@ def _upload(root: Path) -> list[str]:
                 ]
         except LoraTrainerError as error:
             skipped.append(error.report())
-    told = [sentence for sentence in skipped if "is here already" not in sentence]
+    told = [sentence for sentence in skipped if "is already in this dataset" not in sentence]
     if told:
         raise LoraTrainerError("{all}", all="; ".join(told))
     return skipped

@@ -360,7 +360,7 @@ def test_of_two_browsers_neither_loses_a_text(tab):
     theirs.keyboard.press("Tab")
     theirs.wait_for_selector('text="Saved"')
     mine.keyboard.press("Tab")
-    mine.wait_for_selector("text=Someone else changed this caption meanwhile")
+    mine.wait_for_selector("text=Someone else has changed this caption in the meantime")
     assert mine.eval_on_selector_all(
         ".lora-trainer-two-texts dd", "all => all.map((one) => one.textContent)"
     ) == ["mine", "theirs"]

@@ -123,7 +123,7 @@ def test_two_strengths_have_two_sliders_and_each_moves_its_own_number(panel):
     page = panel()
     page.locator("textarea").fill("<lora:fox:te=0.2:unet=0.9>")
     slide(page, "Strength of fox in the text encoder", 0.5)
-    slide(page, "Strength of fox in the image", 1.1)
+    slide(page, "Strength of fox in the image model", 1.1)
     assert prompt_of(page) == "<lora:fox:te=0.5:unet=1.1>"
 
 

@@ -1,12 +1,12 @@
-"""Asks trained language models questions: a job of the queue that loads the model, answers, and
-waits a while for the next question.
+"""Asks trained language models questions. A queued job loads the model, answers, and waits some
+time for the next question.
 
     asking.listing(language)     the trained models
     asking.view(run, language)   the questions and answers so far, and the job's state
     asking.ask(run, ...)         sends a question to the job, or starts it
     asking.copy(run, ...)        the LoRA's folder, copied to where the user wants it
 
-The job of a run is always in the same folder, so that its answers stay. Called by the routes.
+The job of a run always has the same folder, so that its answers are kept. Called by the routes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ USUAL_STRENGTH = 1.0
 
 
 class TrainedModel(TypedDict):
-    """A run that can be asked. `steps`: those saved, oldest first; `strength`: what was judged
-    best, or 1; `folder`: of its newest LoRA, for local users.
+    """A run that can be asked. `steps`: the saved ones, oldest first; `strength`: the best one
+    according to the verdict, or 1; `folder`: path of its newest LoRA, "" for remote users.
     """
 
     id: str
@@ -62,11 +62,11 @@ class Asking:
         self._runs = runs
 
     def listing(self, *, remote: bool) -> list[TrainedModel]:
-        """Newest first."""
+        """The runs that can be asked, newest first."""
         return [_model(entry, remote) for entry in self._runs.history.listing() if _can_ask(entry)]
 
     def view(self, run_id: str, language: str, *, remote: bool) -> AskView:
-        """Raises NotFound, RunError."""
+        """The questions and answers of a run. Raises NotFound, RunError."""
         entry = self._trained(run_id)
         job = self._job_of(entry)
         return {
@@ -82,12 +82,14 @@ class Asking:
     def ask(
         self, run_id: str, question: str, strength: float, step: int | None, token: str
     ) -> None:
-        """Send a question. Each token asks once. Raises RunError."""
+        """Send a question to the job, or start the job with it. Each token starts one job. Raises
+        NotFound, RunError.
+        """
         entry = self._trained(run_id)
         question = question.strip()
         if not question or len(question) > LONGEST_QUESTION:
             raise RunError(
-                "a question of {count} characters cannot be asked",
+                "the question has {count} characters",
                 hint="Write 1 to {most} characters.",
                 count=len(question),
                 most=LONGEST_QUESTION,
@@ -95,7 +97,7 @@ class Asking:
         if not 0 <= strength <= 2:
             raise RunError("{strength} is not a strength", hint="Use 0 to 2.", strength=strength)
         if step is not None and step not in _steps(entry):
-            raise RunError("step {step} is not saved any more", hint="Choose another.", step=step)
+            raise RunError("step {step} is no longer saved", hint="Choose another.", step=step)
         job = self._job_of(entry)
         if job is not None and job.alive and not (job.heard and job.state.ended):
             values = {"question": question, "strength": strength, "step": step}
@@ -104,8 +106,8 @@ class Asking:
         line = self._runs.queue.read()
         if job is not None and (job.id in line or job.id == line.starting):
             raise RunError(
-                "the question before waits for the model",
-                hint="It starts as soon as nothing else trains.",
+                "the previous question is waiting for the model",
+                hint="It starts as soon as no training is running.",
             )
         settings = AskSettings(
             run=entry.folder.path, question=question, strength=strength, step=step
@@ -127,7 +129,7 @@ class Asking:
         source = _lora(entry, step)
         folder = Path(target.strip().strip("\"'")).expanduser()
         if source is None or not source.is_dir():
-            raise RunError("this LoRA is not there any more", hint="Look into the run's folder.")
+            raise RunError("this LoRA no longer exists", hint="Look in the run's folder.")
         if not target.strip() or not folder.is_absolute():
             raise RunError(
                 "{path} is not the full path of a folder",

@@ -192,7 +192,7 @@ class Comparison:
 
     def sentence(self) -> Message:
         if self.status == "waiting":
-            return Message("Waiting for its turn.")
+            return Message("Waiting in the queue.")
         if self.status == "making" and not self.step_count and self.images:
             return Message(
                 "Image {number} of {total}: waiting for the WebUI.",
@@ -261,7 +261,7 @@ def request_from(body: Mapping[str, Any]) -> ComparisonRequest:
     kind = body.get("kind", "pair")
     if kind not in get_args(Kind):
         raise ComparisonError(
-            "{kind!r} is not a way to try a LoRA",
+            "{kind!r} is not a kind of comparison",
             hint="Use one of: {known}.",
             kind=kind,
             known=", ".join(get_args(Kind)),

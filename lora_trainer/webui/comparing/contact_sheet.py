@@ -21,7 +21,9 @@ def sheet(
     names: Sequence[str],
     font_file: Path | None = None,
 ) -> Image.Image:
-    """Images of one size by row and column, with labels. Empty names: no column for them."""
+    """Compose images of one size, by row and column, with labels. names: of the rows; if all are
+    empty, there is no column for them.
+    """
     width, height = rows[0][0].size
     size = max(14, min(width, height) // 14)
     top = [_label(text, size, font_file) for text in columns]

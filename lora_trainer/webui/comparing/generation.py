@@ -96,7 +96,7 @@ class ComparisonJobs:
         if wanted.sampler and wanted.sampler not in self._host.samplers():
             raise ComparisonError(
                 "this WebUI has no sampler {name}",
-                hint="Choose one of its own list.",
+                hint="Choose one from its list.",
                 name=wanted.sampler,
             )
         wanted = with_strengths(wanted, loras[0])
@@ -125,7 +125,7 @@ class ComparisonJobs:
     def _known(self, comparison_id: str) -> Comparison:
         if comparison_id not in self._jobs:
             raise NotFound(
-                "these images are no longer there",
+                "these images no longer exist",
                 hint="Only the newest {kept} tries are kept.",
                 kept=KEPT,
             )
@@ -171,12 +171,12 @@ class ComparisonJobs:
             )
             if found is None or comparison_id in self._jobs:
                 raise NotFound(
-                    "these images are no longer there",
+                    "these images no longer exist",
                     hint="They may have been restored already. Reload the page.",
                 )
             job = _read(trash.restore(found, self._data.folder("tries")))
             if job is None:
-                raise NotFound("these images are no longer there", hint="Reload the page.")
+                raise NotFound("these images no longer exist", hint="Reload the page.")
             self._jobs[job.id] = job
             return job
 
@@ -294,7 +294,8 @@ class ComparisonJobs:
                 raise _does_not_fit(lora)
             job.note(
                 Message(
-                    "The WebUI remarked: {comment}", {"comment": comment.replace(name, lora.name)}
+                    "Message from the WebUI: {comment}",
+                    {"comment": comment.replace(name, lora.name)},
                 )
             )
         matched = (made.matched_modules or {}).get(name)
@@ -315,7 +316,7 @@ class ComparisonJobs:
         if others and all(image.tobytes() == base.tobytes() for image in others):
             job.note(
                 Message(
-                    "{name} changed nothing: the images with it are the same as without it.",
+                    "{name} has no effect: the images with and without it are identical.",
                     {"name": lora.name},
                 )
             )
@@ -353,7 +354,7 @@ class ComparisonJobs:
         except OSError as error:
             reason = error.strerror or error
             raise ComparisonError(
-                "{name} could not be shown to the WebUI: {reason}",
+                "{name} could not be made available to the WebUI: {reason}",
                 hint="Free some space.",
                 name=lora.name,
                 reason=reason,
@@ -530,7 +531,7 @@ def _unexpected(error: Exception) -> ComparisonError:
     reason = f"{type(error).__name__}: {error}"
     return ComparisonError(
         "the images could not be generated: {reason}",
-        hint="The WebUI's console may say more.",
+        hint="See the WebUI's console for details.",
         reason=reason,
     )
 

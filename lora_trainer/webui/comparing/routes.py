@@ -1,4 +1,4 @@
-"""Routes for comparisons of LoRAs, and for why one does nothing."""
+"""Routes for comparisons of LoRAs, and for checking why a LoRA has no effect."""
 
 from __future__ import annotations
 

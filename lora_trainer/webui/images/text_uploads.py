@@ -24,16 +24,16 @@ KINDS = (
 
 
 def accept(store: TextStore, incoming: Path, name: str) -> tuple[Accepted, list[str]]:
-    """Problems with the file's content are in `skipped`, never raised. The file is moved or
-    removed.
+    """Add a received file to the dataset. Problems with its content are in `skipped`, never raised.
+    The file is moved or removed.
     """
     accepted, added = Accepted(), []
     name = PurePosixPath(name.replace("\\", "/")).name or "unnamed"
     suffix = PurePosixPath(name).suffix.lower()
     try:
         if suffix not in text_files.SUFFIXES:
-            raise DatasetError("{path} is not a file of texts", hint=KINDS, path=name)
-        # by its suffix, which says how it is read
+            raise DatasetError("{path} is not in a format for texts", hint=KINDS, path=name)
+        # read_file chooses the format by the suffix
         named = incoming.with_name(incoming.name + suffix)
         incoming = incoming.rename(named)
         found = conversations.read_file(incoming, name)
@@ -41,9 +41,9 @@ def accept(store: TextStore, incoming: Path, name: str) -> tuple[Accepted, list[
         if not count:
             first = found.findings[0] if found.findings else None
             raise DatasetError(
-                "{path} holds nothing to train on: {reason}"
+                "{path} contains nothing to train on: {reason}"
                 if first
-                else "{path} holds nothing to train on",
+                else "{path} contains nothing to train on",
                 hint=str(first.hint) if first else KINDS,
                 path=name,
                 reason=first.message if first else "",
@@ -52,7 +52,7 @@ def accept(store: TextStore, incoming: Path, name: str) -> tuple[Accepted, list[
             there = {folded(entry.name): entry for entry in store.path.iterdir()}
             twin = there.get(folded(safe_name(PurePosixPath(name).stem, suffix)))
             if twin is not None and twin.read_bytes() == incoming.read_bytes():
-                raise DatasetError("{path} is here already", path=name)
+                raise DatasetError("{path} is already in this dataset", path=name)
             target = store.path / free_name(
                 safe_name(PurePosixPath(name).stem, suffix),
                 lambda candidate: folded(candidate) in there,

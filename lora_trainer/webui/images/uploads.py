@@ -81,8 +81,8 @@ _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
 """Encodings of names in a zip without the UTF-8 flag."""
 _CAPTION_KINDS = (
-    "Captions are read from .txt, .caption, .tags, .cap and .json beside the images, and from .csv,"
-    " .tsv, .jsonl and .json for many."
+    "Captions are read from .txt, .caption, .tags, .cap and .json beside the images, and from"
+    " .csv, .tsv, .jsonl and .json tables."
 )
 _ADD_IMAGE = "Add the image first, or give both the same name."
 
@@ -218,8 +218,8 @@ def _require_room(name: str, size: int, limit: int, free: int) -> None:
         )
     if size + files.RESERVED_DISK_SPACE > free:
         raise DatasetError(
-            "there is not enough room on the disk for {name}: {free} MB are free, and {kept} MB of"
-            " them are left alone",
+            "there is not enough disk space for {name}: {free} MB are free, of which {kept} MB"
+            " are reserved",
             hint="Free some space, or move the data folder.",
             name=name,
             free=free // 2**20,
@@ -272,7 +272,7 @@ def accept(
     suffix = _suffix(name)
     try:
         if is_class:
-            hint = "If it is an image of the subject, upload it from a folder by another name."
+            hint = "If it is an image of the subject, upload it from a folder with another name."
             raise DatasetError(
                 "{path} is left out: it is among class images (regularisation images)",
                 hint=hint,
@@ -298,7 +298,7 @@ def accept(
             _require_image_name(name)
             if suffix not in readable_suffixes() | OTHER_IMAGE_SUFFIXES and is_text_file(incoming):
                 raise DatasetError(
-                    "{path} is a text, but not of a kind that is read here",
+                    "{path} is a text file in an unsupported format",
                     hint=_CAPTION_KINDS,
                     path=name,
                 )
@@ -337,8 +337,8 @@ def _require_image_name(name: str) -> None:
     suffix = _suffix(name)
     if suffix in _OTHER_ARCHIVES:
         raise DatasetError(
-            "{path} is an archive that is not unpacked here",
-            hint="Pack the images as a .zip, or upload them as they are.",
+            "{path} is an unsupported kind of archive",
+            hint="Pack the images as a .zip, or upload them unpacked.",
             path=name,
         )
     if suffix in (".xlsx", ".xls", ".ods"):
@@ -383,7 +383,7 @@ def _put(
             and twin.stat().st_size == incoming.stat().st_size
             and digest(twin) == content
         ):
-            raise DatasetError("{path} is here already", path=name)
+            raise DatasetError("{path} is already in this dataset", path=name)
         # by stem: fox.png and fox.jpg would share fox.txt
         images = readable_suffixes() | OTHER_IMAGE_SUFFIXES
         stems = {folded(entry.stem) for entry in there.values() if entry.suffix.lower() in images}
@@ -502,7 +502,7 @@ def _of_text_file(store: CaptionStore, name: str, data: bytes, folder: str = "")
     text = _caption(data, name)
     images = _images_of(store, name, folder)
     if not images:
-        raise DatasetError("{path} belongs to no image here", hint=_ADD_IMAGE, path=name)
+        raise DatasetError("{path} matches no image of this dataset", hint=_ADD_IMAGE, path=name)
     return dict.fromkeys(images, text)
 
 
@@ -560,9 +560,9 @@ def _of_table(
             continue
         values = {"file": path.name, "line": row.line, "image": row.file_name}
         if images:
-            hint = "Write its path, as in folder/img01.jpg."
+            hint = "Write its path, such as folder/img01.jpg."
             problem = DatasetError(
-                "{file}, line {line}: {image} may be any of several images", hint=hint, **values
+                "{file}, line {line}: {image} matches several images", hint=hint, **values
             )
         else:
             problem = DatasetError(
@@ -747,7 +747,7 @@ def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
     """Raises DatasetError for a member that is not a regular file of a supported kind."""
     if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":":
         raise DatasetError(
-            "{path} points out of the archive",
+            "{path} points outside the archive",
             hint="Pack it again, without absolute paths.",
             path=name,
         )
@@ -755,7 +755,7 @@ def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
         raise DatasetError("{path} is a link, not a file", hint="Pack the file itself.", path=name)
     if info.flag_bits & 0x1:
         raise DatasetError(
-            "{path} is locked with a password", hint="Pack it again without one.", path=name
+            "{path} is protected with a password", hint="Pack it again without one.", path=name
         )
     suffix = _suffix(name)
     if suffix == ".zip":
@@ -783,7 +783,7 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
         )
     if total + files.RESERVED_DISK_SPACE > free:
         raise DatasetError(
-            "{path} unpacks to {size} MB; {free} MB are free, and {kept} MB of them are left alone",
+            "{path} unpacks to {size} MB; {free} MB are free, of which {kept} MB are reserved",
             path=archive,
             size=total // 2**20,
             hint="Free some space, or move the data folder.",

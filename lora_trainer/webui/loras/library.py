@@ -146,7 +146,7 @@ class Loras:
         known = {lora.id: lora for lora in self.listing()}
         if not known.keys() >= set(lora_ids):
             raise NotFound(
-                "this LoRA is no longer there",
+                "this LoRA no longer exists",
                 hint="It may have been deleted or moved. Reload the page.",
             )
         return [known[lora_id] for lora_id in lora_ids]
@@ -297,7 +297,7 @@ class Loras:
         path = next(found, None)
         if path is None:
             raise NotFound(
-                "this LoRA is no longer there",
+                "this LoRA no longer exists",
                 hint="It may have been deleted or moved. Reload the page.",
             )
         return path

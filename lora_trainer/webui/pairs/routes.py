@@ -43,7 +43,7 @@ class RemarkOfText(TypedDict):
 
 
 class TextItemView(TypedDict):
-    """An entry. Without `fields` it can be read in `raw` only."""
+    """An entry. Without `fields` it cannot be edited; `raw` is then its text in the file."""
 
     key: str
     name: str
@@ -54,8 +54,8 @@ class TextItemView(TypedDict):
 
 
 class TextFileView(TypedDict):
-    """A file: entries, and those that can be trained on. `is_documents`: plain texts, about which
-    pairs can be made.
+    """A file. `count`: entries; `usable`: those that can be trained on; `plain`: whether it has
+    plain texts, from which pairs can be made.
     """
 
     name: str
@@ -65,7 +65,9 @@ class TextFileView(TypedDict):
 
 
 class TextsView(TypedDict):
-    """A page of texts. `total`: all; `matching`: those that the search lets pass."""
+    """A page of texts. Numbers of entries: `total`; `usable`, that can be trained on; `matching`
+    the search; `found`, that have findings.
+    """
 
     total: int
     usable: int
@@ -84,7 +86,7 @@ class TextsUnchanged(TypedDict):
 
 
 class SavedText(TypedDict):
-    """An entry as it is after a change."""
+    """An entry after a change."""
 
     item: TextItemView
     edits: EditEnds
@@ -216,7 +218,7 @@ def _matching(items: Any, request: Request) -> list[TextItem]:
 
 
 def _says(item: TextItem, word: str) -> bool:
-    """Whether a text has it: in the file, characters may be escaped."""
+    """Whether a field contains the word, which may be escaped in the file."""
     return any(word in field.text.casefold() for field in item.fields)
 
 

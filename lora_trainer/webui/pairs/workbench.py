@@ -2,12 +2,12 @@
 captions (captions/bench.py).
 
     bench.save(key, texts)               the texts of one entry
-    bench.add(question, answer)          a new pair, into a file that takes pairs
+    bench.add(question, answer)          a new pair, in the first file that can hold pairs
     bench.remove(keys), .remove_file(name)
     bench.undo(), .redo()
 
-An entry is known by its text: one that somebody else has changed meanwhile is not found, and stays
-as it is. Called by the routes.
+Entries are identified by their text: one that someone else has changed is no longer found, and not
+overwritten. Called by the routes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lora_trainer.webui.http.routing import Conflict
 
 NEW_FILE = "pairs.jsonl"
 LONGEST_TEXT = 200_000
-CHANGED_SINCE = Message("this text was changed meanwhile, and stays as it is")
+CHANGED_SINCE = Message("this text was changed elsewhere, and was left as it is")
 
 
 class TextBenches:
@@ -64,8 +64,8 @@ class TextBench(Bench):
     # --- changing ---------------------------------------------------------------------------------
 
     def save(self, key: str, texts: Sequence[str]) -> TextItem:
-        """Save the texts of an entry, and return it as it is then. Raises Conflict if it is not
-        there any more, or DatasetError.
+        """Save the texts of an entry, and return the new entry. Raises Conflict if it no longer
+        exists, or DatasetError.
         """
         _require_length(texts)
         with self._lock:
@@ -73,7 +73,7 @@ class TextBench(Bench):
             file = self._file(item)
             if len(texts) != len(item.fields):
                 raise DatasetError(
-                    "the request does not fit {name}", hint="Reload the page.", name=item.name
+                    "the request does not match {name}", hint="Reload the page.", name=item.name
                 )
             raw = file.edited(item.number, texts)
             if raw != item.raw:
@@ -82,7 +82,9 @@ class TextBench(Bench):
             return self._at(item.file, item.number)
 
     def add(self, question: str, answer: str) -> TextItem:
-        """Add a pair behind the others. Raises DatasetError."""
+        """Append a pair to the first file that can hold pairs, or to a new one. Raises
+        DatasetError.
+        """
         _require_length((question, answer))
         with self._lock:
             for texts in self.store.view().files:
@@ -92,7 +94,7 @@ class TextBench(Bench):
                     number = len(texts.file.entries)
                     self._insert(title, texts.file, texts.name, number, raw)
                     return self._at(texts.name, number)
-            # among plain texts only
+            # no file can hold pairs
             name = free_name(NEW_FILE, lambda name: (self.root / name).exists())
             title = Message("Added to {name}", {"name": name})
             content = text_files.pair_line(question, answer) + "\n"
@@ -121,7 +123,7 @@ class TextBench(Bench):
             parts = {
                 name: tuple(
                     TextEdit(number=item.number, before=item.raw, after=None)
-                    # from the end, so that positions stay
+                    # from the end, so that the other positions do not change
                     for item in sorted(found, key=lambda one: -one.number)
                 )
                 for name, found in by_file.items()
@@ -150,7 +152,7 @@ class TextBench(Bench):
         return Outcome(title=title, changed=max(1, len(texts.examples)))
 
     def record_new(self, name: str) -> None:
-        """Record that a file was added, so that this can be undone."""
+        """Record that a file was added, to make that undoable."""
         edit = FileEdit(before=None, after=content_of(self.root / name))
         title = Message("Imported: {name}", {"name": name})
         self.journal.add(Edit(title=title, time=self._clock(), files={name: edit}))
@@ -173,7 +175,7 @@ class TextBench(Bench):
         return Outcome(title=edit.title, changed=changed, conflicts=tuple(conflicts))
 
     def _turn_text(self, name: str, change: TextEdit, backwards: bool) -> bool:
-        """Whether the entry was as expected, and was changed."""
+        """Undo or redo the change of an entry. Returns False if the entry has changed since."""
         expected, wanted = (
             (change.after, change.before) if backwards else (change.before, change.after)
         )
@@ -203,7 +205,7 @@ class TextBench(Bench):
         if item is None:
             raise Conflict(
                 "someone else has changed or removed this text",
-                hint="Copy what you typed, and reload.",
+                hint="Copy what you typed, and reload the page.",
             )
         return item
 

@@ -1,5 +1,5 @@
-"""The checkpoints that the host lists, the folders of language models on its disk, and whether they
-can be trained on.
+"""The checkpoints that the host lists, the folders of language models on its disk, and which of
+them can be trained on.
 
     listing(language)   all of them at once: those not read yet without a family, while a thread
                         reads them
@@ -55,15 +55,15 @@ class CheckpointSummary(TypedDict):
     family_name: str | None
     resolution: int | None
     steps: int | None
-    """Sampling steps that suit it in the WebUI; null: unknown."""
+    """Recommended sampling steps in the WebUI; null: unknown."""
     cfg: float | None
-    """The same of the CFG scale."""
+    """Recommended CFG scale in the WebUI; null: unknown."""
     caption_tokens: int | None
-    """Tokens at which captions are cut; null: as max_token_length says."""
+    """Number of tokens to which captions are truncated; null: max_token_length."""
     data: Literal["images", "texts"]
-    """What it is trained on."""
+    """The kind of dataset that it is trained on."""
     language_model: str | None
-    """Of a language model: architecture, parameters, size in words."""
+    """Description of a language model: architecture, number of parameters, size."""
     problem: str | None
     hint: str | None
 
@@ -110,7 +110,7 @@ class CheckpointChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageFacts:
-    """What a language model is. longest: tokens that it was made for, if stated."""
+    """Facts about a language model. longest: its context length in tokens, if stated."""
 
     kind: str
     parameters: int
@@ -118,7 +118,7 @@ class LanguageFacts:
     longest: int | None
 
     def words(self) -> Message:
-        """In one line."""
+        """A description in one line."""
         return Message(
             "Language model, {kind}, {parameters} parameters, {size}",
             {
@@ -166,7 +166,7 @@ class CheckpointFacts:
 
     @property
     def training_adapter(self) -> TrainingAdapterKind | None:
-        """The one that it needs; None: it needs none."""
+        """The training adapter that it needs; None if it needs none."""
         return kind_for(self.family, is_distilled=self.is_distilled) if self.family else None
 
     @property
@@ -177,7 +177,7 @@ class CheckpointFacts:
         return self.stated_resolution or self.family.native_resolution(self.prediction_type)
 
     def family_overlay(self) -> Overlay | None:
-        """The packages that its family needs beside the worker's own; None: none."""
+        """The packages that its family needs besides the worker's own; None if it needs none."""
         name = self.family.packages if self.family else ""
         return environment.find_family_overlay(name) if name else None
 
@@ -269,7 +269,7 @@ class Checkpoints:
         )
 
     def family_of(self, path: Path) -> Family | None:
-        """None: it cannot be trained on."""
+        """The family of a checkpoint; None if it cannot be trained on."""
         return self.facts(path).family
 
     def facts(self, path: Path) -> CheckpointFacts:
@@ -288,9 +288,9 @@ class Checkpoints:
         return known if known is not None else self._look(path, mark)
 
     def parts(self, choice: CheckpointChoice) -> FoundParts | None:
-        """The parts of a checkpoint that may lie in files of their own: those that the host uses,
-        or that lie in its folders. None for a family whose files are complete. Raises
-        CheckpointError.
+        """The text encoders and VAE of a checkpoint that may be in files of their own: those that
+        the host uses, or that are in its folders. None for a family whose files are complete.
+        Raises CheckpointError.
         """
         family = self.family_of(choice.path)
         if family is None or not family.part_kinds or choice.path.is_dir():

@@ -3,7 +3,7 @@ decoding thousands of images takes minutes.
 
     known.examine(path)  -> Examined immediately: from the cache, else from the file's header,
                             while a thread decodes the image
-    known.unchecked      -> (number of decoded images, number of images) of a folder
+    known.unchecked(paths) -> how many of them have not been decoded yet
 
 Files are identified by path, size and modification time. preflight.py passes `examine` to
 dataset.scan. Needs Pillow.

@@ -1,5 +1,4 @@
-"""The folders of language models on this machine: those among the WebUI's models, and those whose
-folder was typed.
+"""The folders of language models on this machine: in the WebUI's models folder, and opened by path.
 
     models.folders() -> [ModelFolder]     also incomplete ones, which are refused with a reason
     models.open(folder) -> the folders    adds a model's folder, or one with several models in it
@@ -25,7 +24,7 @@ from lora_trainer.language.detect import find_folders, is_language_model, read_f
 from lora_trainer.webui.common.typed_folder import typed_folder
 
 SKIPPED = ("stable-diffusion", "lora", "vae")
-"""Folders among the WebUI's models that hold many files, and no language models."""
+"""Subfolders of the WebUI's models folder that are not searched: they hold many other files."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class LanguageModels:
         path = typed_folder(folder, CheckpointError)
         models = _models_in(path)
         if not models:
-            # says what it is instead
+            # raises an error that says what it is instead
             read_folder(path)
         if len(models) == 1:
             read_folder(models[0].path)

@@ -88,7 +88,7 @@ FACTS: form.Texts = {
     "time": "Time",
     "memory": "Memory",
     "disk": "Disk",
-    "goes_to": "Goes to",
+    "goes_to": "Saved as",
     "model": "Model",
     "texts": "Texts",
     "length": "Length",
@@ -303,7 +303,7 @@ class Preflight:
     loras: Loras
     rehearsals: Rehearsals = field(default_factory=Rehearsals)
     lease: Callable[[], LeaseStatus] | None = None
-    """Who has the graphics card."""
+    """Returns the status of the GPU lease."""
 
     def run_config(self, request: PlanRequest) -> RunConfig:
         """The run's settings; its folder, named after the LoRA, may exist. Raises ConfigError,
@@ -429,7 +429,9 @@ class Preflight:
             yield _problem_of("checkpoint", error)
 
     def _training_adapter(self, draft: _Selection) -> Path | None:
-        """The one that this checkpoint needs, if this WebUI has it; problems are told elsewhere."""
+        """The training adapter that this checkpoint needs, if it is found; _distillation_problems
+        reports errors.
+        """
         try:
             return self._find_training_adapter(draft)
         except LoraFileError:
@@ -445,7 +447,7 @@ class Preflight:
         return _held_training_adapter(draft.choice.path, family, kind, folders, moment)
 
     def _distillation_problems(self, draft: _Selection) -> Iterator[Problem]:
-        """What is to be known about a checkpoint that was distilled to few steps."""
+        """Warnings about a checkpoint that was distilled to few steps."""
         for note in draft.facts.notes:
             yield Problem(field="checkpoint", severity="warning", message=note)
         kind = draft.facts.training_adapter
@@ -614,8 +616,8 @@ class Preflight:
         return estimate.memory(self._free_for_training(card), cards)
 
     def _free_for_training(self, card: Memory) -> int:
-        """Bytes of the card once the host's model has left: as measured at the last time, while
-        that is on its way or a training has the card.
+        """Free bytes of the card after the host has unloaded its model: the last measured value
+        while it is unloading or a training runs.
         """
         lease = self.lease() if self.lease else None
         if lease is not None and lease.state != "idle":
@@ -631,7 +633,9 @@ def _held_training_adapter(
     folders: tuple[Path, ...],
     _moment: int,
 ) -> Path | None:
-    """The same, cached for HELD_SECONDS: LoRA folders may hold thousands of files."""
+    """The path of the training adapter, cached for HELD_SECONDS: LoRA folders may hold thousands of
+    files.
+    """
     found = find_adapter(checkpoint, family, kind, folders)
     return found.header.path if found else None
 
@@ -677,8 +681,8 @@ def _problem(
 NO_MODEL = _problem(
     "checkpoint",
     "error",
-    "no language model is chosen, and texts are trained into one",
-    hint="Choose one, or use the folder of one.",
+    "no language model is chosen; a dataset of texts needs one",
+    hint="Choose one, or open the folder of one.",
 )
 
 
@@ -725,7 +729,7 @@ def _with_init_lora(asked: RunConfig, facts: CheckpointFacts, problems: list[Pro
                 field="lora_rank",
                 severity="warning",
                 message=Message(
-                    "{file} has rank {theirs}, so that rank {ours} does not keep all of it",
+                    "{file} has rank {theirs}; rank {ours} cannot hold all of it",
                     {"file": changes.name, "theirs": usual.rank, "ours": rank},
                 ),
                 hint=Message("Set the rank to auto, or higher."),
@@ -741,7 +745,7 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
             None,
             "error",
             "the WebUI's LoRA folder {folder} is missing",
-            hint="Make this folder, or correct --lora-dir, and start the WebUI again.",
+            hint="Create this folder, or correct --lora-dir, and restart the WebUI.",
             folder=asked.output.lora_dir.name,
         )
     yield from _device_problems(host, asked)
@@ -760,14 +764,14 @@ def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[
         yield _problem(
             "checkpoint",
             "error",
-            "{name} has no VAE inside",
+            "{name} contains no VAE",
             hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
             name=choice.path.name,
         )
 
 
 def _loading_problems(host: Host, draft: _Selection) -> Iterator[Problem]:
-    """A checkpoint that this WebUI lists, and does not load."""
+    """A checkpoint that this WebUI lists, but cannot load."""
     family = draft.facts.family
     if family is None or loads(host.kind, family.id) is not False:
         return
@@ -780,7 +784,7 @@ def _loading_problems(host: Host, draft: _Selection) -> Iterator[Problem]:
             " here",
             {"host": HOST_NAMES[host.kind], "family": family.name},
         ),
-        hint=Message("These load them: {others}.", {"others": others}),
+        hint=Message("WebUIs that load them: {others}.", {"others": others}),
     )
 
 
@@ -807,7 +811,7 @@ def _device_problems(host: Host, asked: RunConfig) -> Iterator[Problem]:
             "optimizer",
             "error",
             "{optimizer} needs an NVIDIA card, and training runs on the CPU",
-            hint="Use AdamW: a LoRA's optimizer is small.",
+            hint="Use AdamW: a LoRA's optimizer state is small.",
             optimizer=optimizer.title,
         )
     processes = process_count(asked.training.devices, host.device().count)
@@ -831,7 +835,7 @@ def _device_problems(host: Host, asked: RunConfig) -> Iterator[Problem]:
 
 
 def _mismatch(dataset: DatasetInfo, facts: CheckpointFacts) -> Problem | None:
-    """A model that is trained on something else than the dataset holds."""
+    """A checkpoint that cannot be trained on this kind of dataset."""
     if dataset.kind == "texts" and facts.language is None:
         return NO_MODEL
     if dataset.kind == "images" and facts.language is not None:
@@ -845,7 +849,7 @@ def _mismatch(dataset: DatasetInfo, facts: CheckpointFacts) -> Problem | None:
 
 
 def _rehearsal_problem(error: LoraTrainerError) -> Problem:
-    """What the worker would refuse, beside its setting where it names one."""
+    """An error of the dry run, at the setting that it names, if any."""
     values = {**error.hint.values, **error.message.values}
     problem = ConfigError(error.message.template, hint=error.hint.template, **values)
     found = _setting_problem(problem)
@@ -856,7 +860,7 @@ def _rehearsal_problem(error: LoraTrainerError) -> Problem:
 
 
 def _package_problems(facts: CheckpointFacts) -> Iterator[Problem]:
-    """What the checkpoint's family needs beside the worker's own packages, and is not here."""
+    """Missing packages that the checkpoint's family needs besides the worker's own."""
     overlay = facts.family_overlay()
     if overlay is None or overlay.state == "ready":
         return
@@ -868,9 +872,9 @@ def _package_problems(facts: CheckpointFacts) -> Iterator[Problem]:
     yield _problem(
         "checkpoint",
         "info",
-        "this kind of checkpoint needs newer libraries ({megabytes} MB), which are fetched once,"
-        " when the training starts",
-        hint="Nothing of the WebUI's own packages is changed.",
+        "this kind of checkpoint needs newer libraries ({megabytes} MB), which are downloaded"
+        " once, when training starts",
+        hint="The WebUI's own packages are not changed.",
         megabytes=overlay.megabytes,
     )
 
@@ -902,8 +906,8 @@ def _summed_problem(one: Sum, severity: Severity, has_word: bool) -> Problem:
             Message("Write them under Captions, or let a captioner write a first draft.")
             if has_word
             else Message(
-                "Write captions under Captions. If no image has one, a trigger word is enough: it"
-                " then is the caption of each."
+                "Write them under Captions. If no image has a caption, a trigger word is enough:"
+                " it is used as the caption of each."
             )
         )
     return Problem(
@@ -925,7 +929,7 @@ FINDING_PLACES = {
 """Kind of finding -> the field or section to fix it; others: the dataset."""
 
 
-# --- in words -------------------------------------------------------------------------------------
+# --- numbers and sentences ------------------------------------------------------------------------
 
 
 def _number_problems(draft: _Selection, estimate: RunEstimate) -> Iterator[Problem]:
@@ -954,7 +958,7 @@ def _number_problems(draft: _Selection, estimate: RunEstimate) -> Iterator[Probl
         yield _problem(
             "target_modules",
             "error",
-            "no layer of the checkpoint bears these names, so nothing would be trained",
+            "no layer of the checkpoint has one of these names, so nothing would be trained",
             hint="Use the default, or: to_q, to_k, to_v, to_out.0",
         )
 
@@ -968,7 +972,7 @@ def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
         yield _problem(
             None,
             "error",
-            "the run needs about {needed}, and the disk has {free} left",
+            "the run needs about {needed} of disk space, and {free} are free",
             hint="Free some space, or keep fewer saved steps (Keep last N saves).",
             needed=size_of(disk),
             free=size_of(free),
@@ -982,16 +986,15 @@ def _memory_problems(memory: MemoryPlan) -> Iterator[Problem]:
             yield _problem(
                 "sample_size",
                 "warning",
-                "a preview needs about {needed}, and {card} of the graphics card's memory are free"
-                " for it; the training goes on without previews",
+                "a preview needs about {needed} of memory, and {card} are free on the graphics"
+                " card; training continues without previews",
                 hint="A smaller preview size needs less.",
                 needed=size_of(memory.step.preview + memory.overhead),
                 card=values["card"],
             )
         return
     message = Message(
-        "the training needs about {needed} of memory, and {card} of the graphics card's are free"
-        " for it",
+        "the training needs about {needed} of memory, and {card} are free on the graphics card",
         values,
     )
     if memory.change is None:
@@ -1057,12 +1060,13 @@ def _sentence(
         )
     if seconds is not None:
         yield Message(
-            "That takes about {time} and about {disk} of disk.",
+            "It takes about {time} and needs about {disk} of disk space.",
             {"time": duration(seconds), "disk": size_of(disk)},
         )
     else:
         yield Message(
-            "How long that takes is known after the first steps; it needs about {disk} of disk.",
+            "How long it takes is known after the first steps; it needs about {disk} of disk"
+            " space.",
             {"disk": size_of(disk)},
         )
     yield Message("The LoRA will be {target}.", {"target": target})
@@ -1091,7 +1095,7 @@ def _facts(
     if not estimate.is_certain:
         yield Fact(
             label=FACTS["resolution"],
-            value=Message("512 or 768: found when the checkpoint is loaded"),
+            value=Message("512 or 768: determined when the checkpoint is loaded"),
         )
     else:
         yield Fact(
@@ -1112,7 +1116,7 @@ def _facts(
         sizes = {"needed": size_of(memory.peak), "card": size_of(memory.free or 0)}
         yield Fact(
             label=FACTS["memory"],
-            value=Message("about {needed} of {card} that are free for it", sizes),
+            value=Message("about {needed} of {card} that are free", sizes),
         )
     yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
     yield Fact(label=FACTS["goes_to"], value=target)
@@ -1124,7 +1128,7 @@ def _checkpoint_facts(draft: _Selection, asked: RunConfig) -> Iterator[Fact]:
     name = _checkpoint_name(draft)
     if draft.request.checkpoint == LOADED:
         template = (
-            "{checkpoint}, loaded now"
+            "{checkpoint}, currently loaded"
             if draft.choice.in_memory
             else "{checkpoint}, chosen in the WebUI"
         )

@@ -109,7 +109,7 @@ def read(path: Path) -> Preset:
     parts = {part: content.get(part) or {} for part in ("values", "families", "notes")}
     if not _is_preset(**parts):
         hint = "A preset has a title, and under values the settings that it sets."
-        raise ConfigError("{path} is a YAML file, but no preset", hint=hint, path=path.name)
+        raise ConfigError("{path} is a YAML file, but not a preset", hint=hint, path=path.name)
     values, of_families = settled(parts["values"], path.name), parts["families"]
     known = known_families()
     unknown = sorted(set(of_families) - set(known))

@@ -1,10 +1,10 @@
-"""What a training on texts comes to: asked of a short-lived process with the worker's packages,
-because counting tokens needs the model's tokenizer, and naming layers its architecture.
+"""Dry runs of trainings on texts, in a short-lived process with the worker's packages: counting
+tokens needs the model's tokenizer, and finding its layers its architecture.
 
-    rehearsals.of(config, revision) -> Rehearsed, or None while it is being found out
+    rehearsals.of(config, revision) -> Rehearsed, or None while it is being computed
 
-A result is kept while texts, model and the settings that it depends on stay as they are. There is
-one process at a time; of several wishes the newest is next. Called by text_preflight.py.
+Results are cached by texts, model and the settings that they depend on. One process runs at a time;
+of the requests made meanwhile, only the newest is run. Called by text_preflight.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Rehearsed:
 
 
 class Rehearsals:
-    """Thread-safe. run: asks the process; is_ready: whether there is one to ask."""
+    """Thread-safe. run: runs the process, settings -> result; is_ready: whether its packages are
+    installed.
+    """
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Rehearsals:
         self._thread: threading.Thread | None = None
 
     def of(self, config: RunConfig, revision: str) -> Rehearsed | None:
-        """The rehearsal of these settings; None while it is being found out, or if the packages are
+        """The result for these settings; None while it is being computed, or if the packages are
         not installed. revision: of the texts and the model.
         """
         values = {
@@ -112,11 +114,11 @@ class Rehearsals:
         try:
             return _parsed(self._run(values))
         except Exception as error:
-            # whatever goes wrong there, the page must say something
+            # any error must be reported on the page
             return Rehearsed(
                 error=LoraTrainerError(
                     "the texts could not be checked with the model: {reason}",
-                    hint="Start the training all the same: it checks them again.",
+                    hint="You can start the training anyway: it checks them again.",
                     reason=f"{type(error).__name__}: {error}"[:300],
                 )
             )
@@ -132,7 +134,7 @@ def _in_a_process(values: Mapping[str, Any]) -> Mapping[str, Any]:
         env=environment.worker_environ(os.environ),
         creationflags=environment.NO_WINDOW,
     )
-    # the last line: libraries print what they like
+    # libraries may have printed other lines before the last one
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()

@@ -98,7 +98,7 @@ def list_checkpoints(app: App, request: Request) -> CheckpointList:
 
 @route("POST", "/checkpoints/open")
 def open_language_model(app: App, request: Request) -> OpenedModel:
-    """Add the folder of a language model, which only a local user may name."""
+    """Add the folder of a language model. For local users only."""
     request.require_local()
     opened = app.checkpoints.open(request.value("folder", str))
     return {"id": opened, **list_checkpoints(app, request)}

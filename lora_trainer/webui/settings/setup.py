@@ -159,7 +159,7 @@ class Setup:
         if self._is_running:
             return (
                 "installing",
-                Message("Setting up: the packages for training are being installed."),
+                Message("The packages for training are being installed."),
                 Message("You can keep using the WebUI."),
             )
         if self._exit and not (overlay.state == "ready" and overlay.is_checked):
@@ -169,23 +169,23 @@ class Setup:
             return (
                 "installing",
                 Message("Another installation of the packages for training is running."),
-                Message("Wait for it."),
+                Message("Wait until it has finished."),
             )
         if overlay.state == "missing":
             return _missing(overlay)
         if overlay.state == "outdated":
             return (
                 "ready",
-                Message("The packages for training work, but are of an earlier version."),
-                Message("Set up brings those of this release."),
+                Message("The packages for training work, but are outdated."),
+                Message("Set up installs the versions of this release."),
             )
         if not overlay.is_checked:
-            hint = Message("If training does not start, set up again: it tries them out.")
+            hint = Message("If training does not start, set up again: that tests them.")
             return (
                 "ready",
                 Message(
-                    "The WebUI's own packages have changed since those for training were tried"
-                    " beside them."
+                    "The WebUI's own packages have changed since the packages for training were"
+                    " tested with them."
                 ),
                 hint,
             )
@@ -202,10 +202,10 @@ class Setup:
             None,
         )
         if last is None:
-            message = Message("Setting up ended with code {code}.", {"code": self._exit})
+            message = Message("Setting up failed with exit code {code}.", {"code": self._exit})
             return message, Message("The lines below may say why. Try again, or copy the report.")
         message = Message(
-            "Setting up did not work: {reason}", {"reason": self._lines[last].removeprefix(PREFIX)}
+            "Setting up failed: {reason}", {"reason": self._lines[last].removeprefix(PREFIX)}
         )
         words = " ".join(self._lines[last + 1 :]).strip()
         return message, (
@@ -273,7 +273,7 @@ class Setup:
         for name, fact in facts.items():
             try:
                 lines.append(f"{name:14} {fact()}")
-            except Exception as error:  # errors of the host belong into the report
+            except Exception as error:  # the host's errors are part of the report
                 lines.append(f"{name:14} {type(error).__name__}: {error}")
         return "\n".join(lines)
 
@@ -293,7 +293,7 @@ class Setup:
             )
             return (result.stdout + result.stderr).strip()
         except (OSError, subprocess.TimeoutExpired) as error:
-            return f"The packages could not be looked at: {error}"
+            return f"The packages could not be inspected: {error}"
 
     def _about_the_last_run(self) -> str:
         """The end of the newest run's log."""
@@ -319,8 +319,8 @@ def megabytes(overlay: Overlay) -> int:
 
 def _missing(overlay: Overlay) -> tuple[State, Message, Message]:
     hint = Message(
-        "Set up puts them into a folder of this extension; the WebUI's own packages stay as they"
-        " are. It takes some minutes."
+        "Set up installs them into a folder of this extension; the WebUI's own packages are not"
+        " changed. It takes some minutes."
     )
     if TORCH in overlay.missing and TORCH.key in overlay.found:
         version = overlay.found[TORCH.key]
@@ -332,8 +332,8 @@ def _missing(overlay: Overlay) -> tuple[State, Message, Message]:
             "missing",
             message,
             Message(
-                "Better update the WebUI. Set up would download a torch of its own for training,"
-                " several gigabytes."
+                "It is better to update the WebUI: Set up would download another torch for"
+                " training, several gigabytes."
             ),
         )
     if overlay.wanted.exists():
@@ -356,7 +356,7 @@ def _missing(overlay: Overlay) -> tuple[State, Message, Message]:
     )
 
 
-# --- what a report must not say -------------------------------------------------------------------
+# --- redaction of reports -------------------------------------------------------------------------
 
 _USER_FOLDER = re.compile(
     r"([A-Za-z]:[\\/]+Users[\\/]+|/home/|/Users/)([^\\/\r\n\"'<>|]+(?=[\\/])|[^\\/\s\"'<>|]+)",

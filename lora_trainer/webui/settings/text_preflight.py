@@ -1,10 +1,10 @@
-"""The plan of a training on texts: the language model, the texts and what is found about them,
-steps, size of the LoRA, disk space.
+"""The plan of a training on texts: the texts and the findings about them, steps, size of the LoRA,
+disk space.
 
-    values(wish, dataset, choice, data) -> flat config keys of the run
-    check(...) -> PreflightReport
+    text_plan(asked, store, facts, rehearsals) -> TextPlan
+    sentence(plan, ...), facts_of(plan, ...), number_problems(plan), suggested(plan)
 
-Called by preflight.py, whose report it makes.
+Called by preflight.py, which makes the report.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ STATE_BYTES = 12
 
 
 def chosen_values(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the form that a training on texts reads."""
+    """The form's settings that apply to texts."""
     return {key: value for key, value in chosen.items() if key not in form.ONLY_FOR_IMAGES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextPlan:
-    """What a training on texts comes to. steps: None while that is being found out, or if there can
-    be none.
+    """The plan of a training on texts. steps: None while the dry run is being computed, or if it
+    found errors.
     """
 
     view: TextView
@@ -49,7 +49,7 @@ class TextPlan:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All that is found about the texts."""
+        """All findings about the texts."""
         too_long = self.rehearsal.findings if self.rehearsal else ()
         return (*self.view.findings, *too_long)
 
@@ -85,7 +85,7 @@ class TextPlan:
 def text_plan(
     asked: RunConfig, store: TextStore, facts: CheckpointFacts, rehearsals: Rehearsals
 ) -> TextPlan:
-    """Raises DatasetError if nothing can be trained on."""
+    """Make the plan. Raises DatasetError for a dataset without texts."""
     view = store.view()
     if not view.items:
         raise DatasetError(
@@ -120,7 +120,7 @@ def text_plan(
 
 
 def number_problems(plan: TextPlan) -> Iterator[ConfigError]:
-    """What does not fit the number of steps."""
+    """Settings that conflict with the number of steps."""
     if plan.steps is not None:
         try:
             settings.require_warmup_fits(plan.settled.training, plan.steps)
@@ -140,7 +140,7 @@ def sentence(plan: TextPlan, name: str, model: str, disk: int) -> Iterator[Messa
         {"steps": plan.steps, "count": count, "model": model},
     )
     yield Message(
-        "How long that takes is known after the first steps; it needs about {disk} of disk.",
+        "How long it takes is known after the first steps; it needs about {disk} of disk space.",
         {"disk": size_of(disk)},
     )
     yield Message(
@@ -149,7 +149,7 @@ def sentence(plan: TextPlan, name: str, model: str, disk: int) -> Iterator[Messa
 
 
 def facts_of(plan: TextPlan, disk: int) -> Iterator[tuple[str, Message | str]]:
-    """Key of preflight.FACTS -> what is said."""
+    """(key of preflight.FACTS, value) for each fact."""
     rehearsal = plan.rehearsal
     if rehearsal is None or plan.steps is None:
         return

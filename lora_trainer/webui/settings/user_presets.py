@@ -93,10 +93,10 @@ class UserPresets:
         """
         title = _tidy(title, LONGEST_TITLE)
         if not title:
-            raise ConfigError("a preset needs a name", hint="Say what it is for.")
+            raise ConfigError("a preset needs a name", hint="Describe what it is for.")
         if folded(title) in {folded(name) for name in self._names_taken()}:
             raise ConfigError(
-                "a preset that comes with the extension is called {name} already",
+                "a built-in preset is already called {name}",
                 hint="Choose another name.",
                 name=title,
             )
@@ -147,7 +147,9 @@ class UserPresets:
                 log.warning("%s cannot be read", path, exc_info=True)
                 hint = "A preset has a title, and under values the settings that it sets."
                 problems.append(
-                    ConfigError("{path} is a YAML file, but no preset", hint=hint, path=path.name)
+                    ConfigError(
+                        ("{path} is a YAML file, but not a preset"), hint=hint, path=path.name
+                    )
                 )
         return (
             sorted(presets, key=lambda preset: (natural_order(preset.title), preset.id)),
@@ -168,7 +170,7 @@ class UserPresets:
         same = [preset for preset in self._read()[0] if folded(preset.title) == folded(title)]
         if same and not replace:
             raise Conflict(
-                "you have a preset called {name} already",
+                "you already have a preset called {name}",
                 hint="Choose another name, or replace it.",
                 name=title,
             )
@@ -190,7 +192,7 @@ def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     if not kept:
         raise ConfigError(
-            "there is nothing to save: every setting is as it is by default",
+            "there is nothing to save: every setting has its default value",
             hint="Change some, or choose a preset to start from.",
         )
     return kept

@@ -73,7 +73,7 @@ def _with_autos(
     done: RunConfig, facts: CheckpointFacts | None, *, on_processor: bool
 ) -> dict[str, Any]:
     values = {key: value for key, value in training.to_mapping(done).items() if key in form.KEYS}
-    # auto again if these are the values of this checkpoint and device: others may need other values
+    # auto again if auto gives these values here: other checkpoints and devices may need others
     if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
         values["prediction_type"] = "auto"
         if done.checkpoint.zero_terminal_snr is False:

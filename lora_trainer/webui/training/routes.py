@@ -20,7 +20,7 @@ REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; s
 def create(app: App, request: Request) -> RunView:
     token = request.value("token", str)
     if run_id := app.runs.started_by(token):
-        # a repeated click gets its run, whatever has changed meanwhile
+        # a repeated request gets the run of the first one, even if the settings have changed
         return app.runs.one(run_id, request.language)
     return app.runs.create(
         app.preflight.run_config(PlanRequest.of(request.body)),
@@ -98,7 +98,7 @@ def preview(app: App, request: Request) -> Response:
 
 @route("GET", "/runs/{id}/report")
 def report(app: App, request: Request) -> Response:
-    # other people's names and captions stand in it: nothing of it runs, loads or acts as this page
+    # it contains untrusted names and captions: no scripts, no requests, no access to this origin
     return FileResponse(
         app.runs.report(request.path["id"]),
         media_type="text/html; charset=utf-8",
@@ -144,8 +144,8 @@ def empty_trash(app: App, request: Request) -> TrashLoad:
     # deleting can be undone, this cannot: local users only
     if request.remote:
         raise Forbidden(
-            "this WebUI can be reached from other machines, so nothing is deleted for good from the"
-            " browser",
+            "this WebUI can be reached from other machines, so nothing can be deleted permanently"
+            " from the browser",
             hint="Empty the folder trash of LoRA Trainer's data folder on the machine itself.",
         )
     return app.runs.empty_trash()

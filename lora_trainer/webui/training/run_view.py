@@ -68,7 +68,7 @@ class RunProgress(TypedDict):
     job: Job
     status: Status
     exiting: bool
-    """Ended, while its process still lives: what it accepts is about to change."""
+    """Whether it has ended but its process is still running: `can` is about to change."""
     position: int | None
     family: str | None
     data: Literal["images", "texts"]
@@ -125,7 +125,7 @@ class AnswerView(TypedDict):
 
 
 class ValidationView(TypedDict):
-    """Losses under fixed noise at a step: of images that are trained on, and of held-out ones."""
+    """Losses under fixed noise at a step: of training images, and of held-out ones."""
 
     step: int
     training: float | None
@@ -133,8 +133,8 @@ class ValidationView(TypedDict):
 
 
 class AdviceView(TypedDict):
-    """One thing that was wrong. `changes`: settings for the next run; `section`: where a person
-    fixes it, if no setting does.
+    """A finding of the verdict. `changes`: recommended settings for the next run; `section`: the
+    section of the tab where it can be fixed, if no setting does.
     """
 
     name: str
@@ -145,7 +145,7 @@ class AdviceView(TypedDict):
 
 
 class VerdictView(TypedDict):
-    """How a run was judged."""
+    """The verdict on a run."""
 
     best_step: int
     strength: float | None
@@ -158,7 +158,7 @@ ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopp
 DELIVERED = "delivered"
 """Name in URLs of the delivered LoRA's card image, which is outside the run's folder."""
 MOST_WARNINGS = 20
-WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
+WAITS_FOR_HOST = Message("Starts as soon as the WebUI has released the graphics card.")
 
 STEPPING = ("training", "captioning", "pairing")
 """Phases whose progress is counted in steps."""
@@ -180,7 +180,7 @@ PHASES: Texts = {
     "exporting": "Writing the LoRA file",
     "merging": "Merging the LoRA into the base model",
     "concluding": "Evaluating the run",
-    "delivering": "Putting it into the LoRA folder",
+    "delivering": "Copying it to the LoRA folder",
 }
 
 
@@ -324,15 +324,13 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, render: 
     state = entry.state
     match status:
         case "queued" if position == 0:
-            return Message("Starts as soon as nothing else trains.")
+            return Message("Starts as soon as no other training is running.")
         case "queued":
-            return Message(
-                "Waits: number {position} in the queue.", {"position": (position or 0) + 1}
-            )
+            return Message("Number {position} in the queue.", {"position": (position or 0) + 1})
         case "starting":
             return Message("The training process is starting.")
         case "stopping":
-            return Message("Stops after this step and keeps what was learned.")
+            return Message("Stops after this step and saves the training so far.")
         case "pausing":
             return Message("Pauses after this step.")
         case "paused":
@@ -393,7 +391,7 @@ def sentence(entry: HistoryEntry, status: Status, position: int | None, render: 
             )
         case "stopped":
             return Message(
-                "Stopped at step {step}. What was learned is kept.", {"step": state.step}
+                "Stopped at step {step}. The training so far is saved.", {"step": state.step}
             )
         case "failed":
             return _cause(entry)
@@ -431,12 +429,12 @@ def lost(entry: HistoryEntry) -> Message:
     """The message for a run whose worker died unnoticed."""
     if entry.resume_step is None:
         return Message(
-            "The training process is gone: the computer was switched off, or it was ended from"
-            " outside. Nothing had been saved yet."
+            "The training process ended unexpectedly: the computer was switched off, or the"
+            " process was killed. Nothing had been saved yet."
         )
     return Message(
-        "The training process is gone: the computer was switched off, or it was ended from outside."
-        " It can go on from step {step}.",
+        "The training process ended unexpectedly: the computer was switched off, or the process"
+        " was killed. It can continue from step {step}.",
         {"step": entry.resume_step},
     )
 
@@ -525,7 +523,7 @@ def validation(event: Validated) -> ValidationView:
 
 
 def verdict(found: Verdict, language: str) -> VerdictView:
-    """How a run was judged: the sentence, the figures behind it, and what was wrong."""
+    """The verdict on a run as JSON: the sentence, the figures behind it, and the findings."""
     first, *others = found.sentences or (Message(""),)
     return {
         "best_step": found.best_step,
@@ -569,7 +567,7 @@ def address(run_id: str, name: str, version: float) -> str:
 
 
 def report_address(entry: HistoryEntry) -> str:
-    """Where a run's report is, relative to the page."""
+    """The URL of a run's report, relative to the page."""
     return f"lora-trainer/runs/{quote(entry.id, safe='')}/report"
 
 
@@ -585,7 +583,7 @@ def name_of(entry: HistoryEntry) -> str:
 
 
 def data_of(state: RunState) -> Literal["images", "texts"]:
-    """What the run is trained on."""
+    """The kind of dataset that the run is trained on."""
     return "texts" if state.data == "texts" else "images"
 
 

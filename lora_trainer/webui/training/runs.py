@@ -78,7 +78,7 @@ class LiveView(TypedDict):
     handover: LeaseView
     verdict: VerdictView | None
     report: str | None
-    """The address of its report, if there is one."""
+    """The URL of its report, if there is one."""
 
 
 class Pulse(TypedDict):
@@ -99,7 +99,7 @@ class TrashLoad(TypedDict):
 
 @dataclass(frozen=True)
 class JobSettings:
-    """The settings file of a job that is neither a training nor captions."""
+    """The settings file of a job other than training and captioning."""
 
     job: Job
     content: str
@@ -141,7 +141,7 @@ class Runs:
         self._looking = threading.Lock()
         self._captionings: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
-    # --- beginning --------------------------------------------------------------------------------
+    # --- creating ---------------------------------------------------------------------------------
 
     def create(self, asked: RunConfig, token: str, when: str, language: str) -> RunView:
         """Create a training in a folder named after its output_dir, or the next free name. Each
@@ -158,8 +158,8 @@ class Runs:
 
     @contextlib.contextmanager
     def click(self, token: str, when: str) -> Iterator[Click]:
-        """For the block that creates a run: add it to the queue, as the first if possible
-        (when="now") or the last. Raises RunError.
+        """A context manager for creating a run, which is then queued: first if possible
+        (when="now"), or last. Each token creates one run. Raises RunError.
         """
         if not 8 <= len(token) <= LONGEST_TOKEN:
             raise RunError(
@@ -173,7 +173,7 @@ class Runs:
         self.scheduler.wake()
 
     def _end_asking(self, run_id: str) -> None:
-        """A language model that waits for questions gives way to a run."""
+        """Stop a language model that waits for questions, so that the run can start."""
         for entry in self._active_entries(self.queue.read()):
             if entry.job == "ask" and entry.id != run_id and entry.alive:
                 send_request(entry.folder.requests, "stop")
@@ -312,7 +312,7 @@ class Runs:
             log.debug("%s cannot be shown", entry.folder.path, exc_info=True)
             reason = f"{type(error).__name__}: {error}"[:300]
             problem = entry.problem or RunError(
-                "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
+                "this run cannot be read: {reason}", hint="Look in its folder.", reason=reason
             )
             bare = HistoryEntry(
                 id=entry.id,
@@ -341,7 +341,7 @@ class Runs:
     def _handover(self, language: str) -> LeaseView:
         return self.gpu_lease.status().to_mapping(lambda message: texts.render(message, language))
 
-    # --- asking -----------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     def ask(self, run_id: str, what: str, language: str) -> RunView:
         """Send a request to a run. Raises RunError if it does not accept it now."""
@@ -352,11 +352,11 @@ class Runs:
         status = run_view.status_of(entry, line, self._asked_of(entry))
         if status not in run_view.ACTIVE and not entry.alive:
             raise RunError(
-                "nothing is training there at the moment", hint="Press Continue to resume it."
+                "this run is not running at the moment", hint="Press Continue to resume it."
             )
         if what in ("save", "preview") and not dict(run_view.abilities(entry, status))[what]:
             raise RunError(
-                "there is nothing to save or to show yet", hint="Wait for the first steps."
+                "there is nothing to save or preview yet", hint="Wait for the first steps."
             )
         self._send(entry, line, what)  # type: ignore[arg-type]
         return self._shown(self._entry(run_id), self.queue.read(), language)
@@ -380,7 +380,7 @@ class Runs:
             self._asked.pop(entry.id, None)
 
     def _asked_of(self, entry: HistoryEntry) -> RequestKind | None:
-        """Requests that the worker has taken but not acted on yet."""
+        """The request that was sent to the worker but has not taken effect yet, if any."""
         kind, when = self._asked.get(entry.id, (None, 0.0))
         if kind is None:
             return None
@@ -417,8 +417,8 @@ class Runs:
         with self.queue.holding() as line:
             if entry.folder.is_alive or run_id in line or run_id in self.scheduler.active():
                 raise RunError(
-                    "{name} is at work or waits in the queue",
-                    hint="Stop it first, or take it out of the queue.",
+                    "{name} is running or queued",
+                    hint="Stop it first, or remove it from the queue.",
                     name=run_id,
                 )
             moved = trash.discard(
@@ -480,7 +480,7 @@ class Runs:
         return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
 
     def settings(self, run_id: str) -> str:
-        """The run's config.yaml, or a caption job's caption.yaml."""
+        """The text of the run's settings file, such as config.yaml or caption.yaml."""
         entry = self._entry(run_id)
         return _text(entry.folder.path / folders.SETTINGS_OF[entry.job])
 
@@ -548,7 +548,7 @@ def _report(entry: HistoryEntry) -> Path | None:
 
 
 def _verdict(entry: HistoryEntry, language: str) -> VerdictView | None:
-    """How a run that rests was judged: at work again, it is not what was judged."""
+    """The verdict on a training; None while it is running again, because it is then outdated."""
     if entry.alive or entry.job != "train":
         return None
     found = verdict.read(entry.folder)

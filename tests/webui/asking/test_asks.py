@@ -62,7 +62,7 @@ def test_a_question_starts_a_job_and_the_next_one_is_sent_to_it(desk):
         10,
     )
     assert desk.runs.queue.read().waiting == ("ask-station",)
-    with pytest.raises(RunError, match="waits for the model"):
+    with pytest.raises(RunError, match="is waiting for the model"):
         asks.ask("station", "And?", 1.0, None, TOKEN + "2")
     # at work, it is sent the next one, and its answers are shown
     desk.runs.queue.drop("ask-station")
@@ -88,9 +88,9 @@ def test_a_question_starts_a_job_and_the_next_one_is_sent_to_it(desk):
 @pytest.mark.parametrize(
     ("question", "strength", "step", "message"),
     [
-        ("", 1.0, None, "a question of 0 characters"),
+        ("", 1.0, None, "the question has 0 characters"),
         ("Who?", 2.5, None, "2.5 is not a strength"),
-        ("Who?", 1.0, 15, "step 15 is not saved any more"),
+        ("Who?", 1.0, 15, "step 15 is no longer saved"),
     ],
 )
 def test_what_cannot_be_asked_is_said(desk, question, strength, step, message):

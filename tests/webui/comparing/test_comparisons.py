@@ -273,7 +273,7 @@ def test_a_lora_of_which_the_host_ignores_some_keys_is_tried(jobs, host, folder)
     write_lora(folder / "ink.safetensors")
     host.comments = ("[LORA] apparent version mismatch {name}.safetensors ignoring 12 keys",)
     assert told(ask(jobs, "ink"))["notes"] == [
-        "The WebUI remarked: [LORA] apparent version mismatch ink.safetensors ignoring 12 keys"
+        "Message from the WebUI: [LORA] apparent version mismatch ink.safetensors ignoring 12 keys"
     ]
 
 
@@ -282,7 +282,7 @@ def test_unmatched_layers_are_told(jobs, host, folder):
     host.matched = 7
     host.comments = ("[LORA] Loading {name} for KModel with unmatched keys ['x']",)
     assert told(ask(jobs, "ink"))["notes"] == [
-        "The WebUI remarked: [LORA] Loading ink for KModel with unmatched keys ['x']",
+        "Message from the WebUI: [LORA] Loading ink for KModel with unmatched keys ['x']",
         "The WebUI could use 7 of the 10 layers of ink.",
     ]
 
@@ -291,7 +291,7 @@ def test_a_lora_that_changes_nothing_is_told(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.blind = True
     assert told(ask(jobs, "ink"))["notes"] == [
-        "ink changed nothing: the images with it are the same as without it."
+        "ink has no effect: the images with and without it are identical."
     ]
 
 
@@ -349,7 +349,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
         time.sleep(0.005)
     assert (
         told(first)["sentence"] == "Image 1 of 5: step 1 of 20."
-        and told(second)["sentence"] == "Waiting for its turn."
+        and told(second)["sentence"] == "Waiting in the queue."
     )
     jobs.cancel(second.id)
     jobs.cancel(first.id)
@@ -429,7 +429,7 @@ def test_a_request_has_the_usual_values():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "video"}, "'video' is not a way to try a LoRA"),
+        ({"kind": "video"}, "'video' is not a kind of comparison"),
         ({"prompt": "  "}, "the prompt is empty"),
         ({"prompt": 5}, "prompt is not a text"),
         ({"prompt": "x" * 10_001}, "the prompt is longer than 10000 characters"),
@@ -489,7 +489,7 @@ def test_a_deleted_try_goes_with_its_pictures_and_their_sheet_and_comes_back(
     assert [found.id for found in make(host, data).recent()] == [first.id]
     assert told(jobs.restore(job.id)) == before
     assert jobs.file(job.id, "sheet.png").is_file() and list(data.folder("trash").iterdir()) == []
-    with pytest.raises(NotFound, match="no longer there"):
+    with pytest.raises(NotFound, match="no longer exist"):
         jobs.restore(job.id)
 
 

@@ -208,7 +208,9 @@ def test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_la
     accepted = send(store, "a.heic", HEAD, converter)
     assert (accepted.added, accepted.waiting, accepted.skipped) == ([], {"HEIC": 1}, [])
     accepted = send(store, "a.heic", HEAD, converter)
-    assert [str(skipped.message) for skipped in accepted.skipped] == ["a.heic is here already"]
+    assert [str(skipped.message) for skipped in accepted.skipped] == [
+        "a.heic is already in this dataset"
+    ]
     members = {
         "b.heic": HEAD + b"b",
         "c.jpg": HEAD + b"c",

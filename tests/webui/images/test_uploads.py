@@ -114,7 +114,7 @@ def test_of_a_dropped_folders_path_only_kohyas_folder_is_kept(store):
 def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(store):
     send(store, "fox.png", picture("red"))
     again = send(store, "FOX.png", picture("red"))
-    assert (again.added, reasons(again)) == ([], ["FOX.png is here already"])
+    assert (again.added, reasons(again)) == ([], ["FOX.png is already in this dataset"])
     assert [added.name for added in send(store, "Fox.PNG", picture("blue")).added] == ["Fox-2.png"]
     # fox.png and fox.jpg would share one fox.txt
     assert [added.name for added in send(store, "fox.jpg", picture("red", "JPEG")).added] == [
@@ -135,7 +135,7 @@ def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(sto
         ),
         ("fox.psd", b"8BPS" + b"\0" * 40, "fox.psd is not an image in a supported format"),
         ("fox.exe", b"MZ\0" + b"\1" * 40, "fox.exe is not an image"),
-        ("fox.rar", b"Rar!", "fox.rar is an archive that is not unpacked here"),
+        ("fox.rar", b"Rar!", "fox.rar is an unsupported kind of archive"),
         ("fox.xlsx", b"PK", "fox.xlsx is a workbook, not a CSV file"),
         ("fox.zip", b"PK\3\4 nonsense", "fox.zip is damaged, or not a zip file"),
     ],
@@ -181,7 +181,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store, trouble):
             "fox.zip",
             10**10,
             RESERVED_DISK_SPACE + 10**9,
-            "there is not enough room on the disk for fox.zip: 1977 MB are free",
+            "there is not enough disk space for fox.zip: 1977 MB are free",
         ),
         ([b"x" * 2**20] * 65, "fox.txt", None, 2**40, "fox.txt is larger than 1 MB"),
     ],
@@ -244,7 +244,7 @@ def test_a_text_file_is_the_caption_of_the_image_of_its_name(store):
     assert (store.path / "metadata.csv").read_bytes().decode(
         "utf-8"
     ) == "\ufefffile_name,text\nfox.png,一只红狐狸在雪地里\n"
-    assert reasons(send(store, "cat.txt", b"a cat")) == ["cat.txt belongs to no image here"]
+    assert reasons(send(store, "cat.txt", b"a cat")) == ["cat.txt matches no image of this dataset"]
 
 
 def test_a_caption_that_is_there_is_kept_unless_replacing_is_asked_for(store):
@@ -351,7 +351,7 @@ def test_kohyas_folders_stay(store):
 def test_a_member_that_points_out_of_the_archive_is_named_and_left_out(store, name):
     accepted = send(store, "set.zip", archive({name: picture(), "good.png": picture("blue")}))
     assert list(captions(store)) == ["good.png"]
-    assert reasons(accepted) == [f"{name.replace(chr(92), '/')} points out of the archive"]
+    assert reasons(accepted) == [f"{name.replace(chr(92), '/')} points outside the archive"]
     assert not list(store.path.parent.rglob("evil*"))
 
 
@@ -376,7 +376,7 @@ def test_links_locked_members_and_other_files_are_named_and_left_out(store):
         "broken.png is not an image in a supported format",
         "inner.zip is an archive in an archive",
         "link.png is a link, not a file",
-        "locked.png is locked with a password",
+        "locked.png is protected with a password",
         "notes.docx is neither an image nor a caption",
     ]
 
@@ -492,7 +492,7 @@ def test_other_tools_files_are_taken(store, name, data, packed):
         ),
         ("metadata.json", b"[1, 2", "metadata.json is not valid JSON"),
         ("a.json", b'{"width": 3}', "a.json contains no caption"),
-        ("fox.prompt", b"a fox", "fox.prompt is a text, but not of a kind that is read here"),
+        ("fox.prompt", b"a fox", "fox.prompt is a text file in an unsupported format"),
         ("a.txt", b"x" * 130_000, "a.txt: the caption has 130000 characters, more than 20000"),
         ("more.jsonl", b"[" * 100_000, "more.jsonl, line 1: not valid JSON"),
         ("more.json", b'{"a":' * 100_000, "more.json is not valid JSON"),

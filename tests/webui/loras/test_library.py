@@ -403,7 +403,7 @@ def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
     Image.new("RGB", (8, 8)).save(folder / "ink.jpg")
     (folder / "ink.png").unlink()
     assert loras.preview(lora.id) == folder / "ink.jpg"
-    with pytest.raises(NotFound, match="no longer there"):
+    with pytest.raises(NotFound, match="no longer exist"):
         loras.preview("0" * 16)
 
 

@@ -103,11 +103,11 @@ def test_the_plan_is_what_the_worker_then_does(app):
 
 def test_the_facts_name_checkpoint_images_steps_and_file(app):
     made = app.preflight.check(plan_request("ink", max_train_steps=40))
-    assert facts(made)["Checkpoint"] == "tiny-sd1 (SD1.5), loaded now"
+    assert facts(made)["Checkpoint"] == "tiny-sd1 (SD1.5), currently loaded"
     assert facts(made)["Images"] == "5, in sizes 64 x 64 (5)"
     assert facts(made)["Steps"] == "40: each image is seen 8 times"
     assert facts(made)["Time"] == "known after the first steps"
-    assert facts(made)["Goes to"] == "models/Lora/ink.safetensors"
+    assert facts(made)["Saved as"] == "models/Lora/ink.safetensors"
     assert (
         str(made.sentence[0]) == "Trains 40 steps on 5 images of one size, with tiny-sd1 (SD1.5)."
     )
@@ -173,8 +173,8 @@ def test_what_is_to_be_known_about_a_checkpoint_is_told_beside_it(app, monkeypat
             "2.13.0",
             True,
             "info",
-            "this kind of checkpoint needs newer libraries (110 MB), which are fetched once, when"
-            " the training starts",
+            "this kind of checkpoint needs newer libraries (110 MB), which are downloaded once, when"
+            " training starts",
         ),
         (
             "2.3.1",
@@ -261,7 +261,7 @@ def test_a_lora_to_begin_with_brings_its_rank_and_alpha(app):
     grown = app.preflight.check(replace(plan_request(lora_rank=16), init_lora=identity))
     assert grown.resolved["lora_alpha"] == 8.0 and told(grown, "warning") == []
     reduced = app.preflight.check(replace(plan_request(lora_rank=2), init_lora=identity))
-    words = "earlier.safetensors has rank 4, so that rank 2 does not keep all of it"
+    words = "earlier.safetensors has rank 4; rank 2 cannot hold all of it"
     assert told(reduced, "warning") == [("lora_rank", words)] and reduced.ok
 
 
@@ -280,11 +280,11 @@ def test_a_lora_to_begin_with_that_is_gone_is_said_beside_it(app):
     path.unlink()
     asked = replace(plan_request(), init_lora=identity)
     made = app.preflight.check(asked)
-    assert told(made) == [("init_lora", "this LoRA is no longer there")] and not made.ok
+    assert told(made) == [("init_lora", "this LoRA no longer exists")] and not made.ok
     with pytest.raises(NotFound):
         app.preflight.run_config(asked)
     no_path = replace(plan_request(), init_lora=str(path))
-    assert told(app.preflight.check(no_path)) == [("init_lora", "this LoRA is no longer there")]
+    assert told(app.preflight.check(no_path)) == [("init_lora", "this LoRA no longer exists")]
 
 
 def test_a_name_that_is_taken_gets_a_number(app):
@@ -337,7 +337,7 @@ def test_a_checkpoint_that_the_webui_does_not_load_is_told_before_start(app):
     assert str(told.message) == (
         "Forge Neo does not load SD2 checkpoints: the LoRA can be trained here, but not used here"
     )
-    assert str(told.hint) == "These load them: A1111, Forge, reForge."
+    assert str(told.hint) == "WebUIs that load them: A1111, Forge, reForge."
     app.host.load(tiny_checkpoint("sdxl"))
     assert not [
         one
@@ -477,7 +477,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(app, monkeypatch):
         planning.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})()
     )
     made = app.preflight.check(plan_request())
-    assert not made.ok and told(made)[0][1].endswith("and the disk has 1 MB left")
+    assert not made.ok and told(made)[0][1].endswith("and 1 MB are free")
 
 
 # --- problems -------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(app, monkeypatch):
         (
             {"target_modules": ["query"]},
             "target_modules",
-            "no layer of the checkpoint bears these names",
+            "no layer of the checkpoint has one of these names",
         ),
         (
             {"lr_warmup_steps": 500, "max_train_steps": 500},
@@ -719,7 +719,7 @@ def test_sd2_that_does_not_say_its_resolution_leaves_it_open(app, tmp_path):
     )
     app.host.load(path)
     made = app.preflight.check(plan_request(max_train_steps=10))
-    assert facts(made)["Resolution"] == "512 or 768: found when the checkpoint is loaded"
+    assert facts(made)["Resolution"] == "512 or 768: determined when the checkpoint is loaded"
     assert (made.steps, made.seconds, "resolution" in made.resolved) == (10, None, False)
 
 
@@ -779,10 +779,12 @@ def with_sd15(app, tmp_path):
 
 def test_the_plan_foretells_the_memory_and_what_fits(with_sd15):
     roomy = with_sd15(8, sample_size=512)
-    assert facts(roomy)["Memory"] == "about 3.7 GB of 8.0 GB that are free for it"
+    assert facts(roomy)["Memory"] == "about 3.7 GB of 8.0 GB that are free"
     assert not [one for one in roomy.problems if "of memory, and" in str(one.message)]
     tight = with_sd15(2.9, batch_size=2, sample_size=512)
-    (problem,) = [one for one in tight.problems if "and 2.9 GB of the graphics" in str(one.message)]
+    (problem,) = [
+        one for one in tight.problems if "of memory, and 2.9 GB are free" in str(one.message)
+    ]
     assert (problem.severity, problem.field) == ("warning", "batch_size")
     assert problem.change == {
         "batch_size": 1,
@@ -815,7 +817,7 @@ def test_what_other_programs_have_of_the_card_is_not_free_and_what_the_host_hold
 ):
     app.host.taken_bytes = 5 * 10**9
     made = with_sd15(8, sample_size=512)
-    assert facts(made)["Memory"] == "about 3.7 GB of 3.0 GB that are free for it"
+    assert facts(made)["Memory"] == "about 3.7 GB of 3.0 GB that are free"
     # while a training has the card, its own share is not what is missing
     after = Memory(free=7 * 10**9, total=8 * 10**9)
     for found, said in ((after, "7.0 GB"), (None, "8.0 GB")):

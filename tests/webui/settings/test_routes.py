@@ -67,7 +67,10 @@ def test_a_plan_is_told_in_the_visitors_language(client):
         "hint": "Use 4 to 64; 8 suits most styles.",
         "change": {},
     }
-    assert told["facts"][0] == {"label": "Checkpoint", "value": "tiny-sd1 (SD1.5), loaded now"}
+    assert told["facts"][0] == {
+        "label": "Checkpoint",
+        "value": "tiny-sd1 (SD1.5), currently loaded",
+    }
 
 
 @pytest.mark.parametrize(

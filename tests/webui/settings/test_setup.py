@@ -53,7 +53,7 @@ def test_what_is_missing_is_named_with_its_size(tmp_path):
         DIFFUSERS.megabytes,
     )
     assert told["message"] == "Training needs packages that are not installed yet: diffusers."
-    assert "the WebUI's own packages stay as they are" in told["hint"]
+    assert "the WebUI's own packages are not changed" in told["hint"]
 
 
 def test_of_many_that_are_missing_some_are_named_and_the_others_counted(tmp_path):
@@ -116,9 +116,7 @@ def test_a_failure_is_told_in_the_installers_words_and_can_be_tried_again(tmp_pa
     setup.wait()
     told = setup.view("en")
     assert told["state"] == "failed"
-    assert (
-        told["message"] == "Setting up did not work: the package index cannot be reached: timeout"
-    )
+    assert told["message"] == "Setting up failed: the package index cannot be reached: timeout"
     assert told["hint"] == "Check the connection."
     setup.begin()
     setup.wait()
@@ -129,7 +127,7 @@ def test_a_failure_without_words_still_says_something(tmp_path):
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS), "raise SystemExit(3)")
     setup.begin()
     setup.wait()
-    assert setup.view("en")["message"] == "Setting up ended with code 3."
+    assert setup.view("en")["message"] == "Setting up failed with exit code 3."
 
 
 def test_a_program_that_cannot_be_started_is_a_failure_too(tmp_path):
@@ -156,7 +154,7 @@ def test_a_failed_update_does_not_keep_anybody_from_training(tmp_path, monkeypat
     told = setup.view("en")
     assert (told["state"], told["message"], setup.is_ready) == (
         "ready",
-        "Setting up did not work: the disk is full",
+        "Setting up failed: the disk is full",
         True,
     )
 

@@ -100,7 +100,7 @@ def test_a_preset_needs_a_name(own, title):
 
 @pytest.mark.parametrize("title", ["Style", "style", "画风"])
 def test_the_names_that_come_with_the_extension_are_taken_in_every_language(own, title):
-    with pytest.raises(ConfigError, match=f"comes with the extension is called {title} already"):
+    with pytest.raises(ConfigError, match=f"built-in preset is already called {title}"):
         own.save(title, "", {"batch_size": 2})
 
 
@@ -117,7 +117,7 @@ def test_a_value_that_the_settings_refuse_is_not_saved(own):
 
 def test_a_preset_is_replaced_only_when_asked_to(own):
     own.save("Mine", "", {"batch_size": 2})
-    with pytest.raises(Conflict, match="you have a preset called MINE already"):
+    with pytest.raises(Conflict, match="you already have a preset called MINE"):
         own.save("MINE", "", {"batch_size": 3})
     assert own.save("MINE", "", {"batch_size": 3}, replace=True) == "own:Mine.yaml"
     assert [(preset["title"], preset["values"]) for preset in own.listing("en")["presets"]] == [
@@ -130,13 +130,16 @@ def test_a_preset_is_replaced_only_when_asked_to(own):
     [
         (b"values: {lora_rank: 0}", "lora_rank is 0"),
         (b"values: {base_model: a}", "bad.yaml: base_model cannot be set by a preset"),
-        (b"train_data_dir: images\nbase_model: a\n", "bad.yaml is a YAML file, but no preset"),
-        (b"", "bad.yaml is a YAML file, but no preset"),
-        (b"values: [1, 2]", "bad.yaml is a YAML file, but no preset"),
-        (b"values: {batch_size: 2}\nfamilies: {sdxl: 7}", "bad.yaml is a YAML file, but no preset"),
-        (b"values: {batch_size: 2}\nfamilies: [sdxl]", "bad.yaml is a YAML file, but no preset"),
-        (b"values: {batch_size: 2}\nnotes: why", "bad.yaml is a YAML file, but no preset"),
-        (b"values: {batch_size: 2}\norder: first", "bad.yaml is a YAML file, but no preset"),
+        (b"train_data_dir: images\nbase_model: a\n", "bad.yaml is a YAML file, but not a preset"),
+        (b"", "bad.yaml is a YAML file, but not a preset"),
+        (b"values: [1, 2]", "bad.yaml is a YAML file, but not a preset"),
+        (
+            b"values: {batch_size: 2}\nfamilies: {sdxl: 7}",
+            "bad.yaml is a YAML file, but not a preset",
+        ),
+        (b"values: {batch_size: 2}\nfamilies: [sdxl]", "bad.yaml is a YAML file, but not a preset"),
+        (b"values: {batch_size: 2}\nnotes: why", "bad.yaml is a YAML file, but not a preset"),
+        (b"values: {batch_size: 2}\norder: first", "bad.yaml is a YAML file, but not a preset"),
         (b"values: {1: 2, [a]: 3}", "bad.yaml"),
         (b"values: {seed: 2026-02-31}", "bad.yaml holds a value that cannot be used"),
         (b"values: {a: 1\n", "not valid YAML"),

@@ -63,13 +63,13 @@ DELIVERED = (
             entry(),
             QueueState(waiting=("ink 水",)),
             "queued",
-            "Starts as soon as nothing else trains.",
+            "Starts as soon as no other training is running.",
         ),
         (
             entry(),
             QueueState(waiting=("a", "b", "ink 水")),
             "queued",
-            "Waits: number 3 in the queue.",
+            "Number 3 in the queue.",
         ),
         (entry(), QueueState(starting="ink 水"), "starting", "The training process is starting."),
         (
@@ -105,7 +105,7 @@ DELIVERED = (
             entry(*PAUSED, alive=True, asked=("stop",)),
             QueueState(),
             "stopping",
-            "Stops after this step and keeps what was learned.",
+            "Stops after this step and saves the training so far.",
         ),
         (entry(*FINISHED), QueueState(), "finished", "Finished after 10 steps."),
         (
@@ -115,7 +115,12 @@ DELIVERED = (
             "Finished after 10 steps. In a prompt: <lora:ink-2:0.7>",
         ),
         (entry(*FINISHED, alive=True), QueueState(), "finished", "Finished after 10 steps."),
-        (entry(*STOPPED), QueueState(), "stopped", "Stopped at step 10. What was learned is kept."),
+        (
+            entry(*STOPPED),
+            QueueState(),
+            "stopped",
+            "Stopped at step 10. The training so far is saved.",
+        ),
         (
             entry(*BEGUN, events.Stopped()),
             QueueState(),
@@ -129,15 +134,15 @@ DELIVERED = (
             QueueState(),
             "lost",
             (
-                "The training process is gone: the computer was switched off, or it was ended from"
-                " outside. It can go on from step 8."
+                "The training process ended unexpectedly: the computer was switched off, or the"
+                " process was killed. It can continue from step 8."
             ),
         ),
         (
             entry(*STOPPED),
             QueueState(waiting=("ink 水",)),
             "queued",
-            "Starts as soon as nothing else trains.",
+            "Starts as soon as no other training is running.",
         ),
         (
             entry(problem=RunError("{name} holds no config.yaml", name="x")),
@@ -166,7 +171,7 @@ def test_a_run_whose_turn_has_come_says_what_it_waits_for():
     line = QueueState(starting="ink 水")
     assert (
         shown(entry(), line, waits_for_host=True)["sentence"]
-        == "Starts as soon as the WebUI lets go of the graphics card."
+        == "Starts as soon as the WebUI has released the graphics card."
     )
     assert (
         shown(entry(*BEGUN, alive=True), line, waits_for_host=True)["sentence"]

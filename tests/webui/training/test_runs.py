@@ -147,7 +147,7 @@ def test_a_run_from_click_to_end(desk):
     desk.workers["ink"].end(3)
     desk.tick(2000.0)
     assert desk.status("ink") == "stopped"
-    with pytest.raises(RunError, match="nothing is training there"):
+    with pytest.raises(RunError, match="this run is not running"):
         desk.runs.ask("ink", "pause", "en")
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_request_and_what_comes_too_early_is_refused(desk):
     append(desk.folder("ink"), *BEGUN, start=6000.0)
     with pytest.raises(RunError, match="fly is not a request"):
         desk.runs.ask("ink", "fly", "en")
-    with pytest.raises(RunError, match="nothing to save or to show yet"):
+    with pytest.raises(RunError, match="nothing to save or preview yet"):
         desk.runs.ask("ink", "save", "en")
     append(desk.folder("ink"), events.Phase(phase="training", total=10), *steps(1, 2), start=6100.0)
     desk.runs.ask("ink", "save", "en")
@@ -219,7 +219,7 @@ def test_what_is_at_work_or_waits_cannot_be_deleted(desk):
     desk.tick()
     desk.create("waits")
     for name in ("works", "waits"):
-        with pytest.raises(RunError, match=f"{name} is at work or waits"):
+        with pytest.raises(RunError, match=f"{name} is running or queued"):
             desk.runs.delete(name)
     desk.workers["works"].end(0)
     desk.runs.unqueue("waits", "en")
