@@ -26,7 +26,7 @@ from lora_trainer.checkpoint.part_files import FoundParts
 from lora_trainer.checkpoint.parts import TrainingAdapterKind
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
+from lora_trainer.dataset.findings import Kind, Severity, Sum, in_order, sums
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import (
@@ -516,12 +516,12 @@ class Preflight:
         except DatasetError as error:
             findings = error.message.values.get("findings")
             if findings:
-                problems += _sum_problems(sums(findings), asked)
+                problems += _sum_problems(sums(findings), asked, family)
             if not findings or not any(problem.severity == "error" for problem in problems):
                 problems.append(_problem_of("dataset", error))
             return None
         of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
-        problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
+        problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked, family)
         return found
 
     def _plan(
@@ -889,17 +889,28 @@ def _licence_problems(draft: _Selection) -> Iterator[Problem]:
 # --- images ---------------------------------------------------------------------------------------
 
 
-def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
+def _sum_problems(
+    summed: Iterable[Sum], asked: RunConfig, family: Family | None = None
+) -> list[Problem]:
     """One problem per kind of finding, errors first."""
     skipped = asked.dataset.on_bad_data == "skip"
     has_word = bool(asked.dataset.trigger_word.strip())
     return [
-        _summed_problem(one, "warning" if skipped else one.severity, has_word) for one in summed
+        _summed_problem(
+            one, "warning" if skipped else one.severity, has_word, _place_of(one.kind, family)
+        )
+        for one in summed
     ]
 
 
-def _summed_problem(one: Sum, severity: Severity, has_word: bool) -> Problem:
-    hint, place = one.hint, FINDING_PLACES.get(one.kind, "dataset")
+def _place_of(kind: Kind, family: Family | None) -> str:
+    if kind == "long-caption" and family is not None and family.caption_tokens is not None:
+        return "captions"  # max_token_length has no effect
+    return FINDING_PLACES.get(kind, "dataset")
+
+
+def _summed_problem(one: Sum, severity: Severity, has_word: bool, place: str) -> Problem:
+    hint = one.hint
     if one.kind == "no-caption":
         # with a trigger word, images without captions are trained only if none has one
         hint = (

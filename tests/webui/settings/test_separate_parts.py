@@ -69,6 +69,17 @@ def test_what_is_missing_is_said_beside_the_checkpoint(app):
     assert str(app.host.models) not in str(problem.message)
 
 
+def test_a_caption_too_long_for_it_points_to_the_captions(app, tmp_path):
+    # max_token_length has no effect on FLUX.1
+    (tmp_path / "discs" / "metadata.csv").unlink()
+    for number in range(5):
+        words = "fox " * (600 if number == 0 else 1)
+        (tmp_path / "discs" / f"img{number:02d}.txt").write_text(words, encoding="utf-8")
+    (problem,) = app.preflight.check(asked()).problems
+    assert (problem.field, "img00.png" in str(problem.message)) == ("captions", True)
+    assert "max_token_length" not in str(problem.hint)
+
+
 def test_settings_that_mean_nothing_for_it_are_said_beside_their_fields(app):
     made = app.preflight.check(asked(train_text_encoder=True, noise_offset=0.1))
     found = {problem.field: problem.severity for problem in made.problems}
