@@ -43,6 +43,7 @@ const TITLES = {
 
 function startText(/** @type {SetupView} */ now) {
     if (now.state === "failed") return t("Try again");
+    if (now.state === "ready") return t("Set up again");
     const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
     return size ? t("Set up (about {size})", { size }) : t("Set up");
 }

@@ -605,7 +605,7 @@ def test_with_everything_installed_a_set_up_is_offered_at_most(host, visitor, pl
     # who can train already is offered the set-up, and sent on to the images all the same
     played.now.update(hint="If training does not start, set up again: that tests them.")
     page.evaluate("window.dispatchEvent(new Event('focus'))")
-    expect(card.get_by_role("button", name="Set up")).to_be_visible()
+    expect(card.get_by_role("button", name="Set up again", exact=True)).to_be_visible()
     expect(page.locator(f"{ROOT} .lora-trainer-primary:visible")).to_have_count(1)
     card.get_by_role("button", name="Later").click()
     with page.expect_response("**/lora-trainer/setup*"):

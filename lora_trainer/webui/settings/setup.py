@@ -177,7 +177,7 @@ class Setup:
             return (
                 "ready",
                 Message("The packages for training work, but are outdated."),
-                Message("Set up installs the versions of this release."),
+                Message("Set up again to install the versions of this release."),
             )
         if not overlay.is_checked:
             hint = Message("If training does not start, set up again: that tests them.")
