@@ -306,6 +306,8 @@ def test_the_workers_environment_keeps_the_hosts_and_speaks_utf8() -> None:
         "1",
     )
     assert (environ["PYTHONUTF8"], environ["PYTHONIOENCODING"]) == ("1", "utf-8")
+    assert worker_environ({"GOMP_SPINCOUNT": "0"})["GOMP_SPINCOUNT"] == "0"
+    assert 0 < int(environ["GOMP_SPINCOUNT"]) < 300_000, "GNU's own"
     assert "CUDA_VISIBLE_DEVICES" not in environ
 
 
