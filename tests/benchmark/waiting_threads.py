@@ -40,7 +40,9 @@ def main() -> None:
     if asked.measure:
         print(measured(*asked.measure, asked.seconds))
         return
-    print("| setting | channels, side | alone, ms | beside another, ms |\n| --- | --- | --- | --- |")
+    print(
+        "| setting | channels, side | alone, ms | beside another, ms |\n| --- | --- | --- | --- |"
+    )
     for channels, side in SIZES:
         found: dict[tuple[int, int], list[float]] = {}
         for _ in range(TURNS):
