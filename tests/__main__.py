@@ -49,9 +49,13 @@ def main(arguments: list[str]) -> int:
         own = [ITS_TESTS in Path(one.split("::")[0]).as_posix() for one in arguments]
         return run("pytest", *([NEWER] if any(own) else []), *arguments)
     with ThreadPoolExecutor() as beside:
-        looking = beside.submit(look_at_sources)
+        looking, newer = beside.submit(look_at_sources), beside.submit(test_with_newer)
         tested = said(run("pytest", *side_by_side(cores())))
-        results = {**looking.result(), "pytest": tested}
+        results = {
+            **looking.result(),
+            "pytest, newer libraries": newer.result(),
+            "pytest": tested,
+        }
     print("\n" + "\n".join(f"{name}: {result}" for name, result in results.items()))
     return 1 if any(result.startswith(FAILED) for result in results.values()) else 0
 
@@ -72,12 +76,11 @@ def look_at_sources() -> dict[str, str]:
         "format": said(look("ruff", "format", "--check", "--quiet", ".")),
         "mypy": said(look("mypy")),
         **look_at_javascript(),
-        "pytest, newer libraries": test_with_newer(),
     }
 
 
 def test_with_newer() -> str:
-    """What came of tests/newer."""
+    """What came of tests/newer: a few minutes beside the others, so it does not wait for them."""
     overlay = environment.find_family_overlay("newer")
     try:
         overlay.require_torch()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -31,7 +32,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union
 
@@ -212,9 +213,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, path: Path) -> Any:
     """The content of an untrusted YAML text. Raises ConfigError, which names `path`."""
     try:
-        values = yaml.load(text, Loader=_Loader)
-        require_usable(values)
-        return values
+        if len(text) > MOST_KEPT:
+            return _parsed.__wrapped__(text)
+        # a copy: who asked may change it
+        return copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         raise _not_yaml(error, path) from error
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -226,6 +228,20 @@ def parse_yaml(text: str, path: Path) -> Any:
             path=path,
             reason=reason,
         ) from error
+
+
+MOST_KEPT = 2**15
+"""Characters of a text whose values are kept for the next time."""
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """The same few files are read again and again, and PyYAML takes a hundredth of a second for
+    one. Raises what `parse_yaml` explains.
+    """
+    values = yaml.load(text, Loader=_Loader)
+    require_usable(values)
+    return values
 
 
 FIX_YAML = "Fix the file, or write a new one with `python -m lora_trainer init FILE`."

@@ -10,6 +10,7 @@ that it merges into its whole interface (texts.py). Called by callbacks.py and a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 from lora_trainer.hosts import find
@@ -118,7 +119,9 @@ def add(host: Host | None = None) -> None:
     place.add_options(SECTION, [option(key) for key in LABELS])
 
 
+@cache
 def _preset_ids() -> tuple[str, ...]:
+    """Read once: the scheduler asks for the options several times a second."""
     return tuple(preset.id for preset in Presets().all)
 
 

@@ -13,6 +13,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -65,6 +66,12 @@ def wait_for_run(host: Any, name: str, *status: str, seconds: float = 300) -> di
         assert run is None or run["status"] not in ("failed", "lost"), run
         time.sleep(0.2)
     raise AssertionError(f"{name} did not become {status}: {runs(host).get(name)}")
+
+
+def worker_of(host: Any, name: str) -> psutil.Process:
+    """The process that trains it."""
+    folder = host.trainer_folder / "runs" / runs(host)[name]["id"]
+    return psutil.Process(json.loads((folder / "worker.json").read_text(encoding="utf-8"))["pid"])
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +277,9 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     train.get_by_role("button", name="Start", exact=True).click()
     step = re.compile(r"Step \d+ of 4,?000")
     train.get_by_text(step).first.wait_for(timeout=PATIENCE)
+    # what is looked at is where it is, and not how fast it trains
+    worker = worker_of(host, name)
+    worker.suspend()
 
     page.reload()
     show_tab(page)
@@ -294,6 +304,8 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     open_step(page, "train").get_by_text(step).first.wait_for()
 
     one_click_starts_one_run(host, trained["dataset"])
+    worker.resume()
+    eventually(lambda: runs(host)[name]["step"] > at_reload, True)
 
     open_step(after, "train")
     bar = after.locator("#lora_trainer_section_train .lora-trainer-actions")

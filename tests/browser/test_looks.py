@@ -18,7 +18,7 @@ from tests.browser.looks import (
     resize,
     still,
 )
-from tests.browser.tab import expect, open_step, open_tab, show_tab
+from tests.browser.tab import expect, open_step, open_tab
 from tests.browser.test_journey import trained
 
 __all__ = ["trained"]
@@ -210,18 +210,6 @@ def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
         if found:
             problems[step] = found
     assert problems == {}
-
-
-@pytest.mark.webuis("forge")
-def test_nothing_is_asked_while_the_tab_cannot_be_seen(host, visitor, trained):
-    page = open_tab(visitor, host)
-    open_step(page, "train")
-    page.wait_for_timeout(1000)
-    show_tab(page, "txt2img")
-    page.wait_for_timeout(1500)
-    before = len([url for _, url in visitor.requests if "/lora-trainer/" in url])
-    page.wait_for_timeout(4000)
-    assert [url for _, url in visitor.requests if "/lora-trainer/" in url][before:] == []
 
 
 @pytest.mark.webuis("a1111")

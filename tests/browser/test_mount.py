@@ -83,6 +83,7 @@ def test_a_page_whose_modules_are_gone_says_that_it_must_be_reloaded(host, visit
 
 
 @pytest.mark.webuis("forge")
+@pytest.mark.webuis("a1111")
 def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
     host, flavour, visitor, tmp_path
 ):

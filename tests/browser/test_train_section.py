@@ -754,10 +754,7 @@ def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over
     host, visitor, played_queue
 ):
     page, section = open_start(visitor, host)
-    page.wait_for_timeout(1500)
-    before = pulses(visitor)
-    page.wait_for_timeout(2500)
-    assert pulses(visitor) == before, "nothing goes on"
+    assert asked_until_quiet(page, visitor) == [], "nothing goes on"
     section.get_by_role("button", name="Start", exact=True).click()
     queue = page.get_by_role("region", name="Queue")
     queue.get_by_text("to be started").wait_for()
@@ -771,10 +768,7 @@ def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over
     expect(queue).to_be_hidden()
     played_queue.status = "stopped"
     row.get_by_text("Stopped").wait_for()
-    page.wait_for_timeout(1500)
-    before = pulses(visitor)
-    page.wait_for_timeout(2500)
-    assert pulses(visitor) == before, "nothing goes on any more"
+    assert asked_until_quiet(page, visitor) == [], "nothing goes on any more"
 
 
 def test_a_start_while_another_run_is_at_work_leaves_that_in_view(

@@ -307,12 +307,15 @@ def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
 
 
 def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
-    lease = make(host, tmp_path, grace=0.5)
+    now = 100.0
+    lease = make(host, tmp_path, grace=1.0, clock=lambda: now)
     scheduler = Scheduler(lease)
     worker = training(scheduler, tmp_path, card)
     for _ in range(3):
         host.generate()
-        time.sleep(0.1)
+        now += 0.9
+    assert worker.status == "paused"
+    now += 0.2
     assert until(lambda: worker.status == "running")
     assert [event.kind for event in worker.folder.read_events()].count("paused") == 1
     assert host.moves == ["release", "restore", "release"]
@@ -729,6 +732,7 @@ def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_been(
     card, host, tmp_path
 ):

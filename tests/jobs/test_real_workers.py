@@ -1,5 +1,5 @@
-"""Real workers, really started, paused, killed and continued; the host is this test, or a process
-that it ends.
+"""Workers in processes of their own, started, paused, killed and continued; the host is this test,
+or a process that it ends.
 """
 
 import json
@@ -58,6 +58,7 @@ def pid_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue(tmp_path):
     (tmp_path / "Lora").mkdir()
     first = make(tmp_path, "first", epochs=3000, save_steps=3)

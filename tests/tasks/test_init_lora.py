@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -21,15 +23,21 @@ def earlier(tmp_path: Path, **settings: object) -> Path:
     return run.path / "first.safetensors"
 
 
-def test_a_run_grows_an_earlier_lora_and_goes_on_without_it(tmp_path, monkeypatch):
-    file = earlier(tmp_path)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """An earlier run's LoRA, of rank 2."""
+    return earlier(tmp_path_factory.mktemp("first"))
+
+
+def test_a_run_grows_an_earlier_lora_and_goes_on_without_it(tmp_path, monkeypatch, first):
+    file = Path(shutil.copy(first, tmp_path))
     whole, halves = (
         begin(tmp_path, name, name="grown", init_lora=str(file), lora_rank=4, save_steps=2)
         for name in ("whole", "halves")
     )
     assert job.run(whole.path) == job.FINISHED
     at_step(halves, 3, monkeypatch, "stop")
-    (tmp_path / "earlier" / file.name).unlink()
+    file.unlink()
     assert job.run(halves.path) == job.FINISHED
     assert losses(whole) == losses(halves)
     grown, again = (load_file(run.path / "grown.safetensors") for run in (whole, halves))
@@ -42,12 +50,10 @@ def test_a_run_grows_an_earlier_lora_and_goes_on_without_it(tmp_path, monkeypatc
         assert opened.metadata()["ss_network_dim"] == "4"
 
 
-def test_without_a_rank_it_is_the_files(tmp_path, monkeypatch):
+def test_without_a_rank_it_is_the_files(tmp_path, monkeypatch, first):
     measure_after_few_images(monkeypatch, 8.0)
-    run = begin(
-        tmp_path, init_lora=str(earlier(tmp_path)), lora_rank=None, learning_rate=0.0, epochs=1
-    )
-    before = load_file(tmp_path / "earlier" / "first.safetensors")
+    run = begin(tmp_path, init_lora=str(first), lora_rank=None, learning_rate=0.0, epochs=1)
+    before = load_file(first)
     assert job.run(run.path) == job.FINISHED
     after = load_file(run.path / "run.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -58,7 +64,7 @@ def test_without_a_rank_it_is_the_files(tmp_path, monkeypatch):
 
 
 def test_what_is_lost_is_warned_of(tmp_path):
-    file = earlier(tmp_path, train_text_encoder=True)
+    file = earlier(tmp_path, train_text_encoder=True, max_train_steps=1)
     run = begin(tmp_path, init_lora=str(file), lora_rank=1, epochs=1)
     assert job.run(run.path) == job.FINISHED
     told = [event.message for event in run.read_events() if isinstance(event, events.Warned)]
@@ -69,7 +75,7 @@ def test_what_is_lost_is_warned_of(tmp_path):
 
 
 def test_a_lora_of_another_family_is_refused_before_anything_is_encoded(tmp_path):
-    file = earlier(tmp_path, family="sdxl")
+    file = earlier(tmp_path, family="sdxl", max_train_steps=1)
     run = begin(tmp_path, init_lora=str(file))
     assert job.run(run.path) == job.FAILED
     state = run.read_state()
