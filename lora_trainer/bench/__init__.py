@@ -1,7 +1,7 @@
-"""How fast this machine trains models of published size, and how much memory that takes.
+"""How fast this machine trains published architectures, and how much memory that takes.
 
-models   a model of random weights in the published architecture, from its header alone
-run      a training on it in a worker of its own -> phases, steps, memory
-speed    this machine's matrix multiplications, beside which a step is judged
+models   checkpoints of random weights in a published architecture, from its header alone
+run      a training on one in a worker process -> phases, steps, memory
+speed    this machine's rate of matrix multiplications, the reference for a step
 command  `python -m lora_trainer bench`
 """

@@ -1,4 +1,4 @@
-"""`bench`: measures trainings on published architectures, and prints a table or JSON."""
+"""The command `bench`: measures trainings on published architectures; prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Result:
 
     model: str
     settings: Mapping[str, Any]
-    """resolution, batch_size, lora_rank, and what was changed."""
+    """resolution, batch_size, lora_rank, and the changed settings."""
     timing: Timing
     flops: int
-    """Of one step."""
+    """Floating-point operations of one step."""
     planned_peak: int
-    """Bytes that `plan` had predicted for the device."""
+    """Bytes that `plan` predicted for the device."""
     matmul_rate: float
     """Floating-point operations per second of matrix multiplications on this device."""
 
     @property
     def share_of_matmul_rate(self) -> float:
-        """What a step achieves, of what matrix multiplications do here."""
+        """A step's floating-point operations per second as a share of `matmul_rate`."""
         return self.flops / self.timing.seconds_per_step / self.matmul_rate
 
     def to_mapping(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON values."""
         return {
             "version": __version__,
             "torch": torch.__version__,
@@ -61,7 +61,7 @@ class Result:
         }
 
     def to_row(self) -> str:
-        """As a row of the table under HEADING."""
+        """As a table row under HEADING."""
         timing = self.timing
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in timing.phases.items())
         changed = ", ".join(f"{key} {value}" for key, value in self.settings.items())
@@ -86,8 +86,9 @@ def bench(
     changes: Mapping[str, Any],
     folder: Path | None = None,
 ) -> Iterator[Result]:
-    """Measure a training of each model. folder: keeps the models' files for the next time. Raises
-    ConfigError for an unknown model or setting, RunError for a training that fails.
+    """Measure a training of each model. folder: keeps the model files for later calls (default: a
+    temporary folder). Raises ConfigError for an unknown model or setting, RunError if a training
+    fails.
     """
     chosen = [models.named(name) for name in names]
     rates: dict[tuple[str, str], float] = {}
@@ -113,7 +114,7 @@ def bench(
 
 
 def to_text(results: Sequence[Result]) -> str:
-    """The table."""
+    """The results as a Markdown table."""
     device, rate = results[0].timing.device, results[0].matmul_rate
     return "\n".join(
         [

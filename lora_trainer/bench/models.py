@@ -1,8 +1,8 @@
 """Checkpoints of random weights in the architecture of published ones.
 
-`published/NAME.json.gz` holds the tensors' names and shapes of each file that a model consists of,
-as its publisher's header states them (tests/benchmark/published_models.py writes it). Tokenizers
-that come in files of their own are made too: what they know are single bytes or letters.
+`published/NAME.json.gz` lists the tensor names and shapes of each file of a model, from the
+published headers (tests/benchmark/published_models.py writes it). Tokenizers in separate files are
+generated too; their vocabulary is single bytes or letters.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lora_trainer.errors import ConfigError
 PUBLISHED = Path(__file__).parent / "published"
 DTYPE = "F16"
 BLOCK = 1 << 22
-"""Random numbers that are drawn once; every weight is a piece of them."""
+"""Number of random values, drawn once; every weight is a slice of them."""
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A published model by its short name, such as sd15."""
+    """A published model. name: short, such as sd15."""
 
     name: str
 
@@ -53,15 +53,13 @@ class PublishedModel:
 
     @property
     def packages(self) -> str:
-        """The set of training libraries that it needs besides the worker's own, or ""
-        (checkpoint.packages).
-        """
+        """The additional set of training libraries that it needs (checkpoint.packages), or ""."""
         return str(self._stated.get("packages", ""))
 
     @property
     def tensors(self) -> Mapping[str, Mapping[str, Shape]]:
-        """File -> tensor -> shape. A file is named by the setting that it is given to (base_model,
-        vae), and by its number where that takes several: text_encoders.0.
+        """File -> tensor -> shape. A file's key is the setting that takes it (base_model, vae),
+        with an index if that takes several: text_encoders.0.
         """
         return {
             setting: {name: tuple(shape) for name, shape in shapes.items()}
@@ -70,17 +68,17 @@ class PublishedModel:
 
     @property
     def byte_count(self) -> int:
-        """Size of its files."""
+        """Total size of its tensors."""
         return BYTES_EACH[DTYPE] * sum(
             math.prod(shape) for shapes in self.tensors.values() for shape in shapes.values()
         )
 
     def write(self, folder: Path, seed: int = 0) -> dict[str, Any]:
-        """Write the files with random weights, unless they are there: setting -> file, list of
+        """Write the files with random weights, unless they exist. Returns setting -> file, list of
         files, or folder of tokenizers.
 
-        Weights are normally distributed with the variance that keeps activations of the same size;
-        norms are ones, and biases zeros.
+        Weights are normally distributed with the variance 1 / fan-in, which preserves the scale of
+        activations; norm weights are ones, biases zeros.
         """
         block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32)
         written: dict[str, Any] = {}
@@ -101,17 +99,17 @@ class PublishedModel:
 
 
 def published() -> dict[str, PublishedModel]:
-    """Every model, by its name."""
+    """All models by name."""
     names = sorted(path.name.removesuffix(".json.gz") for path in PUBLISHED.glob("*.json.gz"))
     return {name: PublishedModel(name) for name in names}
 
 
 def named(name: str) -> PublishedModel:
-    """Raises ConfigError for an unknown name."""
+    """The model with this name. Raises ConfigError for an unknown name."""
     known = published()
     if name not in known:
         raise ConfigError(
-            "{name} is not a model that bench knows",
+            "bench has no model {name}",
             hint="Use one of: {known}.",
             name=name,
             known=", ".join(known),
@@ -120,14 +118,14 @@ def named(name: str) -> PublishedModel:
 
 
 def packages_of(names: Sequence[str]) -> str:
-    """The set of training libraries that these models need besides the worker's own, or "". Raises
-    ConfigError for an unknown name, and for models of different sets.
+    """The additional set of training libraries that these models need, or "". Raises ConfigError
+    for an unknown name, and if they need different sets.
     """
     sets = {named(name).packages for name in names}
     if len(sets) > 1:
         raise ConfigError(
             "{names} need different versions of the training libraries",
-            hint="Call bench for each of them.",
+            hint="Run bench separately for each of them.",
             names=", ".join(names),
         )
     return next(iter(sets), "")
@@ -154,7 +152,7 @@ def _header(shapes: Mapping[str, Shape]) -> bytes:
 
 
 def _weights(name: str, shape: Shape, block: Any, start: int) -> Iterator[Any]:
-    """A tensor's numbers, in pieces."""
+    """The values of a tensor, in pieces."""
     count = math.prod(shape)
     if len(shape) < 2:
         yield np.full(count, 0.0 if name.endswith("bias") else 1.0, dtype=np.float32)

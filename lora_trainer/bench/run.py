@@ -1,7 +1,7 @@
-"""A training on a published architecture, in a worker of its own: phases, steps, memory.
+"""Measures a training on a published architecture in a worker process: phases, steps, memory.
 
-What is timed is the program that users have: the worker is started, checks and encodes images,
-loads the model and trains, as its events report.
+It times the same program that users run: the worker process starts, checks and encodes images,
+loads the model and trains. The times are those of its events.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 
 WARM_UP = 2
-"""Steps at the beginning that are not counted: in them kernels are chosen and weights laid out."""
+"""First steps, which are not counted: they select kernels and prepack weights."""
 FEWEST_STEPS = WARM_UP + 1
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What was measured of one training."""
+    """The measurements of one training."""
 
     device: str
-    """Its name."""
+    """Display name of the device."""
     precision: str
     """mixed_precision as resolved: no, fp16 or bf16."""
     seconds_per_step: float
-    """Median after the warm-up."""
+    """Median of the steps after the warm-up."""
     fastest_step: float
     slowest_step: float
     first_step: float
     """Seconds from the start of the process to the end of the first step."""
     phases: Mapping[str, float]
-    """Phase before the first step -> seconds. `starting`: until the worker's first event; the last
+    """Phase up to the first step -> seconds. `starting`: until the worker's first event. The last
     one includes the first step.
     """
     peak: int
-    """Bytes of the graphics card, or of the process on a processor."""
+    """Peak GPU memory in bytes; on a CPU, of the process."""
     host_peak: int
-    """Bytes of the process in main memory, looked at twenty times a second."""
+    """Peak resident memory of the process in bytes, polled every POLL_SECONDS."""
     losses: tuple[float, ...]
 
 
 def make_images(folder: Path, count: int, side: int, seed: int = 0) -> None:
-    """Square images of smooth noise with captions."""
+    """Write square images of smooth noise with captions."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     for number in range(count):
@@ -73,8 +73,8 @@ def make_images(folder: Path, count: int, side: int, seed: int = 0) -> None:
 def make_config(
     model: PublishedModel, folder: Path, steps: int, changes: Mapping[str, Any]
 ) -> RunConfig:
-    """The settings of the training: defaults, but for what would add to the time. Writes the model
-    and the images into `folder`.
+    """The settings of the training: defaults, without optional work that takes time. Writes the
+    model and the images into `folder`.
     """
     asked = {"resolution": model.resolution, "batch_size": 1, "lora_rank": 8, **changes}
     images = folder / f"images-{asked['resolution']}"
@@ -95,8 +95,8 @@ def make_config(
 
 
 def measure(config: RunConfig) -> tuple[Timing, RunConfig]:
-    """Run the training: what was measured, and its settings with every `auto` resolved. Raises
-    RunError if it fails or ends before the warm-up does.
+    """Run the training. Returns the measurements, and the settings with every `auto` resolved.
+    Raises RunError if it fails or has no steps after the warm-up.
     """
     with folders.begun(config.output.output_dir, training.to_yaml(config)) as folder:
         started = time.time()
@@ -115,8 +115,8 @@ def measure(config: RunConfig) -> tuple[Timing, RunConfig]:
 
 
 def timing_of(happened: Sequence[events.Event], started: float, host_peak: int = 0) -> Timing:
-    """The timing that a run's events tell. started: when its process was started. Raises RunError
-    for fewer steps than the warm-up and one.
+    """The measurements from a run's events. started: start time of its process. Raises RunError for
+    fewer than FEWEST_STEPS steps.
     """
     steps = [one for one in happened if isinstance(one, events.Progress) and one.loss is not None]
     seconds = [after.time - before.time for before, after in itertools.pairwise(steps)]
@@ -146,7 +146,7 @@ def timing_of(happened: Sequence[events.Event], started: float, host_peak: int =
 def _phases(
     happened: Sequence[events.Event], started: float, ended: float
 ) -> Iterator[tuple[str, float]]:
-    """Seconds of each phase up to `ended`; a phase that was begun again counts as one."""
+    """(phase, seconds) up to `ended`; the times of a repeated phase are added."""
     marks = [("starting", started)]
     for one in happened:
         if isinstance(one, events.Started):
@@ -161,7 +161,7 @@ def _phases(
 
 
 def _watch(worker: subprocess.Popen[bytes]) -> int:
-    """Wait for the worker's end. Returns the most memory that it was seen with."""
+    """Wait until the worker process exits. Returns its peak resident memory in bytes."""
     most = 0
     process = psutil.Process(worker.pid)
     try:

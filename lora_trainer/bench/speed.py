@@ -1,4 +1,4 @@
-"""This machine's rate of matrix multiplications, beside which a training step is judged."""
+"""This machine's rate of matrix multiplications, the reference for a training step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 SIDE = {"cpu": 2048}
 LARGE_SIDE = 8192
-"""Sides of the square matrices: on a graphics card large enough to keep it busy."""
+"""Side of the square matrices: large enough to keep a graphics card busy."""
 SECONDS = 2.0
 FEWEST = 5
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of square matrix multiplications in `dtype`: the best of
-    those that fit into two seconds, five at least.
+    two seconds of multiplications, but at least five.
     """
     side = SIDE.get(device.type, LARGE_SIDE)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Tokenizers for models of random weights, to which all tokens are alike."""
+"""Tokenizers for models of random weights, for which the vocabulary does not matter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_tokenizers(folder: Path, kinds: Iterable[str]) -> Path:
 
 
 def _qwen3() -> Tokenizer:
-    """Of bytes."""
+    """A byte-level BPE without merges: one token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -30,7 +30,7 @@ def _qwen3() -> Tokenizer:
 
 
 def _t5() -> Tokenizer:
-    """Of letters."""
+    """A Unigram model with one token per printable ASCII character."""
     letters = [(letter, -3.0) for letter in ("\u2581", *string.printable.strip())]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *letters]
     made = Tokenizer(models.Unigram(pieces, unk_id=2))

@@ -8,8 +8,8 @@ and round again, which loses every change smaller than half a rounding step (`ro
 that is depends on the LoRA; survival measures it.
 
 Not in the table, but in their sources: Forge cannot write other GGUF types, and raises an error for
-a LoRA on one without "(fp16 LoRA)"; Forge Neo and reForge add the LoRA at each use in layers that
-do not fit the card's memory; Forge Neo adds it to GGUF weights at each use, whatever is chosen.
+a LoRA on one without "(fp16 LoRA)"; Forge Neo and reForge add the LoRA in each forward pass to
+layers that do not fit the card's memory; Forge Neo always does so for GGUF weights.
 
 Sources: A1111 1.10.1 (modules/sd_models.py load_model_weights,
 extensions-builtin/Lora/networks.py network_apply_weights), Forge dfdcbab6 (backend/patcher/lora.py
@@ -37,7 +37,7 @@ Merge = Literal["rounded", "whole", "random", "apart", "unscaled", "refused"]
 rounded: added to them, and the sum is rounded to the nearest value
 whole: added to the original weights, and the sum is rounded
 random: added to the rounded weights, with stochastic rounding of the sum
-apart: added at each use, in 16 bits
+apart: added in each forward pass, in 16 bits
 unscaled: added to the stored numbers, before they are multiplied by the layer's scale
 refused: not added, because the WebUI cannot write such weights
 """

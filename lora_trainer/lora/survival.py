@@ -1,18 +1,18 @@
-"""How much of a LoRA is left where a WebUI keeps the model's weights in few bits, measured on the
+"""How much of a LoRA survives when a WebUI merges it into weights in low precision, measured on the
 LoRA file and the checkpoint file.
 
-    survival(path, base) -> Survival        for each precision and way of adding the LoRA
+    survival(path, base) -> Survival        for each precision and kind of merge
 
-With W a weight as the file has it, D the LoRA's delta at a strength, Q the WebUI's rounding, and d
-what a merge really changes (Q(Q(W) + D) - Q(W), or as low_bits.Merge has it):
+With W a weight of the file, D the LoRA's delta at a strength, Q the WebUI's rounding, and d the
+actual change of the weights (Q(Q(W) + D) - Q(W), or as low_bits.Merge defines it):
 
     survived = <d, D> / <D, D>      1: all of it, 0: nothing
-    noise    = |d - D| / |D|        what else the weights change by, and what is missing
+    noise    = |d - D| / |D|        relative error of the change
 
-Sums over layers are of squares, so that layers that change most count most. At most ELEMENTS of a
-layer are read, whole rows chosen at random under a fixed seed, so that a checkpoint of any size is
-measured in seconds and in little memory. Of the denoiser only: WebUIs keep text encoders in 16
-bits, but for A1111's FP8 weight.
+Both are sums over all layers, so layers with larger deltas weigh more. At most ELEMENTS weights of
+a layer are read, as whole rows that are chosen at random with a fixed seed, so that a checkpoint of
+any size takes seconds and little memory. Only the denoiser is measured: WebUIs keep text encoders
+in 16 bits, except with A1111's FP8 weight.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from lora_trainer.lora.scales import scales_of
 from lora_trainer.lora.tensors import read_number
 
 ELEMENTS = 2**18
-"""Of a layer, that are measured."""
+"""Maximum number of weights measured per layer."""
 WORST = 3
 ENOUGH = 0.95
-"""Share from which on images do not differ visibly from those with all of it."""
+"""From this share on, images do not differ visibly from those with the whole LoRA."""
 MOST_NOISE = 2.0
-"""Pictures of the demo show as much with noise of 1.2 as with none: BENCHMARKS.md."""
+"""Images of the demo look the same with noise of 1.2 as with none: BENCHMARKS.md."""
 Way = tuple[str, Merge]
 """(precision, merge)"""
 Render = Callable[[Message], Any]
@@ -56,22 +56,22 @@ MergeTexts = Mapping[str, str]
 @dataclass(frozen=True)
 class LayerShare:
     layer: str
-    """As the LoRA file has it."""
+    """Its name in the LoRA file."""
     survived: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is left in one precision."""
+    """What survives in one precision."""
 
     survived: float
     noise: float
     worst: tuple[LayerShare, ...]
-    """The layers of which least is left."""
+    """The layers with the smallest shares."""
 
     @property
     def is_lossy(self) -> bool:
-        """Whether something is to be said of it."""
+        """Whether the loss is large enough to report."""
         return self.survived < ENOUGH or self.noise > MOST_NOISE
 
     def to_mapping(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOutcome:
-    """What a WebUI does with it in one of its settings."""
+    """The merge of the LoRA in one setting of a WebUI."""
 
     host: str
     case: StorageSetting
@@ -104,9 +104,10 @@ class Survival:
     layer_count: int
     """Layers that were measured."""
     left_out: int
-    """Other layers: text encoders', kinds whose delta depends on the base, what does not fit."""
+    """Other layers: of text encoders, of kinds whose delta depends on the base, or that do not fit.
+    """
     strength: float
-    """Of the sentences: the last one asked for, the recommended one, or 1."""
+    """The strength that the messages state: the last requested one, the recommended one, or 1."""
     kept: Mapping[float, Mapping[Way, Kept]]
     """By strength."""
 
@@ -122,7 +123,7 @@ class Survival:
         return _way(case, merge, self.model)
 
     def to_mapping(self, render: Render = str, hosts: Iterable[str] = HOST_NAMES) -> dict[str, Any]:
-        """As JSON; `render` makes of a message what stands for it."""
+        """As JSON values. `render` converts each message."""
         return {
             "base": str(self.base),
             "model": self.model,
@@ -153,8 +154,8 @@ class Survival:
         }
 
     def to_text(self, host: str | None = None) -> str:
-        """A few aligned lines: for each setting of the WebUI, or without one for each setting of
-        any in which much is lost.
+        """A few aligned lines: for each setting of `host`; without a host, for each lossy setting
+        of any WebUI.
         """
         outcomes = self.outcomes([host] if host else HOST_NAMES)
         told = [one for one in outcomes if host or one.kept.is_lossy]
@@ -169,14 +170,14 @@ class Survival:
 
 
 def kept_text(lines: Sequence[str]) -> str:
-    """Aligned as the lines of Description and Certificate."""
+    """The lines, aligned as those of Description and Certificate."""
     labels = ["kept:", *("" for _ in lines[1:])]
     return "\n".join(f"{label:<16} {value}" for label, value in zip(labels, lines, strict=True))
 
 
 def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Survival:
-    """Measure a LoRA file, or the one in a folder. strengths: by default 1, and the one that it
-    recommends.
+    """Measure a LoRA file, or the one in a folder. strengths: by default 1 and the recommended
+    strength of the file.
 
     Raises LoraFileError, and CheckpointError for a base that is not a model of host_layers.
     """
@@ -191,14 +192,13 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
     }
     if places and not measured:
         raise LoraFileError(
-            "what the layers of {path} change depends on the base's weights (DoRA), which is not"
-            " measured",
+            "the deltas of {path} depend on the base's weights (DoRA), and are not measured",
             path=header.path,
         )
     if not measured:
         raise LoraFileError(
             "no layer of {path} can be measured on {base}",
-            hint="Name the checkpoint that it is used with, in 16 bits or fp8.",
+            hint="Use the checkpoint that the LoRA is made for, in 16 bits or fp8.",
             path=header.path,
             base=base.name,
         )
@@ -219,7 +219,7 @@ def survival(path: Path, base: Path, strengths: Sequence[float] = ()) -> Surviva
                 sums[strength][way].add(name, after - before, change * strength, piece.share)
     if not any(found.layers for found in sums[strengths[-1]].values()):
         raise LoraFileError(
-            "the weights of {path} change nothing, or are NaN or infinite", path=header.path
+            "the weights of {path} have no effect, or are NaN or infinite", path=header.path
         )
     return Survival(
         base=base,
@@ -239,7 +239,10 @@ def _checkpoint(base: Path) -> CheckpointLayers:
     if base.suffix.lower() == ".gguf":
         raise CheckpointError(
             "{path} is a GGUF file, whose weights are quantised",
-            hint="Name the .safetensors file that it was made of: what GGUF keeps is computed.",
+            hint=(
+                "Use the .safetensors file that it was converted from: the loss in GGUF is"
+                " computed from that."
+            ),
             path=base,
         )
     return CheckpointLayers.of(base)
@@ -256,7 +259,7 @@ def _recommended(header: Header) -> float:
 def _places(
     header: Header, layers: Mapping[str, Layer], base: CheckpointLayers
 ) -> tuple[str, Mapping[str, Place]]:
-    """The model of which the base has most of the layers, and their places in it."""
+    """The model of which the base has the most layers, and the LoRA layers' places in it."""
     models = models_in(layers, header.metadata)
     models = tuple(model for model in models if model in base.models) or models
     own = base.by_flat_name()
@@ -274,7 +277,9 @@ def _places(
 
 
 def _place(layer: Layer, model: str, own: Mapping[str, Place]) -> Place | None:
-    """Under the checkpoint's own name, or as translated; None if the checkpoint lacks it."""
+    """The layer's place, under the checkpoint's own name or a translated one; None if the
+    checkpoint lacks it.
+    """
     if layer.part == UNET and layer.path in own:
         return own[layer.path]
     place = place_of(layer, model)
@@ -283,7 +288,7 @@ def _place(layer: Layer, model: str, own: Mapping[str, Place]) -> Place | None:
 
 
 def _stored(base: CheckpointLayers, places: Iterable[Place]) -> str:
-    """low_bits.Stored of most of these layers."""
+    """The most frequent low_bits.Stored of these layers."""
     kinds = [
         SCALED
         if base.scale(place.layer) is not None
@@ -298,7 +303,7 @@ def _way(case: StorageSetting, merge: Merge, model: str) -> Way:
 
 
 def _ways(model: str, stored: str) -> list[Way]:
-    """Every precision and merge of a WebUI's setting, once."""
+    """Every distinct pair of precision and merge among the WebUIs' settings."""
     return list(
         dict.fromkeys(
             _way(case, merge, model)
@@ -317,15 +322,15 @@ class Piece:
     """Some rows of a layer of the base, or all."""
 
     numbers: Tensor
-    """Of these rows of the LoRA's layer."""
+    """Indices of the rows in the LoRA's layer."""
     share: float
-    """Rows of the layer for each of these."""
+    """Rows of the layer divided by rows read."""
     stored: Tensor
     """(rows, width)"""
     scale: float | None
-    """By which the stored numbers are multiplied."""
+    """Factor of the stored numbers."""
     fp8: str
-    """The precision that they are stored in, if fp8."""
+    """The fp8 format that they are stored in, or ""."""
     is_matrix: bool
     seed: int
 
@@ -354,7 +359,7 @@ class Piece:
     def merged(
         self, delta: Tensor, ways: Iterable[Way], sixteen_bits: str
     ) -> Iterator[tuple[Way, Tensor, Tensor]]:
-        """For each way the weights with the LoRA, and without it."""
+        """Yields (way, weights with the LoRA, weights without it) for each way."""
         weights = self.stored * (self.scale or 1.0)
         in_sixteen = PRECISIONS[sixteen_bits].nearest
         rounded: dict[str, Tensor] = {}
@@ -371,13 +376,13 @@ class Piece:
                 yield way, self._after(precision, merge, before, delta), before
 
     def _is_kept_in(self, precision: str) -> bool:
-        """False for a layer that is kept in 16 bits beside others in this precision."""
+        """False for a layer that stays in 16 bits while others have this precision."""
         if precision == SCALED:
             return self.scale is not None
         return self.is_matrix or not PRECISIONS[precision].matrices_only
 
     def _after(self, precision: str, merge: Merge, before: Tensor, delta: Tensor) -> Tensor:
-        """The rounded weights, with the LoRA added."""
+        """The rounded weights with the LoRA added."""
         if merge == "refused":
             return before
         if merge == "unscaled":
@@ -403,7 +408,7 @@ class Piece:
 
 @dataclass
 class _Sums:
-    """Over layers."""
+    """Sums over layers."""
 
     inner: float = 0.0
     squares: float = 0.0
@@ -414,7 +419,7 @@ class _Sums:
         inner, squares = float((change * delta).sum()), float(delta.square().sum())
         errors = float((change - delta).square().sum())
         if not squares or not math.isfinite(inner + squares + errors):
-            # nothing to keep, or broken weights, which Certificate tells
+            # an empty delta, or NaN or infinite weights, which Certificate reports
             return
         self.inner += share * inner
         self.squares += share * squares
@@ -467,17 +472,20 @@ SENTENCES: MergeTexts = {
         "{host} adds the LoRA to weights in {precision} and rounds the sum: {share} of it is kept."
     ),
     "random": (
-        "{host} adds the LoRA to weights in {precision} and rounds the sum up or down at random:"
-        " {share} of it is kept on average, with noise of {noise} times its size."
+        "{host} adds the LoRA to weights in {precision} with stochastic rounding: {share} of it"
+        " is kept on average, with noise of {noise} times its size."
     ),
-    "apart": "{host} adds the LoRA to weights in {precision} at each use: {share} of it is kept.",
+    "apart": (
+        "{host} adds the LoRA to weights in {precision} in each forward pass: {share} of it is"
+        " kept."
+    ),
     "unscaled": (
         "{host} adds the LoRA to the stored numbers of weights in {precision}, without the scale:"
         " {share} of it is kept."
     ),
     "refused": "{host} cannot add the LoRA to weights in {precision}: {share} of it is kept.",
 }
-"""By low_bits.Merge, of which `whole` is a remedy only; entire: rounded, with nothing to tell."""
+"""By low_bits.Merge, except `whole`, which is only a remedy. entire: rounded without loss."""
 
 
 def _remedied(case: StorageSetting, kept: Kept) -> Message:
@@ -497,7 +505,7 @@ def _remedied(case: StorageSetting, kept: Kept) -> Message:
 def _hint(case: StorageSetting, remedied: Message) -> Message:
     if remedied.template or case.precision == SIXTEEN:
         return remedied
-    return Message("No setting keeps more of it; the model in 16 bits does.")
+    return Message("No setting keeps more of it; use the model in 16 bits.")
 
 
 def _name(precision: str) -> str:
@@ -505,6 +513,6 @@ def _name(precision: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits below 10%."""
+    """A percentage: whole numbers from 10% on, two significant digits below."""
     share = max(share, 0.0)
     return f"{share:.0%}" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}%"

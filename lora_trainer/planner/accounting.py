@@ -1,11 +1,11 @@
-"""Counts the memory of a training step without any weights: the trainer's own step, under torch's
-FakeTensorMode on the CPU, with every storage counted.
+"""Counts the memory of a training step without allocating it: runs the trainer's own step under
+torch's FakeTensorMode on the CPU and counts every storage.
 
     account(checkpoint, config, dtype) -> StepMemory
     step_flops(checkpoint, config, dtype) -> floating-point operations of a step
 
-Takes seconds: as long as it takes to dispatch the operations of one step. What a graphics card adds
-(its context, the allocator's rounding, workspaces of kernels) is not in it: planner.plan.
+Takes seconds: the time to dispatch the operations of one step. Not included is the overhead of a
+graphics card (CUDA context, rounding by the allocator, kernel workspaces): planner.plan adds it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ ON_A_PROCESSOR = {
         )
     ),
 }
-"""Attention that torch's counter does not know."""
+"""FLOP formulas of CPU attention, which torch's FlopCounterMode lacks."""
 STEP_COUNT = 2**20
 """Long enough for any warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """Bytes at the peak of a step, by what they are. Gradients: those that exist at the peak."""
+    """Bytes at the peak of a step, by kind. gradients: those that exist at the peak."""
 
     weights: int
     adapters: int
@@ -86,12 +86,11 @@ def account(
     device: str = "cuda",
     size: tuple[int, int] | None = None,
 ) -> StepMemory:
-    """The memory of the second step, when the optimizer's state exists.
+    """The memory of a step for which the optimizer's state exists.
 
-    config: with `resolution` set, as everything that follows from the dataset. dtype: the frozen
-    model's. device: the type of the device whose autocast rules and text encoder dtype apply. size:
-    width and height of the batch in pixels (default: a square). Each image has a caption of
-    max_token_length tokens.
+    config: `resolution` is set. dtype: of the frozen model. device: the device type whose autocast
+    rules and text encoder dtype apply. size: width and height of the batch in pixels (default: a
+    square). Each image has a caption of max_token_length tokens.
     """
     with _fake_trainer(checkpoint, config, dtype, device, size) as (trainer, live):
         live.restart()
@@ -102,7 +101,7 @@ def account(
 
 def step_flops(checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype) -> int:
     """Floating-point operations of the matrix multiplications, convolutions and attention of one
-    step, forward and backward; what checkpointing computes again is counted again. `config` as for
+    step, forward and backward, including what gradient checkpointing recomputes. `config` as for
     `account`.
     """
     with (
@@ -121,7 +120,7 @@ def _fake_trainer(
     device: str,
     size: tuple[int, int] | None,
 ) -> Iterator[tuple[Trainer, LiveStorages]]:
-    """A trainer under FakeTensorMode whose optimizer has its state, and what it holds."""
+    """A trainer under FakeTensorMode whose optimizer state exists, and its storages."""
     config = _countable(config)
     side = config.dataset.resolution
     assert side is not None, "the resolution is known"
@@ -136,7 +135,7 @@ def _fake_trainer(
         for encoder in encoders:
             _leave_meta(encoder)
         captions = _captions(prepared, encoders)
-        # counted no longer, unless they are trained; transformers leaves cycles behind
+        # free them unless they are trained; transformers leaves reference cycles behind
         del encoder, encoders
         gc.collect()
         _leave_meta(prepared.parts.unet)
@@ -177,8 +176,8 @@ def encoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
 def text_encoding_peak(
     checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, device: str
 ) -> int:
-    """Bytes of the text encoders' weights, which are all there while captions are encoded; what
-    comes and goes is small beside them.
+    """Bytes of the text encoders' weights, which are all loaded while captions are encoded;
+    activations are small compared to them and not counted.
     """
     encoders = _weightless(checkpoint).load_text_encoders(
         text_encoder_dtype(torch.device(device), dtype, checkpoint.family),
@@ -203,22 +202,22 @@ def _counting(device: str) -> Iterator[LiveStorages]:
 
 
 def _countable(config: RunConfig) -> RunConfig:
-    """The config with an optimizer that runs on the CPU; the state's size is the planner's."""
+    """The config with an optimizer that runs on the CPU; the planner computes the state's size."""
     kept = OPTIMIZERS[config.training.optimizer].device in ("", "cpu")
     return config if kept else config.replace(optimizer="adamw")
 
 
 def _weightless(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, whose models are loaded onto the meta device without reading weights."""
+    """The checkpoint, set to load its models onto the meta device without reading weights."""
     return dataclasses.replace(checkpoint, fill=empty_in)
 
 
 def _prepared(
     checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, size: tuple[int, int]
 ) -> PreparedImages:
-    """A dataset of one batch for each part of a step, in one bucket of this size."""
+    """A dataset with one batch for each accumulation step, in one bucket of this size."""
     training = config.training
-    # a third batch meets what the second one meets
+    # two are enough: a third batch needs as much memory as the second
     part_count = min(training.gradient_accumulation_steps, 2)
     count = training.batch_size * part_count
     bucket = Bucket(*size)
@@ -267,7 +266,7 @@ def _example(number: int, bucket: Bucket, config: RunConfig) -> Example:
 
 
 class _EmptyImages(batches.EncodedImages):
-    """Encoded images of one size without content."""
+    """Encoded images of one size; all zeros."""
 
     def __init__(self, prepared: PreparedImages) -> None:
         super().__init__(batches.TensorStore(None))
@@ -281,7 +280,7 @@ class _EmptyImages(batches.EncodedImages):
 
 
 class _EmptyCaptions(batches.CaptionEncoder):
-    """Cached text states without content: `row` for every caption."""
+    """Cached text states: `row` for every caption."""
 
     def __init__(self, prepared: PreparedImages, row: TextStates) -> None:
         store = batches.TensorStore(None)
@@ -293,8 +292,8 @@ class _EmptyCaptions(batches.CaptionEncoder):
 
 
 def _captions(prepared: PreparedImages, encoders: tuple[Any, ...]) -> batches.CaptionEncoder:
-    """The source of text states: text encoders that are trained, or states that were cached, of the
-    shape that these encoders give.
+    """The source of text states: the text encoders if they are trained, else cached states of the
+    shape of their output.
     """
     parts = dataclasses.replace(prepared.parts, text_encoders=encoders)
     live = batches.CaptionEncoder(
@@ -314,7 +313,7 @@ def _latent_shape(
 
 
 def _leave_meta(model: Any) -> None:
-    """Put a model's tensors from the meta device onto the CPU; under FakeTensorMode."""
+    """Replace a model's meta tensors by fake CPU tensors. Called under FakeTensorMode."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -330,7 +329,7 @@ def _leave_meta(model: Any) -> None:
 
 
 def _fill_optimizer(trainer: Trainer, live: LiveStorages) -> None:
-    """Create the optimizer's state, as the first step does; averages are there already."""
+    """Create the optimizer's state, as the first step does; the weight averages exist already."""
     for parameter in trainer.parameters:
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()

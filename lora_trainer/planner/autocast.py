@@ -1,7 +1,8 @@
-"""torch.autocast on the CPU with the rules of a graphics card.
+"""torch.autocast on the CPU with the rules of CUDA.
 
-Which operations run in float32 differs: on a card it is normalization, softmax and interpolation
-too (AT_FORALL_FP32 in ATen/autocast_mode.h), whose float32 results are kept for the backward pass.
+CUDA autocast runs more operations in float32 than CPU autocast: normalization, softmax and
+interpolation too (AT_FORALL_FP32 in ATen/autocast_mode.h). Their float32 results are saved for the
+backward pass.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 
 IN_FLOAT32 = ("group_norm", "layer_norm", "rms_norm", "softmax", "interpolate")
-"""Functions of torch.nn.functional that run in float32 on a card, among those in models."""
+"""The functions of torch.nn.functional used by models that CUDA autocast runs in float32."""
 
 
 @contextlib.contextmanager
 def as_on_a_card() -> Iterator[None]:
-    """For the block, these functions cast their arguments to float32 under autocast."""
+    """A context manager in which IN_FLOAT32 functions cast their arguments to float32 under
+    autocast.
+    """
     functional: Any = torch.nn.functional
     kept = {name: getattr(functional, name) for name in IN_FLOAT32 if hasattr(functional, name)}
     try:

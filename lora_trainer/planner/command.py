@@ -1,9 +1,9 @@
-"""`plan`: what a run would need, on this machine's device or on a card of a given size.
+"""The command `plan`: the memory and time of a run on this machine's device, or on a graphics card
+of a given size.
 
     ask(config, card) -> Answer       with to_text() and to_json()
 
-Architectures that the closed formula knows take no time; for others a step is counted, which takes
-seconds.
+Architectures of the closed formula take no time; for others a step is counted, which takes seconds.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A plan with what it is about."""
+    """A plan and the run that it is for."""
 
     plan: Plan
     config: RunConfig
     family: str
     device: str
-    """Its name for people."""
+    """Display name of the device."""
     precision: Precision
     counted: bool
-    """Whether a step was counted, instead of the formula."""
+    """Whether a step was counted instead of using the formula."""
     seconds_per_step: float | None
-    """None without an earlier run of this kind beside output_dir."""
+    """None without an earlier run of this kind in the parent folder of output_dir."""
 
     def to_json(self) -> str:
         plan, step = self.plan, self.plan.step
@@ -124,19 +124,21 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a plan is made of."""
+    """The inputs of a plan."""
 
     checkpoint: Checkpoint
     config: RunConfig
-    """With every `auto` resolved that needs memory."""
+    """Every `auto` that affects memory is resolved."""
     kind: str
+    """Device type: cpu, cuda ..."""
     name: str
-    """The device's, for people."""
+    """Display name of the device."""
     free: int | None
+    """Bytes of free memory; None if unknown."""
     precision: Precision
     estimate: Estimate
     counted: bool
-    """Whether steps are counted, which takes seconds each, instead of the formula."""
+    """Whether steps are counted, which takes seconds each, instead of using the formula."""
 
     @cached_property
     def block_count(self) -> int:
@@ -144,7 +146,7 @@ class Situation:
         return len(self.checkpoint.family.blocks(self.checkpoint.outline().unet))
 
     def may(self, settings: Mapping[str, Any]) -> bool:
-        """Whether these changes can be made on this machine: not if an optimizer is not there."""
+        """Whether this machine supports these changes: False if the optimizer is not available."""
         try:
             require_optimizer(with_changes(self.config, settings).training, torch.device(self.kind))
         except ConfigError:
@@ -152,16 +154,16 @@ class Situation:
         return True
 
     def with_settings(self, config: RunConfig) -> RunConfig:
-        """`config`, resolved as this situation's own."""
+        """`config`, resolved like `self.config`."""
         return _resolved(config, self.checkpoint)
 
 
 def situation(
     config: RunConfig, card: str | None = None, processes: int | None = None
 ) -> Situation:
-    """The device and the model for these settings: on a card of the size `card` ("8GB"), else on
-    the device of the settings with what is free of its memory, as far as earlier runs could use it.
-    processes: how many share the training (default: as the settings say).
+    """The inputs of a plan for these settings: on a graphics card with the memory `card` ("8GB"),
+    else on the device of the settings with its free memory, reduced to the share that earlier runs
+    could use. processes: number of training processes (default: from the settings).
 
     Raises ConfigError, CheckpointError, LoraFileError.
     """
@@ -169,7 +171,7 @@ def situation(
     if is_language_model(base.base_model):
         raise CheckpointError(
             "{path} is a language model, whose memory is not predicted",
-            hint="Start the training with few steps: its report names the peak.",
+            hint="Start a training with few steps: its report states the peak.",
             path=base.base_model,
         )
     checkpoint = open_as_set(base)
@@ -217,11 +219,13 @@ def ask(config: RunConfig, card: str | None = None) -> Answer:
 
 
 def card_bytes(text: str) -> int:
-    """ "8GB" -> bytes. Raises ConfigError."""
+    """ "8GB" -> bytes. Raises ConfigError for other text."""
     size = memory_bytes(text)
     if size is None:
         raise ConfigError(
-            "--card is {text!r}", hint="Use a card's memory, such as 8GB or 11.5GB.", text=text
+            "--card is {text!r}",
+            hint=("Use the memory of a graphics card, such as 8GB or 11.5GB."),
+            text=text,
         )
     return size
 
@@ -234,7 +238,7 @@ def _device(config: RunConfig, card: str | None) -> tuple[str, str, int | None]:
         if not asked.startswith(("auto", "cuda")):
             raise ConfigError(
                 "--card is given, but device is {device}",
-                hint="Leave --card out, or add --set device=auto.",
+                hint="Omit --card, or add --set device=auto.",
                 device=asked,
             )
         return "cuda", f"a card of {size / GIB:g} GB", size
@@ -256,7 +260,7 @@ def _precision(config: RunConfig, checkpoint: Checkpoint, kind: str) -> Precisio
 
 
 def _resolved(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
-    """The settings with every `auto` resolved that needs memory."""
+    """The settings; every `auto` that affects memory is resolved."""
     if config.lora.init_lora is not None:
         config = config.replace(**open_changes(config.lora.init_lora).rank_and_alpha(config.lora))
     resolution = config.dataset.resolution or checkpoint.native_resolution
@@ -270,7 +274,7 @@ def _resolved(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
 def _estimate(
     checkpoint: Checkpoint, config: RunConfig, precision: Precision, kind: str
 ) -> tuple[Estimate, bool]:
-    """The formula where it knows the architecture, on a card; else the accounting."""
+    """The formula on a graphics card if it knows the architecture; else the accounting."""
     family = checkpoint.family
     layers = family.layer_shapes(checkpoint.path, checkpoint.detected)
 

@@ -1,16 +1,16 @@
 """The memory of a training in a closed formula: under a millisecond, without torch.
 
-    predict(family, layers, config, precision) -> StepBytes, or None for what is not in the table
+    predict(family, layers, config, precision) -> StepBytes; None if it is not in the table
 
     peak        = weights + adapters + optimizer + max(activations, gradients)
     activations = batch_size (per_image + per_pixel pixels + per_pixel_and_rank pixels rank
                   + per_text chunks of captions that are encoded in each step)
                   + per_weight LoRA weights
 
-The constants of each architecture are in constants.json, fitted to planner.accounting as on a
-graphics card by tests/benchmark/memory_table.py, which makes them anew: of the models' sizes, and
-for each type of LoRA of a step with torch's layers and with those of `frozen`, which keep neither
-their inputs nor whole weights. The formula is within 5 % of the accounting (BENCHMARKS.md).
+The constants of each architecture are in constants.json, which tests/benchmark/memory_table.py
+generates. They are fitted to planner.accounting with the rules of a graphics card: the models'
+sizes, and for each LoRA type a step with torch's layers and one with those of `frozen`, which save
+neither inputs nor dequantized weights. The formula is within 5 % of the accounting (BENCHMARKS.md).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from lora_trainer.settings.training import DEFAULT_RANK, RunConfig
 from lora_trainer.training.optimizers import state_bytes
 
 Precision = Literal["full", "half"]
-"""Of the frozen model: float32, or bfloat16 and float16."""
+"""Of the frozen model. full: float32; half: bfloat16 or float16."""
 Layers = Mapping[str, Iterable[tuple[str, Shape]]]
 """`Family.layer_shapes`."""
 TABLE = Path(__file__).with_name("constants.json")
 BYTES = {"full": 4, "half": 2}
 KEPT_BYTES = {"int8": 1, "fp8": 1}
-"""Bytes of a frozen weight by base_precision, without the scales: one for hundreds of weights."""
+"""Bytes of a frozen weight by base_precision, without the scales (one per hundreds of weights)."""
 ADAPTER_BYTES = 4
-"""Bytes of an adapter's weight, and of its gradient: float32."""
+"""Bytes of an adapter weight, and of its gradient: float32."""
 CHUNK = 75
-"""Tokens of a caption that a text encoder takes at once."""
+"""Tokens of a caption that a text encoder processes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBytes:
-    """Bytes at the peak of a step. activations: with the gradients that exist at that time."""
+    """Bytes at the peak of a step. activations: including the gradients that exist at the peak."""
 
     weights: int
     adapters: int
@@ -54,7 +54,7 @@ class StepBytes:
     encoding: int
     """Peak of encoding the captions and images, before the model is loaded."""
     preview: int
-    """Peak of making a preview, when model, adapters and optimizer are loaded too."""
+    """Peak of generating a preview, while model, adapters and optimizer are loaded too."""
 
     @property
     def peak(self) -> int:
@@ -64,8 +64,8 @@ class StepBytes:
 def predict(
     family: Family, layers: Layers, config: RunConfig, precision: Precision
 ) -> StepBytes | None:
-    """The memory of a step. config: with `resolution` set. None: the table has no such architecture
-    or type of LoRA. For fewer target modules than the default it is an upper bound.
+    """The memory of a step; an upper bound for fewer target modules than the default. None if the
+    table lacks the architecture or LoRA type. config: `resolution` is set.
     """
     entry = _entry(family.id, _matrix_weights(layers))
     resolution = config.dataset.resolution
@@ -75,7 +75,7 @@ def predict(
     count = parameter_count(family, layers, config.lora)
     text_encoders = entry["text_encoder_weights"] * BYTES[precision]
     if config.checkpoint.base_precision in KEPT_BYTES:
-        # what is kept takes one byte a weight instead of two; embeddings and what is small stay
+        # quantized weights take one byte instead of two; embeddings and small ones do not change
         text_encoders -= entry["text_encoder_kept"] * (BYTES[precision] - 1)
     weights = _unet_bytes(entry, config, precision)
     if config.lora.train_text_encoder:
@@ -123,7 +123,7 @@ def _vae_bytes(line: Mapping[str, float], config: RunConfig, side: int) -> int:
 def _step(
     entry: Mapping[str, Any], config: RunConfig, precision: Precision
 ) -> Mapping[str, float] | None:
-    """The constants of a step; None where they were not measured."""
+    """The constants of a step; None if they were not measured."""
     asked = config.lora.lora_type, precision, config.training.gradient_checkpointing
     for step in entry["steps"]:
         if (step["lora_type"], step["precision"], step["checkpointing"]) == asked:
@@ -161,5 +161,5 @@ def _entry(family: str, matrix_weights: int) -> Mapping[str, Any] | None:
 
 
 def _matrix_weights(layers: Layers) -> int:
-    """Weights of the UNet's matrices and kernels, which tell one architecture from another."""
+    """Number of weights in the UNet's matrices and kernels, which identifies the architecture."""
     return sum(prod(shape) for _, shape in layers["unet"])

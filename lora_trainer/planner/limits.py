@@ -1,5 +1,5 @@
-"""What earlier runs have told about a graphics card: the share of its free memory that a run may
-plan with. Without torch.
+"""The share of a graphics card's free memory that a plan may use, learned from earlier runs.
+Without torch.
 
     memory.json, beside the run folders: {"NVIDIA GeForce RTX 3060": 0.87}
 """
@@ -14,20 +14,20 @@ from lora_trainer import files
 
 NAME = "memory.json"
 LEAST = 0.5
-"""A share below this says that something else had taken the memory."""
+"""Smallest share: below it, another program must have used the memory."""
 MARGIN = 0.95
-"""The next plan has to need this much less than the one for which memory ran out."""
+"""Factor from the predicted memory of a run that ran out of memory to what the next may use."""
 
 
 def share_of(runs: Path, card: str) -> float:
-    """The share of this card's free memory to plan with; 1 if memory never ran out. runs: the
-    parent of the run folders.
+    """The share of this card's free memory that a plan may use; 1 if no run ran out of memory.
+    runs: the parent of the run folders.
     """
     return _known(runs).get(card, 1.0)
 
 
 def remember(runs: Path, card: str, predicted: int, free: int) -> None:
-    """Note that memory ran out in a run that was predicted to need so many of the free bytes."""
+    """Record that a run, predicted to need `predicted` of `free` bytes, ran out of memory."""
     known = _known(runs)
     share = max(LEAST, MARGIN * predicted / free)
     if share < known.get(card, 1.0):

@@ -1,5 +1,5 @@
 """Settings and free memory -> Plan: the predicted peak, whether it fits, and the cheapest changes
-that do. Without torch: the estimate of a step's memory is an argument.
+that make it fit. Without torch: the estimate of a step's memory is an argument.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.optimizers import OPTIMIZERS
 
 Estimate = Callable[[RunConfig], StepBytes | None]
-"""The memory of a step with these settings, whose `resolution` is set; None: unknown."""
+"""The memory of a step with these settings; `resolution` is set. None: unknown."""
 
 CONTEXT_BYTES = 512 * 2**20
-"""What a process takes of a card besides tensors: the CUDA context, loaded kernels, handles and
-workspaces of cuBLAS and cuDNN. The usual 0.3 to 0.5 GiB, rounded up; not measured.
+"""GPU memory of a process besides tensors: the CUDA context, loaded kernels, handles and workspaces
+of cuBLAS and cuDNN. The usual 0.3 to 0.5 GiB, rounded up; not measured.
 """
 ALLOCATOR_SHARE = 0.05
-"""What the caching allocator holds beyond live tensors, as a share of those that come and go; not
+"""What the caching allocator reserves beyond live tensors, as a share of the activations; not
 measured.
 """
 PROCESS_BYTES = 700 * 2**20
-"""What a worker takes of main memory besides tensors: Python and the torch stack."""
+"""Main memory of a worker process besides tensors: Python and the torch stack."""
 SIZE_STEP = 64
-"""Step in which a smaller resolution is looked for, in pixels; half of the asked one is the least.
+"""Interval of the smaller resolutions that are tried, in pixels; down to half of the requested one.
 """
 
 
@@ -39,19 +39,19 @@ COSTS = {
     "base_precision": 0.55,
     "optimizer": 0.9,
 }
-"""What a change costs, in parts of a step's time, to try the cheapest first: each halving of the
-batch; checkpointing as measured on a CPU; swapping, and twice as much again for all blocks; 8-bit
-weights and an 8-bit optimizer (which needs a package), that cost little time and a little accuracy.
+"""Cost of a change as a fraction of a step's time; the cheapest is tried first. batch_size: each
+halving. gradient_checkpointing: as measured on a CPU. blocks_to_swap: three times as much for all
+blocks. 8-bit weights and an 8-bit optimizer (which needs a package) cost little time, but accuracy.
 """
 LESS = 0.95
-"""After memory ran out, the next settings have to need this much less."""
+"""After a run ran out of memory, the next settings must need at most this share of its peak."""
 SWAPPED = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the blocks that are tried."""
+"""Shares of the blocks that are tried for blocks_to_swap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheaperSettings:
-    """Settings with which it fits: flat keys -> values, and the peak with them."""
+    """Settings with which the run fits: flat keys -> values; and the peak with them, in bytes."""
 
     settings: dict[str, Any]
     peak: int
@@ -65,7 +65,7 @@ class Plan:
     overhead: int
     free: int | None
     change: CheaperSettings | None
-    """None if it fits as it is, or if nothing does."""
+    """None if it fits without changes, or with none of them."""
 
     @property
     def peak(self) -> int:
@@ -77,15 +77,15 @@ class Plan:
 
     @property
     def previews_fit(self) -> bool | None:
-        """Whether previews fit; without memory for them, training goes on without previews."""
+        """Whether previews fit; if not, training continues without previews."""
         return None if self.free is None else self.step.preview + self.overhead <= self.free
 
 
 def make_plan(
     config: RunConfig, estimate: Estimate, device: str, free: int | None, block_count: int = 0
 ) -> Plan | None:
-    """The plan for a device of this type (cuda, cpu ...). block_count: the number of blocks that
-    can be swapped. None: the estimate does not know these settings.
+    """The plan for a device of this type (cuda, cpu ...); None if the estimate is unknown for these
+    settings. block_count: the number of blocks that can be swapped.
     """
     step = estimate(config)
     if step is None:
@@ -97,7 +97,7 @@ def make_plan(
 
 
 def overhead_of(step: StepBytes, device: str) -> int:
-    """Bytes that the process takes besides the tensors of a step."""
+    """Bytes that the process needs besides the tensors of a step."""
     if device == "cpu":
         return PROCESS_BYTES
     return CONTEXT_BYTES + round(ALLOCATOR_SHARE * step.activations)
@@ -106,7 +106,7 @@ def overhead_of(step: StepBytes, device: str) -> int:
 def peak_with(
     config: RunConfig, settings: Mapping[str, Any], estimate: Estimate, device: str
 ) -> int | None:
-    """The predicted peak with these changes."""
+    """The predicted peak with these changes, in bytes; None if unknown."""
     plan = make_plan(with_changes(config, settings), estimate, device, None)
     return None if plan is None else plan.peak
 
@@ -120,8 +120,10 @@ def fitting(
     block_count: int,
     may: Callable[[Mapping[str, Any]], bool] = lambda _: True,
 ) -> tuple[dict[str, Any], int | None]:
-    """The cheapest changes of the config with the changes `first` that fit at the same resolution,
-    those included, and the peak; the smallest if none fits. may: which may be chosen.
+    """The cheapest changes in addition to `first` that fit at the same resolution.
+
+    may: whether changes are allowed. Returns all changes including `first`, and the peak in bytes
+    (None if unknown). If nothing fits, those with the smallest peak.
     """
     begun = with_changes(config, first)
     plan = make_plan(begun, estimate, device, None)
@@ -142,7 +144,7 @@ def fitting(
 
 
 def fastest_settings(config: RunConfig) -> dict[str, Any]:
-    """What saves time and needs memory."""
+    """Changes that save time and need more memory."""
     return {"gradient_checkpointing": False} if config.training.gradient_checkpointing else {}
 
 
@@ -179,13 +181,12 @@ def of_share(estimate: Estimate, count: int) -> Estimate:
 
 
 def process_count(devices: str, cards: int) -> int:
-    """How many processes the setting `devices` makes of a run on a machine with that many cards."""
+    """Number of processes of a run with the setting `devices` on a machine with `cards` GPUs."""
     return {"auto": 1, "all": max(1, cards)}.get(devices, len(devices.split(",")))
 
 
 def with_changes(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The config with settings of `cheaper`: as `RunConfig.replace`, without its
-    validation of everything else."""
+    """The config with settings of `cheaper`; like `RunConfig.replace`, but without validation."""
 
     def changed(group: Any) -> Any:
         own = {item.name for item in schema.fields_of(group)}
@@ -200,9 +201,9 @@ def with_changes(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 
 def cheaper(config: RunConfig, device: str, block_count: int = 0) -> Iterator[dict[str, Any]]:
-    """Changes that need less memory, those that cost least first: a smaller batch_size with as many
-    images per step, gradient_checkpointing, blocks_to_swap and base_precision where they are auto,
-    an 8-bit optimizer, and all of their combinations.
+    """Yields changes that need less memory, the cheapest first: a smaller batch_size with as many
+    images per step, gradient_checkpointing, blocks_to_swap and base_precision if they are auto, an
+    8-bit optimizer, and all combinations of these.
     """
     training = config.training
     asked = _asked(config)
@@ -226,7 +227,7 @@ def cheaper(config: RunConfig, device: str, block_count: int = 0) -> Iterator[di
 
 
 def smallest_settings(config: RunConfig, device: str, block_count: int = 0) -> dict[str, Any]:
-    """Everything that saves memory at the same resolution."""
+    """All changes that save memory at the same resolution, combined."""
     *_, found = {}, *cheaper(config, device, block_count)
     return found
 
@@ -270,7 +271,7 @@ def _smaller_precisions(config: RunConfig) -> list[str]:
 
 
 def _smaller_optimizers(chosen: str, device: str) -> list[str]:
-    """Its 8-bit form where there is one for this device."""
+    """Its 8-bit variant if there is one for this device."""
     smaller = OPTIMIZERS.get(f"{chosen}8bit")
     return [smaller.name] if smaller and smaller.device in ("", device) else []
 

@@ -1,14 +1,13 @@
-"""Counts the memory of tensors while code runs: bytes of live storages, their peak, and what they
-are.
+"""Counts the memory of tensors while code runs: bytes of live storages and their peak, by kind.
 
     with FakeTensorMode(), LiveStorages() as live:
         ...
         live.mark("weights", model.parameters())
     sum(live.peak.values())
 
-A storage is counted once, however many tensors view it, from the operation that returns it until it
-is freed. Under torch's FakeTensorMode nothing is allocated: a model of any size can be counted on
-any machine.
+A storage is counted once, however many tensors view it, from the operation that creates it until it
+is freed. Under torch's FakeTensorMode nothing is allocated, so a model of any size can be counted
+on any machine.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 ACTIVATIONS = "activations"
-"""What is not marked as something else: saved for the backward pass, or temporary."""
+"""The kind of storages that are not marked: saved for the backward pass, or temporary."""
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages of all tensors that operations return. Enter it inside of FakeTensorMode.
+    """Counts the storages of all tensors that operations return. Enter it inside FakeTensorMode.
 
-    Numbers that are read from a fake tensor (`item`, `float`, `bool`) are 1.
+    Reading a number from a fake tensor (`item`, `float`, `bool`) returns 1.
     """
 
     def __init__(self) -> None:
@@ -42,16 +41,16 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def peak(self) -> dict[str, int]:
-        """Bytes by kind when their sum was largest, since the last `restart`."""
+        """Bytes by kind at the peak since the last `restart`."""
         return dict(self._at_peak)
 
     @property
     def now(self) -> dict[str, int]:
-        """Bytes by kind."""
+        """Current bytes by kind."""
         return dict(self._live)
 
     def restart(self) -> None:
-        """Measure the peak from here on."""
+        """Reset the peak."""
         self._peak, self._at_peak = self._total, dict(self._live)
 
     def mark(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
@@ -65,7 +64,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._kinds[id(storage)] = kind, size, reference
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Do not count the storages of these tensors, which lie in other memory."""
+        """Do not count the storages of these tensors, which are in other memory."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._add(storage)

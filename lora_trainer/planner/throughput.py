@@ -1,7 +1,7 @@
-"""Measures how fast this machine trains, from the events of earlier runs of the same kind.
+"""How fast this machine trains, from the events of earlier runs of the same kind.
 
-Only the beginning and the end of each run's events are read, and cached while the file does not
-grow. Called by the tab and by `plan`.
+Only the beginning and the end of each run's events are read; the result is cached until the file
+changes. Called by the tab and by `plan`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from lora_trainer.settings.training import RunConfig
 
 END = 16_384
 """Bytes read at the end of events.jsonl: about eighty steps."""
-LONGEST_WAKING = 300.0
+LONGEST_STARTUP = 300.0
+"""Seconds from the start of the process to its first event."""
 FEWEST_STEPS = 10
-"""The first steps are slow, and the average needs some."""
+"""Shorter runs are not used: their first steps are slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,11 @@ class ThroughputRecord:
     kind: RunKind
     images_per_second: float
     changed: float
+    """Modification time of the run's events file, in seconds since the epoch."""
     before: float = 0.0
-    """Seconds from the first event to the first step: check, loading, encoding."""
+    """Seconds from the start to the first step: check, loading, encoding."""
     after: float = 0.0
-    """Seconds from the last step to the end: export, previews. 0: unfinished."""
+    """Seconds from the last step to the end: export, previews; 0 if the run has not finished."""
 
 
 class Throughput:
@@ -65,8 +67,8 @@ class Throughput:
         self._read: dict[Path, tuple[tuple[int, int], ThroughputRecord | None]] = {}
 
     def seconds(self, kind: RunKind, images: float, preview_rounds: int) -> float | None:
-        """Estimated duration of a run with this many images and rounds of previews; None without a
-        run of its kind.
+        """Estimated duration of a run with this many images and rounds of previews; None if there
+        is no run of this kind.
         """
         known = self._newest(kind)
         if known is None or not known.images_per_second:
@@ -74,12 +76,12 @@ class Throughput:
         return known.before + images / known.images_per_second + known.after * (1 + preview_rounds)
 
     def seconds_per_image(self, kind: RunKind) -> float | None:
-        """Seconds of training for each image, of the newest run of this kind; None without one."""
+        """Seconds of training per image in the newest run of this kind; None if there is none."""
         known = self._newest(kind)
         return 1 / known.images_per_second if known and known.images_per_second else None
 
     def _newest(self, kind: RunKind) -> ThroughputRecord | None:
-        """The newest run of this kind, of any batch size if none has the same."""
+        """The newest run of this kind, with the same batch size if there is one."""
         with self._lock:
             records = [record for record in self._records() if _same_speed(record.kind, kind)]
         same = [record for record in records if record.kind.batch_size == kind.batch_size]
@@ -132,8 +134,8 @@ def _size(base_model: Path) -> int:
 
 
 def _similar(one: int, other: int) -> bool:
-    """Whether files of these sizes can hold the same model: a number may take one to four bytes. A
-    tiny model of a family is a hundred times faster than the others.
+    """Whether files of these sizes can contain the same model: a weight takes one to four bytes.
+    Keeps the tiny models of a family apart, which are a hundred times faster.
     """
     return not one or not other or max(one, other) <= 8 * min(one, other)
 
@@ -184,9 +186,9 @@ def _first_step(folder: RunFolder) -> tuple[str, float]:
     return family, 0.0
 
 
-def _startup_seconds(folder: RunFolder, first_word: float) -> float:
-    """Seconds from the start of the process to the first event; 0 if another process has worked
-    there since.
+def _startup_seconds(folder: RunFolder, first_event: float) -> float:
+    """Seconds from the start of the process to the first event; 0 if unknown, because another
+    process has resumed the run since.
     """
     started = files.read_json(folder.worker, lambda values: float(values["started"]), 0.0)
-    return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0
+    return first_event - started if 0.0 < first_event - started < LONGEST_STARTUP else 0.0

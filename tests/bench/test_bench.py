@@ -73,7 +73,7 @@ def test_random_weights_keep_activations_at_their_size(tiny, tmp_path):
 
 
 def test_an_unknown_model_is_refused_with_those_that_are_known():
-    with pytest.raises(ConfigError, match="sd3 is not a model that bench knows") as caught:
+    with pytest.raises(ConfigError, match="bench has no model sd3") as caught:
         models.named("sd3")
     assert "anima, flux1, klein4b, sd15, sd21, sdxl, zimage" in str(caught.value.hint)
 

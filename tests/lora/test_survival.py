@@ -251,12 +251,12 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
         for tensor in tensors.values():
             tensor[:] = value
         safetensors.torch.save_file(tensors, lora)
-        with pytest.raises(LoraFileError, match="change nothing, or are NaN or infinite"):
+        with pytest.raises(LoraFileError, match="have no effect, or are NaN or infinite"):
             survival(lora, base)
     names = {key.rsplit(".lora_", 1)[0] for key in tensors}
     scales = {f"{name}.dora_scale": torch.ones(1) for name in names}
     safetensors.torch.save_file({**tensors, **scales}, lora)
-    with pytest.raises(LoraFileError, match=r"depends on the base's weights \(DoRA\)"):
+    with pytest.raises(LoraFileError, match=r"depend on the base's weights \(DoRA\)"):
         survival(lora, base)
 
 

@@ -174,7 +174,7 @@ def test_what_plan_cannot_answer_gets_a_sentence(plan, tmp_path):
     status, _, err = plan("--card", "much")
     assert (status, err) == (
         1,
-        "--card is 'much'\nUse a card's memory, such as 8GB or 11.5GB.\n",
+        "--card is 'much'\nUse the memory of a graphics card, such as 8GB or 11.5GB.\n",
     )
     status, _, err = plan("--card", "8GB", device="cpu")
     assert status == 1 and err.startswith("--card is given, but device is cpu\n")

@@ -179,7 +179,7 @@ def test_what_is_kept_in_the_chosen_checkpoint_as_the_webui_is_set(tmp_path: Pat
     (now,) = shown["settings"]
     assert now["chosen"] and now["lossy"]
     assert now["message"].startswith(
-        "Forge Neo adds the LoRA to weights in fp8 (e4m3) and rounds the sum up or down at random:"
+        "Forge Neo adds the LoRA to weights in fp8 (e4m3) with stochastic rounding:"
     )
     assert now["hint"] == (
         'With "Diffusion in Low Bits: Automatic (fp16 LoRA)", 78% of it is kept.'
