@@ -4,9 +4,9 @@
     conclude(measurements)        -> Verdict | None   the same from Measurements
     write(folder, verdict), read(folder)              verdict.json in the run folder
 
-measurements.py reads the events, choice.py chooses step and strength, conditions.py holds the table
-of what can be wrong, thresholds.py every number that decides. Without torch; called by the worker
-at the end of a run, by `python -m lora_trainer report`, and read by the tab.
+measurements.py reads the events, choice.py chooses step and strength, conditions.py has the table
+of problems, thresholds.py all thresholds. Without torch. The worker calls it at the end of a run,
+as does `python -m lora_trainer report`; the tab reads the result.
 """
 
 from lora_trainer.verdict.conditions import VerdictFinding

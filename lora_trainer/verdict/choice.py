@@ -22,14 +22,14 @@ Basis = Literal["held_out", "trained", "pictures", "nothing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The best step and strength, and what they were chosen by."""
+    """The best step and strength, and the basis of the choice."""
 
     step: int
     basis: Basis
     strengths: Mapping[int, float] = field(default_factory=dict)
-    """Measured step -> its best strength, where several strengths were measured."""
+    """Measured step -> its best strength, if several strengths were measured."""
     quality: Mapping[int, float] = field(default_factory=dict)
-    """Saved step -> its quality; the best has at most 1."""
+    """Saved step -> its quality, from 0 to 1."""
     improves: bool = True
     """Whether any saved step is better than the checkpoint alone."""
 
@@ -67,7 +67,7 @@ def choose(measurements: Measurements, thresholds: Thresholds) -> Choice | None:
 
 
 def basis_of(measurements: Measurements) -> Basis:
-    """What steps are compared by."""
+    """The measurement that steps are compared by."""
     if any(step for step, _ in measurements.held_out):
         return "held_out"
     if any(one.likeness is not None for one in measurements.steps if one.step):
@@ -81,8 +81,8 @@ def _improves(measurements: Measurements, thresholds: Thresholds) -> bool:
 
 
 def gain_shares(curve: Series) -> dict[int, float]:
-    """Step -> the fall of the loss below the checkpoint's, as a share of it; without step 0. Empty
-    if the checkpoint's was not measured.
+    """Step -> decrease of the loss relative to the checkpoint's; without step 0. Empty if the
+    checkpoint's loss was not measured.
     """
     base = dict(curve).get(0)
     if not base:
@@ -118,8 +118,8 @@ def _qualities(
 
 
 def _shares_of_best(curve: Series, steps: set[int], thresholds: Thresholds) -> dict[int, float]:
-    """Step -> its gain divided by the best, at least 0; where nothing was gained, the least loss is
-    1 and the others are below by their distance.
+    """Step -> its gain divided by the best gain, at least 0. Without any gain, the lowest loss has
+    1, and the others less by their distance from it.
     """
     losses = {step: loss for step, loss in curve if step in steps}
     if not losses:
@@ -175,9 +175,9 @@ def _without_copies(measured: Iterable[MeasuredStep]) -> set[int]:
 def best_strength(
     measurements: Measurements, one: MeasuredStep, thresholds: Thresholds
 ) -> float | None:
-    """The best strength of a step: by its previews where three or more strengths were made, else
-    the smallest whose gain is nearly the best; of texts, that of the best gain. None if nothing was
-    gained at any.
+    """The best strength of a step: by its previews if three or more strengths were generated, else
+    the smallest with nearly the best gain; for texts, the one with the best gain. None if no
+    strength improves on the checkpoint.
     """
     scores = preview_shares(_above_base(one.previews))
     if len(scores) >= 3:
@@ -185,7 +185,7 @@ def best_strength(
     base = measurements.base_by_strength
     if base is None or len(one.by_strength) < 2:
         return None
-    # on the trained images alone, more than 1 only says that there was more to learn of them
+    # on the trained images alone, a best strength above 1 only means that training was too short
     most = math.inf if measurements.held_out else 1.0
     gains = {key: base - loss for key, loss in one.by_strength.items() if 0 < key <= most}
     best = max(gains.values(), default=0.0)

@@ -1,9 +1,9 @@
-"""What can be wrong with a run: one function for each kind, in one table.
+"""The problems that a run can have: one function for each kind, in one table.
 
     find(measurements, choice, thresholds) -> VerdictFindings, most important first
 
-A function looks at a Case and returns Evidence (a sentence with its figure, advice, and changes for
-the next run), or None. A new kind is a function and its entry in CONDITIONS.
+A function takes a Case and returns Evidence (a sentence with its figure, advice, and changes for
+the next run), or None. To add a kind, write a function and add it to CONDITIONS.
 """
 
 from __future__ import annotations
@@ -25,22 +25,20 @@ from lora_trainer.verdict.thresholds import Thresholds
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictFinding:
-    """One thing that was wrong, and what to change for the next run."""
+    """One problem of a run, and what to change for the next run."""
 
     name: str
     sentence: Message
     advice: Message
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Setting -> value. Empty where no setting fixes it."""
+    """Setting -> value. Empty if no setting fixes it."""
     section: str = ""
-    """The section of the tab in which a person fixes it, where no setting does: images or
-    captions.
-    """
+    """If no setting fixes it, the section of the tab where a person can: images or captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a condition looks at."""
+    """The input of a condition."""
 
     measurements: Measurements
     choice: Choice
@@ -63,8 +61,8 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A kind of thing that can be wrong. `unless`: kinds that explain it, if they were found.
-    `data`: what has to be trained on.
+    """A kind of problem. `unless`: it is not reported if one of these kinds, which explain it, was
+    found. `data`: kinds of training data that it applies to.
     """
 
     find: Callable[[Case], Evidence | None]
@@ -76,7 +74,7 @@ class Condition:
 def find(
     measurements: Measurements, choice: Choice, thresholds: Thresholds
 ) -> tuple[VerdictFinding, ...]:
-    """Everything that is wrong with a run."""
+    """All problems of a run."""
     case = Case(measurements=measurements, choice=choice, thresholds=thresholds)
     found: dict[str, VerdictFinding] = {}
     for name, condition in CONDITIONS.items():
@@ -98,7 +96,7 @@ def find(
 
 
 def rate_too_high(case: Case) -> Evidence | None:
-    """The loss is NaN or infinite, rises above the checkpoint's own, or goes up and down."""
+    """The loss is NaN or infinite, rises above the checkpoint's own, or oscillates."""
     return next(filter(None, _rate_signs(case)), None)
 
 
@@ -126,13 +124,13 @@ def _not_finite(case: Case) -> Evidence | None:
         return None
     values = {"count": broken, "total": len(losses)}
     return _lower_rate(
-        case, Message("In {count:,} of {total:,} steps the loss was NaN or infinite.", values)
+        case, Message("The loss was NaN or infinite in {count:,} of {total:,} steps.", values)
     )
 
 
 def _rise_above_base(case: Case) -> tuple[int, float] | None:
-    """Step of the highest loss of what is trained on, and its rise above the base's as a share of
-    it; None if it stays below.
+    """Step of the highest loss on the trained data, and its relative rise above the base's; None if
+    it stays below.
     """
     gains = gain_shares(case.measurements.training)
     if not gains or min(gains.values()) >= -case.thresholds.rises_above_base:
@@ -150,7 +148,7 @@ def _worse_than_base(case: Case) -> Evidence | None:
         case,
         Message(
             "At step {step:,} the loss on the trained images was {share:.0f} % above that of the"
-            " checkpoint alone, under the same noise.",
+            " checkpoint alone, with the same noise.",
             {"step": step, "share": 100 * rise},
         ),
         divisor=10 if rise > case.thresholds.diverged else 3,
@@ -170,8 +168,8 @@ def _swings(case: Case) -> Evidence | None:
     return _lower_rate(
         case,
         Message(
-            "From save to save the loss on the same images under the same noise goes up and down:"
-            " its rises add up to {share:.0f} % of its whole fall.",
+            "From save to save the loss on the same images with the same noise oscillates: its"
+            " rises add up to {share:.0f} % of its total decrease.",
             {"share": 100 * rises / fall if fall > 0 else 100.0},
         ),
     )
@@ -213,9 +211,8 @@ def overfit(case: Case) -> Evidence | None:
         changes["lora_dropout"] = 0.1
     return Evidence(
         sentence=Message(
-            "After step {step:,} the loss on images that were held out rises again, by "
-            "{share:.0f} % of the checkpoint's, while that of the trained images does not: it "
-            "is overfitting.",
+            "After step {step:,} the loss on held-out images rises again, by {share:.0f} % of the"
+            " checkpoint's, while that on the trained images does not: this is overfitting.",
             {"step": step, "share": 100 * share},
         ),
         advice=Message(
@@ -238,8 +235,8 @@ def _seen_too_often(case: Case) -> Evidence | None:
     steps = max(1, int(round_to(limits.advised_views * count / at_once, 2)))
     return Evidence(
         sentence=Message(
-            "Each of the {count} images was trained {views:,.0f} times, and none was held out "
-            "to compare: it is overfitted.",
+            "Each of the {count} images was trained {views:,.0f} times, and none was held out for"
+            " comparison: this is overfitting.",
             {"count": count, "views": views},
         ),
         advice=Message(
@@ -257,13 +254,13 @@ def texts_overfit(case: Case) -> Evidence | None:
     steps = max(1, rise[0] or case.choice.step)
     return Evidence(
         sentence=Message(
-            "After step {step:,} the loss on texts that were held out rises again, by "
-            "{share:.0f} % of the base model's: it is overfitting.",
+            "After step {step:,} the loss on held-out texts rises again, by {share:.0f} % of the"
+            " base model's: this is overfitting.",
             {"step": rise[0], "share": 100 * rise[1]},
         ),
         advice=Message(
-            "If it is to learn facts, that is intended. Otherwise train {steps:,} steps, or on "
-            "more texts.",
+            "If the goal is to learn facts, that is intended. Otherwise train {steps:,} steps, or"
+            " on more texts.",
             {"steps": steps},
         ),
         changes={"max_train_steps": steps},
@@ -332,8 +329,8 @@ def too_few_steps(case: Case) -> Evidence | None:
     steps = round_to(case.steps_done * 2, 2)
     return Evidence(
         sentence=Message(
-            "The loss was still falling at the end: the last half of the steps brought"
-            " {share:.0f} % of its whole fall.",
+            "The loss was still falling at the end: {share:.0f} % of its decrease came in the"
+            " last half of the steps.",
             {"share": 100 * share},
         ),
         advice=Message("Train longer: {steps:,} steps.", {"steps": int(steps)}),
@@ -342,8 +339,8 @@ def too_few_steps(case: Case) -> Evidence | None:
 
 
 def share_of_last_half(curve: Series) -> float | None:
-    """Share of the whole gain that came in the last half of the steps: about what twice as many
-    would bring again. None for a single measured save, and where nothing was gained.
+    """Share of the whole gain that came in the last half of the steps: about the gain of twice as
+    many steps. None for a single measured save, and without any gain.
     """
     if len(curve) < 3 or curve[0][0]:
         return None
@@ -354,7 +351,7 @@ def share_of_last_half(curve: Series) -> float | None:
 
 
 def interpolated(curve: Series, step: float) -> float:
-    """A curve's value between its points."""
+    """The value of a curve at `step`, interpolated linearly."""
     for (before, low), (after, high) in pairwise(curve):
         if before <= step <= after:
             return low + (high - low) * (step - before) / (after - before)
@@ -365,14 +362,14 @@ def interpolated(curve: Series, step: float) -> float:
 
 
 def early_plateau(case: Case) -> Evidence | None:
-    """Nothing is gained after the first steps, on held-out images as on the trained ones."""
+    """The loss stops falling early, on held-out images as on the trained ones."""
     flat = plateau(case)
     if flat is None or flat > case.thresholds.early * case.steps_done or not _small_gap(case):
         return None
     return Evidence(
         sentence=Message(
-            "From step {step:,} of {total:,} on the loss no longer falls, on images that were "
-            "held out as on the trained ones.",
+            "From step {step:,} of {total:,} on, the loss no longer falls, on held-out images as"
+            " on the trained ones.",
             {"step": flat, "total": case.steps_done},
         ),
         advice=Message(
@@ -392,8 +389,8 @@ def detail_lost(case: Case) -> Evidence | None:
     left = 100 * (1 - max(gain_shares(case.measurements.curve).values()))
     return Evidence(
         sentence=Message(
-            "From step {step:,} on the loss stays at {left:.0f} % of the checkpoint's, without "
-            "overfitting: rank {rank} cannot hold more detail.",
+            "From step {step:,} on, the loss stays at {left:.0f} % of the checkpoint's, without"
+            " overfitting: rank {rank} cannot store more detail.",
             {"step": flat, "left": left, "rank": rank},
         ),
         advice=Message("Use rank {rank}.", {"rank": 2 * rank}),
@@ -402,7 +399,7 @@ def detail_lost(case: Case) -> Evidence | None:
 
 
 def plateau(case: Case) -> int | None:
-    """The step from which on the curve stays near its best gain; None if nothing was gained."""
+    """The step from which on the curve stays near its best gain; None without any gain."""
     gains = gain_shares(case.measurements.curve)
     best = max(gains.values(), default=0.0)
     if best <= case.thresholds.least_gain or len(gains) < 3:
@@ -430,8 +427,8 @@ def _small_gap(case: Case) -> bool:
 
 
 def captions_disagree(case: Case) -> Evidence | None:
-    """Some captions fit their images worse than other captions do, some images are hardly learned
-    while the others are, or the previews drift.
+    """Some captions fit their images worse than other captions do, some images are learned far less
+    than the others, or the previews drift.
     """
     return _foreign_captions(case) or _stubborn_images(case) or _drift(case)
 
@@ -504,8 +501,8 @@ def _drift(case: Case) -> Evidence | None:
         return None
     return Evidence(
         sentence=Message(
-            "The style of the previews drifts: from save to save their similarity to the "
-            "training images falls by {falls:.2f} in all, and rises by {rise:.2f}.",
+            "The style of the previews drifts: from save to save their similarity to the training"
+            " images falls by {falls:.2f} in total, and rises by {rise:.2f}.",
             {"falls": falls, "rise": rise},
         ),
         advice=Message("Check whether the captions use the same words for the same thing."),
@@ -531,7 +528,7 @@ def likeness_low(case: Case) -> Evidence | None:
     if not config.dataset.trigger_word:
         return Evidence(
             sentence=sentence,
-            advice=Message("Set a trigger word, so that prompts can call what was learned."),
+            advice=Message("Set a trigger word, so that prompts can activate the LoRA."),
         )
     if set(config.lora.target_modules) != set(UNET_TARGETS):
         return Evidence(
@@ -612,7 +609,9 @@ CONDITIONS: Mapping[str, Condition] = {
 
 
 def listed(names: Sequence[str], most: int) -> Message | str:
-    """Images in a sentence, by their names without folder and suffix: "img_07 and img_12"."""
+    """The names without folder and suffix, for a sentence: "img_07 and img_12". At most `most` are
+    named.
+    """
     shown = [PurePosixPath(name).stem or name for name in names]
     if len(shown) == 1:
         return shown[0]
@@ -625,5 +624,5 @@ def listed(names: Sequence[str], most: int) -> Message | str:
 
 
 def round_to(value: float, digits: int) -> float:
-    """`value` with this many significant digits."""
+    """`value`, rounded to this many significant digits."""
     return float(f"{value:.{digits - 1}e}")

@@ -1,4 +1,4 @@
-"""The verdict of a run: best step, strength, sentences, findings, and the table behind them."""
+"""The verdict of a run: best step, strength, sentences, findings, and a table of measurements."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verdict:
     """The evaluation of a run at its end."""
 
     step: int
-    """Steps done when it was judged."""
+    """Steps done when the run was evaluated."""
     step_count: int
     best_step: int
     strength: float | None = None
@@ -35,11 +35,11 @@ class Verdict:
     strengths: Mapping[int, float] = field(default_factory=dict)
     """Step -> its best strength."""
     basis: str = "nothing"
-    """What the steps were compared by: held_out, trained, pictures (previews) or nothing."""
+    """The Basis of the choice: held_out, trained, pictures (previews) or nothing."""
     sentences: tuple[Message, ...] = ()
     findings: tuple[VerdictFinding, ...] = ()
     table: tuple[Mapping[str, Any], ...] = ()
-    """What was measured at each step; see `row`."""
+    """The measurements of each step; see `row`."""
 
     def strength_of(self, step: int) -> float:
         """The strength to recommend for a step."""
@@ -77,7 +77,7 @@ def conclude(measurements: Measurements, thresholds: Thresholds = THRESHOLDS) ->
 
 
 def row(one: MeasuredStep, choice: Choice) -> dict[str, Any]:
-    """One step of the table: the measurements that are there."""
+    """The table row of a step: the measurements that exist."""
     values: dict[str, Any] = {
         "step": one.step,
         "training_loss": one.training_loss,
@@ -105,7 +105,7 @@ def row(one: MeasuredStep, choice: Choice) -> dict[str, Any]:
 def sentences_of(
     measurements: Measurements, choice: Choice, thresholds: Thresholds
 ) -> Iterator[Message]:
-    """What is best, by which figures, and what happens after it."""
+    """The sentences of the verdict: the best step, its figures, and what happens after it."""
     yield _best(measurements, choice)
     if choice.basis == "nothing":
         return
@@ -124,13 +124,13 @@ def _best(measurements: Measurements, choice: Choice) -> Message:
     values = {"step": choice.step, "total": measurements.step_count}
     if choice.basis == "nothing":
         return Message(
-            "Nothing was measured at the saves of this run, so its last one is used: step "
-            "{step:,} of {total:,}.",
+            "Nothing was measured at the saves of this run, so the last one is used: step"
+            " {step:,} of {total:,}.",
             values,
         )
     if not choice.improves:
         return Message(
-            "No saved step is better than the checkpoint alone; the least bad is step {step:,} of"
+            "No saved step is better than the checkpoint alone; the best one is step {step:,} of"
             " {total:,}.",
             values,
         )
@@ -154,8 +154,8 @@ def _gain(measurements: Measurements, choice: Choice) -> Message | None:
         )
     if held_out is None and trained is not None and trained > 0:
         return Message(
-            "On the trained images its loss is {share:.0f} % below the checkpoint's; no images were"
-            " held out to compare.",
+            "On the trained images its loss is {share:.0f} % below the checkpoint's; no images"
+            " were held out for comparison.",
             {"share": 100 * trained},
         )
     return None
@@ -201,7 +201,7 @@ def _copied(measurements: Measurements, choice: Choice, thresholds: Thresholds) 
     measured = [one for one in measurements.steps if one.has_previews and one.step]
     first = next((one for one in measured if one.copied), None)
     if first is None:
-        return Message("Nothing is copied.") if measured else None
+        return Message("No training image is copied.") if measured else None
     images = listed(
         tuple(dict.fromkeys(name for one in measured for name in one.copied)),
         thresholds.most_copied,
@@ -222,11 +222,11 @@ def _after(measurements: Measurements, choice: Choice, thresholds: Thresholds) -
     lost = 1 - choice.quality.get(last, best) / best if best > 0 else 0.0
     if choice.step < last and lost > thresholds.step_tolerance:
         return Message(
-            "By the last step, {share:.0f} % of this is lost again.", {"share": 100 * lost}
+            "By the last step, {share:.0f} % of this quality is lost again.", {"share": 100 * lost}
         )
     share = share_of_last_half(curve)
     if choice.step == last and share is not None and share > thresholds.still_falling:
-        return Message("It was still getting better at the end.")
+        return Message("It was still improving at the end.")
     return None
 
 
@@ -240,12 +240,12 @@ def write(folder: RunFolder, verdict: Verdict) -> None:
 
 
 def read(folder: RunFolder) -> Verdict | None:
-    """The verdict in verdict.json; None if there is none that can be read."""
+    """The verdict in verdict.json; None if the file is missing or unreadable."""
     return files.read_json(folder.path / FILE, from_mapping, None, names=True)
 
 
 def to_mapping(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON; `text` is for people only."""
+    """A verdict as JSON values; `text` is not read back."""
     return {
         "text": verdict.text(),
         "step": verdict.step,
@@ -270,7 +270,7 @@ def to_mapping(verdict: Verdict) -> dict[str, Any]:
 
 
 def from_mapping(values: Any) -> Verdict:
-    """The verdict in parsed JSON of any origin. Raises one of files.UNREADABLE."""
+    """The verdict from untrusted parsed JSON. Raises one of files.UNREADABLE."""
     strengths = {
         int(step): strength
         for step, given in values["strengths"].items()
@@ -311,7 +311,7 @@ def _finding_from(values: Any) -> VerdictFinding:
 
 
 def judged(verdict: Verdict) -> events.Judged:
-    """The event of a verdict."""
+    """The event that reports a verdict."""
     return events.Judged(
         step=verdict.best_step,
         strength=verdict.strength,

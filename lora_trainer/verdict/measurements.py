@@ -1,6 +1,6 @@
-"""What a run has measured: events.jsonl and config.yaml -> Measurements.
+"""Reads a run's measurements: events.jsonl and config.yaml -> Measurements.
 
-Values that are missing or not finite are None; series are (step, value) in order of steps.
+Values that are missing or not finite are None; series are (step, value), ordered by step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Series = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewScores:
-    """Previews of one strength, as the image-text encoder sees them."""
+    """Mean scores of the previews of one strength, by the image-text encoder. likeness: similarity
+    to the training images. obedience: prompt adherence.
+    """
 
     likeness: float | None = None
     obedience: float | None = None
@@ -31,14 +33,14 @@ class PreviewScores:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredStep:
-    """What was measured at one step: the fields of the events Validated and PicturesMeasured."""
+    """The measurements of one step: the fields of the events Validated and PicturesMeasured."""
 
     step: int
     training_loss: float | None = None
     validation_loss: float | None = None
     by_strength: Mapping[float, float] = field(default_factory=dict)
-    """Strength -> loss, on held-out images if there are any. Of fewer noise levels than the losses
-    above, so that they are compared with each other only.
+    """Strength -> loss, on held-out images if there are any. Measured at fewer noise levels than
+    the losses above, so comparable only with each other.
     """
     unprompted_change: float | None = None
     prompted_change: float | None = None
@@ -51,7 +53,7 @@ class MeasuredStep:
     has_previews: bool = False
     """Whether previews were measured at this step."""
     likeness: float | None = None
-    """Above that of previews at strength 0, if there are any (`has_base`)."""
+    """Relative to that of previews at strength 0, if there are any (`has_base`)."""
     obedience: float | None = None
     variety: float | None = None
     nearest: Mapping[str, float] = field(default_factory=dict)
@@ -67,21 +69,21 @@ class MeasuredStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """A run's measurements. `losses`: of each step; None where the loss was not finite."""
+    """A run's measurements. `losses`: of each step; None if the loss was not finite."""
 
     config: RunConfig
     step: int
     """Steps done."""
     step_count: int
     data: str = "images"
-    """What was trained on: images or texts."""
+    """The kind of training data: images or texts."""
     image_count: int = 0
-    """Images, or texts."""
+    """Number of training images, or texts."""
     losses: tuple[tuple[int, float | None], ...] = ()
     steps: tuple[MeasuredStep, ...] = ()
     """In order, step 0 (before training) included."""
     saved: tuple[int, ...] = ()
-    """Steps of which there is a LoRA file."""
+    """Steps with a LoRA file."""
 
     @cached_property
     def training(self) -> Series:
@@ -103,14 +105,12 @@ class Measurements:
 
     @cached_property
     def base_by_strength(self) -> float | None:
-        """The checkpoint's own loss as `by_strength` measures it; None if step 0 was not
-        measured.
-        """
+        """The checkpoint's own loss, measured as `by_strength`; None if step 0 was not measured."""
         before = next((one.by_strength for one in self.steps if one.step == 0), {})
         return next(iter(before.values()), None)
 
     def at(self, step: int) -> MeasuredStep:
-        """What was measured at a step; nothing if it was not measured."""
+        """The measurements of a step; empty if there are none."""
         return next((one for one in self.steps if one.step == step), MeasuredStep(step=step))
 
     @cached_property
@@ -119,8 +119,8 @@ class Measurements:
 
 
 def read_measurements(folder: RunFolder) -> Measurements:
-    """A run's measurements, of the steps that count: those before a resume point were repeated.
-    Raises ConfigError if its settings cannot be read.
+    """A run's measurements, without those of steps that a resumed run has repeated. Raises
+    ConfigError if its settings cannot be read.
     """
     history = folder.read_events()
     state = fold(history)
@@ -139,7 +139,7 @@ def read_measurements(folder: RunFolder) -> Measurements:
 
 
 def _folded(history: Iterable[events.Event]) -> dict[str, Any]:
-    """The losses and measured steps; a resumed worker's replace those after its resume point."""
+    """The losses and measured steps; a resumed run replaces those after its resume point."""
     losses: dict[int, float | None] = {}
     steps: dict[int, MeasuredStep] = {}
     for event in history:
@@ -196,7 +196,7 @@ def _with_previews(known: MeasuredStep | None, event: events.PicturesMeasured) -
 
 
 def by_number(values: Mapping[str, Any]) -> dict[float, float]:
-    """{"0.75": 0.1} -> {0.75: 0.1}, sorted, without what is no number."""
+    """{"0.75": 0.1} -> {0.75: 0.1}, sorted; entries that are not finite numbers are omitted."""
     found = {
         number: value
         for name, given in values.items()

@@ -1,4 +1,4 @@
-"""Every number that decides in a verdict, with its reason.
+"""The thresholds of a verdict, each with its reason.
 
 All of them compare a run with itself: shares of its own gain, or of its checkpoint's loss on the
 same images and noise. Absolute losses depend on images, checkpoint, resolution and weighting, and
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """gain: the fall of the loss below the checkpoint's own, on the same images and noise."""
+    """gain: decrease of the loss from the checkpoint's own, on the same images and noise."""
 
     least_gain: float = 0.005
-    """Share of the checkpoint's loss. A smaller one counts as none: nothing visible was learned."""
+    """Share of the checkpoint's loss. A smaller gain counts as none, since nothing is visible."""
     step_tolerance: float = 0.05
-    """Of the best quality. A step within it is as good by the few images that are measured; the
-    latest of them shows most of what is learned. At a constant rate the gain of a save lies 0.036
-    of it (standard deviation) off that of the averaged weights, on the embedded checkpoint
-    (BENCHMARKS), so that two saves differ by 0.05 by chance.
+    """Share of the best quality. Steps within it cannot be told apart with the few images that are
+    measured; the latest of them has learned most. At a constant rate the gain of a save differs
+    from that of the averaged weights by 0.036 of it (standard deviation), on the embedded
+    checkpoint (BENCHMARKS), so two saves differ by 0.05 by chance.
     """
     strength_tolerance: float = 0.1
-    """Of the gain at the best strength, of images. The gain is nearly a parabola of the strength:
+    """Share of the gain at the best strength, for images. The gain is nearly a parabola in it:
     three quarters of the best strength give nine tenths of the gain, and leave more influence to
     the prompt.
     """
     non_finite: float = 0.02
     """Share of the steps without a finite loss. Loss scaling (fp16) skips a few at its start."""
     rises_above_base: float = 0.02
-    """Share of the checkpoint's loss. With the images and the noise fixed, trained images never
-    come out worse than without the LoRA unless the steps were too large.
+    """Share of the checkpoint's loss. With fixed images and noise, the loss of trained images
+    exceeds the checkpoint's only if the steps were too large.
     """
     diverged: float = 1.0
     """The same rise beyond which the rate is wrong by an order of magnitude."""
@@ -51,31 +51,30 @@ class Thresholds:
     approach of which five time constants were trained.
     """
     plateau_gain: float = 0.97
-    """Share of the gain at which a curve counts as flat from there on. Good runs gain nine tenths
-    in the first tenth of their steps: large shapes come first, and what is left is the detail.
+    """Share of the gain from which on a curve counts as flat. Good runs reach nine tenths in the
+    first tenth of their steps: large shapes come first, details later.
     """
     early: float = 0.15
     """Share of the steps. A plateau reached before is early."""
     gap: float = 0.25
-    """Gain of the trained images without that of the held-out ones, as a share of the former. Below
+    """Gain of the trained images minus that of the held-out ones, as a share of the former. Below
     it the LoRA has learned what the images have in common.
     """
     overfit_rise: float = 0.25
-    """Rise of the held-out images' loss above its lowest, as a share of its gain until then."""
+    """Rise of the held-out images' loss above its minimum, as a share of its gain until then."""
     overfit_floor: float = 0.01
     """Share of the checkpoint's loss; the gain counts as at least this, so that a rise without any
     gain before is measured against it.
     """
     views: int = 250
-    """Times that each image was trained, without held-out images to compare, from which on it
-    counts as overfitted. Presets train each of 20 images about 90 times.
+    """Epochs from which on a run without held-out images counts as overfitted. Presets train each
+    of 20 images about 90 times.
     """
     advised_views: int = 100
-    """Times that are advised instead."""
+    """Epochs that are advised instead."""
     stubborn: float = 0.5
-    """An image is learned less than the others when it has kept this share of what the median image
-    has lost. Images differ in how much there is to learn; one whose caption says something else
-    keeps nearly all.
+    """An image counts as not learned if it keeps this share of the loss that the median image has
+    lost. Images differ in how much there is to learn; one with a wrong caption keeps nearly all.
     """
     stubborn_deviations: float = 3.0
     """It is also this many standard deviations (by the median absolute deviation) above the
@@ -84,11 +83,11 @@ class Thresholds:
     stubborn_images: int = 4
     """Images needed to tell one from the others."""
     foreign_share: float = 0.15
-    """Of the usual distance between the losses with an image's own caption and with others. An own
-    caption that is worse by more is not this image's.
+    """Share of the usual distance between the losses with an image's own caption and with others.
+    A caption that is worse by more belongs to another image.
     """
     foreign_floor: float = 0.01
-    """Relative difference of losses. Below it captions are so alike that either describes the
+    """Relative difference of losses. Below it captions are so similar that either describes the
     image.
     """
     foreign_images: int = 2
@@ -96,13 +95,13 @@ class Thresholds:
     drift: float = 1.0
     """Sum of all falls of the previews' likeness from save to save, as a share of its rise."""
     low_likeness: float = 0.02
-    """Cosine of image embeddings, gained over the checkpoint. Two images of one prompt with
-    different seeds differ by more.
+    """Gain in cosine similarity of image embeddings over the checkpoint. Two images of one prompt
+    with different seeds differ by more.
     """
     learned: float = 0.03
-    """Share of the checkpoint's loss that was gained by a run that did learn something."""
+    """Gain from which on a run has learned something, as a share of the checkpoint's loss."""
     few_ranks: int = 4
-    """Ranks up to this are short of capacity for detail."""
+    """Ranks up to this may lack the capacity for detail."""
     spoiled: float = 0.5
     """Change of the predictions without a caption, as a share of their size. Beyond it the LoRA
     changes the checkpoint's images, with or without its trigger word.

@@ -74,12 +74,12 @@ def test_overfitting_is_best_before_the_loss_rises_again():
     run = measured(approach(0.5), overfitting, strengths_of(0.8))
     verdict = conclude(run)
     assert (verdict.best_step, verdict.strength) == (800, 0.75)
-    assert said(run)[-1] == "By the last step, 50 % of this is lost again."
+    assert said(run)[-1] == "By the last step, 50 % of this quality is lost again."
     assert [one.name for one in verdict.findings] == ["overfit"]
     one = verdict.findings[0]
     assert str(one.sentence) == (
-        "After step 800 the loss on images that were held out rises again, by 3 % of the "
-        "checkpoint's, while that of the trained images does not: it is overfitting."
+        "After step 800 the loss on held-out images rises again, by 3 % of the "
+        "checkpoint's, while that on the trained images does not: this is overfitting."
     )
     assert one.changes == {"max_train_steps": 800, "lora_dropout": 0.1}
     assert str(one.advice) == "Train 800 steps, with dropout. More images would help most."
@@ -93,8 +93,8 @@ def test_a_few_images_that_were_trained_hundreds_of_times_are_learned_by_heart()
     few = measured(approach(0.08), None, settings=settings, image_count=3)
     one = found(few)["overfit"]
     assert str(one.sentence) == (
-        "Each of the 3 images was trained 2,667 times, and none was held out to compare: it is "
-        "overfitted."
+        "Each of the 3 images was trained 2,667 times, and none was held out for comparison: this "
+        "is overfitting."
     )
     assert one.changes == {"max_train_steps": 75}
     assert found(measured(approach(0.08), None, image_count=19)) == {}
@@ -110,7 +110,9 @@ def test_copied_images_are_named_and_the_step_before_is_best():
     one = found(run)["copies"]
     assert str(one.sentence) == "From step 1,600 on, previews copy img_07 and img_12."
     assert one.changes == {"max_train_steps": 1400} and one.section == "images"
-    assert "Nothing is copied." in said(measured(approach(0.08), None, copying_from(9999)))
+    assert "No training image is copied." in said(
+        measured(approach(0.08), None, copying_from(9999))
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,12 +121,12 @@ def test_copied_images_are_named_and_the_step_before_is_best():
         (
             lambda step: BASE * (1 + step / 10_000),
             "At step 2,000 the loss on the trained images was 20 % above that of the checkpoint"
-            " alone, under the same noise.",
+            " alone, with the same noise.",
         ),
         (
             lambda step: BASE * (0.9 if step % 400 else 0.97) if step else BASE,
-            "From save to save the loss on the same images under the same noise goes up and down:"
-            " its rises add up to 350 % of its whole fall.",
+            "From save to save the loss on the same images with the same noise oscillates:"
+            " its rises add up to 350 % of its total decrease.",
         ),
     ],
 )
@@ -147,7 +149,7 @@ def test_a_rate_at_which_training_diverges_is_lowered_by_an_order_of_magnitude()
 def test_a_rate_that_is_too_high_is_known_by_losses_that_are_not_finite():
     losses = tuple((step, None if step % 10 == 0 else 0.1) for step in range(1, 101))
     one = found(measured(approach(0.08), losses=losses))["rate_too_high"]
-    assert str(one.sentence) == "In 10 of 100 steps the loss was NaN or infinite."
+    assert str(one.sentence) == "The loss was NaN or infinite in 10 of 100 steps."
     # a few at the start are loss scaling's
     few = tuple((step, None if step < 3 else 0.1) for step in range(1, 101))
     assert "rate_too_high" not in found(measured(approach(0.08), losses=few))
@@ -159,7 +161,7 @@ def test_a_run_of_which_only_the_steps_losses_are_known_is_judged_by_them():
     verdict = conclude(run)
     assert (verdict.best_step, verdict.strength, verdict.basis) == (2000, None, "nothing")
     assert said(run) == [
-        "Nothing was measured at the saves of this run, so its last one is used: step 2,000 of "
+        "Nothing was measured at the saves of this run, so the last one is used: step 2,000 of "
         "2,000."
     ]
     assert str(found(run)["rate_too_high"].sentence) == (
@@ -175,12 +177,12 @@ def test_too_few_steps_are_known_by_a_loss_that_still_falls():
 
     run = measured(line, line, strengths_of(1.0))
     assert conclude(run).best_step == 2000
-    assert said(run)[-1] == "It was still getting better at the end."
+    assert said(run)[-1] == "It was still improving at the end."
     one = found(run)
     assert list(one) == ["too_few_steps"]
     assert str(one["too_few_steps"].sentence) == (
-        "The loss was still falling at the end: the last half of the steps brought 50 % of its whole"
-        " fall."
+        "The loss was still falling at the end: 50 % of its decrease came in the last half of the"
+        " steps."
     )
     assert one["too_few_steps"].changes == {"max_train_steps": 4000}
 
@@ -227,7 +229,7 @@ def test_previews_that_drift_are_told():
     one = found(measured(approach(0.08), approach(0.07), change))["captions_disagree"]
     assert str(one.sentence) == (
         "The style of the previews drifts: from save to save their similarity to the training "
-        "images falls by 0.40 in all, and rises by 0.10."
+        "images falls by 0.40 in total, and rises by 0.10."
     )
 
 
@@ -239,8 +241,8 @@ def test_a_loss_that_stands_still_at_once_wants_other_images():
     one = found(measured(early, early))
     assert list(one) == ["early_plateau"]
     assert str(one["early_plateau"].sentence) == (
-        "From step 200 of 2,000 on the loss no longer falls, on images that were held out as on"
-        " the trained ones."
+        "From step 200 of 2,000 on, the loss no longer falls, on held-out images as on the trained"
+        " ones."
     )
     assert one["early_plateau"].changes == {}
 
@@ -250,8 +252,8 @@ def test_a_low_rank_that_holds_no_more_is_told_to_double():
     assert list(one) == ["detail_lost"]
     assert one["detail_lost"].changes == {"lora_rank": 8, "lora_alpha": None}
     assert str(one["detail_lost"].sentence) == (
-        "From step 1,200 on the loss stays at 91 % of the checkpoint's, without overfitting: "
-        "rank 4 cannot hold more detail."
+        "From step 1,200 on, the loss stays at 91 % of the checkpoint's, without overfitting: "
+        "rank 4 cannot store more detail."
     )
 
 
@@ -323,7 +325,7 @@ def test_pictures_decide_with_the_held_out_images_and_choose_the_strength():
 def test_a_run_that_is_no_better_than_the_checkpoint_says_so():
     run = measured(approach(0.08), lambda step: BASE * (1 + step / 100_000))
     assert said(run)[0] == (
-        "No saved step is better than the checkpoint alone; the least bad is step 200 of 2,000."
+        "No saved step is better than the checkpoint alone; the best one is step 200 of 2,000."
     )
     assert conclude(run).strength is None
 
