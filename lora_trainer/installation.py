@@ -108,7 +108,7 @@ def install(
             return
         folder = overlay.folder
         if overlay.state == "ready" and folder is not None:
-            echo("Checking the packages beside the interpreter's new ones ...")
+            echo("Checking the packages with the interpreter's new ones ...")
             _try_imports(folder, overlay, environ)
             stamp = read_stamp(folder)
             if stamp is not None:

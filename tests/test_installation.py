@@ -495,7 +495,7 @@ def test_another_torch_is_tried_out_without_installing_anew(
         "PYTHONPATH": str(tmp_path / "1.27"),
     }
     assert install(after, without_source) == [
-        "Checking the packages beside the interpreter's new ones ..."
+        "Checking the packages with the interpreter's new ones ..."
     ]
     assert after.is_checked
     assert before.is_checked
@@ -512,7 +512,7 @@ def test_what_another_extension_brings_is_tried_out_without_installing_anew(
     assert (after.state, after.is_checked) == ("ready", False)
     without_source = {**environ, "PIP_FIND_LINKS": str(own), "PYTHONPATH": str(own)}
     assert install(after, without_source) == [
-        "Checking the packages beside the interpreter's new ones ..."
+        "Checking the packages with the interpreter's new ones ..."
     ]
     assert (after.folder, after.is_checked) == (before.wanted, True)
 

@@ -1,4 +1,4 @@
-"""Finds the parts of a model that lie in files of their own, each recognised by its header.
+"""Finds the parts of a model that are in separate files, each recognised by its header.
 
     find_parts(path, detected, ...) -> FoundParts
 
@@ -75,7 +75,7 @@ class FoundParts:
             raise CheckpointError(
                 "{path} lacks {parts}, and {found} cannot be read",
                 hint=(
-                    "If one of these is what is missing, its download was cut off, or it is of"
+                    "If one of these is the missing part, its download was cut off, or it has"
                     " another format: download the .safetensors file again."
                 ),
                 path=self.path,
@@ -83,7 +83,7 @@ class FoundParts:
                 found=", ".join(sorted(path.name for path in self.unreadable)),
             )
         raise CheckpointError(
-            "{path} lacks parts that lie in files of their own: {parts}",
+            "{path} lacks parts that are in separate files: {parts}",
             hint=(
                 "Download them into the WebUI's folders models/text_encoder and models/VAE, or"
                 " name them with text_encoders and vae."

@@ -286,7 +286,9 @@ def _chosen(images: Sequence[Path], listing: Listing, only: Collection[str] | No
         if image is None:
             raise DatasetError(
                 "there is no image {name} in {folder}",
-                hint="Name images as they lie in the folder, as in fox.png or portraits/fox.png.",
+                hint=(
+                    "Give image paths relative to the folder, such as fox.png or portraits/fox.png."
+                ),
                 name=name,
                 folder=listing.root,
             )

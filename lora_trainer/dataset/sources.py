@@ -294,8 +294,8 @@ def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Find
     findings = []
     if several:
         template = (
-            "images with several captions, one a line ({count}, such as {name}): one is chosen "
-            "at random each time"
+            "images with several captions, one per line ({count}, such as {name}): one is chosen"
+            " at random each time"
         )
         hint = "If the lines are one caption, put them into one line."
         findings.append(_hint("several-captions", template, hint, several, listing))

@@ -128,7 +128,7 @@ _CAPTION_HINT = (
     "replaces it everywhere."
 )
 _PROMPT_HINT = (
-    "Write sample prompts in plain words; size, steps and strength have settings of their own."
+    "Write sample prompts in plain words; size, steps and strength have their own settings."
 )
 
 

@@ -230,7 +230,7 @@ class Family(ABC):
         raise NotImplementedError
 
     part_kinds: tuple[PartKind, ...] = ()
-    """Parts that may lie in files of their own: text encoders in the family's order, then the VAE.
+    """Parts that may be in separate files: text encoders in the family's order, then the VAE.
     Empty: single files of this family are complete, but for the setting `vae`.
     """
 

@@ -28,7 +28,7 @@ class ReForge(OnDemand):
 
     @contextlib.contextmanager
     def _lora_remarks(self) -> Iterator[list[str]]:
-        """It names unmatched keys by `logging.warning`, one a line: here as one remark."""
+        """Unmatched keys are logged by `logging.warning`, one per line: here as one message."""
         with super()._lora_remarks() as remarks:
             handler = _NotLoaded()
             root = logging.getLogger()

@@ -490,8 +490,8 @@ def _doubts(loadings: Sequence[Loading]) -> Iterator[Cause]:
     if len({one.matched for one in loadings}) > 1:
         models = dict.fromkeys(host_layers.family_of(one.model) for one in loadings)
         yield _cause(
-            template="Its layers' names do not tell for which model it is: {families}.",
-            hint="What is said here is for {family}.",
+            template="Its layer names fit several models: {families}.",
+            hint="This check is for {family}.",
             families=", ".join(FAMILIES[family].name for family in models),
             family=FAMILIES[next(iter(models))].name,
         )

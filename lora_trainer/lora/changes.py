@@ -216,7 +216,7 @@ def change_of(header: Header, layer: Layer, scale: float) -> WeightChange:
         tensor = read_tensor(header, info)
         if tensor is None:
             raise LoraFileError(
-                "{path} holds numbers of type {dtype}, which are not known here",
+                "{path} contains tensors of type {dtype}, which is not supported",
                 hint="Export it as float16.",
                 path=header.path,
                 dtype=info.dtype,

@@ -276,7 +276,7 @@ def refuse_if_alive(folder: RunFolder) -> None:
             'ends it, `tell "{path}" resume` ends a pause.'
         )
         if folder.job == "caption":
-            raise RunError("a captioner is already at work in {path}", hint=hint, path=folder.path)
+            raise RunError("a captioner is already running in {path}", hint=hint, path=folder.path)
         hint = (
             '`python -m lora_trainer status "{path}"` shows its state; `tell "{path}" stop` '
             'ends it, `tell "{path}" resume` ends a pause. Another training needs an output_dir'

@@ -107,7 +107,7 @@ class CaptionSettings(Settings):
                 "only_missing and overwrite contradict each other", hint="Give one of them."
             )
         if self.output is not None and self.format == "txt":
-            hint = "Leave output out: each text file lies beside its image."
+            hint = "Leave output out: each text file is written beside its image."
             yield ConfigError(
                 "format is txt, but output is {output}", hint=hint, output=self.output
             )

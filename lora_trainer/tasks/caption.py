@@ -371,7 +371,9 @@ class Selecting:
         for name in [names[key] for key in names if key not in by_name]:
             self.named.warn(
                 "there is no image {name} in {folder}",
-                hint="Name images as they lie in the folder, as in fox.png or portraits/fox.png.",
+                hint=(
+                    "Give image paths relative to the folder, such as fox.png or portraits/fox.png."
+                ),
                 name=name,
                 folder=self.settings.input,
             )
@@ -741,7 +743,7 @@ class Captioning:
             "out of memory at {name}, with one image at a time",
             name=self.named.shown(item.image),
             hint=(
-                "What was captioned is kept. Close other programs, or unload the WebUI's"
+                "Captions written so far are kept. Close other programs, or unload the WebUI's"
                 " checkpoint; or use a smaller captioner, or the cpu."
             ),
         )

@@ -94,7 +94,7 @@ def _rename_damaged(path: Path, reason: str, step: int) -> Message:
         path.rename(path.with_name(f"{path.name}.damaged"))
     values = {"name": path.name, "reason": reason, "step": step}
     return Message(
-        "the resume point {name} is damaged ({reason}); the run goes on from step {step}", values
+        "the resume point {name} is damaged ({reason}); the run continues from step {step}", values
     )
 
 

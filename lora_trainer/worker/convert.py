@@ -29,7 +29,7 @@ def main() -> None:
             return {"made": str(convert(Path(image), Path(stem)))}
         except MemoryError:
             problem = DatasetError(
-                "{path} needs more memory than there is",
+                "there is not enough memory for {path}",
                 hint="Make it smaller, or close other programs.",
                 path=image,
             )

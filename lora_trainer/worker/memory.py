@@ -1,8 +1,8 @@
-"""Chooses the options that save memory, before a run and when memory ran out.
+"""Chooses the options that save memory, before a run and after running out of memory.
 
     options = MemoryOptions.of(folder)    None: the settings are wrong, or ask for no changes
     options.choose()                      -> sentences about what was written into config.yaml
-    options.go_on_with_less()             -> the same after memory ran out; None if nothing is left
+    options.go_on_with_less()             -> the same after out of memory; None: nothing is left
 
 A run that resumes keeps the options of its resume point. On a card, `memory: auto` looks at the
 predicted peak where the closed formula knows the architecture.
@@ -136,16 +136,16 @@ class MemoryOptions:
         if not settings:
             return None
         resumes = resume.has_state(self.folder.state)
-        template = "memory ran out at step {step}; the training begins again with {changes}"
+        template = "out of memory at step {step}; the training restarts with {changes}"
         if resumes:
             template = (
-                "memory ran out at step {step}; the training goes on from its last save with"
+                "out of memory at step {step}; the training continues from its last save with"
                 " {changes}"
             )
         return self._take(settings, template, step=state.step)
 
     def _remember(self, here: Situation) -> None:
-        """Note how much of this card's free memory was too much."""
+        """Record for this card that the plan needed too much of its free memory."""
         if here.kind == "cpu" or here.counted or not here.free:
             return
         predicted = peak_with(here.with_settings(self.config), {}, here.estimate, here.kind)

@@ -86,7 +86,7 @@ def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(
     (folder.path / "config.yaml").unlink()
     folder.caption_config.write_text("", encoding="utf-8")
     with (
-        pytest.raises(RunError, match="a captioner is already at work"),
+        pytest.raises(RunError, match="a captioner is already running"),
         folders.occupy(folder, {}),
     ):
         pass

@@ -577,7 +577,7 @@ def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_
         event.resumed_from for event in hurt.read_events() if isinstance(event, events.Started)
     ] == [None, 2]
     assert [str(event.template) for event in hurt.read_state().warnings][:1] == [
-        "the resume point {name} is damaged ({reason}); the run goes on from step {step}"
+        "the resume point {name} is damaged ({reason}); the run continues from step {step}"
     ]
     assert_same_lora(hurt, plain)
 

@@ -95,7 +95,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path
     found, notes = resume.read_state(tmp_path)
     assert found["step"] == 10
     assert [str(note).replace(str(note.values["reason"]), "...") for note in notes] == [
-        "the resume point step00000020.pt is damaged (...); the run goes on from step 10"
+        "the resume point step00000020.pt is damaged (...); the run continues from step 10"
     ]
     write_states(tmp_path, state(12))
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -125,7 +125,7 @@ def test_what_was_too_much_for_a_card_is_remembered_and_planned_around(tmp_path,
     options = MemoryOptions.of(folder)
     assert options.choose() == [], "it is predicted to fit"
     (note,) = options.go_on_with_less()
-    assert "begins again" in str(note) and "gradient_checkpointing: true" in str(note)
+    assert "restarts" in str(note) and "gradient_checkpointing: true" in str(note)
     shares = json.loads((tmp_path / limits.NAME).read_text())
     assert shares == {CARD: pytest.approx(0.95 * 6.6 / 6.7, abs=0.01)}
     # the next run on this card begins with what fits
@@ -165,7 +165,7 @@ def test_a_run_whose_memory_runs_out_goes_on_from_its_last_save_with_less(tmp_pa
     assert [one.resumed_from for one in said if isinstance(one, events.Started)] == [None, 2]
     told = [one.message for one in said if isinstance(one, events.Warned)]
     assert (
-        "memory ran out at step 3; the training goes on from its last save with batch_size: 1,"
+        "out of memory at step 3; the training continues from its last save with batch_size: 1,"
         " gradient_accumulation_steps: 2"
     ) in told
     assert training.read(folder.config).training.batch_size == 1

@@ -55,7 +55,7 @@ class ClipSettings(TagSettings):
     top_k: int | None = setting(
         None, label="Max tags per group", bounds=(1, 1000), audience="everyone", order=2
     )
-    """At most so many words from each group of the vocabulary. auto: 2."""
+    """Maximum number of words from each group of the vocabulary. auto: 2."""
     vocabulary: Path | None = setting(None, label="Vocabulary file", audience="local")
     """A text file with one word or phrase a line, [headings] between groups. auto: the one that
     comes with the trainer.

@@ -70,7 +70,7 @@ class WdSettings(TagSettings):
     top_k: int | None = setting(
         None, label="Max tags", bounds=(1, 1000), audience="everyone", order=2
     )
-    """At most so many tags in all. auto: no limit."""
+    """Maximum number of tags. auto: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

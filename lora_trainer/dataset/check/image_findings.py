@@ -256,8 +256,8 @@ def _exposure(image: CheckedImage, measures: Measures, resolution: int) -> Itera
     elif is_bright(measures):
         template = "{name} is very bright: {percent} % of it is blown out"
         hint = (
-            "Darken it in an image editor, or leave it out; what is blown out to white cannot "
-            "be recovered."
+            "Darken it in an image editor, or leave it out; blown-out highlights cannot be"
+            " recovered."
         )
         if measures.clipped < BLOWN:
             template = "{name} is very bright and has no dark areas"

@@ -84,7 +84,7 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
                 kind = "near-duplicate"
                 similarity = round(_similarity(measures, best_measures), 3)
                 hint = (
-                    "Keep the best of each: an image that is there twice is learned twice as"
+                    "Keep the best of each: an image that occurs twice is learned twice as"
                     " strongly."
                 )
                 template = "{name} is nearly the same image as {original}"

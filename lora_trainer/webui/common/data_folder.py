@@ -75,12 +75,12 @@ class DataFolder:
         """
         parent = self.folder(kind)
         if name_problem(name):
-            raise NotFound("there is nothing called {name} here", name=name[:80])
+            raise NotFound("there is no {name} here", name=name[:80])
         path = parent / unicodedata.normalize("NFC", name)
         # a symlink out of the folder would expose other files
         if not path.exists() or path.resolve().parent != parent.resolve():
             raise NotFound(
-                "there is nothing called {name} here",
+                "there is no {name} here",
                 hint="It may have been deleted. Reload the page.",
                 name=name,
             )

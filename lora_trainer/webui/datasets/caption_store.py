@@ -190,7 +190,7 @@ class CaptionStore:
 
     def _read_index(self) -> Reading:
         if not self.path.is_dir():
-            hint = "It may have been moved, or lie on a disk that is not connected."
+            hint = "It may have been moved, or be on a disk that is not connected."
             raise DatasetError("the folder {path} no longer exists", hint=hint, path=self.path)
         self._settle()
         return self._index.refresh()

@@ -259,7 +259,7 @@ def _cannot_move(name: str, problem: OSError) -> DatasetError:
     if files.is_disk_full(problem):
         return DatasetError(
             "{name} cannot be moved: the disk is full",
-            hint="Make room, then try again. Nothing was changed.",
+            hint="Free some disk space, then try again. Nothing was changed.",
             name=name,
         )
     hint = "Close the programs that have it open, and check the folder's permissions."

@@ -326,7 +326,7 @@ class Datasets:
             found = next((found for found in self.deleted() if found.id == trashed), None)
             if found is None:
                 raise NotFound(
-                    "there is nothing called {name} here",
+                    "there is no {name} here",
                     hint="It may have been restored already. Reload the page.",
                     name=trashed[:80],
                 )

@@ -279,7 +279,7 @@ class _Selection:
 
     @property
     def has_separate_parts(self) -> bool:
-        """Whether parts of the checkpoint may lie in files of their own."""
+        """Whether parts of the checkpoint may be in separate files."""
         family = self.facts.family
         return family is not None and bool(family.part_kinds) and self.choice.path.is_file()
 
@@ -364,7 +364,7 @@ class Preflight:
             raise DatasetError("no dataset is chosen", hint="Add images or texts first.")
         dataset = self.datasets.find(identity)
         if not dataset.path.is_dir():
-            hint = "It may have been moved, or lie on a disk that is not connected."
+            hint = "It may have been moved, or be on a disk that is not connected."
             raise DatasetError("the folder {path} no longer exists", hint=hint, path=dataset.path)
         return dataset
 

@@ -115,7 +115,7 @@ class UserPresets:
         path = self._data.child("presets", file)
         if path.suffix != SUFFIX or not path.is_file():
             raise NotFound(
-                "there is nothing called {name} here",
+                "there is no {name} here",
                 hint="It may have been deleted. Reload the page.",
                 name=file[:80],
             )

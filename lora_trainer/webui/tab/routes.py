@@ -139,7 +139,7 @@ def modules(app: App, request: Request) -> ModulesView:
     served = es_modules.MODULES
     error = LoraTrainerError(
         "a part of LoRA Trainer could not be loaded",
-        hint="Reload the page: the extension may have been updated meanwhile.",
+        hint="Reload the page: the extension may have been updated.",
     )
     return {
         "start": served.address(es_modules.START),

@@ -449,7 +449,7 @@ class Runs:
             if found.id == trash_id:
                 return self.one(trash.restore(found, self.history.runs).name, language)
         raise NotFound(
-            "there is nothing called {name} here",
+            "there is no {name} here",
             hint="It may have been restored already. Reload the page.",
             name=trash_id[:80],
         )
