@@ -11,12 +11,30 @@ from lora_trainer import __version__, diagnosis, environment
 from lora_trainer.packages import WORKER_PACKAGES, Package
 from tests.test_environment import put_set
 
+IN_ONE_PROCESS = pytest.mark.xdist_group("diagnosis")
+"""The report of the module is made once."""
+
 
 @pytest.fixture(scope="module")
 def values() -> dict[str, object]:
     return diagnosis.report()
 
 
+@pytest.fixture
+def torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that imports it takes seconds, for what is told of it: that is in `values`."""
+    told = {
+        "version": "2.0",
+        "cuda": None,
+        "hip": None,
+        "threads": 1,
+        "error": None,
+        "devices": [],
+    }
+    monkeypatch.setattr(diagnosis, "_torch", lambda overlay: told)
+
+
+@IN_ONE_PROCESS
 def test_the_report_is_plain_json_and_complete(values: dict[str, object]) -> None:
     assert json.loads(json.dumps(values)) == values
     assert values.keys() == {
@@ -36,6 +54,7 @@ def test_the_report_is_plain_json_and_complete(values: dict[str, object]) -> Non
     }  # type: ignore[attr-defined]
 
 
+@IN_ONE_PROCESS
 def test_the_report_tells_what_this_process_really_has(
     values: dict[str, dict[str, object]],
 ) -> None:
@@ -51,6 +70,7 @@ def test_the_report_tells_what_this_process_really_has(
     assert 0 < values["memory"]["available_mb"] <= values["memory"]["total_mb"]  # type: ignore[operator]
 
 
+@IN_ONE_PROCESS
 def test_the_workers_command_in_the_report_is_the_one_that_starts_it(
     values: dict[str, dict[str, list[str]]],
 ) -> None:
@@ -58,6 +78,7 @@ def test_the_workers_command_in_the_report_is_the_one_that_starts_it(
     assert Path(values["worker"]["command"][1]).is_file()
 
 
+@IN_ONE_PROCESS
 def test_the_text_names_each_package_and_hides_the_home_folder(
     values: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +89,7 @@ def test_the_text_names_each_package_and_hides_the_home_folder(
     assert str(Path("~") / environment.ROOT.name) in text
 
 
+@pytest.mark.usefixtures("torch_is_not_asked")
 def test_addresses_and_other_values_of_variables_are_not_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -80,6 +102,7 @@ def test_addresses_and_other_values_of_variables_are_not_told(
     assert "secret" not in diagnosis.report_text(values)
 
 
+@pytest.mark.usefixtures("torch_is_not_asked")
 def test_a_missing_overlay_is_a_line_of_the_report_and_not_an_error(tmp_path: Path) -> None:
     overlay = environment.find_overlay(
         tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[]
@@ -93,6 +116,7 @@ def test_a_missing_overlay_is_a_line_of_the_report_and_not_an_error(tmp_path: Pa
     assert "missing: not installed" in diagnosis.report_text(values)
 
 
+@pytest.mark.usefixtures("torch_is_not_asked")
 def test_packages_of_the_overlay_are_told_from_the_interpreters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lora_trainer import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,6 +221,13 @@ class RunningHost:
 
     def post(self, path: str, body: Any = None) -> Answer:
         return self.ask("POST", "lora-trainer/" + path, body if body is not None else {}, HEADERS)
+
+    def worker_of(self, run: str) -> psutil.Process:
+        """The process that is at work for it: a test that needs it to be at work, and not to go on,
+        holds it still.
+        """
+        file = self.trainer_folder / "runs" / run / "worker.json"
+        return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
 
     def calls(self) -> list[dict[str, Any]]:
         """What was done to it; only a fake one keeps such a record."""

@@ -13,7 +13,6 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -66,12 +65,6 @@ def wait_for_run(host: Any, name: str, *status: str, seconds: float = 300) -> di
         assert run is None or run["status"] not in ("failed", "lost"), run
         time.sleep(0.2)
     raise AssertionError(f"{name} did not become {status}: {runs(host).get(name)}")
-
-
-def worker_of(host: Any, name: str) -> psutil.Process:
-    """The process that trains it."""
-    folder = host.trainer_folder / "runs" / runs(host)[name]["id"]
-    return psutil.Process(json.loads((folder / "worker.json").read_text(encoding="utf-8"))["pid"])
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +271,7 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     step = re.compile(r"Step \d+ of 4,?000")
     train.get_by_text(step).first.wait_for(timeout=PATIENCE)
     # what is looked at is where it is, and not how fast it trains
-    worker = worker_of(host, name)
+    worker = host.worker_of(runs(host)[name]["id"])
     worker.suspend()
 
     page.reload()

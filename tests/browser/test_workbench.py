@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image, ImageDraw
 
+from lora_trainer.runs.requests import waiting_requests
 from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize, still
 from tests.browser.tab import ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.made import draw_images
@@ -478,8 +480,15 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     dialog.get_by_label("Batch size", exact=True).fill("1")
     apply(dialog)
     panel = section.get_by_role("region", name="Writing captions", exact=True)
-    panel.get_by_text("of 300 images").wait_for(timeout=300_000)
+    panel.get_by_text(re.compile(r"[1-9]\d* of 300 images")).wait_for(timeout=300_000)
+    # however long the click takes, it is not done by then
+    (run,) = host.get("pulse")["active"]
+    worker = host.worker_of(run["id"])
+    worker.suspend()
     panel.get_by_role("button", name="Stop").click()
+    requests = host.trainer_folder / "runs" / run["id"] / "requests"
+    eventually(lambda: waiting_requests(requests), ("stop",))
+    worker.resume()
     panel.get_by_text("The captioner has stopped.").wait_for(timeout=300_000)
     written = sum(bool(caption) for caption in dataset.captions())
     assert 0 < written < 300

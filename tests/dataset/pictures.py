@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -25,11 +26,16 @@ def save(
 
 def noise(size: tuple[int, int] = (128, 96), seed: int = 1) -> Image.Image:
     """An image that does not compress, so that half its file is half of it."""
+    return Image.frombytes("RGB", size, _noise(size[0] * size[1] * 3, seed))
+
+
+@cache
+def _noise(count: int, seed: int) -> bytes:
     state, data = seed, bytearray()
-    for _ in range(size[0] * size[1] * 3):
+    for _ in range(count):
         state = (state * 1103515245 + 12345) % 2**31
         data.append(state >> 16 & 255)
-    return Image.frombytes("RGB", size, bytes(data))
+    return bytes(data)
 
 
 def corners(size: tuple[int, int] = (32, 16)) -> Image.Image:

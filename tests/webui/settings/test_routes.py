@@ -17,7 +17,7 @@ from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.webui.http import routing
 from lora_trainer.webui.settings.checkpoints import Checkpoints, _mark, summarize
 from lora_trainer.webui.settings.setup import Setup
-from tests.made import draw_images, tiny_checkpoint
+from tests.made import draw_images, small_checkpoint, tiny_checkpoint
 from tests.webui.drafts import app as make_app
 
 ASK = {"X-LoRA-Trainer": "1"}
@@ -171,7 +171,7 @@ def test_a_file_that_was_exchanged_is_looked_at_again(app, tmp_path):
 
 
 def test_two_hundred_checkpoints_hold_up_nobody(app, tmp_path):
-    content = tiny_checkpoint("sdxl").read_bytes()[:400_000]
+    content = small_checkpoint().read_bytes()[:400_000]
     paths = [tmp_path / f"model{number:03d}.safetensors" for number in range(200)]
     for path in paths:
         path.write_bytes(content)
