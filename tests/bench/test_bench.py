@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lora_trainer.bench import models
+from lora_trainer.bench import command, models, speed
 from lora_trainer.bench.command import bench, to_json, to_text
 from lora_trainer.bench.run import timing_of
 from lora_trainer.checkpoint.header import read_header
@@ -20,6 +21,13 @@ from lora_trainer.runs import events
 from tests.benchmark.published_models import MODELS, NEWER
 from tests.checkpoint.samples import tiny_file
 from tests.families import tiny_flux
+
+
+@pytest.fixture(autouse=True)
+def small_matrices(monkeypatch):
+    """How fast this machine is does not matter here."""
+    monkeypatch.setattr(speed, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -127,6 +135,7 @@ def test_a_training_is_run_and_measured(tiny, tmp_path):
     assert "| tiny resolution 64" in to_text([result])
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeypatch):
     models_folder = tmp_path / "tiny flux"
     checkpoint = tiny_flux.write(models_folder)
@@ -150,10 +159,15 @@ def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeyp
     assert len(result.timing.losses) == 3 and result.flops > 1e6
 
 
-def test_a_training_that_fails_says_why(tiny, tmp_path):
+@pytest.mark.usefixtures("forked_workers")
+def test_a_training_that_fails_says_why(tiny, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     changes = {"train_data_dir": tmp_path / "empty", "device": "cpu"}
-    with pytest.raises(RunError, match=r"the training failed: .*holds no files"):
-        list(bench(["tiny"], 4, changes, tmp_path))
+    with monkeypatch.context() as patched:
+        # counting a step takes longer than this training
+        planned = SimpleNamespace(plan=SimpleNamespace(peak=0))
+        patched.setattr(command, "plan", lambda asked: planned)
+        with pytest.raises(RunError, match=r"the training failed: .*holds no files"):
+            list(bench(["tiny"], 4, changes, tmp_path))
     with pytest.raises(ConfigError, match="no layer is called nothing_of_this_name"):
         list(bench(["tiny"], 4, {"target_modules": ["nothing_of_this_name"]}, tmp_path))
