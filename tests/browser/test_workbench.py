@@ -369,8 +369,8 @@ def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
     assert row["y"] >= 0 and row["y"] + row["height"] <= page.viewport_size["height"]
     page.keyboard.press("PageUp")
     assert focused() == "Caption of img02.png"
-    choose(section, "Keys")
-    expect(dialog_of(page, "Keys").get_by_text("Page Down, Page Up")).to_be_visible()
+    choose(section, "Keyboard shortcuts")
+    expect(dialog_of(page, "Keyboard shortcuts").get_by_text("Page Down, Page Up")).to_be_visible()
 
 
 def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, dataset):
