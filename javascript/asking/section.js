@@ -97,7 +97,7 @@ async function look() {
         expected(caught);
         return 3;
     }
-    if (asked.question && (shown?.answers.length ?? 0) > asked.before) asked.question = "";
+    if (asked.question && (shown?.count ?? 0) > asked.before) asked.question = "";
     page.answers();
     const active = shown?.job && (runActions.isActive(shown.job) || shown.job.status === "queued");
     return active ? SECONDS : null;
@@ -107,7 +107,7 @@ async function ask() {
     const page = drawn.need();
     const question = wish.question.trim();
     if (!question || !wish.model) return;
-    asked = { question, before: shown?.answers.length ?? 0 };
+    asked = { question, before: shown?.count ?? 0 };
     page.answers();
     try {
         const { strength, step } = wish;

@@ -57,11 +57,13 @@ export interface AskBody {
     token: string;
 }
 
-// Questions and answers, oldest first. `job`: the job that answers, if there was one.
+// The last MOST_ANSWERS questions and answers, oldest first. `job`: the job that answers, if
+// there was one; `count`: all answers.
 export interface AskView {
     model: TrainedModel;
     job: RunView | null;
     answers: AnswerView[];
+    count: number;
 }
 
 // A plan that was shown, or an action on some images.

@@ -35,7 +35,7 @@ import { hintBehind } from "./images.js";
 
 const AT_ONCE = 3;
 
-const CAPTIONS = /\.(txt|caption|csv|tsv|jsonl|ndjson)$/i;
+const CAPTIONS = /\.(txt|caption|tags|cap|csv|tsv|json|jsonl|ndjson)$/i;
 
 /** Files that a dataset of texts is made of, if there is nothing else. */
 export const OF_TEXTS = /\.(txt|md|csv|tsv|jsonl|ndjson|json)$/i;
@@ -349,7 +349,7 @@ function fileInput(/** @type {Start} */ start) {
         multiple: true,
         tabindex: "-1",
         "aria-hidden": "true",
-        accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl,.json,.md",
+        accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.tags,.cap,.csv,.tsv,.jsonl,.json,.md",
     });
     input.addEventListener("change", () => {
         const entries = entriesOf(input);

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lora_trainer.dataset.listing import CAPTION_SUFFIXES
+from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES
+
 pytestmark = pytest.mark.xdist_group("scripts")
 
 
@@ -59,5 +62,7 @@ def test_the_trigger_word_counts_as_a_whole_word_as_in_training(call, text, word
 def test_captions_are_sent_after_the_images_they_belong_to(call):
     assert [
         call("images/upload.rank", {"path": path})
-        for path in ("a.png", "x/b.JPG", "set.zip", "a.txt", "metadata.CSV", "photo")
+        for path in ("a.png", "x/b.JPG", "set.zip", "metadata.CSV", "meta_cap.json", "photo")
     ] == [0, 0, 1, 2, 2, 0]
+    for suffix in (*CAPTION_SUFFIXES, *TABLE_SUFFIXES, JSON_SUFFIX):
+        assert call("images/upload.rank", {"path": f"a{suffix}"}) == 2, suffix

@@ -48,11 +48,14 @@ class TrainedModel(TypedDict):
 
 
 class AskView(TypedDict):
-    """Questions and answers, oldest first. `job`: the job that answers, if there was one."""
+    """The last MOST_ANSWERS questions and answers, oldest first. `job`: the job that answers, if
+    there was one; `count`: all answers.
+    """
 
     model: TrainedModel
     job: RunView | None
     answers: list[AnswerView]
+    count: int
 
 
 class Asking:
@@ -69,14 +72,12 @@ class Asking:
         """The questions and answers of a run. Raises NotFound, RunError."""
         entry = self._trained(run_id)
         job = self._job_of(entry)
+        answers = job.state.answers if job else ()
         return {
             "model": _model(entry, remote),
             "job": self._runs.one(job.id, language) if job else None,
-            "answers": (
-                [run_view.answer(event) for event in job.state.answers[-MOST_ANSWERS:]]
-                if job
-                else []
-            ),
+            "answers": [run_view.answer(event) for event in answers[-MOST_ANSWERS:]],
+            "count": len(answers),
         }
 
     def ask(

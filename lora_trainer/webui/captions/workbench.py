@@ -610,6 +610,7 @@ class Workbench(Bench):
         swaps, swapped = self._swap_back(edit, conflicts)
         turned = self._turn_files(edit, backwards, conflicts)
         draft = self._turned_captions(edit, backwards)
+        written = len(draft.changes)
         if draft.changes:
             left = self.store.write_captions(draft.changes)
             view = self.store.latest()
@@ -617,11 +618,12 @@ class Workbench(Bench):
                 EditConflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
                 for key, now in left.items()
             ]
+            written -= len(left)
         self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
         conflicts = [*draft.conflicts, *conflicts]
         return Outcome(
             title=edit.title,
-            changed=moved + swapped + turned + len(draft.changes),
+            changed=moved + swapped + turned + written,
             conflicts=tuple(conflicts),
         )
 

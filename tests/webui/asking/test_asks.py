@@ -8,6 +8,7 @@ from lora_trainer.errors import RunError
 from lora_trainer.runs import events
 from lora_trainer.runs.requests import take_requests
 from lora_trainer.settings import asking
+from lora_trainer.webui.asking import asks as asks_module
 from lora_trainer.webui.asking.asks import Asking
 from tests.webui.made_runs import Desk, LockHolder
 
@@ -83,6 +84,21 @@ def test_a_question_starts_a_job_and_the_next_one_is_sent_to_it(desk):
     assert desk.runs.queue.read().waiting == ("ask-station",)
     writer.write(events.Started(job="ask"))
     assert len(asks.view("station", "en", remote=False)["answers"]) == 1
+
+
+def test_the_oldest_of_very_many_answers_are_only_counted(desk, monkeypatch):
+    # the page waits for the count to grow
+    monkeypatch.setattr(asks_module, "MOST_ANSWERS", 2)
+    trained(desk)
+    asks = Asking(desk.runs)
+    assert asks.view("station", "en", remote=False)["count"] == 0
+    asks.ask("station", "Who?", 1.0, None, TOKEN)
+    writer = events.EventWriter(desk.folder("ask-station").events)
+    writer.write(events.Started(job="ask"))
+    for number in range(3):
+        writer.write(events.Answered(step=10, prompt="Who?", strength=1.0, answer=str(number)))
+    view = asks.view("station", "en", remote=False)
+    assert ([one["answer"] for one in view["answers"]], view["count"]) == (["1", "2"], 3)
 
 
 @pytest.mark.parametrize(

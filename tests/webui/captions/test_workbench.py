@@ -243,6 +243,20 @@ def test_undo_leaves_alone_what_was_changed_since_and_undoes_the_rest(tmp_path):
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf, oil"}
 
 
+def test_what_another_program_changes_while_undo_writes_is_not_counted(tmp_path, monkeypatch):
+    bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
+    bulk(bench, do="add", text="ink", at="end")
+    real, key = bench.store.write_captions, key_of("b.png")
+
+    def write(changes):
+        return real([one for one in changes if one.key != key]) | {key: "wolf, oil"}
+
+    monkeypatch.setattr(bench.store, "write_captions", write)
+    outcome = bench.undo()
+    assert outcome.changed == 1
+    assert [(one.name, one.current) for one in outcome.conflicts] == [("b.png", "wolf, oil")]
+
+
 def test_an_older_edit_can_be_undone_alone(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
     bench.save(key_of("a.png"), "a red fox", "fox")
