@@ -56,14 +56,6 @@ def what_is_imported_is_not_searched_for_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Workers are forked from the test's process (tests/forked.py); those that were."""
-    from tests.forked import fork_workers
-
-    return fork_workers(monkeypatch)
-
-
 IN_A_BROWSER = ("browser", "javascript")
 _started: list[tuple[Any, Any]] = []
 """Playwright and its Chromium, while they run."""

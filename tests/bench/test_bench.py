@@ -135,7 +135,6 @@ def test_a_training_is_run_and_measured(tiny, tmp_path):
     assert "| tiny resolution 64" in to_text([result])
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeypatch):
     models_folder = tmp_path / "tiny flux"
     checkpoint = tiny_flux.write(models_folder)
@@ -159,7 +158,6 @@ def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeyp
     assert len(result.timing.losses) == 3 and result.flops > 1e6
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_training_that_fails_says_why(tiny, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     changes = {"train_data_dir": tmp_path / "empty", "device": "cpu"}

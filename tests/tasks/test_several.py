@@ -1,5 +1,5 @@
 """Several processes that train or caption together, over gloo on the CPU. The first one is the
-test's own process; the others are forked from it, but where the starting is what is tested.
+test's own process; the others are real.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from lora_trainer.training import batches, resume
 from lora_trainer.training.train import Trainer
 from lora_trainer.worker import job
 from tests.captioning.tiny_captioners import tiny_clip
-from tests.forked import LINUX
 from tests.language import made as texts
 from tests.made import begin, losses
 from tests.tasks.test_caption import captions, draw
@@ -78,13 +77,17 @@ def device(folder):
     return said[-1].device
 
 
-def running(workers):
-    """Those that still run."""
-    return [one for one in workers if one.poll() is None]
+def others(folder):
+    """The processes of this run that this one has started, and that still run."""
+    return [
+        one
+        for one in psutil.Process().children()
+        if one.status() != psutil.STATUS_ZOMBIE and str(folder.path) in one.cmdline()
+    ]
 
 
 def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
-    tmp_path, monkeypatch, gradients, forked_workers
+    tmp_path, monkeypatch, gradients
 ):
     asked = {
         "images": 7,
@@ -112,10 +115,10 @@ def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
     assert job.run(together.path) == job.STOPPED
     assert (together.read_state().step, device(together)[:4]) == (3, "3 x ")
     # the steps of an epoch have 6 images and 1
-    assert len(encoded) == 3 and not running(forked_workers)
+    assert len(encoded) == 3 and not others(together)
     again = training.read(together.config).replace(devices="cpu,cpu")
     together.config.write_text(training.to_yaml(again), encoding="utf-8")
-    assert job.run(together.path) == job.FINISHED and not running(forked_workers)
+    assert job.run(together.path) == job.FINISHED and not others(together)
     assert_same(together, alone)
     torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-7)
     assert max(float(one.abs().max()) for one in expected) > 1e-2
@@ -124,7 +127,6 @@ def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
     assert [saved.step for saved in together.read_state().saved] == [2, 3, 4, 6]
 
 
-@pytest.mark.usefixtures("forked_workers")
 def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
     asked = {"name": "x", "batch_size": 3, "learning_rate": 1e-4}
     alone = texts.begin(tmp_path, "alone", **asked)
@@ -139,16 +141,16 @@ def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
     assert told.message == "a step has 3 examples, which 2 cards cannot share evenly"
 
 
-def test_a_killed_process_ends_the_run_with_what_was_learned(tmp_path, monkeypatch, forked_workers):
+def test_a_killed_process_ends_the_run_with_what_was_learned(tmp_path, monkeypatch):
     folder = begin(tmp_path, devices="cpu,cpu", epochs=10, save_steps=100)
-    after_step(monkeypatch, 3, lambda: running(forked_workers)[0].kill())
+    after_step(monkeypatch, 3, lambda: others(folder)[0].kill())
     assert job.run(folder.path) == job.FAILED
     failure = folder.read_state().failure
     assert failure.message == "process 2 of 2 was ended (signal 9)"
     assert "resume" in failure.hint
     assert [saved.step for saved in folder.read_state().saved] == [3]
     assert [path.name for path in folder.state.iterdir()] == ["step00000003.pt"]
-    assert not running(forked_workers)
+    assert not others(folder)
 
 
 def test_none_is_left_when_the_first_one_is_killed(tmp_path):
@@ -164,21 +166,13 @@ def test_none_is_left_when_the_first_one_is_killed(tmp_path):
     assert not other.is_running() and not folder.is_alive
 
 
-@pytest.mark.skipif(not LINUX, reason="a started process cannot be told to fail")
-@pytest.mark.usefixtures("forked_workers")
 def test_what_befalls_another_process_is_told_and_done_alike(tmp_path, monkeypatch):
     """The other one has no finite loss in the second step, and no memory in the fourth."""
-    real = Trainer._backward
-
-    def backward(self, loss):
-        if environment.is_companion():
-            if self.step == 3 and self.settings.batch_size > 1:
-                raise MemoryError("made up")
-            if self.step == 1:
-                loss = loss * float("nan")
-        real(self, loss)
-
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    script = tmp_path / "other.py"
+    script.write_text(OTHER, encoding="utf-8")
+    monkeypatch.setattr(
+        environment, "worker_command", lambda path: [sys.executable, str(script), str(path)]
+    )
     asked = {"images": 4, "epochs": 3, "devices": "cpu,cpu", "save_steps": 3}
     folder = begin(tmp_path, memory="no", **asked)
     assert job.run(folder.path) == job.FAILED
@@ -196,7 +190,30 @@ def test_what_befalls_another_process_is_told_and_done_alike(tmp_path, monkeypat
     assert training.read(folder.config).training.batch_size == 1
 
 
-def test_images_are_captioned_by_two_as_by_one(tmp_path, forked_workers):
+OTHER = f"""
+import sys
+sys.path.insert(0, {str(environment.ROOT)!r})
+from lora_trainer import environment
+overlay = environment.activate()
+from pathlib import Path
+from lora_trainer.training.train import Trainer
+from lora_trainer.worker import job
+
+real = Trainer._backward
+
+def backward(self, loss):
+    if self.step == 3 and self.settings.batch_size > 1:
+        raise MemoryError("made up")
+    if self.step == 1:
+        loss = loss * float("nan")
+    real(self, loss)
+
+Trainer._backward = backward
+sys.exit(job.take_part(Path(sys.argv[1]), overlay))
+"""
+
+
+def test_images_are_captioned_by_two_as_by_one(tmp_path):
     written = {}
     for name, devices in (("alone", "auto"), ("together", "cpu,cpu")):
         images = draw(tmp_path / name, 5)
@@ -220,7 +237,7 @@ def test_images_are_captioned_by_two_as_by_one(tmp_path, forked_workers):
         written[name] = captions(images)
         assert (state.step, state.step_count, len(written[name])) == (4, 4, 4)
     assert written["together"] == written["alone"]
-    assert device(folder)[:4] == "2 x " and not running(forked_workers)
+    assert device(folder)[:4] == "2 x " and not others(folder)
 
 
 def test_torchrun_starts_all_processes(tmp_path):
