@@ -51,9 +51,9 @@ def gradients(monkeypatch):
     """The gradients of each step of this process, in a list that a test may empty."""
     kept, real = [], Trainer._apply_gradients
 
-    def apply(self):
+    def apply(self, losses):
         kept.append(torch.cat([one.grad.flatten() for one in self.parameters]))
-        return real(self)
+        return real(self, losses)
 
     monkeypatch.setattr(Trainer, "_apply_gradients", apply)
     return kept
