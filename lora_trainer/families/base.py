@@ -179,6 +179,8 @@ class Family(ABC):
     """Whether its text encoders can learn."""
     text_needs_range: bool = False
     """Whether its text encoders overflow in fp16."""
+    vae_needs_precision: bool = False
+    """Whether its VAE encodes in float32 only."""
     caption_bytes: int = 77 * 2048 * 4
     """Largest size of one caption's text states."""
     has_empty_negative: bool = False

@@ -10,6 +10,12 @@ from lora_trainer.frozen.layers import WithoutWeightGradient
 
 log = logging.getLogger(__name__)
 
+TYPICAL_SIDE = 32
+"""Height and width in elements of the inputs that layouts are chosen for. With those of other sizes
+they are as fast; without any, oneDNN chooses for an input of about the kernel's size, which makes
+some gradients twice as slow.
+"""
+
 
 class PrepackedConv2d(torch.nn.Conv2d):
     """A frozen convolution with its weight in oneDNN's own layouts, one for the output and one for
@@ -19,6 +25,13 @@ class PrepackedConv2d(torch.nn.Conv2d):
     that has changed. The layouts do not depend on the size of the images, so that neither does the
     result depend on the sizes seen before.
     """
+
+    def lay_out(self) -> None:
+        """Make both layouts now, before the activations of a first step lie between them: memory
+        that is freed in small pieces is of no use to larger ones.
+        """
+        for name in ("_packed_forward", "_packed_backward"):
+            self._packed(name)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         input = input.to(self.weight.dtype)
@@ -71,7 +84,8 @@ class PrepackedConv2d(torch.nn.Conv2d):
         now = (self.weight.data_ptr(), self.weight._version)
         if seen != now:
             weight = self.weight.detach()
-            shared = (self.stride, self.dilation, 1, None)
+            inputs = self.out_channels if name == "_packed_backward" else self.in_channels
+            shared = (self.stride, self.dilation, 1, (1, inputs, TYPICAL_SIDE, TYPICAL_SIDE))
             if name == "_packed_forward":
                 packed = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, *shared)
             else:
@@ -85,8 +99,9 @@ class PrepackedConv2d(torch.nn.Conv2d):
 
 def prepack_convolutions(model: torch.nn.Module) -> int:
     """Prepack the frozen bfloat16 convolutions of a model on a processor that computes in bfloat16,
-    for their weight twice more in memory. In float32 it gains too little for that. Returns how many
-    there are.
+    for their weight twice more in memory. In float32 it gains too little for that. 1x1 convolutions
+    are left as they are: without AMX their layouts fit some sizes only, and with a layout that does
+    not fit oneDNN takes up to 100 times as long. Returns how many there are.
     """
     found = [
         module
@@ -99,6 +114,8 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
         return 0
     for module in found:
         module.__class__ = PrepackedConv2d
+        assert isinstance(module, PrepackedConv2d)
+        module.lay_out()
     log.info("%d convolutions prepacked", len(found))
     return len(found)
 
@@ -118,6 +135,7 @@ def _convolutions(model: torch.nn.Module) -> list[torch.nn.Conv2d]:
         for module in model.modules()
         if type(module) is torch.nn.Conv2d
         and module.groups == 1
+        and max(module.kernel_size) > 1
         and module.padding_mode == "zeros"
         and isinstance(module.padding, tuple)
     ]

@@ -38,6 +38,7 @@ from lora_trainer.planner.autocast import as_on_a_card
 from lora_trainer.planner.storages import LiveStorages
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.tasks.diffusion import (
+    image_encoding_dtype,
     load_with_adapters,
     make_trainer,
     text_encoder_dtype,
@@ -164,12 +165,20 @@ def decoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
     return _vae_peak(checkpoint, lambda vae: family.decode(vae, torch.zeros(shape)))
 
 
-def encoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:
-    """Bytes of the VAE in float32 while it encodes one image of this width and height."""
+def encoding_peak(
+    checkpoint: Checkpoint,
+    size: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> int:
+    """Bytes of the VAE while it encodes one image of this width and height. dtype: the trained
+    model's.
+    """
     width, height = size
     return _vae_peak(
         checkpoint,
         lambda vae: checkpoint.family.encode_images(vae, torch.zeros(1, 3, height, width)),
+        image_encoding_dtype(torch.device(device), dtype, checkpoint.family),
     )
 
 
@@ -186,8 +195,8 @@ def text_encoding_peak(
     return sum(tensor.nbytes for model in encoders for tensor in model.parameters())
 
 
-def _vae_peak(checkpoint: Checkpoint, use: Any) -> int:
-    vae = _weightless(checkpoint).load_vae(torch.float32)
+def _vae_peak(checkpoint: Checkpoint, use: Any, dtype: torch.dtype = torch.float32) -> int:
+    vae = _weightless(checkpoint).load_vae(dtype)
     with _counting("cpu") as live:
         _leave_meta(vae)
         use(vae)

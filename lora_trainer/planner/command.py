@@ -283,8 +283,9 @@ def _estimate(
 
     if kind != "cpu" and predicted(config) is not None:
         return predicted, False
+    dtype = _dtype_of(precision)
     peaks = (
-        cache(lambda side: accounting.encoding_peak(checkpoint, (side, side))),
+        cache(lambda side: accounting.encoding_peak(checkpoint, (side, side), dtype, kind)),
         cache(lambda side: accounting.decoding_peak(checkpoint, (side, side))),
     )
     return cache(lambda changed: _counted(checkpoint, changed, precision, kind, *peaks)), True
@@ -298,7 +299,7 @@ def _counted(
     encoding_peak: Callable[[int], int],
     decoding_peak: Callable[[int], int],
 ) -> StepBytes:
-    dtype = torch.float32 if precision == "full" else torch.bfloat16
+    dtype = _dtype_of(precision)
     step = accounting.account(checkpoint, config, dtype, kind)
     optimizer = round(step.adapters / formula.ADAPTER_BYTES * state_bytes(config.training))
     side = config.dataset.resolution or 0
@@ -319,6 +320,10 @@ def _counted(
         ),
         preview=loaded + decoding_peak(preview),
     )
+
+
+def _dtype_of(precision: Precision) -> torch.dtype:
+    return torch.float32 if precision == "full" else torch.bfloat16
 
 
 def _gib(count: int) -> str:

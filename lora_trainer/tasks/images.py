@@ -65,9 +65,9 @@ class PreparedImages(Prepared):
         return self.training_adapter.taken_out(self.parts.unet)
 
     @contextlib.contextmanager
-    def vae(self) -> Iterator[Any]:
-        """The VAE, loaded into parts.vae for the block. float32: SDXL's overflows in fp16."""
-        self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
+    def vae(self, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
+        """The VAE, loaded into parts.vae for the block."""
+        self.parts.vae = self.checkpoint.load_vae(dtype, self.device)
         if self.config.training.vae_tiling:
             self.parts.family.tile(self.parts.vae)
         try:

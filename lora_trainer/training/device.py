@@ -85,12 +85,12 @@ def _best_precision(device: torch.device, parameter_count: int) -> torch.dtype:
         is_native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if is_native else torch.float16
     if device.type == "cpu":
-        is_faster = parameter_count >= SMALL_MODEL and _cpu_has_bfloat16()
+        is_faster = parameter_count >= SMALL_MODEL and processor_has_bfloat16()
         return torch.bfloat16 if is_faster else torch.float32
     return torch.float16 if device.type == "mps" else torch.bfloat16
 
 
-def _cpu_has_bfloat16() -> bool:
+def processor_has_bfloat16() -> bool:
     """Whether the CPU has AVX512-BF16 or AMX; otherwise bfloat16 is many times slower than
     float32.
     """

@@ -14,6 +14,7 @@ from lora_trainer.families.components.clip import END, START, cut_into_pieces
 from lora_trainer.families.components.text import join_rows
 from lora_trainer.families.components.vae import decode_latents, draw_latents, encode_image
 from lora_trainer.planner import accounting
+from lora_trainer.tasks import diffusion
 from tests.made import small_checkpoint
 from tests.planner.test_accounting import config_of
 from tests.tiny import encode_captions, tiny_parts
@@ -173,6 +174,34 @@ def test_the_vae_computes_in_its_own_type_whatever_the_unet_does():
             decode_latents(parts.vae, latents), decoded, rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(encode_image(parts.vae, pixels), encoded, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "device", "trained_in", "computes", "expected"),
+    [
+        ("sd1", "cpu", torch.bfloat16, True, torch.bfloat16),
+        ("sd1", "cpu", torch.bfloat16, False, torch.float32),
+        ("sd1", "cpu", torch.float32, True, torch.float32),
+        ("sdxl", "cpu", torch.bfloat16, True, torch.float32),
+        ("sd1", "cuda", torch.bfloat16, True, torch.float32),
+    ],
+)
+def test_images_are_encoded_in_bfloat16_where_a_processor_trains_and_computes_in_it(
+    monkeypatch, family, device, trained_in, computes, expected
+):
+    monkeypatch.setattr(diffusion, "processor_has_bfloat16", lambda: computes)
+    found = diffusion.image_encoding_dtype(torch.device(device), trained_in, families.get(family))
+    assert found == expected
+
+
+def test_in_bfloat16_latents_differ_by_some_hundredths():
+    checkpoint = open_checkpoint(small_checkpoint())
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact, halved = (
+        encode_image(checkpoint.load_vae(dtype), pixels)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert halved.dtype == torch.float32 and 0 < (halved - exact).norm() < 0.05 * exact.norm()
 
 
 def test_tiles_take_large_pictures_nearly_alike_and_small_ones_exactly(monkeypatch):

@@ -12,7 +12,7 @@ packs = pytest.mark.skipif(not can_prepack(), reason="no bfloat16 in this proces
 SHAPES = (
     {"kernel_size": 3, "padding": 1},
     {"kernel_size": 3, "padding": 1, "stride": 2},
-    {"kernel_size": 1},
+    {"kernel_size": (1, 3), "padding": (0, 1)},
     {"kernel_size": 3, "padding": 2, "dilation": 2, "bias": False},
 )
 
@@ -80,12 +80,13 @@ def test_a_changed_weight_is_laid_out_again():
         assert torch.equal(2 * ours, twice)
 
 
-def test_what_learns_or_is_in_float32_stays_as_it_is():
+def test_what_learns_is_in_float32_or_has_one_pixel_stays_as_it_is():
     learning = convolution(**SHAPES[0]).requires_grad_()
     exact = convolution(**SHAPES[0]).float()
     grouped = torch.nn.Conv2d(24, 40, 3, groups=2).bfloat16().requires_grad_(False)
-    assert prepack_convolutions(torch.nn.ModuleList([learning, exact, grouped])) == 0
-    assert {type(module) for module in (learning, exact, grouped)} == {torch.nn.Conv2d}
+    plain = (learning, exact, grouped, convolution(kernel_size=1))
+    assert prepack_convolutions(torch.nn.ModuleList(plain)) == 0
+    assert {type(module) for module in plain} == {torch.nn.Conv2d}
 
 
 def test_a_processor_that_cannot_keeps_plain_convolutions(monkeypatch):

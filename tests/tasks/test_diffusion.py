@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from lora_trainer import verdict
+from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.jobs import resume
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
@@ -620,3 +621,25 @@ def test_a_base_in_eight_bits_gives_a_lora_of_the_same_form_in_full_precision(tm
         assert found[precision] == pytest.approx(found["auto"], rel=0.1)
         form = {key: (one.shape, one.dtype) for key, one in files[precision].items()}
         assert form == {key: (one.shape, one.dtype) for key, one in files["auto"].items()}
+
+
+def test_images_are_encoded_in_bfloat16_and_previews_drawn_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "processor_has_bfloat16", lambda: True)
+    dtypes, load = [], Checkpoint.load_vae
+
+    def loaded(self, dtype, *rest):
+        dtypes.append(dtype)
+        return load(self, dtype, *rest)
+
+    monkeypatch.setattr(Checkpoint, "load_vae", loaded)
+    folder = begin(
+        tmp_path,
+        images=2,
+        mixed_precision="bf16",
+        max_train_steps=1,
+        sample_prompts=["a red disc"],
+        sample_every=1,
+        sample_steps=1,
+    )
+    assert job.run(folder.path) == job.FINISHED
+    assert dtypes[0] == torch.bfloat16 and set(dtypes[1:]) == {torch.float32}

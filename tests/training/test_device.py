@@ -37,7 +37,7 @@ def test_precision_is_what_was_asked_and_fp16_is_refused_on_a_cpu():
 def test_auto_takes_bfloat16_on_a_cpu_only_where_it_is_faster(
     monkeypatch, has_bfloat16, parameters, expected
 ):
-    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(devices, "processor_has_bfloat16", lambda: has_bfloat16)
     assert (
         devices.precision_name(devices.choose_precision("auto", torch.device("cpu"), parameters))
         == expected
