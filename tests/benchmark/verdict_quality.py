@@ -7,6 +7,8 @@
     python -m tests.benchmark.verdict_quality FOLDER --ema         with averaged weights
     python -m tests.benchmark.verdict_quality FOLDER --preset      with the learning rate lowered as
                                                                    the tab's presets lower it
+    python -m tests.benchmark.verdict_quality FOLDER --recommended each save at the strength that
+                                                                   the verdict recommends for it
 
 A run of each case, concept and seed is trained in this process. Each of its saves is measured with
 the demo's own measures (presence of the concept times share of the prompts' words that are obeyed),
@@ -26,6 +28,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +72,8 @@ alone, as is every save of a run in which none is any good.
 ANY_GOOD = 0.2
 RESAMPLED = 200
 OBEYED = "obeyed"
+DONE = "trained"
+"""An empty file beside a run that has ended."""
 SAMPLER_STEPS = 10
 SEED = 5
 WITHIN = 0.05
@@ -135,8 +140,8 @@ class Ends:
     drawn: dict[str, float]
 
     def quality(self, made: Images, scenes: Sequence[int] | None = None) -> float:
-        """Presence of the concept (0 to 1) times share of the prompts' words obeyed, at strength 1,
-        over all scenes or over some.
+        """Presence of the concept (0 to 1) times share of the prompts' words obeyed, over all scenes
+        or over some.
         """
         chosen = range(len(made)) if scenes is None else scenes
         shown = report.presence(
@@ -149,8 +154,8 @@ class Ends:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeRun:
-    """A trained run of a case. images: step -> what its save draws; ends: what they are compared
-    with.
+    """A trained run of a case. images: step -> what its save draws at the strength that is asked
+    about; ends: what they are compared with.
     """
 
     case: str
@@ -211,24 +216,33 @@ def every_run(
     changes: dict[str, Any],
     *,
     preset: bool,
+    recommended: bool,
 ) -> Iterator[MadeRun]:
-    """Each run, trained unless it is there."""
+    """Each run, trained and measured unless that is there. recommended: each save at the strength
+    that the verdict recommends for it, else all at 1.
+    """
     ends = {concept: _ends(parts, concept) for concept in CONCEPTS}
     for seed in seeds:
         for concept in CONCEPTS:
             for name in cases:
                 where = place / f"{name.replace(' ', '-')}-{concept}-{seed}"
-                file = where / "images.json"
-                if not file.exists():
+                if not (where / DONE).exists():
+                    # what a run that was cut off has left
+                    shutil.rmtree(where, ignore_errors=True)
                     schedule = preset_schedule(concept, CASES[name].steps) if preset else {}
-                    folder = _trained(where, CASES[name], concept, seed, {**schedule, **changes})
-                    found = _measured(parts, concept, folder, ends[concept])
+                    _train(where, CASES[name], concept, seed, {**schedule, **changes})
+                    (where / DONE).touch()
+                folder = RunFolder(where / concept)
+                file = where / ("images recommended.json" if recommended else "images.json")
+                if not file.exists():
+                    strengths = _strengths(folder, recommended=recommended)
+                    found = _measured(parts, concept, folder, ends[concept], strengths)
                     files.write_text(file, json.dumps(found))
                 run = MadeRun(
                     case=name,
                     concept=concept,
                     seed=seed,
-                    folder=RunFolder(where / concept),
+                    folder=folder,
                     images={int(step): one for step, one in json.loads(file.read_text()).items()},
                     ends=ends[concept],
                 )
@@ -236,9 +250,7 @@ def every_run(
                 yield run
 
 
-def _trained(
-    place: Path, case: MadeCase, concept: str, seed: int, changes: dict[str, Any]
-) -> RunFolder:
+def _train(place: Path, case: MadeCase, concept: str, seed: int, changes: dict[str, Any]) -> None:
     world.write_concept(place / "images", concept, case.image_count, seed)
     case.spoil(place / "images")
     config = demo_config(place, concept, seed).replace(
@@ -257,7 +269,6 @@ def _trained(
     )
     folder = folders.begin(config.output.output_dir, training.to_yaml(config))
     job.run(folder.path)
-    return folder
 
 
 def preset_schedule(concept: str, steps: int) -> dict[str, Any]:
@@ -279,9 +290,22 @@ def _prompts(concept: str, seed: int) -> list[str]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def _measured(parts: Any, concept: str, folder: RunFolder, ends: Ends) -> dict[int, Images]:
+def _strengths(folder: RunFolder, *, recommended: bool) -> dict[int, float]:
+    """Saved step -> the strength that its file is measured at."""
+    verdict = judge(folder) if recommended else None
+    saved = [one.step for one in folder.read_state().saved if one.step]
+    return {step: verdict.strength_of(step) if verdict else 1.0 for step in saved}
+
+
+def _measured(
+    parts: Any, concept: str, folder: RunFolder, ends: Ends, strengths: dict[int, float]
+) -> dict[int, Images]:
     """Step -> the images of its save."""
-    loras = {one.step: folder.path / one.file for one in folder.read_state().saved if one.step}
+    loras = {
+        one.step: LoraTag(folder.path / one.file, strengths[one.step])
+        for one in folder.read_state().saved
+        if one.step
+    }
     found = {step: _images(parts, concept, lora, 0, FIRST_SCENES) for step, lora in loras.items()}
     first = {step: ends.quality(made) for step, made in found.items()}
     best = max(first.values(), default=0.0)
@@ -291,12 +315,12 @@ def _measured(parts: Any, concept: str, folder: RunFolder, ends: Ends) -> dict[i
     return found
 
 
-def _images(parts: Any, concept: str, lora: Path | None, start: int, end: int) -> Images:
+def _images(parts: Any, concept: str, lora: LoraTag | None, start: int, end: int) -> Images:
     """Of the scenes from `start` to `end`, FIRST_SCENES at a time."""
     judged = report.judged_scenes(concept, end)
     found: Images = []
     with (
-        applied(parts, [LoraTag(lora, 1.0)] if lora else []),
+        applied(parts, [lora] if lora else []),
         # twice as fast where the processor has it, and how people draw
         torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()),
     ):
@@ -442,11 +466,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--preset", action="store_true", help="train with the scheduler of the tab's presets"
     )
+    parser.add_argument(
+        "--recommended",
+        action="store_true",
+        help="measure each save at the strength that the verdict recommends for it, not at 1",
+    )
     asked = parser.parse_args(arguments)
     changes = {"ema_decay": None} if asked.ema else {}
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     parts = open_checkpoint(EMBEDDED).load(torch.float32)
-    runs = every_run(asked.folder, asked.seeds, asked.cases, parts, changes, preset=asked.preset)
+    runs = every_run(
+        asked.folder,
+        asked.seeds,
+        asked.cases,
+        parts,
+        changes,
+        preset=asked.preset,
+        recommended=asked.recommended,
+    )
     print(table(list(runs)))
     return 0
 
