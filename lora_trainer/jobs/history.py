@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
@@ -27,20 +25,13 @@ from lora_trainer.runs.folder import JOBS, Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
 from lora_trainer.settings import asking, captioning, pairing, training
-from lora_trainer.settings.schema import Groups, current_keys, read_mapping, require_usable
+from lora_trainer.settings.schema import Groups, current_keys, read_mapping
 
 log = logging.getLogger(__name__)
 PROGRESS = b'{"event":"progress"'
 """The first bytes of a Progress line; only the last of consecutive ones matters for the state."""
 LOSS = b',"loss":'
 KEPT_CURVES = 8
-
-FAST_YAML_LIMITS = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
-"""Most occurrences of nesting and alias marks for which the C YAML parser is used: it has no
-protection against deep nesting and alias expansion.
-"""
-
-_FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,20 +316,7 @@ def _broken(path: Path, problem: LoraTrainerError) -> HistoryEntry:
 
 
 def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
-    """The settings file's content, not validated, or its error. Uses the C parser, ten times
-    faster, where safe.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if not any(text.count(mark) > most for mark, most in FAST_YAML_LIMITS.items()):
-            values = yaml.load(text, Loader=_FastLoader)
-            if isinstance(values, dict):
-                require_usable(values)
-                return current_keys(_groups(path, values), values)
-    except (yaml.YAMLError, *files.UNREADABLE):
-        pass
-    except LoraTrainerError as error:
-        return error
+    """The settings file's content, not validated, or its error."""
     try:
         values = read_mapping(path)
         return current_keys(_groups(path, values), values)

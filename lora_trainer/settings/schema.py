@@ -37,6 +37,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Union
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
 
 from lora_trainer.errors import ConfigError
 from lora_trainer.files import MAX_DIGITS
@@ -132,8 +134,12 @@ def about(item: dataclasses.Field[Any]) -> About:
 
 def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any], ...]:
     """The settings of a group."""
-    every = dataclasses.fields(group)  # type: ignore[arg-type]
-    return tuple(item for item in every if "about" in item.metadata)
+    return _fields(group if isinstance(group, type) else type(group))  # type: ignore[arg-type]
+
+
+@cache
+def _fields(group: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(item for item in dataclasses.fields(group) if "about" in item.metadata)
 
 
 def label_of(item: dataclasses.Field[Any], data: str = "images") -> str:
@@ -236,10 +242,16 @@ MOST_KEPT = 2**15
 
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> Any:
-    """The same few files are read again and again, and PyYAML takes a hundredth of a second for
-    one. Raises what `parse_yaml` explains.
+    """The same few files are read again and again, and PyYAML takes milliseconds for one. Raises
+    what `parse_yaml` explains.
     """
-    values = yaml.load(text, Loader=_Loader)
+    try:
+        values = yaml.load(text, Loader=_FastLoader)
+    except yaml.YAMLError:
+        if len(text) > MOST_KEPT:
+            raise
+        # for its message
+        values = yaml.load(text, Loader=_Loader)
     require_usable(values)
     return values
 
@@ -264,15 +276,16 @@ def require_usable(value: Any) -> None:
             require_usable(list(value.values()))
 
 
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses duplicate keys, of which PyYAML takes the last, aliases, and deep
-    nesting.
+class _Refusals(Composer, SafeConstructor):
+    """Refuses duplicate keys, of which PyYAML takes the last, aliases, and deep nesting. A loader
+    that has a parser becomes one of these.
     """
 
+    peek_event: Callable[[], Any]
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         place: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(
@@ -296,6 +309,21 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
+
+
+class _Loader(_Refusals, yaml.SafeLoader):
+    """Parses in Python."""
+
+
+_WithLibyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _FastLoader(_Refusals, _WithLibyaml):  # type: ignore[misc]
+    """Parses with libyaml where PyYAML has it: many times as fast, but its messages say less."""
+
+    def __init__(self, stream: str) -> None:
+        _WithLibyaml.__init__(self, stream)
+        Composer.__init__(self)
 
 
 QUOTE_PATHS = (
@@ -575,7 +603,12 @@ def _annotations(group: Any) -> dict[str, Any]:
 
 def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, bool]:
     """A field's type without None, and whether None (auto) is allowed."""
-    annotation = _annotations(group)[item.name]  # type: ignore[arg-type]  # as above
+    return _kind(group, item.name)  # type: ignore[arg-type]  # as above
+
+
+@cache
+def _kind(group: Any, name: str) -> tuple[Any, bool]:
+    annotation = _annotations(group)[name]
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return (
             next(option for option in typing.get_args(annotation) if option is not type(None)),
@@ -586,7 +619,12 @@ def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, b
 
 def words_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[str, ...]:
     """The words that a setting takes besides values of its kind."""
-    options = typing.get_args(_annotations(group)[item.name])  # type: ignore[arg-type]  # as above
+    return _words(group, item.name)  # type: ignore[arg-type]  # as above
+
+
+@cache
+def _words(group: Any, name: str) -> tuple[str, ...]:
+    options = typing.get_args(_annotations(group)[name])
     kinds = [option for option in options if typing.get_origin(option) is Literal]
     return tuple(word for kind in kinds for word in typing.get_args(kind))
 
@@ -613,14 +651,6 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
     said = "off" if value is False else str(value).strip().lower()
     if said in words:
         return said
-    wrong = ConfigError(
-        "{key} is {value!r}, but must be {expected}",
-        hint=about(item).hint,
-        key=item.name,
-        value=value,
-        expected=_expected(kind),
-    )
-    origin = typing.get_origin(kind)
     choices = choices_of(group, item)
     if choices:
         # YAML reads a bare `no` as False
@@ -630,30 +660,36 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
         return next(
             (choice for choice in choices if str(choice) == str(value).strip().lower()), value
         )
-    if origin is tuple:
-        element = typing.get_args(kind)[0]
-        if isinstance(value, str):
-            # prompts contain commas; layer names do not
-            value = (
-                [value]
-                if about(item).entry == "lines"
-                else [part.strip() for part in value.split(",") if part.strip()]
-            )
-        if isinstance(value, (int, float, Path)) and not isinstance(value, bool):
-            value = [value]
-        if not isinstance(value, (list, tuple)):
-            raise wrong
-        try:
-            if element is Path:
-                return tuple(_path(item, part, base) for part in value)
-            return tuple(_scalar(element, part) for part in value)
-        except (ValueError, OverflowError, RuntimeError):
-            raise wrong from None
+    is_list = typing.get_origin(kind) is tuple
+    element = typing.get_args(kind)[0] if is_list else kind
     try:
-        return _path(item, value, base) if kind is Path else _scalar(kind, value)
+        made = tuple(
+            _path(item, one, base) if element is Path else _scalar(element, one)
+            for one in (_listed(item, value) if is_list else [value])
+        )
     except (ValueError, OverflowError, RuntimeError):
         # OverflowError: .inf for an int; RuntimeError: ~user without a home folder
-        raise wrong from None
+        raise ConfigError(
+            "{key} is {value!r}, but must be {expected}",
+            hint=about(item).hint,
+            key=item.name,
+            value=value,
+            expected=_expected(kind),
+        ) from None
+    return made if is_list else made[0]
+
+
+def _listed(item: dataclasses.Field[Any], value: Any) -> Sequence[Any]:
+    """A value of a setting that is a list. Raises ValueError."""
+    if isinstance(value, str):
+        # prompts contain commas; layer names do not
+        one = about(item).entry == "lines"
+        return [value] if one else [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, (int, float, Path)) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    return value
 
 
 def _path(item: dataclasses.Field[Any], value: Any, base: Path) -> Path:
