@@ -862,13 +862,19 @@ def device_problems(device: str, devices: str = "auto") -> Iterator[ConfigError]
             hint="Use auto, all, or numbers of cards such as 0,1; for one card, set device.",
             value=devices,
         )
-    elif ":" in device and devices != "auto":
+    elif devices != "auto" and (":" in device or device not in {"auto", *_kinds_of(names, device)}):
         yield ConfigError(
-            "device is {device}, but devices is {devices}: both name cards",
+            "device is {device}, but devices is {devices}",
             hint="Set device to auto, or devices to auto.",
             device=device,
             devices=devices,
         )
+
+
+def _kinds_of(names: Sequence[str], device: str) -> set[str]:
+    """The values of `device` that name no other device than these. A number is a card of cuda's."""
+    kinds = {"cuda" if name.isdigit() else name.partition(":")[0] for name in names}
+    return {device} if kinds == {"all"} else kinds
 
 
 def _first_sentence(text: str) -> str:

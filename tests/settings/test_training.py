@@ -298,8 +298,17 @@ def test_several_devices_that_mean_nothing_are_refused(devices):
 def test_several_devices_are_named_in_one_place():
     several = training.from_mapping({**REQUIRED, "devices": "0, 1"})
     assert several.training.devices == "0, 1"
-    problem, hint = one_problem(devices="0,1", device="cuda:1")
-    assert problem == "device is cuda:1, but devices is 0,1: both name cards"
+    for device, devices in (("cuda", "0,1"), ("cpu", "cpu,cpu"), ("cuda", "all")):
+        training.from_mapping({**REQUIRED, "device": device, "devices": devices})
+
+
+@pytest.mark.parametrize(
+    ("device", "devices"),
+    [("cuda:1", "0,1"), ("cuda:1", "all"), ("cpu", "0,1"), ("xpu", "0,1"), ("cuda", "xpu:0,xpu:1")],
+)
+def test_device_and_devices_that_name_different_ones_are_refused(device, devices):
+    problem, hint = one_problem(devices=devices, device=device)
+    assert problem == f"device is {device}, but devices is {devices}"
     assert "auto" in hint
 
 

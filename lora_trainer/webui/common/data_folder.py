@@ -64,9 +64,8 @@ class DataFolder:
 
     def new(self, kind: Kind, name: str) -> Path:
         """The path for a new `name`. Raises LoraTrainerError if it is not a valid folder name."""
-        problem = name_problem(name)
-        if problem:
-            raise LoraTrainerError(problem, hint="Use letters, digits, - and _.", name=name)
+        if problem := name_problem(name):
+            raise problem
         return self.folder(kind) / unicodedata.normalize("NFC", name)
 
     def child(self, kind: Kind, name: str) -> Path:
@@ -87,16 +86,22 @@ class DataFolder:
         return path
 
 
-def name_problem(name: str) -> str:
-    """Why `name` is not a valid folder name on every system, as a template with {name}; empty if it
-    is valid.
-    """
+def name_problem(name: str, hint: str = "Use letters, digits, - and _.") -> LoraTrainerError | None:
+    """Why `name` is not a valid folder name on every system; None if it is valid."""
     if not name or name != name.strip() or name.startswith(".") or name.endswith("."):
-        return "the name {name!r} is empty, or starts or ends with a space or a dot"
+        return LoraTrainerError(
+            "the name {name!r} is empty, or starts or ends with a space or a dot",
+            hint=hint,
+            name=name,
+        )
     if any(character in FORBIDDEN_IN_NAMES or not character.isprintable() for character in name):
-        return "the name {name!r} contains a character that is not allowed"
+        return LoraTrainerError(
+            "the name {name!r} contains a character that is not allowed", hint=hint, name=name
+        )
     if len(name.encode("utf-8", errors="surrogatepass")) > MAX_NAME_BYTES:
-        return "the name {name!r} is too long"
+        return LoraTrainerError("the name {name!r} is too long", hint=hint, name=name)
     if name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
-        return "the name {name!r} cannot be a folder's name on Windows"
-    return ""
+        return LoraTrainerError(
+            "the name {name!r} cannot be a folder's name on Windows", hint=hint, name=name
+        )
+    return None

@@ -164,7 +164,9 @@ class ComparisonImage:
 
 @dataclass
 class Comparison:
-    """A job and its results. Modified by the worker thread only; `stop` is set by others."""
+    """A job and its results. Modified by the worker thread only; others set `stop`, and cancel what
+    still waits.
+    """
 
     id: str
     wanted: ComparisonRequest

@@ -140,6 +140,11 @@ class ComparisonJobs:
         """Cancel the remaining images; the current one is interrupted."""
         job = self.find(comparison_id)
         job.stop.set()
+        with self._lock:
+            if waits := job.status == "waiting":
+                job.status = "cancelled"
+        if waits:
+            self._write(job)
         return job
 
     def delete(self, comparison_id: str) -> None:
@@ -192,6 +197,10 @@ class ComparisonJobs:
     def _work(self) -> None:
         while True:
             job = self._waiting.get()
+            with self._lock:
+                if job.over:
+                    continue
+                job.status = "making"
             status: Status = "failed"
             try:
                 self._make(job)
@@ -210,7 +219,6 @@ class ComparisonJobs:
     def _make(self, job: Comparison) -> None:
         if job.stop.is_set():
             raise GenerationCancelled("the images were cancelled")
-        job.status = "making"
         job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
         loras = self._loras.find(*job.wanted.loras)
         with contextlib.ExitStack() as visible:

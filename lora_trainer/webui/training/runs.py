@@ -513,12 +513,8 @@ class Runs:
 
 def _reachable(entry: HistoryEntry) -> HistoryEntry:
     """A folder whose name cannot be part of a URL is listed with an error."""
-    problem = name_problem(entry.id)
-    if not problem:
-        return entry
-    return dataclasses.replace(
-        entry, problem=RunError(problem, hint="Rename the folder.", name=entry.id)
-    )
+    problem = name_problem(entry.id, hint="Rename the folder.")
+    return dataclasses.replace(entry, problem=problem) if problem else entry
 
 
 def _card(entry: HistoryEntry) -> Path | None:
