@@ -51,11 +51,13 @@ function setEdits(/** @type {EditEnds} */ edits) {
 export async function afterEdit({ edits, conflicts } = {}, { message, undoable = true } = {}) {
     if (edits) setEdits(edits);
     lastToast?.remove();
+    const made = undoable ? edits?.undo : null;
     if (message)
         lastToast = widgets.toast(message, {
             severity: "done",
             seconds: 10,
-            action: undoable && edits?.undo ? { label: t("Undo"), onclick: undo } : null,
+            // this change, though another one may have been made meanwhile
+            action: made && { label: t("Undo"), onclick: () => step("undo", made.id) },
         });
     if (conflicts?.length) showConflicts(conflicts);
     await reload(() => t("Changed"));

@@ -69,16 +69,18 @@ async function convert(/** @type {ImagePages} */ pages) {
         await datasets.refresh();
         await pages.load();
     };
-    const undo = async () => {
-        await api.post(datasets.path("undo"), {});
-        await again();
-    };
-    const { changed, conflicts } = await api.post(datasets.path("convert"), {});
+    const { changed, conflicts, edits } = await api.post(datasets.path("convert"), {});
     if (changed)
         widgets.toast(plural(changed, "{count} image converted", "{count} images converted"), {
             severity: "done",
             seconds: 10,
-            action: { label: t("Undo"), onclick: undo },
+            action: {
+                label: t("Undo"),
+                onclick: async () => {
+                    await api.post(datasets.path("undo"), { id: edits.undo?.id });
+                    await again();
+                },
+            },
         });
     if (conflicts.length) {
         widgets.dialog({

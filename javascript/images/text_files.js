@@ -50,7 +50,7 @@ export function textFiles() {
         );
 
     async function remove(/** @type {TextFileView} */ file) {
-        await api.post(datasets.path("remove-text-file"), { name: file.name });
+        const { edits } = await api.post(datasets.path("remove-text-file"), { name: file.name });
         await datasets.refresh();
         await load();
         replan();
@@ -59,7 +59,7 @@ export function textFiles() {
             action: {
                 label: t("Undo"),
                 onclick: async () => {
-                    await api.post(datasets.path("undo"), {});
+                    await api.post(datasets.path("undo"), { id: edits.undo?.id });
                     await datasets.refresh();
                     await load();
                     replan();

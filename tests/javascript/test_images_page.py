@@ -16,6 +16,7 @@ pytest.importorskip("starlette")
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.webui.captions import routes as caption_routes
 from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.common.form import form
@@ -24,6 +25,7 @@ from lora_trainer.webui.http import routing
 from lora_trainer.webui.images import routes
 from lora_trainer.webui.tab import routes as tab_routes
 from tests.dataset.pictures import save
+from tests.webui.heic import heic, without_decoder
 
 pytestmark = pytest.mark.xdist_group("scripts")
 
@@ -61,7 +63,7 @@ class Tab:
         )
         self.datasets = Datasets(DataFolder(folder), host.is_remote)
         host_app = Starlette()
-        modules = (routes.__name__, tab_routes.__name__)
+        modules = (routes.__name__, caption_routes.__name__, tab_routes.__name__)
         entries = [
             entry
             for entry in routing.ROUTES
@@ -299,6 +301,23 @@ def test_the_grid_by_keyboard_and_undo(tab):
     page.click("text=Undo")
     wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 3")
     assert (folder / "metadata.csv").read_text("utf-8") == "1.png,one\n2.png,two\n"
+
+
+def test_undo_beside_a_conversion_is_of_that_though_another_edit_was_made_since(tab, monkeypatch):
+    without_decoder(monkeypatch)
+    folder = tab.make("fox", {}, ("2.png",))
+    (folder / "1.heic").write_bytes(heic())
+    page = tab.open()
+    page.get_by_role("button", name="Convert").click()
+    page.wait_for_selector("text=1 image converted")
+    assert (folder / "1.jpg").is_file() and not (folder / "1.heic").exists()
+    bench = Workbenches(tab.datasets).any_of(folder.name)
+    added = {"do": "add", "text": "a fox", "at": "end"}
+    bench.apply(bench.preview([item.key for item in bench.store.view().items], added))
+    page.get_by_role("button", name="Undo").click()
+    wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 1")
+    assert (folder / "1.heic").is_file() and not (folder / "1.jpg").exists()
+    assert {item.name: item.caption for item in bench.store.view().items} == {"2.png": "a fox"}
 
 
 def test_a_picture_is_shown_large_and_the_arrow_keys_go_on(tab):
