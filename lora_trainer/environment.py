@@ -68,7 +68,7 @@ LIBRARY_SETTINGS = {
     # OpenMP's threads wait by spinning, GNU's for some milliseconds by default, Intel's for 200:
     # beside another program that computes, the thread that is waited for does not run meanwhile,
     # and a training takes many times as long. So long as waking a thread takes, they still spin
-    "GOMP_SPINCOUNT": "5000",
+    "GOMP_SPINCOUNT": "1000",
     "KMP_BLOCKTIME": "1",
 }
 """Environment variables that libraries read when imported. A value already set is kept."""

@@ -6,6 +6,7 @@ import { api, expected } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
 import { dotted, formatDate, plural, t } from "../common/language.js";
 import { currentSection } from "../common/sections.js";
+import { store } from "../common/store.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "../images/datasets.js";
 import { replan } from "../settings/plan.js";
@@ -48,16 +49,17 @@ function setEdits(/** @type {EditEnds} */ edits) {
  * @param {Partial<OutcomeView>} [answer]
  * @param {{message?: string, undoable?: boolean}} [options]
  */
-export async function afterEdit({ edits, conflicts } = {}, { message, undoable = true } = {}) {
+export async function afterEdit(
+    { edits, conflicts, edit } = {},
+    { message, undoable = true } = {},
+) {
     if (edits) setEdits(edits);
     lastToast?.remove();
-    const made = undoable ? edits?.undo : null;
     if (message)
         lastToast = widgets.toast(message, {
             severity: "done",
             seconds: 10,
-            // this change, though another one may have been made meanwhile
-            action: made && { label: t("Undo"), onclick: () => step("undo", made.id) },
+            action: undoable ? turning("undo", edit) : null,
         });
     if (conflicts?.length) showConflicts(conflicts);
     await reload(() => t("Changed"));
@@ -111,22 +113,35 @@ let lastToast = null;
 
 export const undo = () => step("undo");
 
-export const redo = () => step("redo");
+/**
+ * The button that undoes or redoes one change, though another one may be made, or another dataset
+ * chosen, before it is pressed.
+ *
+ * @param {"undo" | "redo"} way
+ * @param {number | null} [id]
+ * @param {string} [dataset] by default the chosen one
+ */
+function turning(way, id, dataset = store.get("dataset")) {
+    return id === null || id === undefined
+        ? null
+        : { label: way === "undo" ? t("Undo") : t("Redo"), onclick: () => step(way, id, dataset) };
+}
 
 /**
  * @param {"undo" | "redo"} way
  * @param {number} [id] of a change; by default the last one
+ * @param {string} [dataset] by default the chosen one
  */
-async function step(way, id) {
+async function step(way, id, dataset) {
     await bench.page.saveAll();
-    const answer = await api.post(datasets.path(way), { id });
+    const answer = await api.post(datasets.path(way, dataset), { id });
     await afterEdit(answer, { undoable: false });
     await datasets.refresh();
     lastToast = widgets.toast(
         way === "undo"
             ? t("Undone: {title}", { title: answer.title })
             : t("Redone: {title}", { title: answer.title }),
-        { seconds: 8, action: way === "undo" ? { label: t("Redo"), onclick: redo } : null },
+        { seconds: 8, action: way === "undo" ? turning("redo", answer.edit, dataset) : null },
     );
 }
 

@@ -265,6 +265,7 @@ export interface CountedOutcome {
     changed: number;
     unchanged: number;
     conflicts: ConflictView[];
+    edit: number | null;
     edits: EditEnds;
     revision: string;
     total: number;
@@ -650,6 +651,7 @@ export interface OutcomeView {
     changed: number;
     unchanged: number;
     conflicts: ConflictView[];
+    edit: number | null;
     edits: EditEnds;
     revision: string;
 }

@@ -4,6 +4,7 @@
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
 import { dotted, formatNumber, plural, t } from "../common/language.js";
+import { store } from "../common/store.js";
 import * as viewer from "../common/viewer.js";
 import * as widgets from "../common/widgets.js";
 import * as datasets from "./datasets.js";
@@ -69,7 +70,8 @@ async function convert(/** @type {ImagePages} */ pages) {
         await datasets.refresh();
         await pages.load();
     };
-    const { changed, conflicts, edits } = await api.post(datasets.path("convert"), {});
+    const id = store.get("dataset");
+    const { changed, conflicts, edit } = await api.post(datasets.path("convert", id), {});
     if (changed)
         widgets.toast(plural(changed, "{count} image converted", "{count} images converted"), {
             severity: "done",
@@ -77,7 +79,7 @@ async function convert(/** @type {ImagePages} */ pages) {
             action: {
                 label: t("Undo"),
                 onclick: async () => {
-                    await api.post(datasets.path("undo"), { id: edits.undo?.id });
+                    await api.post(datasets.path("undo", id), { id: edit });
                     await again();
                 },
             },

@@ -50,7 +50,8 @@ export function textFiles() {
         );
 
     async function remove(/** @type {TextFileView} */ file) {
-        const { edits } = await api.post(datasets.path("remove-text-file"), { name: file.name });
+        const id = store.get("dataset");
+        const { edit } = await api.post(datasets.path("remove-text-file", id), { name: file.name });
         await datasets.refresh();
         await load();
         replan();
@@ -59,7 +60,7 @@ export function textFiles() {
             action: {
                 label: t("Undo"),
                 onclick: async () => {
-                    await api.post(datasets.path("undo"), { id: edits.undo?.id });
+                    await api.post(datasets.path("undo", id), { id: edit });
                     await datasets.refresh();
                     await load();
                     replan();

@@ -218,7 +218,8 @@ function addPair() {
                         question: question.value,
                         answer: answer.value,
                     });
-                    await changes.afterEdit({ edits }, { message: t("Added") });
+                    const edit = edits.undo?.id;
+                    await changes.afterEdit({ edits, edit }, { message: t("Added") });
                     await datasets.refresh();
                 },
             },

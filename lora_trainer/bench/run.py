@@ -29,7 +29,7 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 
 WARM_UP = 2
-"""First steps, which are not counted: they select kernels and prepack weights."""
+"""First steps, which are not counted: they select kernels."""
 FEWEST_STEPS = WARM_UP + 1
 POLL_SECONDS = 0.05
 

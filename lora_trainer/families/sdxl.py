@@ -50,7 +50,7 @@ class _StableDiffusionXL(StableDiffusion):
     text_encoder_layouts = (XL_CLIP, XL_OPEN_CLIP)
     text_encoder_folders = ("text_encoder", "text_encoder_2")
     size_conditioned = True
-    # its activations are large: it overflows in fp16
+    # it overflows in fp16, and is not measured in bfloat16
     vae_needs_precision = True
     # as its base was trained (A1111's sd_models_xl.py, diffusers)
     has_empty_negative = True

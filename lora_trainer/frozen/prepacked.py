@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import torch
 
@@ -11,9 +12,9 @@ from lora_trainer.frozen.layers import WithoutWeightGradient
 log = logging.getLogger(__name__)
 
 TYPICAL_SIDE = 32
-"""Height and width in elements of the inputs that layouts are chosen for. With those of other sizes
-they are as fast; without any, oneDNN chooses for an input of about the kernel's size, which makes
-some gradients twice as slow.
+"""Height and width in elements of the inputs that layouts are chosen for. They are as fast for
+other sizes; without a size, oneDNN assumes one of about the kernel's, with which some gradients
+take twice as long.
 """
 
 
@@ -27,8 +28,8 @@ class PrepackedConv2d(torch.nn.Conv2d):
     """
 
     def lay_out(self) -> None:
-        """Make both layouts now, before the activations of a first step lie between them: memory
-        that is freed in small pieces is of no use to larger ones.
+        """Make both layouts now: made in the first step, they would lie between its activations,
+        and fragment the memory.
         """
         for name in ("_packed_forward", "_packed_backward"):
             self._packed(name)
@@ -99,9 +100,10 @@ class PrepackedConv2d(torch.nn.Conv2d):
 
 def prepack_convolutions(model: torch.nn.Module) -> int:
     """Prepack the frozen bfloat16 convolutions of a model on a processor that computes in bfloat16,
-    for their weight twice more in memory. In float32 it gains too little for that. 1x1 convolutions
-    are left as they are: without AMX their layouts fit some sizes only, and with a layout that does
-    not fit oneDNN takes up to 100 times as long. Returns how many there are.
+    which takes twice the memory of their weights in addition. In float32 it gains too little for
+    that. 1x1 convolutions are left as they are: without AMX their layouts fit some sizes only, and
+    with a layout that does not fit, oneDNN takes up to 100 times as long. Returns how many there
+    are.
     """
     found = [
         module
@@ -120,13 +122,20 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
     return len(found)
 
 
-def layout_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
+def layout_bytes(
+    model: torch.nn.Module, dtype: torch.dtype, in_8_bits: Iterable[torch.nn.Module] = ()
+) -> int:
     """Bytes that `prepack_convolutions` takes more for this model, frozen and in this dtype on the
-    processor.
+    processor. in_8_bits: its blocks whose weights are kept so, and which are not prepacked.
     """
     if dtype != torch.bfloat16 or not can_prepack():
         return 0
-    return 2 * sum(module.weight.numel() * dtype.itemsize for module in _convolutions(model))
+    kept = {module for block in in_8_bits for module in block.modules()}
+    return 2 * sum(
+        module.weight.numel() * dtype.itemsize
+        for module in _convolutions(model)
+        if module not in kept
+    )
 
 
 def _convolutions(model: torch.nn.Module) -> list[torch.nn.Conv2d]:

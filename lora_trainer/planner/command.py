@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -308,7 +309,10 @@ def _counted(
         side, preview = min(side, TILE), min(preview, TILE)
     weights = step.weights
     if kind == "cpu":
-        weights += layout_bytes(checkpoint.outline().unet, dtype)
+        unet = checkpoint.outline().unet
+        groups = checkpoint.family.blocks(unet)
+        kept = config.checkpoint.base_precision in formula.KEPT_BYTES
+        weights += layout_bytes(unet, dtype, chain.from_iterable(groups) if kept else ())
     loaded = weights + step.adapters + optimizer
     return StepBytes(
         weights=weights,

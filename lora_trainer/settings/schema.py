@@ -246,7 +246,7 @@ def _parsed(text: str) -> Any:
     what `parse_yaml` explains.
     """
     try:
-        values = yaml.load(text, Loader=_FastLoader)
+        values = yaml.load(text, Loader=_Loader if "\t" in text else _FastLoader)
     except yaml.YAMLError:
         if len(text) > MOST_KEPT:
             raise
@@ -258,9 +258,9 @@ def _parsed(text: str) -> Any:
 
 FIX_YAML = "Fix the file, or write a new one with `python -m lora_trainer init FILE`."
 MAX_YAML_DEPTH = 20
+"""Nesting of collections; settings need one level."""
 SEVERAL_DEVICES = r"auto|all|\d{1,3}(,\d{1,3})+|xpu:\d{1,3}(,xpu:\d{1,3})+|cpu(,cpu)+"
 """The setting `devices`. Several processes on a CPU, as in cpu,cpu, are for tests."""
-"""Nesting of collections; settings need one level."""
 
 
 def require_usable(value: Any) -> None:
@@ -277,8 +277,8 @@ def require_usable(value: Any) -> None:
 
 
 class _Refusals(Composer, SafeConstructor):
-    """Refuses duplicate keys, of which PyYAML takes the last, aliases, and deep nesting. A loader
-    that has a parser becomes one of these.
+    """Refuses duplicate keys, of which PyYAML takes the last, aliases, and deep nesting. To be
+    mixed into a loader.
     """
 
     peek_event: Callable[[], Any]
@@ -319,7 +319,9 @@ _WithLibyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _FastLoader(_Refusals, _WithLibyaml):  # type: ignore[misc]
-    """Parses with libyaml where PyYAML has it: many times as fast, but its messages say less."""
+    """Parses with libyaml where PyYAML has it: many times as fast, but its messages say less, and
+    it accepts tabs that PyYAML's own parser refuses.
+    """
 
     def __init__(self, stream: str) -> None:
         _WithLibyaml.__init__(self, stream)
@@ -680,7 +682,7 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
 
 
 def _listed(item: dataclasses.Field[Any], value: Any) -> Sequence[Any]:
-    """A value of a setting that is a list. Raises ValueError."""
+    """The elements of the value of a list setting. Raises ValueError if it is none."""
     if isinstance(value, str):
         # prompts contain commas; layer names do not
         one = about(item).entry == "lines"
@@ -854,6 +856,7 @@ def device_problems(device: str, devices: str = "auto") -> Iterator[ConfigError]
         yield ConfigError(
             "device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device
         )
+        return
     names = [name.strip() for name in devices.split(",")]
     cards = [name for name in names if name != "cpu"]
     if not re.fullmatch(SEVERAL_DEVICES, ",".join(names), re.ASCII) or len(cards) > len(set(cards)):
@@ -864,7 +867,7 @@ def device_problems(device: str, devices: str = "auto") -> Iterator[ConfigError]
         )
     elif devices != "auto" and (":" in device or device not in {"auto", *_kinds_of(names, device)}):
         yield ConfigError(
-            "device is {device}, but devices is {devices}",
+            "device is {device}, but devices is {devices}: they name different devices",
             hint="Set device to auto, or devices to auto.",
             device=device,
             devices=devices,

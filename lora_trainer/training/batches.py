@@ -205,13 +205,14 @@ class EncodedImages:
         vae_file: Path,
         load_vae: Callable[[], object] = lambda: None,
         processes: Processes = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> Iterator[int]:
         """Encode the images that are not cached yet; yields the number done. `parts` needs its vae,
-        loaded from `vae_file`; `load_vae` is called before each image that needs it.
+        loaded from `vae_file` in `dtype`; `load_vae` is called before each image that needs it.
 
         Raises NotFinite if the VAE's output is not finite.
         """
-        vae_key = file_key(vae_file)
+        vae_key = file_key(vae_file) + ("" if dtype == torch.float32 else f"\n{dtype}")
 
         def made(example: Example, bucket: Bucket) -> dict[str, torch.Tensor]:
             load_vae()

@@ -224,3 +224,12 @@ def test_on_a_processor_the_layouts_of_convolutions_are_counted(plan, monkeypatc
     )
     more = 2 * 2 * convolutions if packs else 0
     assert weights("bf16") - more == pytest.approx(weights("no") / 2, rel=0.01)
+
+
+def test_layouts_are_not_counted_of_blocks_in_8_bits(monkeypatch):
+    monkeypatch.setattr(prepacked, "can_prepack", lambda: True)
+    inside, outside = (torch.nn.Conv2d(4, 8, 3).to(torch.bfloat16) for _ in range(2))
+    model = torch.nn.ModuleList([torch.nn.Sequential(inside), outside])
+    assert prepacked.layout_bytes(model, torch.bfloat16) == 2 * 2 * 2 * outside.weight.numel()
+    found = prepacked.layout_bytes(model, torch.bfloat16, [model[0]])
+    assert found == 2 * 2 * outside.weight.numel()

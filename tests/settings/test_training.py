@@ -210,6 +210,7 @@ def test_every_name_from_other_trainers_leads_to_a_setting():
     ("content", "sentence"),
     [
         ("a: [1", "line 1: not valid YAML"),
+        ("base_model: a\tb", "line 1: not valid YAML"),
         ("- a\n- b", "is not a list of `key: value` lines"),
         ("", "3 settings in"),
     ],
@@ -308,7 +309,7 @@ def test_several_devices_are_named_in_one_place():
 )
 def test_device_and_devices_that_name_different_ones_are_refused(device, devices):
     problem, hint = one_problem(devices=devices, device=device)
-    assert problem == f"device is {device}, but devices is {devices}"
+    assert problem == f"device is {device}, but devices is {devices}: they name different devices"
     assert "auto" in hint
 
 

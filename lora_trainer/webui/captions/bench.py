@@ -40,6 +40,10 @@ class Outcome:
     changed: int
     unchanged: int = 0
     conflicts: tuple[EditConflict, ...] = ()
+    edit: int | None = None
+    """Its id in the journal, by which it can be undone, or redone if this was its undo; None if
+    nothing was changed.
+    """
 
 
 class Bench(ABC):
@@ -67,10 +71,12 @@ class Bench(ABC):
             line = self._line(identity, self.journal.undoable, wants_undone=False)
             return self._turn_back(self.journal.read(line.id), "undo")
 
-    def redo(self) -> Outcome:
-        """Redo the edit undone last. Raises DatasetError if there is none."""
+    def redo(self, identity: int | None = None) -> Outcome:
+        """Redo an edit, by default the oldest that is undone. Raises DatasetError if there is
+        none.
+        """
         with self._lock:
-            line = self._line(None, self.journal.redoable, wants_undone=True)
+            line = self._line(identity, self.journal.redoable, wants_undone=True)
             return self._turn_back(self.journal.read(line.id), "redo")
 
     @abstractmethod

@@ -172,7 +172,7 @@ class Journal:
         return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
 
     def ends(self) -> tuple[EditSummary | None, EditSummary | None]:
-        """(the newest edit that is not undone, the edit undone last)."""
+        """(the newest edit that is not undone, the oldest that is)."""
         lines = self.lines()
         return (
             next((line for line in lines if not line.undone), None),
@@ -186,7 +186,7 @@ class Journal:
 
     @property
     def redoable(self) -> EditSummary | None:
-        """The edit undone last."""
+        """The oldest edit that is undone."""
         return self.ends()[1]
 
     def read(self, identity: int) -> Edit:

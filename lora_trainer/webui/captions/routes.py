@@ -347,7 +347,9 @@ def undo(app: App, request: Request) -> OutcomeView:
 @route("POST", "/datasets/{id}/redo")
 def redo(app: App, request: Request) -> OutcomeView:
     bench = app.workbenches.any_of(request.path["id"])
-    return serialization.outcome_json(bench, bench.redo(), request.language)
+    return serialization.outcome_json(
+        bench, bench.redo(request.value("id", int, None)), request.language
+    )
 
 
 @route("POST", "/datasets/{id}/reviewed")

@@ -189,6 +189,7 @@ class OutcomeView(TypedDict):
     changed: int
     unchanged: int
     conflicts: list[ConflictView]
+    edit: int | None
     edits: EditEnds
     revision: str
 
@@ -408,6 +409,7 @@ def outcome_json(bench: Bench, outcome: Outcome, language: str) -> OutcomeView:
             }
             for conflict in outcome.conflicts
         ],
+        "edit": outcome.edit,
         "edits": edits_json(bench, language),
         "revision": bench.current_revision(),
     }

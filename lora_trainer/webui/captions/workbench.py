@@ -374,6 +374,7 @@ class Workbench(Bench):
             changed=len(draft.changes) - conflicts,
             unchanged=draft.unchanged,
             conflicts=tuple(draft.conflicts),
+            edit=edit.id,
         )
 
     def _drafted(self, changes: Sequence[CaptionChange], view: View) -> _EditParts:
@@ -449,8 +450,8 @@ class Workbench(Bench):
                 "Removed: 1 image" if len(keys) == 1 else "Removed: {count} images",
                 {"count": len(keys)},
             )
-            self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
-        return Outcome(title=title, changed=len(keys))
+            edit = self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
+        return Outcome(title=title, changed=len(keys), edit=edit.id)
 
     def restore(self, keys: Sequence[str]) -> Outcome:
         """Restore images from the trash. Raises NotFound or DatasetError."""
@@ -461,8 +462,8 @@ class Workbench(Bench):
                 "Restored: 1 image" if len(keys) == 1 else "Restored: {count} images",
                 {"count": len(keys)},
             )
-            self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
-        return Outcome(title=title, changed=len(keys))
+            edit = self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
+        return Outcome(title=title, changed=len(keys), edit=edit.id)
 
     # --- fixes ------------------------------------------------------------------------------------
 
@@ -502,7 +503,12 @@ class Workbench(Bench):
                 self.journal.mark(edit, undone=False)
             else:
                 self.journal.drop(edit)
-        return Outcome(title=title, changed=edit.count, conflicts=(*draft.conflicts, *conflicts))
+        return Outcome(
+            title=title,
+            changed=edit.count,
+            conflicts=(*draft.conflicts, *conflicts),
+            edit=edit.id if edit.count else None,
+        )
 
     def _crop_all(
         self, edit: Edit, crops: Sequence[tuple[Item, IdentifiedFinding]]
@@ -596,7 +602,12 @@ class Workbench(Bench):
         if not swaps:
             self.journal.drop(edit)
             folder.rmdir()
-        return Outcome(title=title, changed=len(swaps), conflicts=tuple(conflicts))
+        return Outcome(
+            title=title,
+            changed=len(swaps),
+            conflicts=tuple(conflicts),
+            edit=edit.id if swaps else None,
+        )
 
     # --- undo and redo ----------------------------------------------------------------------------
 
@@ -625,6 +636,7 @@ class Workbench(Bench):
             title=edit.title,
             changed=moved + swapped + turned + written,
             conflicts=tuple(conflicts),
+            edit=edit.id,
         )
 
     def _turned_captions(self, edit: Edit, backwards: bool) -> _EditParts:

@@ -164,8 +164,8 @@ class ComparisonImage:
 
 @dataclass
 class Comparison:
-    """A job and its results. Modified by the worker thread only; others set `stop`, and cancel what
-    still waits.
+    """A job and its results. Modified by the worker thread only; others set `stop`, and cancel it
+    while it waits.
     """
 
     id: str

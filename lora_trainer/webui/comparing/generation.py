@@ -141,10 +141,9 @@ class ComparisonJobs:
         job = self.find(comparison_id)
         job.stop.set()
         with self._lock:
-            if waits := job.status == "waiting":
+            if job.status == "waiting":
                 job.status = "cancelled"
-        if waits:
-            self._write(job)
+                self._write(job)
         return job
 
     def delete(self, comparison_id: str) -> None:

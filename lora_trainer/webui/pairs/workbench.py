@@ -130,7 +130,7 @@ class TextBench(Bench):
                 if name not in whole
             }
             if items:
-                self.journal.add(dataclasses.replace(edit, texts=parts, files=whole))
+                edit = self.journal.add(dataclasses.replace(edit, texts=parts, files=whole))
                 for name, changes in parts.items():
                     for change in changes:
                         file = text_files.read(self.root / name)
@@ -140,7 +140,12 @@ class TextBench(Bench):
         conflicts = (
             (EditConflict(key="", name="", current="", message=CHANGED_SINCE),) if missing else ()
         )
-        return Outcome(title=title, changed=len(items), conflicts=conflicts)
+        return Outcome(
+            title=title,
+            changed=len(items),
+            conflicts=conflicts,
+            edit=edit.id if items else None,
+        )
 
     def remove_file(self, name: str) -> Outcome:
         """Remove a file with all of its entries. Raises NotFound, DatasetError."""
@@ -148,8 +153,10 @@ class TextBench(Bench):
             texts = self.store.view().file(name)
             path = self.root / texts.name
             title = Message("Removed: {name}", {"name": texts.name})
-            self._change_files(title, {texts.name: FileEdit(before=content_of(path), after=None)})
-        return Outcome(title=title, changed=max(1, len(texts.examples)))
+            edit = self._change_files(
+                title, {texts.name: FileEdit(before=content_of(path), after=None)}
+            )
+        return Outcome(title=title, changed=max(1, len(texts.examples)), edit=edit.id)
 
     def record_new(self, name: str) -> None:
         """Record that a file was added, to make that undoable."""
@@ -172,7 +179,7 @@ class TextBench(Bench):
                         EditConflict(key="", name=name, current="", message=CHANGED_SINCE)
                     )
         self.journal.mark(edit, undone=backwards)
-        return Outcome(title=edit.title, changed=changed, conflicts=tuple(conflicts))
+        return Outcome(title=edit.title, changed=changed, conflicts=tuple(conflicts), edit=edit.id)
 
     def _turn_text(self, name: str, change: TextEdit, backwards: bool) -> bool:
         """Undo or redo the change of an entry. Returns False if the entry has changed since."""
@@ -237,10 +244,11 @@ class TextBench(Bench):
         self.journal.add(Edit(title=title, time=self._clock(), texts={name: (change,)}))
         text_files.write(file, file.inserted(number, raw))
 
-    def _change_files(self, title: Message, changes: dict[str, FileEdit]) -> None:
-        self.journal.add(Edit(title=title, time=self._clock(), files=changes))
+    def _change_files(self, title: Message, changes: dict[str, FileEdit]) -> Edit:
+        edit = self.journal.add(Edit(title=title, time=self._clock(), files=changes))
         for name, change in changes.items():
             self._put(name, change.after)
+        return edit
 
     def _put(self, name: str, content: str | None) -> None:
         try:

@@ -150,6 +150,21 @@ def test_a_bulk_edit_replaces_the_table_once(tmp_path, monkeypatch):
     assert captions(bench)["f.png"] == "ink, fox f"
 
 
+def test_an_outcome_names_its_edit_by_which_it_is_undone_and_redone(tmp_path):
+    bench = make(tmp_path, {"a.png": "fox"})
+    first, second, third = (
+        bulk(bench, do="add", text=text, at="end").edit for text in ("ink", "hill", "dusk")
+    )
+    assert bulk(bench, do="add", text="ink", at="end").edit is None
+    assert bench.undo(third).edit == third and bench.undo(second).edit == second
+    assert captions(bench) == {"a.png": "fox, ink"}
+    assert bench.redo(second).edit == second and captions(bench) == {"a.png": "fox, ink, hill"}
+    outcome = bench.undo(first)
+    assert (outcome.edit, outcome.changed, len(outcome.conflicts)) == (first, 0, 1)
+    removed = bench.remove(keys(bench))
+    assert bench.undo(removed.edit).changed == 1
+
+
 def test_captions_changed_since_the_preview_are_told_and_left_alone(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "fox", "c.png": "fox"})
     plan = bench.preview(keys(bench), {"do": "add", "text": "ink", "at": "end"})
