@@ -47,19 +47,16 @@ function setEdits(/** @type {EditEnds} */ edits) {
  * someone else had.
  *
  * @param {Partial<OutcomeView>} [answer]
- * @param {{message?: string, undoable?: boolean}} [options]
+ * @param {{message?: string}} [options]
  */
-export async function afterEdit(
-    { edits, conflicts, edit } = {},
-    { message, undoable = true } = {},
-) {
+export async function afterEdit({ edits, conflicts, edit } = {}, { message } = {}) {
     if (edits) setEdits(edits);
     lastToast?.remove();
     if (message)
         lastToast = widgets.toast(message, {
             severity: "done",
             seconds: 10,
-            action: undoable ? turning("undo", edit) : null,
+            action: turning("undo", edit),
         });
     if (conflicts?.length) showConflicts(conflicts);
     await reload(() => t("Changed"));
@@ -135,7 +132,7 @@ function turning(way, id, dataset = store.get("dataset")) {
 async function step(way, id, dataset) {
     await bench.page.saveAll();
     const answer = await api.post(datasets.path(way, dataset), { id });
-    await afterEdit(answer, { undoable: false });
+    await afterEdit(answer);
     await datasets.refresh();
     lastToast = widgets.toast(
         way === "undo"

@@ -165,7 +165,6 @@ async function review(/** @type {boolean} */ reviewed) {
                   "{count} caption marked as not reviewed",
                   "{count} captions marked as not reviewed",
               ),
-        undoable: false,
     });
 }
 

@@ -245,10 +245,11 @@ def _parsed(text: str) -> Any:
     """The same few files are read again and again, and PyYAML takes milliseconds for one. Raises
     what `parse_yaml` explains.
     """
+    loader = _Loader if "\t" in text else _FastLoader
     try:
-        values = yaml.load(text, Loader=_Loader if "\t" in text else _FastLoader)
+        values = yaml.load(text, Loader=loader)
     except yaml.YAMLError:
-        if len(text) > MOST_KEPT:
+        if loader is _Loader or len(text) > MOST_KEPT:
             raise
         # for its message
         values = yaml.load(text, Loader=_Loader)
