@@ -12,12 +12,14 @@ on any machine.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -78,6 +80,11 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return _one(args[0].dtype)
+        if func is torch.ops.prim.device.default:
+            return args[0].device
+        if _only_changes_numbers(func) and isinstance(args[0], FakeTensor):
+            # it has none
+            return args[0]
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
@@ -99,6 +106,14 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind, size, _ = self._kinds.pop(key)
         self._live[kind] -= size
         self._total -= size
+
+
+@functools.cache
+def _only_changes_numbers(operation: Any) -> bool:
+    """Whether it writes into its first argument, elementwise, and returns it: a quarter of a step's
+    operations, nearly all of them the optimizer's.
+    """
+    return torch.Tag.pointwise in operation.tags and operation._schema.name.endswith("_")
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:
