@@ -94,6 +94,7 @@ def account(
     square). Each image has a caption of max_token_length tokens.
     """
     with _fake_trainer(checkpoint, config, dtype, device, size) as (trainer, live):
+        _fill_optimizer(trainer, live)
         live.restart()
         trainer.advance()
     found = {field.name: live.peak.get(field.name, 0) for field in dataclasses.fields(StepMemory)}
@@ -121,7 +122,7 @@ def _fake_trainer(
     device: str,
     size: tuple[int, int] | None,
 ) -> Iterator[tuple[Trainer, LiveStorages]]:
-    """A trainer under FakeTensorMode whose optimizer state exists, and its storages."""
+    """A trainer under FakeTensorMode, and its storages."""
     config = _countable(config)
     side = config.dataset.resolution
     assert side is not None, "the resolution is known"
@@ -150,7 +151,6 @@ def _fake_trainer(
         encoded = Encoded(captions=captions, images=images, held_out=images)
         trainer = make_trainer(prepared, encoded, adapters)
         live.mark("adapters", trainer.parameters)
-        _fill_optimizer(trainer, live)
         for parameter in trainer.parameters:
             parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda one: live.mark("gradients", [one.grad])

@@ -19,8 +19,8 @@ from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import events
 from tests.benchmark.published_models import MODELS, NEWER
-from tests.checkpoint.samples import tiny_file
 from tests.families import tiny_flux
+from tests.made import small_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def small_matrices(monkeypatch):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A model of a few layers as the only published one."""
-    shapes = {name: info.shape for name, info in read_header(tiny_file(tmp_path)).tensors.items()}
+    shapes = {name: info.shape for name, info in read_header(small_checkpoint()).tensors.items()}
     content = {"title": "Tiny", "resolution": 64, "tensors": {"base_model": shapes}}
     folder = tmp_path / "published"
     folder.mkdir()

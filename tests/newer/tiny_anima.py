@@ -154,14 +154,15 @@ def t5_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_full_size(folder: Path) -> Path:
+def write_full_size(folder: Path, **changes: int) -> Path:
     """Files of the published sizes without content (sparse), with the tiny tokenizers; returns the
-    checkpoint.
+    checkpoint. changes: of the transformer's configuration.
     """
     write(folder)
+    config = {**FULL, **changes}
     with torch.device("meta"):
         made = {
-            "transformer": build_transformer(FULL),
+            "transformer": build_transformer(config),
             "conditioner": build_conditioner({"min_sequence_length": 1}),
             "qwen3": build_qwen3(
                 {
@@ -183,7 +184,7 @@ def write_full_size(folder: Path) -> Path:
     checkpoint = folder / "Stable-diffusion" / "anima.safetensors"
     _write_sparse(
         checkpoint,
-        {f"net.{native_name(name, FULL)}": shape for name, shape in shapes["transformer"].items()}
+        {f"net.{native_name(name, config)}": shape for name, shape in shapes["transformer"].items()}
         | {f"net.{anima.ADAPTER}{name}": shape for name, shape in shapes["conditioner"].items()},
     )
     _write_sparse(

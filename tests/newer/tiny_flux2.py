@@ -195,9 +195,9 @@ def full_transformer(size: str, **changes: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def write_full_size(folder: Path, size: str) -> Path:
+def write_full_size(folder: Path, size: str, **changes: int) -> Path:
     """Files of the published sizes without content (sparse), with the tiny tokenizer; returns the
-    checkpoint.
+    checkpoint. changes: of the transformer's configuration.
     """
     for place in ("text_encoder/qwen3", "VAE"):
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -219,4 +219,4 @@ def write_full_size(folder: Path, size: str) -> Path:
     tiny_flux.sparse(folder / "VAE" / "flux2-vae.safetensors", shapes, "F32")
     tiny_z_image.tokenizer().save(str(folder / "text_encoder" / "qwen3" / "tokenizer.json"))
     name = f"flux-2-klein-base-{size.lower()}.safetensors"
-    return tiny_flux.sparse(folder / "Stable-diffusion" / name, full_transformer(size))
+    return tiny_flux.sparse(folder / "Stable-diffusion" / name, full_transformer(size, **changes))
