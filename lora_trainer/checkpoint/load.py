@@ -79,6 +79,8 @@ class Checkpoint:
     _tokenizer_paths: dict[str, Path] = field(default_factory=dict)
     _opened: dict[Path, Any] = field(default_factory=dict)
     """The tokenizers of these files."""
+    _outlines: dict[int, Any] = field(default_factory=dict, init=False, repr=False)
+    """id of a component -> its model on the meta device, until it is given its weights."""
 
     @property
     def family(self) -> Family:
@@ -137,7 +139,7 @@ class Checkpoint:
         """kept: how the weights of its blocks are kept; swapped: the number of blocks whose weights
         stay in main memory; added: what is added to the weight of the layer at a path, or None.
         """
-        unet = _empty(self.unet)
+        unet = self._empty(self.unet)
         keep(self.family.blocks(unet), kept, swapped, torch.device(device))
         self._fill(self.unet, unet, dtype, device, added)
         self._note_unused(unet)
@@ -202,13 +204,12 @@ class Checkpoint:
         wrong shape, or not finite in its dtype: found before encoding rather than in the first
         steps.
         """
-        vae, outline = self.require_vae(), self._outline
-        encoders = zip(self.text_encoders, outline.text_encoders, strict=True)
-        for component, model, wanted in (
-            *((component, model, dtype) for component, model in encoders),
-            (vae, _empty(vae), torch.float32),
-            (self.unet, outline.unet, dtype),
+        for component, wanted in (
+            *((component, dtype) for component in self.text_encoders),
+            (self.require_vae(), torch.float32),
+            (self.unet, dtype),
         ):
+            model = self._outline(component)
             require_usable(
                 model,
                 _places(component, model),
@@ -232,7 +233,7 @@ class Checkpoint:
         encoders without the norm (A1111's default), and the second one's `text_embeds` of the first
         75-token chunk as the pooled state.
         """
-        models = [_empty(component) for component in self.text_encoders]
+        models = [self._empty(component) for component in self.text_encoders]
         for model in models:
             keep(self.family.text_encoder_blocks(model), kept, 0, torch.device(device))
         return tuple(
@@ -270,17 +271,24 @@ class Checkpoint:
         return tokenizer
 
     def outline(self) -> Parts:
-        """UNet and text encoders on the meta device, to list their layers. Shared by all calls."""
-        return self._outline
-
-    @cached_property
-    def _outline(self) -> Parts:
+        """UNet and text encoders on the meta device, to list their layers: until the next
+        `load_*`, which gives these very models their weights.
+        """
         return Parts(
             family=self.family,
             schedule=NoiseSchedule(),
-            unet=_empty(self.unet),
-            text_encoders=tuple(_empty(component) for component in self.text_encoders),
+            unet=self._outline(self.unet),
+            text_encoders=tuple(map(self._outline, self.text_encoders)),
         )
+
+    def _outline(self, component: Component) -> Any:
+        if id(component) not in self._outlines:
+            self._outlines[id(component)] = _built(component)
+        return self._outlines[id(component)]
+
+    def _empty(self, component: Component) -> Any:
+        """A model to be given its weights: building one takes half a second."""
+        return self._outlines.pop(id(component), None) or _built(component)
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
         """Load all components."""
@@ -294,7 +302,7 @@ class Checkpoint:
         )
 
     def _load(self, component: Component, dtype: torch.dtype, device: torch.device | str) -> Any:
-        return self._fill(component, _empty(component), dtype, device)
+        return self._fill(component, self._empty(component), dtype, device)
 
     def _fill(
         self,
@@ -445,7 +453,8 @@ def _opened(path: Path, detected: Detected, components: Components) -> Checkpoin
     return checkpoint
 
 
-def _empty(component: Component) -> Any:
+def _built(component: Component) -> Any:
+    """The component's model on the meta device."""
     return build_empty(lambda: component.build(component.config))
 
 
