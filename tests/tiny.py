@@ -139,7 +139,7 @@ def tiny_parts(
     return parts
 
 
-def small_parts(seed: int = 0) -> Parts:
+def small_parts(seed: int = 0, tokenizers: tuple[Any, ...] = ()) -> Parts:
     """An SD1 of fewer levels and layers, as pruned ones are: what a run does around its models
     takes as long, what it does with them a third.
     """
@@ -166,7 +166,7 @@ def small_parts(seed: int = 0) -> Parts:
         unet=unet.eval(),
         vae=vae.eval(),  # type: ignore[arg-type]
         text_encoders=tuple(encoder.eval() for encoder in tiny_text_encoders("sd1")),
-        tokenizers=(),
+        tokenizers=tokenizers,
     )
     torch.random.set_rng_state(generator_state)
     return parts

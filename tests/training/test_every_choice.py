@@ -30,8 +30,8 @@ from lora_trainer.training.device import choose_precision
 from lora_trainer.training.losses import LOSSES, WEIGHTINGS, huber_threshold
 from lora_trainer.training.optimizers import make_optimizer
 from lora_trainer.training.rates import make_rate_schedule
-from tests.made import tiny_checkpoint
-from tests.tiny import encode_captions, tiny_parts
+from tests.made import small_checkpoint
+from tests.tiny import encode_captions, small_parts
 
 CPU = torch.device("cpu")
 NOISE_LEVELS = NoiseLevels.of(NoiseSchedule())
@@ -102,7 +102,7 @@ def schedule(run: RunConfig, marked: Path) -> tuple[object, ...]:
     zero_terminal_snr.
     """
     asked = run.checkpoint
-    files = (tiny_checkpoint("sd1"), marked)
+    files = (small_checkpoint(), marked)
     opened = [
         open_checkpoint(
             file, prediction_type=asked.prediction_type, zero_terminal_snr=asked.zero_terminal_snr
@@ -113,7 +113,7 @@ def schedule(run: RunConfig, marked: Path) -> tuple[object, ...]:
 
 
 def adapters(run: RunConfig) -> Adapters:
-    return add_adapters(tiny_parts("sd1"), run.lora, seed=0)
+    return add_adapters(small_parts(), run.lora, seed=0)
 
 
 def rates(run: RunConfig) -> tuple[float, ...]:
@@ -159,7 +159,7 @@ def precisions(run: RunConfig) -> tuple[object, ...]:
 
 
 def text_states(run: RunConfig) -> tuple[int, ...]:
-    parts = tiny_parts("sd1", tokenizers=open_checkpoint(tiny_checkpoint("sd1")).tokenizers())
+    parts = small_parts(tokenizers=open_checkpoint(small_checkpoint()).tokenizers())
     return tuple(
         encode_captions(
             parts, ["fox " * 300], max_token_length=run.checkpoint.max_token_length
@@ -214,7 +214,7 @@ ELSEWHERE = {
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("marked") / "marked.safetensors"
     save_file(
-        {**load_file(tiny_checkpoint("sd1")), "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
+        {**load_file(small_checkpoint()), "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
         path,
     )
     return path

@@ -28,7 +28,7 @@ from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.optimizers import make_optimizer
 from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.train import BatchSchedule, SmoothedLoss, Trainer
-from tests.tiny import tiny_parts
+from tests.tiny import small_parts
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def example(path, number):
 
 
 def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
-    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
+    parts = small_parts(tokenizers=families.get("sd1").tokenizers())
     lora = lora or LoraSettings(lora_rank=2, target_modules=("to_q", "to_v"))
     training = TrainingSettings(**{"learning_rate": 1e-3, **settings})
     examples = [example(tmp_path / f"{number}.png", number) for number in range(images)]
