@@ -11,7 +11,7 @@ from lora_trainer.errors import ConfigError, LoraFileError
 from lora_trainer.lora.names import module_names
 from lora_trainer.settings.training import LoraSettings
 from tests.lora.test_names import full_size_parts
-from tests.tiny import tiny_parts
+from tests.tiny import small_parts, tiny_parts
 
 BOTH = {"train_text_encoder": True}
 FEW = {"target_modules": ("to_q", "proj_in"), "text_encoder_targets": ("q_proj", "fc1")}
@@ -92,7 +92,7 @@ def test_sdxl_has_kohyas_722_modules() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_adapters_are_float32_and_all_that_is_trainable(dtype: torch.dtype) -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     parts.unet.to(dtype)
     adapters = add_adapters(parts, LoraSettings(), seed=0)
     assert {parameter.dtype for _, parameter in adapters.parameters()} == {torch.float32}
@@ -107,7 +107,7 @@ def test_adapters_are_float32_and_all_that_is_trainable(dtype: torch.dtype) -> N
 
 
 def test_a_bfloat16_base_gives_bfloat16_outputs_and_float32_gradients() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     parts.unet.to(torch.bfloat16)
     adapters = add_adapters(parts, LoraSettings(), seed=0)
     output = parts.unet(**inputs(parts, torch.bfloat16)).sample
@@ -127,11 +127,11 @@ def test_a_bfloat16_base_gives_bfloat16_outputs_and_float32_gradients() -> None:
 def test_the_same_seed_gives_the_same_adapters_and_the_global_random_state_is_left_alone() -> None:
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    first = add_adapters(tiny_parts("sd1"), LoraSettings(**FEW, **BOTH), seed=5).state_dict()
+    first = add_adapters(small_parts(), LoraSettings(**FEW, **BOTH), seed=5).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(8)
-    second = add_adapters(tiny_parts("sd1"), LoraSettings(**FEW, **BOTH), seed=5).state_dict()
-    other = add_adapters(tiny_parts("sd1"), LoraSettings(**FEW, **BOTH), seed=6).state_dict()
+    second = add_adapters(small_parts(), LoraSettings(**FEW, **BOTH), seed=5).state_dict()
+    other = add_adapters(small_parts(), LoraSettings(**FEW, **BOTH), seed=6).state_dict()
     assert list(first) == list(second)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first[next(iter(first))], other[next(iter(first))])
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_adapters_and_the_global_random_state_is_le
 
 def test_down_is_drawn_as_kaiming_uniform_and_up_is_zero() -> None:
     adapters = add_adapters(
-        tiny_parts("sd1"), LoraSettings(lora_rank=64, target_modules=("conv1", "to_q")), seed=0
+        small_parts(), LoraSettings(lora_rank=64, target_modules=("conv1", "to_q")), seed=0
     )
     for adapter in adapters.layers:
         bound = adapter.down[0].numel() ** -0.5
@@ -148,8 +148,8 @@ def test_down_is_drawn_as_kaiming_uniform_and_up_is_zero() -> None:
 
 
 def test_training_the_text_encoder_does_not_change_the_unets_first_weights() -> None:
-    alone = add_adapters(tiny_parts("sd1"), LoraSettings(**FEW), seed=0).state_dict()
-    both = add_adapters(tiny_parts("sd1"), LoraSettings(**FEW, **BOTH), seed=0).state_dict()
+    alone = add_adapters(small_parts(), LoraSettings(**FEW), seed=0).state_dict()
+    both = add_adapters(small_parts(), LoraSettings(**FEW, **BOTH), seed=0).state_dict()
     assert all(torch.equal(both[name], weight) for name, weight in alone.items())
 
 
@@ -174,7 +174,7 @@ def test_parameters_come_with_names_in_the_models_order() -> None:
     ],
 )
 def test_strength_scales_every_kind_of_layer_and_is_put_back(targets: tuple[str, ...]) -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     base = predictions(parts)
     adapters = add_adapters(
         parts, LoraSettings(lora_rank=4, lora_alpha=2.7, target_modules=targets, **BOTH), seed=0
@@ -193,7 +193,7 @@ def test_strength_scales_every_kind_of_layer_and_is_put_back(targets: tuple[str,
 
 
 def test_strength_is_put_back_after_an_error_and_can_be_nested() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     adapters = add_adapters(parts, LoraSettings(**FEW), seed=0)
     fill(adapters)
     full = predictions(parts)
@@ -206,7 +206,7 @@ def test_strength_is_put_back_after_an_error_and_can_be_nested() -> None:
 
 
 def test_a_fractional_alpha_is_exact() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     adapters = add_adapters(
         parts,
         LoraSettings(
@@ -225,7 +225,7 @@ def test_a_fractional_alpha_is_exact() -> None:
 
 
 def test_dropout_is_active_in_training_and_not_within_strength() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     adapters = add_adapters(parts, LoraSettings(lora_dropout=0.5, **FEW), seed=0)
     fill(adapters)
     assert not torch.equal(predictions(parts)[0], predictions(parts)[0])
@@ -235,7 +235,7 @@ def test_dropout_is_active_in_training_and_not_within_strength() -> None:
 
 
 def test_saved_weights_come_back_bit_for_bit() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     adapters = add_adapters(parts, LoraSettings(**FEW, **BOTH), seed=0)
     fill(adapters)
     saved, full = adapters.state_dict(), predictions(parts)
@@ -264,7 +264,7 @@ def test_weights_of_other_settings_are_refused() -> None:
 
 
 def test_removed_adapters_leave_the_base_as_it_was() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     names, base = dict(module_names(parts)), predictions(parts)
     adapters = add_adapters(parts, LoraSettings(**FEW, **BOTH), seed=0)
     fill(adapters)
@@ -294,20 +294,18 @@ def test_names_that_match_nothing_are_named(
     targets: tuple[str, ...], message: str, hint: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=targets), seed=0)
+        add_adapters(small_parts(), LoraSettings(target_modules=targets), seed=0)
     assert message in str(caught.value)
     assert hint in str(caught.value.hint)
 
 
 def test_unet_names_for_the_text_encoder_are_told_apart() -> None:
     with pytest.raises(ConfigError, match="no layer of the text encoder is called to_q"):
-        add_adapters(
-            tiny_parts("sd1"), LoraSettings(text_encoder_targets=("to_q",), **BOTH), seed=0
-        )
+        add_adapters(small_parts(), LoraSettings(text_encoder_targets=("to_q",), **BOTH), seed=0)
 
 
 def test_a_refused_setting_leaves_the_model_without_adapters() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     with pytest.raises(ConfigError):
         add_adapters(parts, LoraSettings(text_encoder_targets=("to_q",), **BOTH), seed=0)
     assert not [name for name, _ in parts.unet.named_modules() if "lora" in name]
@@ -318,15 +316,15 @@ def test_a_whole_path_is_a_target_too_and_a_part_of_a_word_is_not() -> None:
     assert [
         adapter.path
         for adapter in add_adapters(
-            tiny_parts("sd1"), LoraSettings(target_modules=(path,)), seed=0
+            small_parts(), LoraSettings(target_modules=(path,)), seed=0
         ).layers
     ] == [path]
     with pytest.raises(ConfigError, match="no layer is called _q"):
-        add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=("_q",)), seed=0)
+        add_adapters(small_parts(), LoraSettings(target_modules=("_q",)), seed=0)
 
 
 def test_of_a_familys_own_targets_those_that_a_model_lacks_are_passed_over() -> None:
-    parts = tiny_parts("sd1")
+    parts = small_parts()
     usual = parts.family.unet_targets
     more = (*usual, "to_nothing")
     model, part = parts.unet, "unet"

@@ -19,8 +19,8 @@ from lora_trainer.settings.training import LoraSettings, commented_yaml
 from tests.adapters import full_matrix
 from tests.adapters.test_export import METADATA, close, live
 from tests.adapters.test_injected import fill, predictions
-from tests.made import tiny_checkpoint
-from tests.tiny import tiny_parts
+from tests.made import small_checkpoint
+from tests.tiny import small_parts
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def toy(tmp_path, monkeypatch):
 
 def test_a_type_is_one_file(toy, tmp_path):
     settings = LoraSettings(lora_type="full", target_modules=("to_q", "to_v"))
-    parts, base = tiny_parts("sd1"), tiny_parts("sd1")
+    parts, base = small_parts(), small_parts()
     adapters = add_adapters(parts, settings, seed=0)
     close(predictions(parts), predictions(base))
     fill(adapters)
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.float32)
     assert report.module_count == adapters.module_count > 0
-    path = tiny_checkpoint("sd1")
+    path = small_checkpoint()
     detected = detect_any(path)
     shapes = detected.family.layer_shapes(path, detected)
     assert parameter_count(detected.family, shapes, settings) == adapters.parameter_count

@@ -17,7 +17,7 @@ from lora_trainer.planner import accounting
 from lora_trainer.tasks import diffusion
 from tests.made import small_checkpoint
 from tests.planner.test_accounting import config_of
-from tests.tiny import encode_captions, tiny_parts
+from tests.tiny import encode_captions, small_parts, tiny_parts
 
 WORD = 320
 
@@ -145,7 +145,7 @@ def test_states_move_and_detach_whole():
 
 
 def test_latents_are_the_scaled_mean_and_deviation_of_the_vae():
-    vae = tiny_parts("sd1").vae
+    vae = small_parts().vae
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
     moments = encode_image(vae, pixels)
     distribution = vae.encode(pixels).latent_dist
@@ -207,7 +207,7 @@ def test_in_bfloat16_latents_differ_by_some_hundredths():
 def test_tiles_take_large_pictures_nearly_alike_and_small_ones_exactly(monkeypatch):
     monkeypatch.setattr(vae_module, "TILE", 64)
     pixels = torch.rand(1, 3, 128, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plain, tiled = (tiny_parts("sd1").vae for _ in range(2))
+    plain, tiled = (small_parts().vae for _ in range(2))
     families.get("sd1").tile(tiled)
     small = pixels[:, :, :64, :64]
     assert torch.equal(encode_image(plain, small), encode_image(tiled, small))
