@@ -45,18 +45,25 @@ def test_a_page_that_is_there_before_our_routes_starts_by_itself(host, visitor):
     visitor.complaints.clear()
 
 
+@pytest.fixture
+def watched(visitor):
+    """The visitor, with what their pages ask for."""
+    visitor.note_requests()
+    return visitor
+
+
 def versions(visitor) -> set[str]:
     """Of the modules that a visitor's pages asked for."""
     found = (re.search(r"/lora-trainer/static/(\w+)/", url) for _, url in visitor.requests)
     return {match[1] for match in found if match}
 
 
-def test_every_script_but_the_entry_comes_from_one_version(host, visitor):
-    open_tab(visitor, host)
+def test_every_script_but_the_entry_comes_from_one_version(host, watched):
+    open_tab(watched, host)
     told = host.get("modules")
-    urls = [url.removeprefix(host.url) for _, url in visitor.requests]
+    urls = [url.removeprefix(host.url) for _, url in watched.requests]
     assert {f"lora-trainer/{path}" for path in told["all"]} <= set(urls)
-    assert len(versions(visitor)) == 1
+    assert len(versions(watched)) == 1
     ours = {url.split("?")[0].rsplit("/", 1)[1] for url in urls if "/javascript/" in url}
     assert ours == {"lora_trainer.js"}
 
@@ -85,7 +92,7 @@ def test_a_page_whose_modules_are_gone_says_that_it_must_be_reloaded(host, visit
 @pytest.mark.webuis("forge")
 @pytest.mark.webuis("a1111")
 def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
-    host, flavour, visitor, tmp_path
+    host, flavour, watched, tmp_path
 ):
     copy = extension_copy(tmp_path)
     updated = FakeHost(
@@ -93,29 +100,29 @@ def test_after_an_update_a_page_has_the_modules_of_the_running_webui(
     )
     updated.start()
     try:
-        page = open_bare_tab(visitor, updated)
-        (before,) = versions(visitor)
+        page = open_bare_tab(watched, updated)
+        (before,) = versions(watched)
         with (copy / "javascript" / "common" / "store.js").open("a", encoding="utf-8") as stream:
             stream.write("\n// updated\n")
 
         # the WebUI still runs what it started with
-        visitor.requests.clear()
+        watched.requests.clear()
         page.reload()
         page.wait_for_selector(f"{ROOT} [role=tablist]")
-        assert versions(visitor) <= {before}
+        assert versions(watched) <= {before}
         assert before in updated.get("modules")["start"]
 
         updated.kill()
         updated.start()
         expect(page.locator(ROOT).get_by_text("The WebUI was restarted.")).to_be_visible()
-        visitor.requests.clear()
-        open_bare_tab(visitor, updated)
-        (now,) = versions(visitor)
+        watched.requests.clear()
+        open_bare_tab(watched, updated)
+        (now,) = versions(watched)
         assert now != before
-        assert {url for _, url in visitor.requests if f"/lora-trainer/static/{now}/" in url} == {
+        assert {url for _, url in watched.requests if f"/lora-trainer/static/{now}/" in url} == {
             f"{updated.url}lora-trainer/{path}" for path in updated.get("modules")["all"]
         }
     finally:
         updated.kill()
         # while it was gone
-        visitor.complaints.clear()
+        watched.complaints.clear()

@@ -85,6 +85,9 @@ class Visitor:
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.complaints: list[str] = []
         self.requests: list[tuple[str, str]] = []
+        """Those of pages since note_requests(): each is a message to this process."""
+        self._origins: set[str] = set()
+        self._notes_requests = False
         self._size = options.pop("viewport", SIZE)
         self._scheme = options.pop("color_scheme", "light")
         self._key = (browser, tuple(sorted(options.items())))
@@ -102,10 +105,24 @@ class Visitor:
         page.emulate_media(color_scheme=self._scheme)
         self._listen(page, "console", self._hear)
         self._listen(page, "pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
-        self._listen(
-            page, "request", lambda request: self.requests.append((request.method, request.url))
-        )
+        self._listen(page, "framenavigated", self._note_origin)
+        if self._notes_requests:
+            self._listen(page, "request", self._note_request)
         return page
+
+    def note_requests(self) -> None:
+        """Of the pages that are open, and of later ones."""
+        if not self._notes_requests:
+            self._notes_requests = True
+            for page in self.context.pages if self._is_seated else ():
+                self._listen(page, "request", self._note_request)
+
+    def _note_request(self, request: Any) -> None:
+        self.requests.append((request.method, request.url))
+
+    def _note_origin(self, frame: Any) -> None:
+        if found := HERE.match(frame.url):
+            self._origins.add(found.group())
 
     def _listen(self, page: Page, event: str, listener: Callable[..., Any]) -> None:
         # the class's own method: the page's says that it is spoiled
@@ -130,9 +147,7 @@ class Visitor:
         # a page with words that are not saved asks whether to stay
         self._listen(self._seat.first, "dialog", lambda dialog: dialog.accept())
         try:
-            self._seat.tidy(
-                {found.group() for _, url in self.requests if (found := HERE.match(url))}
-            )
+            self._seat.tidy(self._origins)
         except PlaywrightError:
             # a page that crashed, or hangs
             self.context.close()

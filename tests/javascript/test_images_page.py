@@ -25,24 +25,17 @@ from lora_trainer.webui.http import routing
 from lora_trainer.webui.images import routes
 from lora_trainer.webui.tab import routes as tab_routes
 from tests.dataset.pictures import save
+from tests.javascript.serving import Server
 from tests.webui.heic import heic, without_decoder
 
 pytestmark = pytest.mark.xdist_group("scripts")
 
-ROOT = Path(__file__).resolve().parents[2]
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root"'
     ' class="lora-trainer"></div><script src="javascript/lora_trainer.js"></script>'
 )
 POLLS = {b"pollInterval = 4;": b"pollInterval = 0.4;"}
 """What is waited for here comes ten times as soon."""
-# Chromium tells Playwright the bytes of an array, not of a file
-SEND_BYTES = """
-    const send = XMLHttpRequest.prototype.send;
-    XMLHttpRequest.prototype.send = function (body) {
-        if (body instanceof File) body.arrayBuffer().then((bytes) => send.call(this, bytes)); else send.call(this, body);
-    };
-"""
 
 
 class Tab:
@@ -50,16 +43,18 @@ class Tab:
     answered in this process.
     """
 
-    def __init__(self, folder: Path, browser) -> None:
+    def __init__(self, folder: Path, browser, server: Server) -> None:
         self.folder = folder / "datasets"
         self.complaints: list[str] = []
-        self._browser = browser
-        self._contexts = []
+        self.does_not_answer = ""
+        """How the addresses end that get no answer."""
+        self._browser, self._server = browser, server
+        self._visitors = []
         host = SimpleNamespace(
             language=lambda: "",
             is_remote=lambda: False,
             api_credentials=dict,
-            names=lambda: frozenset({"tab.test"}),
+            names=lambda: frozenset({"127.0.0.1"}),
         )
         self.datasets = Datasets(DataFolder(folder), host.is_remote)
         host_app = Starlette()
@@ -75,6 +70,7 @@ class Tab:
             host=host,
             datasets=self.datasets,
             workbenches=Workbenches(self.datasets),
+            runs=SimpleNamespace(newest_captioning=lambda path: None),
             redactions=dict,
         )
         routing.mount(host_app, app)
@@ -82,6 +78,9 @@ class Tab:
         self.client = TestClient(
             host_app, base_url="http://127.0.0.1", raise_server_exceptions=False
         )
+        # one event loop for all requests, and not one for each
+        self.client.__enter__()
+        server.answering = self._answer
 
     def _home(self, app, request):
         return {
@@ -100,52 +99,49 @@ class Tab:
             (folder / file).write_text(text, encoding="utf-8")
         return folder
 
-    def open(self, section: str = "images", **options):
-        context = self._browser.new_context(viewport={"width": 1280, "height": 900}, **options)
-        self._contexts.append(context)
-        page = context.new_page()
+    def open(self, section: str = "images"):
+        from tests.browser.visitors import Visitor
+
+        self._visitors.append(Visitor(self._browser))
+        page = self._visitors[-1].page()
         page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: self.complaints.append(str(error.stack)))
-        page.add_init_script(SEND_BYTES)
-        page.route("**/*", self._answer)
-        page.goto("http://tab.test/")
+        page.goto(self._server.url)
         page.click(f"#lora_trainer_step_{section}")
         return page
 
-    def _answer(self, route) -> None:
-        address = urlsplit(route.request.url)
-        if address.path == "/":
-            route.fulfill(body=HTML, content_type="text/html")
-        elif address.path.startswith("/lora-trainer/"):
-            answer = self.client.request(
-                route.request.method,
-                f"{address.path}?{address.query}",
-                content=route.request.post_data_buffer,
-                headers=route.request.headers,
-            )
-            content = answer.content
-            if address.path.endswith("/images/pages.js"):
-                for now, sooner in POLLS.items():
-                    assert now in content
-                    content = content.replace(now, sooner)
-            route.fulfill(
-                status=answer.status_code,
-                body=content,
-                headers={"content-type": answer.headers.get("content-type", "")},
-            )
-        elif (ROOT / address.path[1:]).is_file():
-            route.fulfill(path=ROOT / address.path[1:])
-        else:
-            route.fulfill(status=404)
+    def _answer(self, method, path, headers, body):
+        if path == "/":
+            return 200, {"content-type": "text/html"}, HTML.encode()
+        if not path.startswith("/lora-trainer/"):
+            return None
+        if self.does_not_answer and path.endswith(self.does_not_answer):
+            raise ConnectionAbortedError
+        answer = self.client.request(method, path, content=body, headers=headers)
+        content = answer.content
+        if path.endswith("/images/pages.js"):
+            for now, sooner in POLLS.items():
+                assert now in content
+                content = content.replace(now, sooner)
+        return answer.status_code, answer.headers, content
 
     def close(self) -> None:
-        for context in self._contexts:
-            context.close()
+        for one in self._visitors:
+            one.close()
+            self.complaints += [text for text in one.complaints if "Failed to load" not in text]
+        self._server.answering = None
+        self.client.__exit__()
+
+
+@pytest.fixture(scope="module")
+def server():
+    made = Server()
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def tab(tmp_path, browser):
-    made = Tab(tmp_path / "data", browser)
+def tab(tmp_path, browser, server):
+    made = Tab(tmp_path / "data", browser, server)
     yield made
     made.close()
     assert made.complaints == []
@@ -517,8 +513,8 @@ def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page
     page.get_by_role("radio", name="fox").click()
     page.click("#lora_trainer_step_captions")
     page.on("dialog", lambda dialog: dialog.accept())
-    away = "**/caption"
-    page.route(away, lambda route: route.abort())
+    # a page that is left saves once more, past every route of a test
+    tab.does_not_answer = "/caption"
     box(page, "a.png").fill("not lost")
 
     for name in ("owl", "fox"):
@@ -534,7 +530,7 @@ def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page
     page.wait_for_selector("text=Not saved: The WebUI does not answer.")
     assert box(page, "a.png").input_value() == "not lost"
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,one\n"
-    page.unroute(away)
+    tab.does_not_answer = ""
     saved(page, folder, "a.png,not lost\n")
 
 
