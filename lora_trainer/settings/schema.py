@@ -27,6 +27,7 @@ import difflib
 import inspect
 import math
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -571,10 +572,20 @@ def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
 
 
 @cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    """The classes of a module. inspect.getsource would read the whole module for each of them."""
+    source = inspect.getsource(sys.modules[module])
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+
+
+@cache
 def _documentation(group: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(group.__mro__[: group.__mro__.index(Settings)]):
-        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        definition = _definitions(base.__module__).get(base.__qualname__)
+        if definition is None:
+            # a class within a function
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(definition, ast.ClassDef)
         for statement, following in zip(definition.body, definition.body[1:], strict=False):
             if (

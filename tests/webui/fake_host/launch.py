@@ -21,12 +21,62 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 FLAVOURS = ("a1111", "forge")
 VERSIONS = {"a1111": "v1.10.1", "forge": "f2.0.1v1.10.1-previous-659-gdfdcbab6"}
+
+NOT_NEEDED = (
+    "altair",
+    "matplotlib",
+    "matplotlib.animation",
+    "matplotlib.pyplot",
+    "pandas",
+    "pandas.api",
+    "pandas.api.types",
+    "pandas.io",
+    "pandas.io.formats",
+    "pandas.io.formats.style",
+)
+
+
+class NotNeeded(ModuleType):
+    """Stands for a package; each name in it is a class of which there is no object."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = sys.modules.get(f"{self.__name__}.{name}")
+        return found or type(name, (), {"__init__": lambda self, *values, **named: None})
+
+
+class ComponentMeta(SourceFileLoader):
+    """gradio 4's module of that name, which reads the source of each component and writes a file of
+    types beside it: a third of its start, and done by the first.
+    """
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        vars(module)["create_or_modify_pyi"] = lambda *given: None
+
+
+class ComponentMetaFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = None
+        if fullname == "gradio.component_meta":
+            found = PathFinder.find_spec(fullname, path)
+            if found is not None and found.origin is not None:
+                found.loader = ComponentMeta(fullname, found.origin)
+        return found
 
 
 def git_tag() -> str:
@@ -91,6 +141,9 @@ def main() -> None:
     # what gradio and its packages take along where it is installed, for notebooks and clouds: no host
     # has them, and each start would import them
     sys.modules.update(dict.fromkeys(("IPython", "boto3")))  # type: ignore[arg-type]
+    # what gradio imports for plots and tables, which are nowhere on this page: a third of its start
+    sys.modules.update({name: NotNeeded(name) for name in NOT_NEEDED})
+    sys.meta_path.insert(0, ComponentMetaFinder())
     # gradio is imported, and stays: nothing of it is garbage, and the tests start many of these
     gc.disable()
     from modules import webui

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
@@ -53,10 +55,11 @@ def webui() -> None:
     asyncio.set_event_loop(asyncio.new_event_loop())
     while True:
         script_callbacks.before_ui_callback()
-        shared.demo = ui.create_ui()
+        with without_apps():
+            shared.demo = ui.create_ui()
+            if not cmd_opts.no_gradio_queue:
+                shared.demo.queue(64)
         gr.routes.templates.TemplateResponse = with_head
-        if not cmd_opts.no_gradio_queue:
-            shared.demo.queue(64)
         login = [
             tuple(pair.strip().split(":", 1))
             for pair in (cmd_opts.gradio_auth or "").split(",")
@@ -92,6 +95,19 @@ def webui() -> None:
         script_callbacks.app_reload_callback()
         script_callbacks.script_unloaded_callback()
         initialize.initialize_rest(reload_script_modules=True)
+
+
+@contextlib.contextmanager
+def without_apps() -> Iterator[None]:
+    """gradio makes an app of each part of the page, and again when it has a queue; the only one
+    that serves is made when it is launched. The others are half of a start.
+    """
+    make = gr.routes.App.__dict__["create_app"]
+    gr.routes.App.create_app = staticmethod(lambda *given, **named: None)
+    try:
+        yield
+    finally:
+        gr.routes.App.create_app = make
 
 
 def close(demo: Any) -> None:
