@@ -11,22 +11,6 @@ from tests.browser.tab import ROOT, expect, open_bare_tab, open_tab, show_tab
 from tests.browser.test_trouble import extension_copy
 
 
-def test_the_tab_appears_and_nothing_complains(host, visitor):
-    page = open_tab(visitor, host)
-    titles = page.locator("#lora_trainer_root .lora-trainer-step-title").all_inner_texts()
-    assert titles == ["Images", "Captions", "Settings", "Train", "Try it"]
-
-
-def test_the_extension_writes_no_error_to_the_hosts_console(host, visitor):
-    seen = len(host.log())
-    open_tab(visitor, host)
-    # a WebUI that was reloaded meanwhile has told of its own server's end
-    started = host.log().split("Startup time:")[0]
-    for log in (started, host.log()[seen:]):
-        assert "Traceback" not in log
-        assert "***" not in log
-
-
 @pytest.mark.webuis("forge")
 def test_a_page_that_is_there_before_our_routes_starts_by_itself(host, visitor):
     page = visitor.page()
@@ -58,14 +42,26 @@ def versions(visitor) -> set[str]:
     return {match[1] for match in found if match}
 
 
-def test_every_script_but_the_entry_comes_from_one_version(host, watched):
-    open_tab(watched, host)
+def test_the_tab_appears_with_modules_of_one_version_and_nothing_complains(host, watched):
+    seen = len(host.log())
+    page = open_tab(watched, host)
+    titles = page.locator("#lora_trainer_root .lora-trainer-step-title").all_inner_texts()
+    assert titles == ["Images", "Captions", "Settings", "Train", "Try it"]
+
     told = host.get("modules")
     urls = [url.removeprefix(host.url) for _, url in watched.requests]
     assert {f"lora-trainer/{path}" for path in told["all"]} <= set(urls)
     assert len(versions(watched)) == 1
+    # every script but the entry
     ours = {url.split("?")[0].rsplit("/", 1)[1] for url in urls if "/javascript/" in url}
     assert ours == {"lora_trainer.js"}
+
+    # nor does the extension write an error to the host's console; a WebUI that was reloaded
+    # meanwhile has told of its own server's end
+    started = host.log().split("Startup time:")[0]
+    for log in (started, host.log()[seen:]):
+        assert "Traceback" not in log
+        assert "***" not in log
 
 
 @pytest.mark.webuis("forge")

@@ -4,93 +4,22 @@ lock, writes events and takes requests.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lora_trainer import files, verdict
+from lora_trainer import verdict
 from lora_trainer.errors import Message, OutOfMemory
 from lora_trainer.jobs.queue import Queue
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import take_requests
-from tests.browser.pictures import picture
+from tests.browser.played_worker import PlayedWorker
 from tests.browser.tab import PATIENCE, ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.webui.lora_files import write_lora
 
 pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
-
-
-class PlayedWorker:
-    """A run at work."""
-
-    def __init__(self, folder: RunFolder, settings: str = "", steps: int = 100) -> None:
-        self.folder = folder
-        folder.path.mkdir(parents=True)
-        folder.config.write_text(
-            "train_data_dir: images\nbase_model: base.safetensors\nname:"
-            f" {folder.path.name}\nmax_train_steps: {steps}\n{settings}",
-            encoding="utf-8",
-        )
-        folder.log.write_text("the first line\nthe last line\n", encoding="utf-8")
-        self._holding = contextlib.ExitStack()
-        self._holding.enter_context(files.lock(folder.lock))
-        folder.worker.write_text(json.dumps({"pid": 1, "started": time.time()}), encoding="utf-8")
-        self.write = events.EventWriter(folder.events).write
-        self.write(events.Started())
-        self.write(
-            events.Planned(
-                name=folder.path.name, family="sd1", step_count=steps, epoch_count=5, image_count=20
-            )
-        )
-        self.write(events.Phase(phase="training", total=steps))
-
-    def step(self, step: int, loss: float = 0.12) -> None:
-        self.write(
-            events.Progress(
-                step=step,
-                epoch=1,
-                loss=loss,
-                smoothed_loss=loss,
-                images_per_second=1.5,
-                seconds_left=60.0,
-                memory=2 * 10**9,
-            )
-        )
-
-    def preview(self, step: int, strength: float = 1.0) -> None:
-        path = self.folder.previews / f"step{step}-{strength:g}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(step))
-        self.write(
-            events.Previewed(
-                step=step, file=self.folder.relative(path), prompt="a fox", strength=strength
-            )
-        )
-
-    def taken(self, seconds: float = 120.0) -> str:
-        """The request that comes next."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for request in take_requests(self.folder.requests):
-                return request.kind
-            time.sleep(0.1)
-        return "nothing was asked"
-
-    def end(self, event: events.Event, exiting: float = 0.0) -> None:
-        """With its process alive for some seconds more."""
-        self.write(event)
-        time.sleep(exiting)
-        self._holding.close()
-
-    def go(self) -> None:
-        self._holding.close()
-        shutil.rmtree(self.folder.path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ up the prompt that a slider wrote.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -11,12 +12,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.lora.file import encode_header, read_header
 from lora_trainer.runs import events
 from tests.browser.looks import TOO_WIDE, complaints
-from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
+from tests.browser.tab import (
+    eventually,
+    expect,
+    open_bare_tab,
+    open_host,
+    open_step,
+    open_tab,
+    show_tab,
+)
 from tests.jobs.logs import write_run
 from tests.webui.lora_files import write_lora
 
@@ -34,15 +44,17 @@ def lora(host: Any) -> Iterator[str]:
         file.unlink()
 
 
-def open_try(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
-    page = open_tab(visitor, host)
+def open_try(
+    visitor: Any, host: Any, name: str, *, open_page: Any = open_bare_tab
+) -> tuple[Any, Any]:
+    page = open_page(visitor, host)
     section = open_step(page, "try")
     section.get_by_label("LoRA", exact=True).select_option(label=name)
     return page, section
 
 
 def test_without_and_with_stand_side_by_side(host, visitor, lora):
-    page, section = open_try(visitor, host, lora)
+    page, section = open_try(visitor, host, lora, open_page=open_tab)
     section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
     section.get_by_role("spinbutton", name="Seed").fill("7")
     section.get_by_role("button", name="Generate").click()
@@ -135,6 +147,8 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     section.get_by_label("Prompt", exact=True).fill("a fox")
     section.get_by_role("button", name="Strength grid", exact=True).click()
     section.get_by_role("button", name="All in one image").wait_for()
+    with Image.open(io.BytesIO(host.ask("GET", host.get("tries")[0]["sheet"]).body)) as sheet:
+        assert sheet.width > 5 * 64
     eventually(
         lambda: section.locator("figcaption").all_inner_texts(),
         ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"],
@@ -177,7 +191,7 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
 
 
 def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lora):
-    page, section = open_try(visitor, host, lora)
+    page, section = open_try(visitor, host, lora, open_page=open_tab)
     section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
     section.get_by_role("slider", name="Strength").fill("0.55")
     section.get_by_role("button", name="Send to txt2img").click()
@@ -188,7 +202,7 @@ def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lo
 
 @pytest.mark.webuis("forge")
 def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
-    page, section = open_try(visitor, host, lora)
+    page, section = open_try(visitor, host, lora, open_page=open_tab)
     section.get_by_role("slider", name="Strength").fill("0.6")
     section.get_by_text("More", exact=True).click()
     section.get_by_role("button", name="Use this strength").click()
@@ -232,7 +246,9 @@ def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, t
 
 @pytest.mark.webuis("a1111")
 def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
-    page, section = open_try(visit(viewport={"width": 390, "height": 844}), host, lora)
+    page, section = open_try(
+        visit(viewport={"width": 390, "height": 844}), host, lora, open_page=open_tab
+    )
     section.evaluate("""section => {
         const row = section.querySelector('.lora-trainer-try-history-row');
         for (let at = 0; at < 9; at++) row.append(Object.assign(document.createElement('button'), {className: 'lora-trainer-try-history-item', textContent: 'grid'}));

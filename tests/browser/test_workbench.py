@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ from urllib.parse import quote
 import pytest
 from PIL import Image, ImageDraw
 
-from lora_trainer.runs.requests import waiting_requests
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
 from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize, still
+from tests.browser.played_worker import PlayedCaptioner
 from tests.browser.tab import ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.made import draw_images
 
@@ -467,33 +468,27 @@ def test_a_model_that_reads_longer_captions_has_its_own_limit(host, visitor, dat
 
 
 def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, dataset):
-    captioners = pytest.importorskip("tests.captioning.tiny_captioners")
-    draw_images(dataset.folder, 300)
-    dataset.write([""] * 300)
     page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
-    section.get_by_role("button", name="Write captions").click()
-    dialog = dialog_of(page, "Write captions")
-    dialog.get_by_role("radio", name="BLIP base").check()
-    dialog.get_by_text("More settings").click()
-    dialog.get_by_label("Another model").fill(str(captioners.tiny_blip()))
-    dialog.get_by_label("Batch size", exact=True).fill("1")
-    apply(dialog)
-    panel = section.get_by_role("region", name="Writing captions", exact=True)
-    panel.get_by_text(re.compile(r"[1-9]\d* of 300 images")).wait_for(timeout=300_000)
-    # however long the click takes, it is not done by then
-    (run,) = host.get("pulse")["active"]
-    worker = host.worker_of(run["id"])
-    worker.suspend()
-    panel.get_by_role("button", name="Stop").click()
-    requests = host.trainer_folder / "runs" / run["id"] / "requests"
-    eventually(lambda: waiting_requests(requests), ("stop",))
-    worker.resume()
-    panel.get_by_text("The captioner has stopped.").wait_for(timeout=300_000)
-    written = sum(bool(caption) for caption in dataset.captions())
-    assert 0 < written < 300
-    panel.get_by_role("button", name="Close").click()
-    panel.wait_for(state="hidden")
+    captioner = PlayedCaptioner(
+        RunFolder(host.trainer_folder / "runs" / dataset.id), str(dataset.folder), len(CAPTIONS)
+    )
+    try:
+        captioner.write(events.Progress(step=1, seconds_left=60.0))
+        section = open_captions(page, dataset)
+        panel = section.get_by_role("region", name="Writing captions", exact=True)
+        panel.get_by_text("1 of 4 images").wait_for()
+        panel.get_by_role("button", name="Stop").click()
+        assert captioner.taken() == "stop"
+        dataset.write(["from the captioner", *CAPTIONS[1:]])
+        captioner.end(events.Stopped(step=1, file=str(dataset.folder)))
+        panel.get_by_text("The captioner has stopped.").wait_for()
+        expect(panel.get_by_role("button", name="Continue")).to_be_visible()
+        expect(section.get_by_label("Caption of img00.png")).to_have_value("from the captioner")
+        panel.get_by_role("button", name="Close").click()
+        panel.wait_for(state="hidden")
+    finally:
+        page.goto("about:blank")
+        captioner.go()
 
 
 # --- what was typed -------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.javascript.serving import Server
+
 ROOT = Path(__file__).resolve().parents[2]
 BLANK = '<!doctype html><div id="txt2img_prompt"><textarea></textarea></div>'
 CALL = """async ([module, names, given]) => {
@@ -32,6 +34,13 @@ def serve(page: Any, html: str = BLANK) -> None:
 
     page.route("http://tab.test/**", answer)
     page.goto("http://tab.test/")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -40,8 +40,13 @@ class Server:
         name = urlsplit(path).path
         if name.startswith(OWN) and (ROOT / name[1:]).is_file():
             kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            # for pages without an origin, too
-            told = {"content-type": kind, "access-control-allow-origin": "*"}
+            told = {
+                "content-type": kind,
+                # no test changes them
+                "cache-control": "max-age=3600, immutable",
+                # for pages without an origin, too
+                "access-control-allow-origin": "*",
+            }
             return 200, told, (ROOT / name[1:]).read_bytes()
         answering = self.answering
         return (answering and answering(method, path, headers, body)) or (404, {}, b"")

@@ -132,13 +132,6 @@ class Tab:
         self.client.__exit__()
 
 
-@pytest.fixture(scope="module")
-def server():
-    made = Server()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def tab(tmp_path, browser, server):
     made = Tab(tmp_path / "data", browser, server)

@@ -34,32 +34,27 @@ INSERTABLE = {
 
 
 @pytest.fixture
-def panel(browser):
+def panel(browser, server):
     """Opens the page; the server's part is two answers."""
+    from tests.browser.visitors import Visitor
+
     opened = []
 
     def open_page(insertable=INSERTABLE):
-        page = browser.new_page(locale="en-US")
-        opened.append(page)
-        answers = {"/": PAGE, "/lora-trainer/home": HOME, "/lora-trainer/insertable": insertable}
+        opened.append(Visitor(browser))
+        page = opened[-1].page()
+        answers = {"/lora-trainer/home": HOME, "/lora-trainer/insertable": insertable}
 
-        def answer(route):
-            path = "/" + route.request.url.split("/", 3)[3]
-            if path.startswith("/javascript/"):
-                route.fulfill(path=ROOT / path[1:])
-                return
-            content = answers.get(path)
-            if isinstance(content, str):
-                route.fulfill(body=content, content_type="text/html")
-            else:
-                route.fulfill(
-                    status=404 if content is None else 200,
-                    body=json.dumps(content),
-                    content_type="application/json",
-                )
+        def answer(method, path, headers, body):
+            if path == "/":
+                return 200, {"content-type": "text/html"}, PAGE.encode()
+            if path in answers:
+                content = json.dumps(answers[path]).encode()
+                return 200, {"content-type": "application/json"}, content
+            return None
 
-        page.route("**/*", answer)
-        page.goto("http://webui.invalid/")
+        server.answering = answer
+        page.goto(server.url)
         page.add_style_tag(path=ROOT / "style.css")
         # what the page's boxes are told, as gradio would hear it
         page.evaluate(
@@ -79,8 +74,9 @@ def panel(browser):
         return page
 
     yield open_page
-    for page in opened:
-        page.close()
+    for one in opened:
+        one.close()
+    server.answering = None
 
 
 def prompt_of(page):
