@@ -23,21 +23,21 @@ NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textare
 PALE = r"""root => {
     const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
     const pen = canvas.getContext('2d', {willReadFrequently: true});
-    const rgba = text => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1); const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+    const once = make => { const made = new Map(); return key => { if (!made.has(key)) made.set(key, make(key)); return made.get(key); }; };
+    const rgba = once(text => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1); const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; });
     const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
     const light = colour => { const [r, g, b] = colour.map(part => { const share = part / 255; return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-    const ground = element => {
-        const layers = [];
-        for (let at = element; at; at = at.parentElement) {
-            const style = getComputedStyle(at);
-            if (style.backgroundImage.includes('url(')) return null;
-            // of a gradient the first colour
-            const gradient = style.backgroundImage.match(/rgba?\([^)]*\)/);
-            if (gradient) layers.push(rgba(gradient[0]));
-            layers.push(rgba(style.backgroundColor));
-        }
-        return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    };
+    // what stands behind an element; null: an image
+    const ground = once(element => {
+        const below = element ? ground(element.parentElement) : [255, 255, 255, 1];
+        if (!element || !below) return below;
+        const style = getComputedStyle(element);
+        if (style.backgroundImage.includes('url(')) return null;
+        // of a gradient the first colour
+        const gradient = style.backgroundImage.match(/rgba?\([^)]*\)/);
+        const plain = over(rgba(style.backgroundColor), below);
+        return gradient ? over(rgba(gradient[0]), plain) : plain;
+    });
     const pale = [];
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {

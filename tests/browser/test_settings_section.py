@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from lora_trainer.settings import schema
+from tests.browser.looks import resize
 from tests.browser.tab import ROOT, eventually, expect, open_bare_tab, open_step
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora
@@ -361,11 +362,13 @@ def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == ["another one"]
 
 
-def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(
+def test_a_preset_of_the_same_name_is_replaced_and_deleted_when_that_is_said(
     host, visitor, dataset, own_presets
 ):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
+    delete = section.get_by_role("button", name="Delete this preset")
+    expect(delete).to_be_hidden()
     save_preset(page, section, "Mine").wait_for(state="detached")
     field(section, "lora_rank").locator("input").fill("6")
     dialog = save_preset(page, section, "Mine")
@@ -375,16 +378,6 @@ def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(
     assert schema.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
     expect(section.get_by_role("button", name="Mine")).to_have_count(1)
 
-
-def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(
-    host, visitor, dataset, own_presets
-):
-    page, section = open_settings(visitor, host, dataset, "practice")
-    wait_for_plan(page, "plan.ok")
-    delete = section.get_by_role("button", name="Delete this preset")
-    expect(delete).to_be_hidden()
-    field(section, "lora_rank").locator("input").fill("5")
-    save_preset(page, section, "Mine").wait_for(state="detached")
     delete.click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert (own_presets / "Mine.yaml").is_file()
@@ -393,7 +386,8 @@ def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(
     section.get_by_role("button", name="Mine").wait_for(state="detached")
     assert not (own_presets / "Mine.yaml").exists()
     expect(delete).to_be_hidden()
-    expect(field(section, "lora_rank").locator("input")).to_have_value("5")
+    # the settings stay
+    expect(field(section, "lora_rank").locator("input")).to_have_value("6")
     wait_for_plan(page, "plan.ok && plan.steps === 250")
 
 
@@ -462,15 +456,13 @@ def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, d
     page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
 
 
-def test_ticks_show_what_is_set(host, visitor, dataset):
+def test_ticks_show_what_is_set_and_arrows_change_a_number_within_its_bounds(
+    host, visitor, dataset
+):
     _, section = open_settings(visitor, host, dataset, "practice")
     section.locator(".lora-trainer-settings-advanced > summary").click()
     expect(section.get_by_label("Aspect ratio buckets")).to_be_checked()
     assert not section.get_by_label("Flip augmentation").is_checked()
-
-
-def test_arrows_change_a_number_within_its_bounds(host, visitor, dataset):
-    _, section = open_settings(visitor, host, dataset, "practice")
     rank = field(section, "lora_rank").locator("input")
     rank.fill("2")
     for key in ("ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"):
@@ -478,18 +470,15 @@ def test_arrows_change_a_number_within_its_bounds(host, visitor, dataset):
     expect(rank).to_have_value("1")
 
 
-@pytest.mark.parametrize("width", [390, 1280, 1600])
-def test_nothing_is_wider_than_the_screen(host, visit, dataset, width):
-    visitor = visit(viewport={"width": width, "height": 900})
+def test_nothing_is_wider_than_the_screen_and_every_input_has_a_name_that_is_read_out(
+    host, visitor, dataset
+):
     page, section = open_settings(visitor, host, dataset, "practice")
     section.locator(".lora-trainer-settings-advanced > summary").click()
     wait_for_plan(page, "plan.ok")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_every_input_has_a_name_that_is_read_out(host, visitor, dataset):
-    _, section = open_settings(visitor, host, dataset, "practice")
-    section.locator(".lora-trainer-settings-advanced > summary").click()
+    for width in (390, 1280, 1600):
+        resize(page, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     nameless = section.evaluate(
         "section => [...section.querySelectorAll('input, select, textarea')].filter((input) =>"
         " !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"

@@ -15,6 +15,7 @@ from lora_trainer.errors import Message, OutOfMemory
 from lora_trainer.jobs.queue import Queue
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
+from tests.browser.looks import resize
 from tests.browser.played_worker import PlayedWorker
 from tests.browser.tab import PATIENCE, ROOT, eventually, expect, open_bare_tab, open_step, open_tab
 from tests.webui.lora_files import write_lora
@@ -168,11 +169,17 @@ def places(live: Any, selector: str) -> list[tuple[float, float]]:
     return [(round(box["x"]), round(box["y"])) for box in boxes]
 
 
-def test_previews_of_one_strength_stand_side_by_side(host, visitor, worker):
+def test_previews_stand_side_by_side_and_those_of_several_strengths_are_a_row_for_each_step(
+    host, visitor, worker
+):
     run = worker("one strength")
     for step in (10, 20, 30):
         run.preview(step)
-    _, live = watch(visitor, host, "one strength")
+    other = worker("several")
+    for step in (10, 20):
+        for strength in (0.0, 1.0):
+            other.preview(step, strength)
+    page, live = watch(visitor, host, "one strength")
     live.get_by_role("heading", name="Step 30", level=5).wait_for()
     found = places(live, ".lora-trainer-previews-step")
     assert (
@@ -181,13 +188,11 @@ def test_previews_of_one_strength_stand_side_by_side(host, visitor, worker):
         and [left for left, _ in found] == sorted({left for left, _ in found})
     )
 
-
-def test_previews_of_several_strengths_are_a_row_for_each_step(host, visitor, worker):
-    run = worker("two strengths")
-    for step in (10, 20):
-        for strength in (0.0, 1.0):
-            run.preview(step, strength)
-    _, live = watch(visitor, host, "two strengths")
+    page.locator(".lora-trainer-runs li", has_text="several").get_by_role(
+        "button", name="Show", exact=True
+    ).click()
+    live.get_by_role("heading", name="several", exact=True).wait_for()
+    live.get_by_role("heading", name="Step 30", level=5).wait_for(state="detached")
     live.get_by_role("heading", name="Step 20", level=5).wait_for()
     rows = places(live, ".lora-trainer-previews-step")
     assert len(rows) == 2 and len({left for left, _ in rows}) == 1 and rows[0][1] < rows[1][1]
@@ -474,26 +479,27 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
     assert page.evaluate("loraTrainer.store.get('settings').lora_rank") == 5
 
 
-@pytest.mark.parametrize("width", [1600, 390])
-def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, worker, width):
+def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visitor, worker):
     run = worker("with saves")
     for step in (10, 20):
         file = f"checkpoints/fox-step{step:08d}.safetensors"
         write_lora(run.folder.path / file)
         run.write(events.Saved(step=step, file=file))
     run.end(events.Stopped(step=20, file=""))
-    page, _ = watch(visit(viewport={"width": width, "height": 900}), host, "with saves")
+    page, _ = watch(visitor, host, "with saves")
     page.locator("#lora_trainer_section_train").get_by_role(
         "button", name="Saved steps"
     ).first.click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Step 20", exact=True).wait_for()
-    box = dialog.bounding_box()
-    assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
-    # nothing is cut off, and on a wide screen each step is one line
-    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
-    lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
-    assert len(lines) == 2 and (width < 600 or max(lines) < 80)
+    for width in (1600, 390):
+        resize(page, width)
+        box = dialog.bounding_box()
+        assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
+        # nothing is cut off, and on a wide screen each step is one line
+        assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+        lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
+        assert len(lines) == 2 and (width < 600 or max(lines) < 80)
 
 
 def test_the_trash_is_emptied_after_a_question(host, visitor, worker):

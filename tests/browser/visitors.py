@@ -23,6 +23,12 @@ HERE = re.compile(r"https?://127\.0\.0\.1(:\d+)?")
 LEFT = "/the-visitor-has-left"
 """An address of the WebUI that it does not know: nothing of ours runs there."""
 SIZE = {"width": 1280, "height": 900}
+DEFAULTS = {
+    "locale": "en-US",
+    "accept_downloads": True,
+    # a bar that moves while a test waits is drawn sixty times a second
+    "reduced_motion": "reduce",
+}
 FOR_GOOD = ("on", "once", "add_init_script", "expose_function", "expose_binding", "add_cookies")
 HARMLESS = (
     # gradio's own page, without a network or without a manifest
@@ -45,9 +51,7 @@ class Seat:
     """A context and its first page, used by one visitor after another."""
 
     def __init__(self, browser: Browser, options: dict[str, Any]) -> None:
-        self.context: BrowserContext = browser.new_context(
-            viewport=SIZE, **{"locale": "en-US", "accept_downloads": True, **options}
-        )
+        self.context: BrowserContext = browser.new_context(viewport=SIZE, **{**DEFAULTS, **options})
         self.context.set_default_timeout(60_000)
         self.first: Page = self.context.new_page()
         self.is_spoiled = False
