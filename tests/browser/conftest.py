@@ -3,8 +3,8 @@ faults.
 
 One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a flavour's tests
 together (--dist loadgroup), but for those of the group "sections": as long a row again, that
-another process goes through meanwhile. What depends on the WebUI (the journey, looks, dialogs, login, the
-prompt) is tested on each, what only our own page does on one.
+another process goes through meanwhile. What depends on the WebUI (its LoRA page, looks, dialogs,
+login, the prompt) is tested on each, what only our own page does on one.
 """
 
 from __future__ import annotations

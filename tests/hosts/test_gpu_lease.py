@@ -810,8 +810,10 @@ def test_pause_pressed_at_the_moment_in_which_a_training_goes_on_comes_true(
 
     def pressed_meanwhile():
         resume_all()
-        pressed.append(threading.Thread(target=lease.ask, args=(worker.folder, "pause")))
-        pressed[-1].start()
+        thread = threading.Thread(target=lease.ask, args=(worker.folder, "pause"))
+        thread.start()
+        # whoever sees it may wait for it
+        pressed.append(thread)
         time.sleep(0.1)
 
     monkeypatch.setattr(lease, "_resume_all", pressed_meanwhile)
