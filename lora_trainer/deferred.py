@@ -4,12 +4,13 @@ their few harmless names is asked for.
 diffusers imports torch._dynamo, the tracer of torch.compile, to mark classes for it, and all of its
 transformer models where a UNet needs one of their files; torch's optimizers import torch._dynamo to
 be left alone by it; transformers imports torch.distributed.tensor for models spread over several
-devices. Together that is a quarter of a worker's start. Standard library only.
+devices, and looks through the sources of its 280 kinds of models where one is needed. Together that
+is a third of a worker's start. Standard library only.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,12 @@ class Deferred:
     """Name -> what stands for it meanwhile."""
     submodules: tuple[str, ...] = ()
     """Those that can be imported without it."""
+    any_submodule: bool = False
+    """Whether that is each of them."""
+
+    def spares(self, submodule: str) -> bool:
+        """Whether this submodule can be imported without the package."""
+        return self.any_submodule or submodule in self.submodules
 
 
 class DeferredModule(ModuleType):
@@ -37,7 +44,7 @@ class DeferredModule(ModuleType):
     def __init__(self, name: str, what: Deferred, finder: DeferringFinder) -> None:
         super().__init__(name)
         self.__dict__.update(what.harmless)
-        self._submodules, self._finder = what.submodules, finder
+        self._what, self._finder = what, finder
 
     def __getattr__(self, name: str) -> Any:
         # the import system asks for these, and whoever looks through sys.modules
@@ -45,7 +52,7 @@ class DeferredModule(ModuleType):
             raise AttributeError(name)
         here = self.__name__
         if sys.modules.get(here) is self:
-            if name in self._submodules:
+            if self._what.spares(name) and importlib.util.find_spec(f"{here}.{name}"):
                 return importlib.import_module(f"{here}.{name}")
             self._finder.import_now(self)
         return getattr(sys.modules[here], name)
@@ -66,7 +73,7 @@ class DeferringFinder(MetaPathFinder, Loader):
                 found.loader = self
             return found
         package, _, name = fullname.rpartition(".")
-        if package in self.waiting and name not in self.waiting[package].submodules:
+        if package in self.waiting and not self.waiting[package].spares(name):
             self.import_now(sys.modules[package])
             if fullname in sys.modules:
                 return ModuleSpec(fullname, self)
@@ -125,6 +132,8 @@ def _waiting() -> dict[str, Deferred]:
         tensor: Deferred(harmless=_classes("DTensor", "Replicate")),
         f"{tensor}.parallel": Deferred(harmless=_classes("ColwiseParallel", "RowwiseParallel")),
         "diffusers.models.transformers": Deferred(submodules=blocks),
+        # a package a kind of model, which need not be there for each other
+        "transformers.models": Deferred(any_submodule=True),
     }
 
 

@@ -32,7 +32,9 @@ print(float(weight.detach()[0]) < 1, *(name for name in sys.argv[2:] if name in 
 from diffusers.models.transformers import FluxTransformer2DModel
 from torch.distributed.tensor import Shard
 import torch._dynamo
+from transformers import BertConfig, models
 print(torch._dynamo.is_compiling(), FluxTransformer2DModel.__name__, Shard(0).dim)
+print(BertConfig.__module__, models.clip.CLIPConfig.__name__, hasattr(models, "missing"))
 """
 
 
@@ -62,6 +64,15 @@ def test_a_harmless_name_and_a_submodule_do_not_import_the_package(package):
     assert "slow_to_import.other" not in sys.modules
 
 
+def test_where_any_submodule_is_spared_another_name_imports_the_package(package, monkeypatch):
+    finder = sys.meta_path[0]
+    monkeypatch.setitem(finder.waiting, package, Deferred(any_submodule=True))
+    stand_in = importlib.import_module(package)
+    assert (stand_in.part.value, "slow_to_import.other" in sys.modules) == (3, False)
+    assert stand_in.name == "real" and "slow_to_import.other" in sys.modules
+    assert sys.modules[package] is not stand_in and not hasattr(stand_in, "missing")
+
+
 def test_any_other_name_imports_it(package):
     stand_in = importlib.import_module(package)
     from slow_to_import import name
@@ -87,13 +98,17 @@ def test_a_name_that_it_does_not_have_is_an_import_error_as_always(package):
         from slow_to_import import missing  # noqa: F401
 
 
-def test_a_training_imports_neither_a_compiler_nor_transformers_and_both_are_there_when_asked_for():
+def test_a_training_imports_neither_a_compiler_nor_other_models_and_both_are_there_when_asked_for():
     asked = ("torch._dynamo.symbolic_convert", "sympy", "torch.distributed.tensor._ops")
-    asked += ("diffusers.models.transformers.transformer_flux",)
+    asked += ("diffusers.models.transformers.transformer_flux", "transformers.models.bert")
     done = subprocess.run(
         [sys.executable, "-c", STARTED, str(environment.ROOT), *asked],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["True", "False FluxTransformer2DModel 0"]
+    assert done.stdout.splitlines() == [
+        "True",
+        "False FluxTransformer2DModel 0",
+        "transformers.models.bert.configuration_bert CLIPConfig False",
+    ]
