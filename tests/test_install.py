@@ -1,5 +1,6 @@
 """install.py as it is run: by hand and by a host, in a copy of the extension, by an interpreter
-that has pip and nothing else. Offline.
+that has pip and nothing else; a quick stand-in for pip, but in the tests of what pip itself does.
+Offline.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tests.wheels import (
     make_interpreter,
     make_wheel,
     make_wheels,
+    real_pip,
     site_packages,
     unpack,
 )
@@ -119,9 +121,9 @@ EVERYTHING = (
 )
 
 
-def make_machine(folder: Path, *, packages: tuple[Package, ...]) -> Machine:
+def make_machine(folder: Path, *, packages: tuple[Package, ...], pip: Path | None) -> Machine:
     machine = Machine(folder)
-    make_interpreter(folder / "python")
+    make_interpreter(folder / "python", pip=pip)
     make_wheels(folder / "wheels", packages)
     (machine.host / "modules").mkdir(parents=True)
     (machine.host / "modules" / "launch_utils.py").touch()
@@ -129,12 +131,10 @@ def make_machine(folder: Path, *, packages: tuple[Package, ...]) -> Machine:
     return machine
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """With a trainer that needs only a few packages: pip is the slow part here."""
-    machine = make_machine(
-        tmp_path, packages=tuple(package for package in WORKER_PACKAGES if package.name in FEW)
-    )
+def few_packages(folder: Path, *, pip: Path | None) -> Machine:
+    """With a trainer that needs only a few packages."""
+    packages = tuple(package for package in WORKER_PACKAGES if package.name in FEW)
+    machine = make_machine(folder, packages=packages, pip=pip)
     with (machine.extension / "lora_trainer" / "packages.py").open("a", encoding="utf-8") as stream:
         stream.write(
             "\nWORKER_PACKAGES = tuple(package for package in WORKER_PACKAGES if package.name in"
@@ -143,10 +143,25 @@ def machine(tmp_path: Path) -> Machine:
     return machine
 
 
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """With the quick stand-in for pip."""
+    return few_packages(tmp_path, pip=None)
+
+
+@pytest.fixture
+def machine_with_pip(tmp_path: Path) -> Machine:
+    return few_packages(tmp_path, pip=real_pip())
+
+
+IN_ONE_PROCESS = pytest.mark.xdist_group("installed")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A machine after a successful first run. Read it, do not change it."""
-    machine = make_machine(tmp_path_factory.mktemp("installed"), packages=EVERYTHING)
+    """A machine after a successful first run, by pip. Read it, do not change it."""
+    folder = tmp_path_factory.mktemp("installed")
+    machine = make_machine(folder, packages=WORKER_PACKAGES, pip=real_pip())
     before = listing(machine.site)
     result = machine.install()
     assert result.returncode == 0, result.stdout
@@ -154,6 +169,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return machine
 
 
+@pytest.fixture(scope="module")
+def installed_for_tests(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine after `install.py --tests`."""
+    machine = make_machine(tmp_path_factory.mktemp("tools"), packages=EVERYTHING, pip=None)
+    result = machine.install("--tests")
+    assert result.returncode == 0, result.stdout
+    return machine
+
+
+@IN_ONE_PROCESS
 def test_a_fresh_machine_gets_everything_into_the_extensions_folder(installed: Machine) -> None:
     (name,) = installed.sets()
     stamp = environment.read_stamp(installed.version_folder / name)
@@ -163,6 +188,7 @@ def test_a_fresh_machine_gets_everything_into_the_extensions_folder(installed: M
     }
 
 
+@IN_ONE_PROCESS
 def test_the_second_run_is_quick_and_imports_neither_torch_nor_pip(installed: Machine) -> None:
     result = installed.install()
     assert result.returncode == 0
@@ -179,11 +205,13 @@ def test_the_second_run_is_quick_and_imports_neither_torch_nor_pip(installed: Ma
     assert not imported & {"torch", "pip", "numpy", "subprocess"}
 
 
+@IN_ONE_PROCESS
 def test_a_host_hears_nothing_when_there_is_nothing_to_do(installed: Machine) -> None:
     result = installed.install(environ=installed.host_environ)
     assert (result.returncode, result.stdout) == (0, "")
 
 
+@IN_ONE_PROCESS
 def test_a_ready_host_starts_at_once_while_another_one_installs(installed: Machine) -> None:
     unfinished = installed.version_folder / "p1"
     unfinished.mkdir()
@@ -195,6 +223,7 @@ def test_a_ready_host_starts_at_once_while_another_one_installs(installed: Machi
     assert not unfinished.exists()
 
 
+@IN_ONE_PROCESS
 def test_the_packages_reach_a_process_that_was_started_in_isolation(
     installed: Machine, tmp_path: Path
 ) -> None:
@@ -215,7 +244,8 @@ def test_the_packages_reach_a_process_that_was_started_in_isolation(
     assert result.stdout.split() == ["0.35.2", "2.13.0"]
 
 
-def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine: Machine) -> None:
+def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine_with_pip: Machine) -> None:
+    machine = machine_with_pip
     old = {
         "torch": "2.1.2+cu121",
         "numpy": "1.26.2",
@@ -252,7 +282,8 @@ def _modules(modules: tuple[str, ...]) -> list[str]:
     return [f"{module.replace('.', '/')}/__init__.py" for module in modules]
 
 
-def test_a_failure_by_hand_ends_with_code_1_and_a_hint(machine: Machine) -> None:
+def test_a_failure_by_hand_ends_with_code_1_and_a_hint(machine_with_pip: Machine) -> None:
+    machine = machine_with_pip
     next((machine.folder / "wheels").glob("peft-*")).unlink()
     result = machine.install()
     assert result.returncode == 1
@@ -310,12 +341,12 @@ def test_skip_install_by_hand_installs_nothing_and_says_so(machine: Machine) -> 
     assert not machine.version_folder.exists()
 
 
-def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> None:
-    result = installed.install("--tests")
-    assert result.returncode == 0, result.stdout
+@IN_ONE_PROCESS
+def test_the_test_tools_go_into_a_folder_of_their_own(installed_for_tests: Machine) -> None:
+    machine = installed_for_tests
     (folder,) = (
         path
-        for path in (installed.extension / "overlay-tests" / environment.python_tag()).iterdir()
+        for path in (machine.extension / "overlay-tests" / environment.python_tag()).iterdir()
         if path.is_dir()
     )
     stamp = environment.read_stamp(folder)
@@ -324,19 +355,21 @@ def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> Non
         package.version for package in TEST_PACKAGES if package.name == "pytest"
     )
     assert "pytest" not in {
-        path.name for path in (installed.version_folder / installed.sets()[0]).iterdir()
+        path.name for path in (machine.version_folder / machine.sets()[0]).iterdir()
     }
 
 
+@IN_ONE_PROCESS
 @pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="the WebUIs' gradio does not work on this Python"
 )
 def test_each_webui_that_the_tests_play_gets_its_gradio_in_a_folder_of_its_own(
-    installed: Machine,
+    installed_for_tests: Machine,
 ) -> None:
-    assert installed.install("--tests").returncode == 0
     for host, version in (("a1111", "3.41.2"), ("forge", "4.40.0")):
-        version_folder = installed.extension / "overlay-tests" / host / environment.python_tag()
+        version_folder = (
+            installed_for_tests.extension / "overlay-tests" / host / environment.python_tag()
+        )
         (folder,) = (path for path in version_folder.iterdir() if path.is_dir())
         stamp = environment.read_stamp(folder)
         assert stamp is not None

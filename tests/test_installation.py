@@ -1,5 +1,5 @@
-"""The installer's functions, driven with the real pip and tiny wheels. Offline; each pip call is
-about a second.
+"""The installer's functions, driven with tiny wheels: by the real pip where that is the point, else
+by a quick stand-in. Offline.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from lora_trainer import environment, installation, packages
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import TORCH_DEPENDENCIES, Package
-from tests.wheels import listing, make_wheel, make_wheels, unpack
+from tests.wheels import listing, make_wheel, make_wheels, quick_pip, unpack
 
 TRAINER = Package(name="trainer", version="1.0", modules=("trainer.core",))
 NUMBERS = Package(
@@ -43,6 +44,10 @@ def environ(wheels: Path) -> dict[str, str]:
     """This process's variables, with the wheels as the only source and nobody's pip
     configuration.
     """
+    return from_wheels(wheels)
+
+
+def from_wheels(wheels: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -54,6 +59,18 @@ def environ(wheels: Path) -> dict[str, str]:
         "PIP_FIND_LINKS": str(wheels),
         "PIP_CONFIG_FILE": os.devnull,
     }
+
+
+@pytest.fixture
+def quick(tmp_path: Path, environ: dict[str, str]) -> dict[str, str]:
+    """The same with the quick stand-in for pip."""
+    return {**environ, "PYTHONPATH": str(quick_pip(tmp_path / "quick"))}
+
+
+def beside(environ: dict[str, str], folder: Path) -> dict[str, str]:
+    """The same with the folder on the interpreter's path."""
+    path = [str(folder), *filter(None, [environ.get("PYTHONPATH")])]
+    return {**environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def look(home: Path, folders: Sequence[str] = (), wanted: Sequence[Package] = WANTED) -> Overlay:
@@ -85,18 +102,75 @@ def fake_pip(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def test_what_is_missing_is_installed_in_exactly_its_version_and_tried_out(
-    tmp_path: Path, wheels: Path, environ: dict[str, str]
-) -> None:
+IN_ONE_PROCESS = pytest.mark.xdist_group("installation")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an installation by pip came to."""
+
+    home: Path
+    overlay: Overlay
+    environ: dict[str, str]
+    before: object
+    after: object
+    """The interpreter's own packages."""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """In a folder with an awkward name, with another version beside the wanted one."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheels = make_wheels(folder / "wheels", WANTED)
     make_wheel(wheels, "trainer", "1.1", {"trainer/core.py": ""})
-    overlay = look(tmp_path / "overlay")
+    home, environ = folder / "我的 web ui" / "扩 展 (1)" / "overlay", from_wheels(wheels)
+    before = own_packages()
+    overlay = look(home)
     install(overlay, environ)
+    return Installed(home, overlay, environ, before, own_packages())
+
+
+def own_packages() -> tuple[set[tuple[str, str]], dict[str, int]]:
+    """This interpreter's packages, and when their folders were changed."""
+    folders = [Path(entry) for entry in environment.interpreter_folders() if Path(entry).is_dir()]
+    found = {
+        (str(one.metadata["Name"]), str(one.version))
+        for one in distributions(path=[str(folder) for folder in folders])
+    }
+    return found, {str(folder): folder.stat().st_mtime_ns for folder in folders}
+
+
+@IN_ONE_PROCESS
+def test_what_is_missing_is_installed_in_exactly_its_version_and_tried_out(
+    installed: Installed,
+) -> None:
+    overlay = installed.overlay
     assert (overlay.state, overlay.is_checked) == ("ready", True)
     assert packages.found_versions(WANTED, [str(overlay.folder)]) == {
         "trainer": "1.0",
         "numbers-lib": "2.2",
     }
     assert folder_content(overlay) == [overlay.wanted.name]
+
+
+@IN_ONE_PROCESS
+def test_the_running_interpreters_packages_are_the_same_before_and_after(
+    installed: Installed,
+) -> None:
+    assert installed.after == installed.before
+
+
+@IN_ONE_PROCESS
+def test_installing_again_does_nothing(installed: Installed) -> None:
+    before = listing(installed.home)
+    assert install(look(installed.home), installed.environ) == []
+    assert listing(installed.home) == before
+
+
+@IN_ONE_PROCESS
+def test_folders_with_spaces_and_chinese_characters_work(installed: Installed) -> None:
+    assert installed.overlay.state == "ready"
+    assert "扩 展 (1)" in str(installed.overlay.folder)
 
 
 def test_the_interpreters_own_package_is_kept_and_not_installed_again(
@@ -109,41 +183,6 @@ def test_the_interpreters_own_package_is_kept_and_not_installed_again(
     install(overlay, {**environ, "PYTHONPATH": str(own)})
     assert packages.found_versions(WANTED, [str(overlay.folder)]) == {"trainer": "1.0"}
     assert listing(own) == before
-
-
-def test_the_running_interpreters_packages_are_the_same_before_and_after(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
-    def state() -> tuple[set[tuple[str, str]], dict[str, int]]:
-        from importlib.metadata import distributions
-
-        folders = [
-            Path(entry) for entry in environment.interpreter_folders() if Path(entry).is_dir()
-        ]
-        found = {
-            (str(one.metadata["Name"]), str(one.version))
-            for one in distributions(path=[str(folder) for folder in folders])
-        }
-        return found, {str(folder): folder.stat().st_mtime_ns for folder in folders}
-
-    before = state()
-    install(look(tmp_path / "overlay"), environ)
-    assert state() == before
-
-
-def test_installing_again_does_nothing(tmp_path: Path, environ: dict[str, str]) -> None:
-    install(look(tmp_path / "overlay"), environ)
-    before = listing(tmp_path / "overlay")
-    assert install(look(tmp_path / "overlay"), environ) == []
-    assert listing(tmp_path / "overlay") == before
-
-
-def test_folders_with_spaces_and_chinese_characters_work(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
-    overlay = look(tmp_path / "我的 web ui" / "扩 展 (1)" / "overlay")
-    install(overlay, environ)
-    assert overlay.state == "ready"
 
 
 def test_pip_settings_that_point_elsewhere_have_no_say(
@@ -227,10 +266,10 @@ def test_torch_comes_with_its_dependencies_held_at_our_versions(
 
 
 def test_a_missing_wheel_keeps_the_old_set_at_work_and_says_which(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, environ: dict[str, str], quick: dict[str, str]
 ) -> None:
     old = look(tmp_path / "overlay")
-    install(old, environ)
+    install(old, quick)
     update = look(tmp_path / "overlay", wanted=(Package(name="trainer", version="7.7"), NUMBERS))
     with pytest.raises(SetupError, match=r"no wheel of trainer==7\.7 for cp\d+ on") as raised:
         install(update, environ)
@@ -376,7 +415,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, quick: dict[str, str]
 ) -> None:
     message = (
         "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
@@ -384,15 +423,15 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
     code = f"target.mkdir(); (target / 'half').write_text('x')\nsys.exit({message!r})"
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="is full"):
-        install(overlay, {**environ, **fake_pip(tmp_path / "fake", code)})
+        install(overlay, {**quick, **fake_pip(tmp_path / "fake", code)})
     assert folder_content(overlay) == []
-    install(overlay, environ)
+    install(overlay, quick)
     assert overlay.state == "ready"
 
 
 def test_a_disk_that_is_full_when_the_stamp_is_written_leaves_nothing_behind(
     tmp_path: Path,
-    environ: dict[str, str],
+    quick: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
@@ -401,7 +440,7 @@ def test_a_disk_that_is_full_when_the_stamp_is_written_leaves_nothing_behind(
     monkeypatch.setattr(installation.files, "write_text", full)
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="is full"):
-        install(overlay, environ)
+        install(overlay, quick)
     assert folder_content(overlay) == []
 
 
@@ -426,7 +465,7 @@ def test_a_file_where_the_overlay_should_be_is_named(
 
 
 def test_a_package_that_does_not_import_is_never_used_and_is_named(
-    tmp_path: Path, wheels: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, quick: dict[str, str]
 ) -> None:
     make_wheel(
         wheels,
@@ -441,13 +480,13 @@ def test_a_package_that_does_not_import_is_never_used_and_is_named(
     with pytest.raises(
         SetupError, match=r"trainer.core does not work .*: ImportError: multiarray failed to import"
     ):
-        install(overlay, environ)
+        install(overlay, quick)
     assert overlay.state == "missing"
     assert folder_content(overlay) == []
 
 
 def test_a_package_that_ends_the_interpreter_is_not_used_either(
-    tmp_path: Path, wheels: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, quick: dict[str, str]
 ) -> None:
     make_wheel(
         wheels,
@@ -456,17 +495,17 @@ def test_a_package_that_ends_the_interpreter_is_not_used_either(
         {"trainer/__init__.py": "", "trainer/core.py": "import os; os._exit(5)"},
     )
     with pytest.raises(SetupError, match="it ended with code 5"):
-        install(look(tmp_path / "overlay"), environ)
+        install(look(tmp_path / "overlay"), quick)
 
 
-def test_a_data_file_that_is_not_there_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_data_file_that_is_not_there_is_named(tmp_path: Path, quick: dict[str, str]) -> None:
     vocabulary = Package(
         name="trainer", version="1.0", modules=("trainer",), files=("trainer/words.txt.gz",)
     )
     with pytest.raises(
         SetupError, match=r"trainer/words.txt.gz does not work .*: the file is not there"
     ):
-        install(look(tmp_path / "overlay", wanted=(vocabulary,)), environ)
+        install(look(tmp_path / "overlay", wanted=(vocabulary,)), quick)
 
 
 def test_pip_that_succeeds_without_doing_its_work_is_noticed(
@@ -479,21 +518,17 @@ def test_pip_that_succeeds_without_doing_its_work_is_noticed(
 
 
 def test_another_torch_is_tried_out_without_installing_anew(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, quick: dict[str, str]
 ) -> None:
     for version in ("1.26", "1.27"):
         unpack(
             make_wheel(tmp_path, "numbers-lib", version, {"numbers_lib.py": ""}), tmp_path / version
         )
     before = look(tmp_path / "overlay", [str(tmp_path / "1.26")])
-    install(before, {**environ, "PYTHONPATH": str(tmp_path / "1.26")})
+    install(before, beside(quick, tmp_path / "1.26"))
     after = look(tmp_path / "overlay", [str(tmp_path / "1.27")])
     assert (after.state, after.is_checked) == ("ready", False)
-    without_source = {
-        **environ,
-        "PIP_FIND_LINKS": str(tmp_path),
-        "PYTHONPATH": str(tmp_path / "1.27"),
-    }
+    without_source = beside({**quick, "PIP_FIND_LINKS": str(tmp_path)}, tmp_path / "1.27")
     assert install(after, without_source) == [
         "Checking the packages with the interpreter's new ones ..."
     ]
@@ -502,15 +537,15 @@ def test_another_torch_is_tried_out_without_installing_anew(
 
 
 def test_what_another_extension_brings_is_tried_out_without_installing_anew(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, quick: dict[str, str]
 ) -> None:
     before = look(tmp_path / "overlay")
-    install(before, environ)
+    install(before, quick)
     own = tmp_path / "own"
     unpack(make_wheel(tmp_path, "numbers-lib", "1.26", {"numbers_lib.py": ""}), own)
     after = look(tmp_path / "overlay", [str(own)])
     assert (after.state, after.is_checked) == ("ready", False)
-    without_source = {**environ, "PIP_FIND_LINKS": str(own), "PYTHONPATH": str(own)}
+    without_source = beside({**quick, "PIP_FIND_LINKS": str(own)}, own)
     assert install(after, without_source) == [
         "Checking the packages with the interpreter's new ones ..."
     ]
@@ -518,22 +553,22 @@ def test_what_another_extension_brings_is_tried_out_without_installing_anew(
 
 
 def test_the_remains_of_a_killed_installation_are_cleared_away(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, quick: dict[str, str]
 ) -> None:
     overlay = look(tmp_path / "overlay")
     (overlay.version_folder / "p4711" / "set" / "trainer").mkdir(parents=True)
     (overlay.wanted / "trainer").mkdir(parents=True)
-    install(overlay, environ)
+    install(overlay, quick)
     assert overlay.state == "ready"
     assert folder_content(overlay) == [overlay.wanted.name]
 
 
 def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
-    tmp_path: Path, wheels: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, quick: dict[str, str]
 ) -> None:
     make_wheels(wheels, UPDATED)
     old = look(tmp_path / "overlay")
-    install(old, environ)
+    install(old, quick)
     stamp = environment.read_stamp(old.wanted)
     assert stamp is not None
     neighbour = old.version_folder / "neighbour"
@@ -544,7 +579,7 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
         installation.dataclasses.replace(stamp, interpreter=str(tmp_path / "their-python")),
     )
     update = look(tmp_path / "overlay", wanted=UPDATED)
-    install(update, environ)
+    install(update, quick)
     assert folder_content(update) == sorted([update.wanted.name, "neighbour"])
     (tmp_path / "their-python").rmdir()
     installation.clear_leftovers(update)
@@ -552,11 +587,11 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
 
 
 def test_a_set_in_use_is_kept_until_its_process_ends(
-    tmp_path: Path, wheels: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, quick: dict[str, str]
 ) -> None:
     make_wheels(wheels, UPDATED)
     old = look(tmp_path / "overlay")
-    install(old, environ)
+    install(old, quick)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from lora_trainer"
         " import environment\nenvironment._mark_used(Path(sys.argv[2])); print('holding', flush=True);"
@@ -569,7 +604,7 @@ def test_a_set_in_use_is_kept_until_its_process_ends(
         assert worker.stdout is not None
         assert worker.stdout.readline() == "holding\n"
         update = look(tmp_path / "overlay", wanted=UPDATED)
-        install(update, environ)
+        install(update, quick)
         assert old.state == "ready"
         worker.communicate()
     installation.clear_leftovers(update)
