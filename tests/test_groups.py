@@ -27,6 +27,8 @@ def test_a_group_stays_in_one_process(tmp_path):
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     environ.pop("PYTEST_XDIST_WORKER", None)
+    # no plugin but the one that is asked for
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [
         sys.executable,
         "-m",
@@ -34,6 +36,8 @@ def test_a_group_stays_in_one_process(tmp_path):
         "-q",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "xdist",
         "-n",
         "2",
         "--dist",

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lora_trainer.bench import command, models, speed
+from lora_trainer.bench import command, models, run, speed
 from lora_trainer.bench.command import bench, to_json, to_text
 from lora_trainer.bench.run import timing_of
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import events
+from lora_trainer.worker import job
 from tests.benchmark.published_models import MODELS, NEWER
 from tests.families import tiny_flux
 from tests.made import small_checkpoint
@@ -120,7 +124,7 @@ def test_a_training_is_measured_by_its_events():
 
 
 def test_a_training_is_run_and_measured(tiny, tmp_path):
-    changes = {"resolution": 64, "lora_rank": 4, "device": "cpu"}
+    changes = {"resolution": 64, "lora_rank": 4, "target_modules": ["to_q"], "device": "cpu"}
     [result] = bench(["tiny"], 4, changes, tmp_path / "made")
     [shown] = json.loads(to_json([result]))
     assert (shown["model"], shown["resolution"], shown["lora_rank"]) == ("tiny", 64, 4)
@@ -153,19 +157,34 @@ def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeyp
     with gzip.open(tmp_path / "published" / "f.json.gz", "wt", encoding="utf-8") as file:
         json.dump(content, file)
     monkeypatch.setattr(models, "PUBLISHED", tmp_path / "published")
+    # what is measured of a worker of its own is in the test above
+    monkeypatch.setattr(run, "start_worker", start_here)
     changes = {"resolution": 64, "device": "cpu"}
     [result] = bench(["f"], 3, changes, tmp_path / "made")
     assert len(result.timing.losses) == 3 and result.flops > 1e6
 
 
+def start_here(folder):
+    """The worker in this process. Returns one that has nothing left to do."""
+    status = job.run(folder.path)
+    return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"])
+
+
+def start_one_that_fails(folder):
+    """A process in the worker's place."""
+    failed = events.Failed(message="no room", hint="Make some.", time=time.time())
+    folder.events.write_text(events.to_line(failed) + "\n", encoding="utf-8")
+    return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+
 def test_a_training_that_fails_says_why(tiny, tmp_path, monkeypatch):
-    (tmp_path / "empty").mkdir()
-    changes = {"train_data_dir": tmp_path / "empty", "device": "cpu"}
     with monkeypatch.context() as patched:
         # counting a step takes longer than this training
         planned = SimpleNamespace(plan=SimpleNamespace(peak=0))
         patched.setattr(command, "plan", lambda asked: planned)
-        with pytest.raises(RunError, match=r"the training failed: .*holds no files"):
-            list(bench(["tiny"], 4, changes, tmp_path))
+        patched.setattr(run, "start_worker", start_one_that_fails)
+        with pytest.raises(RunError, match="the training failed: no room") as raised:
+            list(bench(["tiny"], 4, {"device": "cpu"}, tmp_path))
+        assert str(raised.value.hint) == "Make some."
     with pytest.raises(ConfigError, match="no layer is called nothing_of_this_name"):
         list(bench(["tiny"], 4, {"target_modules": ["nothing_of_this_name"]}, tmp_path))

@@ -18,8 +18,8 @@ from lora_trainer.worker import job
 def in_this_process(sampler_steps: int) -> Iterator[None]:
     """`report` trains in this process, draws with fewer steps, and the images of the base once.
 
-    What is learned is the same in a worker of its own (test_run.py starts one), which takes seconds
-    to start. Checks change nothing in a training (tests/tasks/test_validating.py), and take a sixth
+    What is learned is the same in a worker of its own (tests/test_main.py starts one), which takes
+    seconds to start. Checks change nothing in a training (tests/tasks/test_validating.py), and take a sixth
     of its time.
     """
 

@@ -24,6 +24,8 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
         prompts=("a big heart in the middle, sumiwash style",), steps=3, image_count=4
     )
     monkeypatch.setitem(run.RECIPES, "ink", short)
+    # a worker of its own is started in tests/test_main.py
+    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(job.run(folder.path)))
     place = tmp_path / "demo"
     place.mkdir()  # an empty folder that was named is the one that was meant
     assert run.run_demo(place, "ink") == 0
@@ -39,10 +41,13 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
     assert "what-it-learned.png" in said
     assert f"<lora:ink:{card['preferred weight']:g}> sumiwash" in said
     assert f": {place / 'ink' / 'report.html'}" in said
-    # what is tested from here on is where it goes, not that a worker starts
-    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(job.run(folder.path)))
-    assert run.run_demo(tmp_path / "demo", "ink") == 0
-    assert (tmp_path / "demo-2" / "what-it-learned.png").exists()
+    # what is there already stays, and the status of a worker that fails is the command's
+    before = (place / "ink" / "report.html").read_bytes()
+    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(4))
+    assert run.run_demo(place, "ink") == 4
+    assert len(list((tmp_path / "demo-2" / "images").glob("*.png"))) == 4
+    assert not (tmp_path / "demo-2" / "what-it-learned.png").exists()
+    assert (place / "ink" / "report.html").read_bytes() == before
 
 
 def test_every_concept_has_a_recipe_with_its_trigger():
