@@ -4,9 +4,11 @@ the WebUI's format.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageDraw
@@ -16,6 +18,7 @@ from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
 from lora_trainer.training import validation
+from lora_trainer.worker import job
 from tests.checkpoint.write import write_checkpoint
 from tests.tiny import small_parts, tiny_parts
 
@@ -100,6 +103,12 @@ def begin(
     }
     asked = training.from_mapping(values)
     return folders.begin(asked.output.output_dir, training.to_yaml(asked))
+
+
+def worker_here(folder: RunFolder, **_: object) -> SimpleNamespace:
+    """In place of `start_worker`: the run in this process. Returns a worker that has ended."""
+    status = job.run(folder.path)
+    return SimpleNamespace(pid=os.getpid(), returncode=status, poll=lambda: status)
 
 
 def losses(folder: RunFolder) -> list[float]:

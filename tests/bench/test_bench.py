@@ -21,10 +21,9 @@ from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import events
-from lora_trainer.worker import job
 from tests.benchmark.published_models import MODELS, NEWER
 from tests.families import tiny_flux
-from tests.made import small_checkpoint
+from tests.made import small_checkpoint, worker_here
 
 
 @pytest.fixture(autouse=True)
@@ -158,16 +157,10 @@ def test_a_model_in_several_files_with_a_tokenizer_is_measured(tmp_path, monkeyp
         json.dump(content, file)
     monkeypatch.setattr(models, "PUBLISHED", tmp_path / "published")
     # what is measured of a worker of its own is in the test above
-    monkeypatch.setattr(run, "start_worker", start_here)
+    monkeypatch.setattr(run, "start_worker", worker_here)
     changes = {"resolution": 64, "device": "cpu"}
     [result] = bench(["f"], 3, changes, tmp_path / "made")
     assert len(result.timing.losses) == 3 and result.flops > 1e6
-
-
-def start_here(folder):
-    """The worker in this process. Returns one that has nothing left to do."""
-    status = job.run(folder.path)
-    return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"])
 
 
 def start_one_that_fails(folder):

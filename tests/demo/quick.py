@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lora_trainer.demo import report
 from lora_trainer.tasks.hooks.validating import Validating
-from lora_trainer.worker import job
+from tests.made import worker_here
 
 
 @contextmanager
@@ -19,13 +18,9 @@ def in_this_process(sampler_steps: int) -> Iterator[None]:
     """`report` trains in this process, draws with fewer steps, and the images of the base once.
 
     What is learned is the same in a worker of its own (tests/test_main.py starts one), which takes
-    seconds to start. Checks change nothing in a training (tests/tasks/test_validating.py), and take a sixth
-    of its time.
+    seconds to start. Checks change nothing in a training (tests/tasks/test_validating.py), and take
+    a sixth of its time.
     """
-
-    def start(folder: Any) -> Any:
-        status = job.run(folder.path)
-        return SimpleNamespace(poll=lambda: status, returncode=status)
 
     draw, sample = report.pictures, report.obedience.sample
     drawn: dict[tuple[str, ...], Any] = {}
@@ -41,7 +36,7 @@ def in_this_process(sampler_steps: int) -> Iterator[None]:
         return drawn[tuple(prompts)]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(report, "start_worker", start)
+        patched.setattr(report, "start_worker", worker_here)
         patched.setattr(Validating, "fits", classmethod(lambda cls, run: False))
         patched.setattr(report, "pictures", pictures)
         patched.setattr(report.obedience, "sample", sketch)

@@ -1,22 +1,12 @@
 """The demo as a newcomer runs it, shortened to a few steps."""
 
 import json
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 from PIL import Image
 
 from lora_trainer.demo import run
-from lora_trainer.worker import job
-
-
-@dataclass
-class Ended:
-    """A worker that has ended with that status."""
-
-    returncode: int
-
-    def poll(self):
-        return self.returncode
+from tests.made import worker_here
 
 
 def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, capsys):
@@ -25,7 +15,7 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
     )
     monkeypatch.setitem(run.RECIPES, "ink", short)
     # a worker of its own is started in tests/test_main.py
-    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(job.run(folder.path)))
+    monkeypatch.setattr(run, "start_worker", worker_here)
     place = tmp_path / "demo"
     place.mkdir()  # an empty folder that was named is the one that was meant
     assert run.run_demo(place, "ink") == 0
@@ -43,7 +33,9 @@ def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, caps
     assert f": {place / 'ink' / 'report.html'}" in said
     # what is there already stays, and the status of a worker that fails is the command's
     before = (place / "ink" / "report.html").read_bytes()
-    monkeypatch.setattr(run, "start_worker", lambda folder: Ended(4))
+    monkeypatch.setattr(
+        run, "start_worker", lambda folder: SimpleNamespace(returncode=4, poll=lambda: 4)
+    )
     assert run.run_demo(place, "ink") == 4
     assert len(list((tmp_path / "demo-2" / "images").glob("*.png"))) == 4
     assert not (tmp_path / "demo-2" / "what-it-learned.png").exists()

@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lora_trainer import __main__ as command_line
 from lora_trainer.captioning.captioner import CaptionerOutput
 from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, SetupError
+from lora_trainer.jobs import start
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import send_request
@@ -29,6 +31,7 @@ from lora_trainer.tasks.report import Report
 from lora_trainer.worker import job
 from tests.captioning.hub import serve
 from tests.captioning.tiny_captioners import tiny_blip, tiny_clip, tiny_qwen, tiny_tagger
+from tests.made import worker_here
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -724,7 +727,7 @@ def test_the_seeds_call_fetches_captions_and_writes(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(tmp_path):
+def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(tmp_path, monkeypatch, capsys):
     images = draw(tmp_path / "images", 24)
     asked = [
         "caption",
@@ -759,8 +762,11 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(tmp_path):
     output, _ = process.communicate(timeout=300)
     state = folder.read_state()
     assert (process.returncode, state.status) == (3, "stopped") and "Stopped:" in output
+    assert "24 images to caption" in output
     written = len(captions(images))
     assert 2 <= written == state.step < 24
-    again = call(*asked[:-1], "cpu", cwd=tmp_path)
-    assert again.returncode == 0 and f"{24 - written} of 24 images to caption" in again.stdout
+    # the next one is asked in the same way; its worker is this process
+    monkeypatch.setattr(start, "start_worker", worker_here)
+    assert command_line.main(asked) == 0
+    assert f"Finished: {24 - written} captions written" in capsys.readouterr().out
     assert len(captions(images)) == 24
