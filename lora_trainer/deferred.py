@@ -124,6 +124,8 @@ def _waiting() -> dict[str, Deferred]:
         "disable": unchanged,
         "graph_break": lambda *_: None,
         "eval_frame": SimpleNamespace(**_classes("OptimizedModule")),
+        # what begins a group of processes clears the rules' caches, where torch._dynamo is imported
+        "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
     }
     tensor = "torch.distributed.tensor"
     return {

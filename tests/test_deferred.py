@@ -28,6 +28,9 @@ weight = torch.nn.Parameter(torch.ones(2))
 optimizer = torch.optim.AdamW([weight], lr=0.5)
 checkpoint(torch.compiler.disable()(lambda w: (w * 2).sum()), weight, use_reentrant=False).backward()
 optimizer.step()
+group = torch.distributed
+group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
+group.destroy_process_group()
 print(float(weight.detach()[0]) < 1, *(name for name in sys.argv[2:] if name in sys.modules))
 from diffusers.models.transformers import FluxTransformer2DModel
 from torch.distributed.tensor import Shard
