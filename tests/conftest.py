@@ -8,11 +8,14 @@ import gc
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lora_trainer import environment
+from tests import forked
 
 HAS_NEWER = any(
     entry.startswith(str(environment.FAMILY_OVERLAYS["newer"]))  # that of `python -m tests --newer`
@@ -54,6 +57,25 @@ def what_is_imported_is_not_searched_for_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[list[str]]:
+    """What starts a script in place of an interpreter, with the worker's packages imported already
+    (tests/forked.py).
+    """
+    if os.name == "nt":
+        yield [sys.executable]
+        return
+    with tempfile.TemporaryDirectory() as folder, forked.server(f"{folder}/s") as command:
+        yield command
+
+
+@pytest.fixture
+def forked_workers(forking: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that this process starts are forked."""
+    command = environment.worker_command
+    monkeypatch.setattr(environment, "worker_command", lambda path: [*forking, *command(path)[1:]])
 
 
 IN_A_BROWSER = ("browser", "javascript")

@@ -732,6 +732,8 @@ def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("forked")
+@pytest.mark.usefixtures("forked_workers")
 def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_been(
     card, host, tmp_path
 ):

@@ -58,6 +58,8 @@ def pid_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("forked")
+@pytest.mark.usefixtures("forked_workers")
 def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue(tmp_path):
     (tmp_path / "Lora").mkdir()
     first = make(tmp_path, "first", epochs=3000, save_steps=3)

@@ -1,5 +1,5 @@
 """Several processes that train or caption together, over gloo on the CPU. The first one is the
-test's own process; the others are real.
+test's own process; the others are real, and forked where it does not matter how they start.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tests.language import made as texts
 from tests.made import begin, losses
 from tests.tasks.test_caption import captions, draw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("forked")]
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-6}
 
@@ -86,6 +86,7 @@ def others(folder):
     ]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
     tmp_path, monkeypatch, gradients
 ):
@@ -127,6 +128,7 @@ def test_two_or_three_processes_learn_what_one_learns_also_after_a_resume(
     assert [saved.step for saved in together.read_state().saved] == [2, 3, 4, 6]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
     asked = {"name": "x", "batch_size": 3, "learning_rate": 1e-4}
     alone = texts.begin(tmp_path, "alone", **asked)
@@ -141,6 +143,7 @@ def test_a_language_model_is_trained_by_two_as_by_one(tmp_path, gradients):
     assert told.message == "a step has 3 examples, which 2 cards cannot share evenly"
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_process_ends_the_run_with_what_was_learned(tmp_path, monkeypatch):
     folder = begin(tmp_path, devices="cpu,cpu", epochs=10, save_steps=100)
     after_step(monkeypatch, 3, lambda: others(folder)[0].kill())
@@ -166,12 +169,12 @@ def test_none_is_left_when_the_first_one_is_killed(tmp_path):
     assert not other.is_running() and not folder.is_alive
 
 
-def test_what_befalls_another_process_is_told_and_done_alike(tmp_path, monkeypatch):
+def test_what_befalls_another_process_is_told_and_done_alike(tmp_path, monkeypatch, forking):
     """The other one has no finite loss in the second step, and no memory in the fourth."""
     script = tmp_path / "other.py"
     script.write_text(OTHER, encoding="utf-8")
     monkeypatch.setattr(
-        environment, "worker_command", lambda path: [sys.executable, str(script), str(path)]
+        environment, "worker_command", lambda path: [*forking, str(script), str(path)]
     )
     asked = {"images": 4, "epochs": 3, "devices": "cpu,cpu", "save_steps": 3}
     folder = begin(tmp_path, memory="no", **asked)
@@ -213,6 +216,7 @@ sys.exit(job.take_part(Path(sys.argv[1]), overlay))
 """
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_images_are_captioned_by_two_as_by_one(tmp_path):
     written = {}
     for name, devices in (("alone", "auto"), ("together", "cpu,cpu")):
