@@ -19,6 +19,8 @@ from tests.dataset.pictures import save
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("forked")
+@pytest.mark.usefixtures("forked_workers")
 def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_words(tmp_path):
     data = DataFolder(tmp_path / "data folder")
     folder = data.folder("datasets") / "水墨 fox"
