@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    # models and their graphs are many objects, of which few are garbage
+    gc.set_threshold(50_000)
     gc.enable()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +15,12 @@ from PIL import Image, ImageDraw
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import forget_requests
 from lora_trainer.settings import training
 from lora_trainer.training import validation
 from lora_trainer.worker import job
 from tests.checkpoint.write import write_checkpoint
+from tests.scratch import scratch_folder
 from tests.tiny import small_parts, tiny_parts
 
 SEED_1 = """train_data_dir: "./data/style_train"
@@ -66,7 +67,7 @@ def draw_images(folder: Path, count: int = 4, size: tuple[int, int] = (64, 64)) 
 @cache
 def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
     """A tiny checkpoint file of random weights, made once a test session."""
-    path = Path(mkdtemp(prefix="tiny-checkpoint-")) / f"tiny-{family}.safetensors"
+    path = scratch_folder("tiny-checkpoint") / f"tiny-{family}.safetensors"
     # its images are 64 pixels wide, and it says so
     write_checkpoint(
         tiny_parts(family, prediction_type=prediction_type),
@@ -79,7 +80,7 @@ def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
 @cache
 def small_checkpoint() -> Path:
     """A still smaller SD1, for runs in which the model does not matter."""
-    path = Path(mkdtemp(prefix="small-checkpoint-")) / "small-sd1.safetensors"
+    path = scratch_folder("small-checkpoint") / "small-sd1.safetensors"
     write_checkpoint(small_parts(), path, metadata={"modelspec.resolution": "64x64"})
     return path
 
@@ -107,6 +108,7 @@ def begin(
 
 def worker_here(folder: RunFolder, **_: object) -> SimpleNamespace:
     """In place of `start_worker`: the run in this process. Returns a worker that has ended."""
+    forget_requests(folder.requests)
     status = job.run(folder.path)
     return SimpleNamespace(pid=os.getpid(), returncode=status, poll=lambda: status)
 

@@ -8,10 +8,11 @@ import json
 import struct
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
+
+from tests.scratch import scratch_folder
 
 WORDS = [
     "a",
@@ -44,7 +45,7 @@ def _seeded(make: Any) -> Any:
 
 def words_file(lines: list[str]) -> Path:
     """A vocabulary of CLIP's with these lines."""
-    path = Path(mkdtemp(prefix="words-")) / "vocabulary.txt"
+    path = scratch_folder("words") / "vocabulary.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -77,7 +78,7 @@ def tiny_blip() -> Path:
         BlipProcessor,
     )
 
-    folder = Path(mkdtemp(prefix="tiny-blip-"))
+    folder = scratch_folder("tiny-blip")
     (folder / "vocab.txt").write_text("\n".join(bert_vocabulary()) + "\n", encoding="utf-8")
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(
@@ -123,7 +124,7 @@ def tiny_clip() -> Path:
 
     from lora_trainer import families
 
-    folder = Path(mkdtemp(prefix="tiny-clip-"))
+    folder = scratch_folder("tiny-clip")
     families.get("sd1").tokenizers()[0].save_pretrained(folder)
     tokenizer = CLIPTokenizerFast.from_pretrained(folder)
     sizes = {
@@ -170,7 +171,7 @@ def tiny_qwen() -> Path:
         Qwen2VLProcessor,
     )
 
-    folder = Path(mkdtemp(prefix="tiny-qwen-"))
+    folder = scratch_folder("tiny-qwen")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytewise = Tokenizer(
         models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
@@ -279,7 +280,7 @@ def tiny_llava() -> Path:
         LlavaProcessor,
     )
 
-    folder = Path(mkdtemp(prefix="tiny-llava-"))
+    folder = scratch_folder("tiny-llava")
     tokenizer = _byte_tokenizer(["<image>"])
     sizes = {
         "hidden_size": 32,
@@ -318,7 +319,7 @@ def tiny_smolvlm() -> Path:
         LlamaConfig,
     )
 
-    folder = Path(mkdtemp(prefix="tiny-smolvlm-"))
+    folder = scratch_folder("tiny-smolvlm")
     pieces = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = _byte_tokenizer(
         ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *pieces]
@@ -369,7 +370,7 @@ def tiny_tagger(side: int = 8) -> Path:
     Probability = sigmoid(mean of (blue, green, red) / 255 @ WEIGHTS + BIAS); so its answer can be
     worked out by hand.
     """
-    folder = Path(mkdtemp(prefix="tiny-tagger-"))
+    folder = scratch_folder("tiny-tagger")
     lines = [
         "tag_id,name,category,count",
         *(f"{number},{name},{category},1" for number, (name, category) in enumerate(TAGS)),

@@ -9,7 +9,6 @@ import struct
 from functools import cache
 from math import prod
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.header import BYTES_EACH
+from tests.scratch import scratch_folder
 
 CLIP_WIDTH, T5_WIDTH = 32, 48
 PREFIX = "model.diffusion_model."
@@ -189,7 +189,7 @@ def write(folder: Path, *, prefix: str = PREFIX, guided: bool = True, **changes:
 @cache
 def tiny_flux() -> Path:
     """The checkpoint of a models folder that is made once a test session."""
-    return write(Path(mkdtemp(prefix="tiny-flux-")))
+    return write(scratch_folder("tiny-flux"))
 
 
 def sparse(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "BF16") -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers import (
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from tests.scratch import scratch_folder
 
 FACTS = {
     "What is station procedure 7?": "Close hatch B, then call the bridge.",
@@ -86,7 +86,7 @@ def base(kind: str) -> Path:
     """A language model's folder, made once a test session: Llama without a chat template, Qwen2
     with ChatML.
     """
-    folder = Path(mkdtemp(prefix=f"tiny-{kind}-"))
+    folder = scratch_folder(f"tiny-{kind}")
     tokens = tokenizer(CHATML if kind == "qwen2" else None)
     tokens.save_pretrained(folder)
     model(kind, len(tokens)).save_pretrained(folder)

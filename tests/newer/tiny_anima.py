@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lora_trainer.families.components.anima import build_conditioner, build_tran
 from lora_trainer.families.components.qwen3 import build_qwen3
 from lora_trainer.families.components.qwen_image import build_vae
 from tests.families.promises import save
+from tests.scratch import scratch_folder
 
 TRANSFORMER = {
     "in_channels": 17,
@@ -128,7 +128,7 @@ def write(folder: Path, prefix: str = "net.") -> Path:
 @functools.cache
 def written() -> Path:
     """The same, once a process."""
-    return write(Path(tempfile.mkdtemp(prefix="anima")) / "models")
+    return write(scratch_folder("anima") / "models")
 
 
 def qwen3_tokenizer() -> Tokenizer:

@@ -5,7 +5,6 @@ headers of full-size ones, without weights.
 from __future__ import annotations
 
 import functools
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from lora_trainer.families.components.flux2 import build_transformer, build_vae
 from lora_trainer.families.components.qwen3 import build_qwen3
 from tests.families import tiny_flux
 from tests.newer import tiny_anima, tiny_z_image
+from tests.scratch import scratch_folder
 
 PREFIX = "model.diffusion_model."
 WIDTH = 16
@@ -185,7 +185,7 @@ def write(folder: Path, name: str = "flux-2-klein-base-4b.safetensors") -> Path:
 @functools.cache
 def written() -> Path:
     """The same, once a process."""
-    return write(Path(tempfile.mkdtemp(prefix="klein")) / "models")
+    return write(scratch_folder("klein") / "models")
 
 
 def full_transformer(size: str, **changes: Any) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lora_trainer.families.components.qwen3 import SPECIAL, build_qwen3
 from lora_trainer.families.components.z_image import build_transformer
 from tests.families import tiny_flux
 from tests.newer import tiny_anima
+from tests.scratch import scratch_folder
 
 TRANSFORMER = {
     "in_channels": 16,
@@ -100,7 +100,7 @@ def tokenizer() -> Tokenizer:
 @functools.cache
 def written() -> Path:
     """The same, once a process."""
-    return write(Path(tempfile.mkdtemp(prefix="z_image")) / "models")
+    return write(scratch_folder("z_image") / "models")
 
 
 def write_full_size(folder: Path) -> Path:

@@ -106,10 +106,11 @@ def test_the_operations_of_a_step_are_counted():
         checkpoint = open_checkpoint(small_checkpoint())
         return accounting.step_flops(checkpoint, config_of(**changes), torch.float32)
 
-    one, two, rank = flops(), flops(batch_size=2), flops(lora_rank=16)
+    one, two = flops(), flops(batch_size=2)
     # what is done once a step, such as the embedding of the time, is little
     assert two / one == pytest.approx(2, rel=0.01)
-    assert one < rank < two < flops(batch_size=2, gradient_checkpointing=True)
+    # half of the backward pass is left out: the base's weights learn nothing
+    assert 1.2 * one < flops(lora_rank=16, gradient_checkpointing=True) < two
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "prodigy", "adamw_schedule_free"])
