@@ -55,7 +55,7 @@ class DeferredModule(ModuleType):
             if self._what.spares(name) and importlib.util.find_spec(f"{here}.{name}"):
                 return importlib.import_module(f"{here}.{name}")
             self._finder.import_now(self)
-        return getattr(sys.modules[here], name)
+        return getattr(importlib.import_module(here), name)
 
 
 class DeferringFinder(MetaPathFinder, Loader):
@@ -90,7 +90,10 @@ class DeferringFinder(MetaPathFinder, Loader):
 
     def import_now(self, stand_in: ModuleType) -> None:
         name = stand_in.__name__
-        what = self.waiting.pop(name)
+        what = self.waiting.pop(name, None)
+        if what is None:
+            # another thread is importing it
+            return
         del sys.modules[name]
         try:
             importlib.import_module(name)
@@ -98,6 +101,19 @@ class DeferringFinder(MetaPathFinder, Loader):
             self.waiting[name] = what
             sys.modules[name] = stand_in
             raise
+
+
+class _TraceRules(ModuleType):
+    """Has no caches to clear; for anything else, torch._dynamo is imported."""
+
+    @staticmethod
+    def clear_lru_cache() -> None:
+        """Nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def defer() -> None:
@@ -125,7 +141,7 @@ def _waiting() -> dict[str, Deferred]:
         "graph_break": lambda *_: None,
         "eval_frame": SimpleNamespace(**_classes("OptimizedModule")),
         # what begins a group of processes clears the rules' caches, where torch._dynamo is imported
-        "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
+        "trace_rules": _TraceRules("torch._dynamo.trace_rules"),
     }
     tensor = "torch.distributed.tensor"
     return {
@@ -134,7 +150,7 @@ def _waiting() -> dict[str, Deferred]:
         tensor: Deferred(harmless=_classes("DTensor", "Replicate")),
         f"{tensor}.parallel": Deferred(harmless=_classes("ColwiseParallel", "RowwiseParallel")),
         "diffusers.models.transformers": Deferred(submodules=blocks),
-        # a package a kind of model, which need not be there for each other
+        # one package for each kind of model; none needs the others
         "transformers.models": Deferred(any_submodule=True),
     }
 

@@ -66,7 +66,7 @@ def forking() -> Iterator[list[str]]:
     """What starts a script in place of an interpreter, with the worker's packages imported already
     (tests/forked.py).
     """
-    if os.name == "nt":
+    if sys.platform != "linux":
         yield [sys.executable]
         return
     with tempfile.TemporaryDirectory() as folder, forked.server(f"{folder}/s") as command:

@@ -7,7 +7,9 @@ several and are about something else than a start, most of which is imports.
 The launcher hands its standard streams, environment and working directory to the server, which
 forks a process that runs the script. The launcher ends as that process ends, by the same signal if
 it was one; and that process is killed when the launcher is. Other signals are for the process
-itself. POSIX only.
+itself. All of them have the server's hash seed, and the number of threads that it was started with.
+
+Linux only: elsewhere a process that has imported torch cannot be relied on after a fork.
 """
 
 from __future__ import annotations
@@ -144,12 +146,27 @@ def _fork(
     length, streams, *_ = socket.recv_fds(launcher, 8, len(STREAMS))
     with launcher.makefile("rb") as reader:
         asked = reader.read(int.from_bytes(length, "big"))
-    pid = os.fork() if len(streams) == len(STREAMS) else 0
-    if pid:
+    if len(streams) != len(STREAMS) or not asked:
+        # the launcher is gone already
+        launcher.close()
+        for stream in streams:
+            os.close(stream)
+        return
+    if pid := os.fork():
         launchers[pid] = launcher
         for stream in streams:
             os.close(stream)
         return
+    try:
+        _become(launcher, others, streams, asked)
+    finally:
+        os._exit(1)
+
+
+def _become(
+    launcher: socket.socket, others: Sequence[socket.socket], streams: Sequence[int], asked: bytes
+) -> None:
+    """Run what was asked, in the forked process, and end it."""
     for other in (launcher, *others):
         other.close()
     signal.set_wakeup_fd(-1)

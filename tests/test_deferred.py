@@ -12,6 +12,7 @@ from lora_trainer import environment
 from lora_trainer.deferred import Deferred, DeferringFinder
 
 STARTED = """
+import os
 import sys
 sys.path.insert(0, sys.argv[1])
 from lora_trainer import environment
@@ -28,13 +29,17 @@ weight = torch.nn.Parameter(torch.ones(2))
 optimizer = torch.optim.AdamW([weight], lr=0.5)
 checkpoint(torch.compiler.disable()(lambda w: (w * 2).sum()), weight, use_reentrant=False).backward()
 optimizer.step()
+if sys.platform == "linux":
+    # not the address of this machine's name, which it need not have
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 group = torch.distributed
 group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
 group.destroy_process_group()
 print(float(weight.detach()[0]) < 1, *(name for name in sys.argv[2:] if name in sys.modules))
 from diffusers.models.transformers import FluxTransformer2DModel
 from torch.distributed.tensor import Shard
-import torch._dynamo
+from torch._dynamo import trace_rules
+assert callable(trace_rules.lookup)
 from transformers import BertConfig, models
 print(torch._dynamo.is_compiling(), FluxTransformer2DModel.__name__, Shard(0).dim)
 print(BertConfig.__module__, models.clip.CLIPConfig.__name__, hasattr(models, "missing"))

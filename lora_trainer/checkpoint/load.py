@@ -79,8 +79,10 @@ class Checkpoint:
     _tokenizer_paths: dict[str, Path] = field(default_factory=dict)
     _opened: dict[Path, Any] = field(default_factory=dict)
     """The tokenizers of these files."""
-    _outlines: dict[int, Any] = field(default_factory=dict, init=False, repr=False)
-    """id of a component -> its model on the meta device, until it is given its weights."""
+    _outlines: list[tuple[Component, Any]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    """Components with their models on the meta device, until these are given their weights."""
 
     @property
     def family(self) -> Family:
@@ -271,8 +273,8 @@ class Checkpoint:
         return tokenizer
 
     def outline(self) -> Parts:
-        """UNet and text encoders on the meta device, to list their layers: until the next
-        `load_*`, which gives these very models their weights.
+        """UNet and text encoders on the meta device, to list their layers. Do not change them: the
+        next `load_*` gives these very models their weights.
         """
         return Parts(
             family=self.family,
@@ -282,13 +284,19 @@ class Checkpoint:
         )
 
     def _outline(self, component: Component) -> Any:
-        if id(component) not in self._outlines:
-            self._outlines[id(component)] = _built(component)
-        return self._outlines[id(component)]
+        known = next((model for one, model in self._outlines if one is component), None)
+        if known is None:
+            known = _built(component)
+            self._outlines.append((component, known))
+        return known
 
     def _empty(self, component: Component) -> Any:
-        """A model to be given its weights: building one takes half a second."""
-        return self._outlines.pop(id(component), None) or _built(component)
+        """A model to be given its weights, the outline's if there is one: building one takes up to
+        half a second.
+        """
+        model = self._outline(component)
+        self._outlines = [pair for pair in self._outlines if pair[0] is not component]
+        return model
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
         """Load all components."""

@@ -113,7 +113,11 @@ def _only_changes_numbers(operation: Any) -> bool:
     """Whether it writes into its first argument, elementwise, and returns it: a quarter of a step's
     operations, nearly all of them the optimizer's.
     """
-    return torch.Tag.pointwise in operation.tags and operation._schema.name.endswith("_")
+    schema = operation._schema
+    first = schema.arguments[0].alias_info if schema.arguments else None
+    # __xor__ and its like end so, too, and write nothing
+    is_in_place = schema.name.endswith("_") and first is not None and first.is_write
+    return torch.Tag.pointwise in operation.tags and is_in_place
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:

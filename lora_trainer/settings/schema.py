@@ -572,9 +572,9 @@ def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
 
 
 @cache
-def _definitions(module: str) -> dict[str, ast.stmt]:
+def _definitions(module: types.ModuleType) -> dict[str, ast.stmt]:
     """The classes of a module. inspect.getsource would read the whole module for each of them."""
-    source = inspect.getsource(sys.modules[module])
+    source = inspect.getsource(module)
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
@@ -582,9 +582,10 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
 def _documentation(group: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(group.__mro__[: group.__mro__.index(Settings)]):
-        definition = _definitions(base.__module__).get(base.__qualname__)
+        module = sys.modules.get(base.__module__)
+        definition = _definitions(module).get(base.__qualname__) if module else None
         if definition is None:
-            # a class within a function
+            # a class within something else
             (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(definition, ast.ClassDef)
         for statement, following in zip(definition.body, definition.body[1:], strict=False):

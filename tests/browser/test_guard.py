@@ -252,6 +252,8 @@ def test_no_address_leads_out_of_the_data_folder(open_host):
         entry for entry in ROUTES if "{" in entry.path and not entry.path.startswith("/texts/")
     ]
     assert routes_with_ids
+    # a body that is missing may be what is refused
+    routes_with_ids.sort(key=lambda entry: entry.method != "GET")
     # every route is asked with the plain ones; what an encoding makes of them is up to the server
     # and to what kind of thing is named, whichever route it is
     seen: set[tuple[str, ...]] = set()
@@ -492,6 +494,9 @@ def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
     ):
         answer = open_host.ask("GET", "lora-trainer/" + path)
         assert answer.status == 200, (path, answer.body)
+        if path == "setup?report=1":
+            report = answer.json()["report"]
+            assert "gradio" in report and str(Path.home()) + "/" not in report
         is_json = answer.headers["content-type"].startswith("application/json")
         text = json.dumps(answer.json(), ensure_ascii=False) if is_json else answer.body.decode()
         assert str(open_host.data) not in text and str(ROOT) not in text, path

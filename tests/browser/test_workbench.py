@@ -467,7 +467,7 @@ def test_a_model_that_reads_longer_captions_has_its_own_limit(host, visitor, dat
     row.get_by_text("6 / 512 tokens").wait_for()
 
 
-def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, dataset):
+def test_a_captioner_is_stopped_by_a_click_and_the_page_shows_what_it_wrote(host, visitor, dataset):
     page = open_bare_tab(visitor, host)
     captioner = PlayedCaptioner(
         RunFolder(host.trainer_folder / "runs" / dataset.id), str(dataset.folder), len(CAPTIONS)

@@ -730,6 +730,20 @@ def test_an_outline_has_the_layers_but_no_weights(files: dict, family: str) -> N
         assert all(parameter.is_meta for parameter in one.parameters())
 
 
+@pytest.mark.parametrize("kept", ["same", "int8"])
+def test_what_was_outlined_is_what_is_loaded_and_the_next_outline_is_empty(files, kept):
+    checkpoint = open_checkpoint(files["sd1"])
+    outline = checkpoint.outline().unet
+    first, again = (checkpoint.load_unet(FLOAT32, kept=kept) for _ in range(2))
+    assert first is outline and again is not first
+    alone = open_checkpoint(files["sd1"]).load_unet(FLOAT32, kept=kept).state_dict()
+    for one in (first, again):
+        state = one.state_dict()
+        assert state.keys() == alone.keys()
+        assert all(torch.equal(state[name], alone[name]) for name in alone)
+    assert all(parameter.is_meta for parameter in checkpoint.outline().unet.parameters())
+
+
 @pytest.mark.parametrize("key", ["text_encoders", "tokenizers"])
 def test_files_that_a_family_has_no_use_for_are_refused(tmp_path, key):
     asked = tmp_path if key == "tokenizers" else [tmp_path / "clip_l.safetensors"]

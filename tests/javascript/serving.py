@@ -63,7 +63,11 @@ class Server:
                 )
                 self.send_response_only(status)
                 for name, value in headers.items():
-                    if name.lower() != "content-length":
+                    if name.lower() not in (
+                        "content-length",
+                        "content-encoding",
+                        "transfer-encoding",
+                    ):
                         self.send_header(name, value)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.tensors import fill
@@ -39,6 +40,16 @@ def test_a_storage_is_counted_once_and_until_it_is_freed():
         assert live.peak == {ACTIVATIONS: 4000, "weights": 1024}
         live.restart()
         assert sum(live.peak.values()) == 1024
+
+
+def test_what_changes_numbers_in_place_makes_no_storage():
+    with FakeTensorMode(), LiveStorages() as live:
+        kept, other = torch.zeros(256), torch.ones(256)
+        assert kept.mul_(other).add_(1.0, alpha=2) is kept
+        assert live.now == {ACTIVATIONS: 2048}
+        words = torch.zeros(64, dtype=torch.int32)
+        made = words.__lshift__(2)
+        assert made is not words and live.now == {ACTIVATIONS: 2048 + 512}
 
 
 def real_step(config, dtype):
@@ -95,6 +106,7 @@ def test_sd15_at_512_pixels_takes_what_is_known_and_what_the_formula_says(tmp_pa
     counted = accounting.account(checkpoint, config, torch.bfloat16)
     assert counted.weights / GIB == pytest.approx(1.60, abs=0.01)
     assert counted.optimizer == pytest.approx(2 * counted.adapters, rel=0.01)
+    assert (counted.peak - counted.optimizer) / GIB == pytest.approx(2.88, abs=0.03)
     layers = checkpoint.family.layer_shapes(path, checkpoint.detected)
     found = formula.predict(checkpoint.family, layers, config, "half")
     assert found.peak == pytest.approx(counted.peak, rel=0.05)
@@ -110,7 +122,7 @@ def test_the_operations_of_a_step_are_counted():
     # what is done once a step, such as the embedding of the time, is little
     assert two / one == pytest.approx(2, rel=0.01)
     # half of the backward pass is left out: the base's weights learn nothing
-    assert 1.2 * one < flops(lora_rank=16, gradient_checkpointing=True) < two
+    assert 1.2 * one < flops(gradient_checkpointing=True) < two
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "prodigy", "adamw_schedule_free"])
