@@ -174,20 +174,20 @@ def _become(
     for stream, number in zip(streams, STREAMS, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    command, environ, folder = json.loads(asked)
-    os.environ.clear()
-    os.environ.update(environ)
-    os.chdir(folder)
-    os._exit(_run(command))
+    os._exit(_run(asked))
 
 
-def _run(command: list[str]) -> int:
+def _run(asked: bytes) -> int:
     """The exit status of a script that is run as Python would."""
     import runpy
     import traceback
 
-    sys.argv = command
     try:
+        command, environ, folder = json.loads(asked)
+        os.environ.clear()
+        os.environ.update(environ)
+        os.chdir(folder)
+        sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
         return 0
     except SystemExit as ended:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
 
-from lora_trainer import files
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
+from tests.webui.made_runs import LockHolder
 
 
 class Played:
@@ -22,9 +21,7 @@ class Played:
         folder.path.mkdir(parents=True)
         (folder.path / file).write_text(settings, encoding="utf-8")
         folder.log.write_text("the first line\nthe last line\n", encoding="utf-8")
-        self._holding = contextlib.ExitStack()
-        self._holding.enter_context(files.lock(folder.lock))
-        folder.worker.write_text(json.dumps({"pid": 1, "started": time.time()}), encoding="utf-8")
+        self._process = LockHolder(folder, time.time())
         self.write = events.EventWriter(folder.events).write
 
     def taken(self, seconds: float = 120.0) -> str:
@@ -40,10 +37,10 @@ class Played:
         """With its process alive for some seconds more."""
         self.write(event)
         time.sleep(exiting)
-        self._holding.close()
+        self._process.end(0)
 
     def go(self) -> None:
-        self._holding.close()
+        self._process.end(0)
         shutil.rmtree(self.folder.path, ignore_errors=True)
 
 
