@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 
 from lora_trainer import environment
@@ -23,6 +23,7 @@ from lora_trainer.jobs.scheduler import SchedulerOptions
 from lora_trainer.planner.throughput import Throughput
 from lora_trainer.webui import texts
 from lora_trainer.webui.asking.asks import Asking
+from lora_trainer.webui.captions import caption_runs
 from lora_trainer.webui.captions.cropped_copies import Copies
 from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
@@ -160,6 +161,7 @@ class App:
             data=self.data,
             gpu_lease=self.gpu_lease,
             delivered=self.host.refresh_loras,
+            captions_again=partial(caption_runs.expect_more, self.workbenches),
             options=self._scheduler_options,
         )
 

@@ -858,6 +858,7 @@ _MEASURES = {
 }
 _EXPECTED = {
     "run": "/nowhere",
+    "since": 1000.0,
     "title": "Captions by {name}",
     "values": {"name": "BLIP"},
     "captions": {"img00.png": ["a red disc", "person"]},

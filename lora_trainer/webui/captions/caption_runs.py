@@ -3,6 +3,7 @@
     offers(...)                  every captioner with its settings, its download, and whether its
                                  weights are on this disk
     begin(runs, bench, ...)      creates and queues a caption run; the scheduler starts the worker
+    expect_more(benches, run)    a caption run is about to be resumed
 
 Images that were captioned with the same settings are skipped, so repeating a stopped run continues
 it. Captions by a person are only replaced on request. Loads no model and downloads nothing. Called
@@ -21,12 +22,13 @@ from lora_trainer import environment, packages
 from lora_trainer.captioning import captioners
 from lora_trainer.captioning.captioner import CaptionerInfo
 from lora_trainer.errors import ConfigError, Message
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import captioning, schema
 from lora_trainer.settings.captioning import CaptionSettings
 from lora_trainer.settings.schema import Settings, about
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
-from lora_trainer.webui.captions.workbench import Workbench
+from lora_trainer.webui.captions.workbench import Workbench, Workbenches
 from lora_trainer.webui.common import form
 from lora_trainer.webui.common.form import SettingView
 from lora_trainer.webui.common.safe_names import safe_name
@@ -255,11 +257,24 @@ def begin(
 ) -> RunView:
     """A queued caption run, as in /runs. Each token creates one run. Raises RunError."""
     folder_name = safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
-    title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
     with runs.click(token, when) as click:
         if not click.run_id:
             folder = runs.make(folder_name, settings)
             # before it starts, so that its changes can be undone
-            bench.expect(folder, title)
+            bench.expect(folder, _title(settings))
             click.run_id = folder.path.name
     return runs.one(click.run_id, language)
+
+
+def expect_more(benches: Workbenches, folder: RunFolder) -> None:
+    """Make undoable what a resumed caption run will write, if its images are a dataset of the tab.
+    Raises ConfigError if its settings cannot be read.
+    """
+    settings = captioning.read(folder.caption_config)
+    bench = benches.at(settings.input)
+    if bench is not None:
+        bench.expect(folder, _title(settings))
+
+
+def _title(settings: CaptionSettings) -> Message:
+    return Message("Captioned with {captioner}", {"captioner": settings.info.title})

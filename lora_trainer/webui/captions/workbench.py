@@ -108,6 +108,17 @@ class Workbenches:
             return self._of_texts(identity)
         return self.of(identity)
 
+    def at(self, folder: Path) -> Workbench | None:
+        """The workbench of the dataset of images in a folder; None if there is no such dataset."""
+        return next(
+            (
+                self.of(dataset.id)
+                for dataset in self._datasets.all()
+                if dataset.path == folder and dataset.kind == "images"
+            ),
+            None,
+        )
+
     def of(self, identity: str) -> Workbench:
         """Raises NotFound if there is no such dataset."""
         store = self._datasets.store(identity)
@@ -297,21 +308,22 @@ class Workbench(Bench):
             )
 
     def expect(self, run: RunFolder, title: Message) -> None:
-        """Record the captions before a caption run, which is another process; when it has ended,
-        its changes become an edit.
+        """Record the captions before a caption run starts or is resumed, which is another process;
+        when it has ended, its changes become an edit.
         """
         with self.store.lock:
-            folder = self.root / caption_provenance.FOLDER / EXPECTED
+            self.settle()
             values = {
                 "run": str(run.path),
+                "since": run.read_state().changed,
                 "title": title.template,
                 "values": dict(title.values),
                 "captions": self._standing(),
             }
-            self._write_json(
-                f"{EXPECTED}/{len(list(folder.glob('*.json'))) + 1}-{uuid.uuid4().hex[:8]}.json",
-                values,
-            )
+            name = f"{EXPECTED}/{run.path.name}.json"
+            # one that is left is of a part of the run whose end was never recorded
+            if not (self.root / caption_provenance.FOLDER / name).exists():
+                self._write_json(name, values)
 
     def settle(self) -> None:
         """Record the changes of ended caption runs."""
@@ -320,8 +332,10 @@ class Workbench(Bench):
             with contextlib.suppress(*files.UNREADABLE, DatasetError), self.store.lock:
                 expected = files.load_json(path, names=True)
                 run = RunFolder(Path(expected["run"]))
-                gone = not run.path.is_dir()
-                if not gone and (run.is_alive or not run.read_state().ended):
+                state = run.read_state()
+                # its process may still be there for a moment, but writes no caption after its end
+                ended = state.ended and state.changed > float(expected.get("since", 0.0))
+                if run.path.is_dir() and not ended:
                     continue
                 known = caption_provenance.read_authors(self.root)
                 stood = {

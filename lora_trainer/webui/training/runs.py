@@ -114,11 +114,14 @@ class Runs:
         data: DataFolder,
         gpu_lease: GpuLease,
         delivered: Callable[[], object],
+        captions_again: Callable[[RunFolder], object] | None = None,
         options: Callable[[], SchedulerOptions] = SchedulerOptions,
         start: Start = start_apart,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """delivered: called to show a new LoRA in the host."""
+        """delivered: called to show a new LoRA in the host. captions_again: called before a caption
+        run is resumed.
+        """
         self.data = data
         self.gpu_lease = gpu_lease
         self.queue = Queue(data.queue)
@@ -135,6 +138,7 @@ class Runs:
             start=start,
             clock=clock,
         )
+        self._captions_again = captions_again
         self._clock = clock
         self._asked: dict[str, tuple[RequestKind, float]] = {}
         self._alive: tuple[float, tuple[str, ...]] = (0.0, ())
@@ -213,6 +217,8 @@ class Runs:
             raise entry.problem
         if not entry.alive and run_id not in self.queue.read():
             resume.prepare(entry.folder, changes)
+            if entry.job == "caption" and self._captions_again is not None:
+                self._captions_again(entry.folder)
             self.queue.add(run_id, first=when == "now")
             self._end_asking(run_id)
             self.scheduler.wake()

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lora_trainer import environment
 from lora_trainer.captioning import captioners
+from lora_trainer.dataset.caption_provenance import CaptionRecord, record
+from lora_trainer.dataset.images import digest
 from lora_trainer.errors import ConfigError
+from lora_trainer.hosts.base import HostDevice
+from lora_trainer.hosts.gpu_lease import GpuLease
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.settings import captioning
 from lora_trainer.webui.captions.caption_runs import (
     CaptionRequest,
+    expect_more,
     hub_cache,
     is_on_disk,
     keeps_texts,
     offers,
     settings_of,
 )
-from lora_trainer.webui.datasets.caption_store import CaptionStore
+from lora_trainer.webui.captions.workbench import Workbenches
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, key_of
+from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http.routing import Forbidden
+from lora_trainer.webui.training.runs import Runs
 from tests.dataset.pictures import save
+from tests.jobs.logs import append
 
 
 def caption_request(captioner="blip", **given) -> CaptionRequest:
@@ -205,3 +219,36 @@ def test_captions_go_where_the_dataset_keeps_them(tmp_path):
     assert not keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     save(tmp_path / "b" / "10_fox" / "a.png")
     assert keeps_texts(CaptionStore(tmp_path / "b", follow_links=True).view())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_captioned_after_continue_can_be_undone(tmp_path, known):
+    data = DataFolder(tmp_path / "data folder")
+    datasets = Datasets(data, is_remote=lambda: False)
+    folder = datasets.create("fox").path if known else tmp_path / "fox"
+    save(folder / "a.png")
+    benches = Workbenches(datasets)
+    host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
+    runs = Runs(
+        data=data,
+        gpu_lease=GpuLease(host, data.root / "handover.json"),
+        delivered=lambda: None,
+        captions_again=partial(expect_more, benches),
+    )
+    asked = captioning.to_yaml(settings(folder, caption_request()))
+    run = begin_captioning(data.folder("runs") / "captions-fox", asked)
+    append(run, events.Started(job="caption"), events.Stopped(step=0))
+    assert runs.go_on(run.path.name, {}, "en")["status"] == "queued"
+    edited = CaptionStore(folder, follow_links=False)
+    edited.write_captions(
+        [CaptionChange(key=key_of("a.png"), caption="a fox", was="")], edited.view()
+    )
+    record(folder, {digest(folder / "a.png"): CaptionRecord(text="a fox", by="blip 0123")})
+    append(run, events.Started(job="caption"), events.Finished(step=1), start=2000.0)
+    bench = benches.at(folder)
+    assert (bench is not None) == known
+    if bench is not None:
+        bench.settle()
+        assert [(str(line.title), line.count) for line in bench.journal.lines()] == [
+            ("Captioned with BLIP base", 1)
+        ]

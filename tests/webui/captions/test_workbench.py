@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lora_trainer import files
 from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.findings import warning
@@ -782,7 +783,9 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     assert [str(line.title) for line in bench.journal.lines()] == ["Caption of c.png"]
     append(run, events.Started(job="caption"), events.Finished(step=2))
     bench = again(tmp_path / "fox")
-    bench.settle()
+    # its process is still there for a moment
+    with files.lock(run.lock):
+        bench.settle()
     bench.settle()
     assert [(str(line.title), line.count) for line in bench.journal.lines()] == [
         ("Captioned with BLIP base", 2),
@@ -793,6 +796,33 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     assert by(bench, "a.png") == "machine"
     bench.redo()
     assert (captions(bench)["b.png"], by(bench, "b.png")) == ("a wolf", "machine")
+
+
+def test_what_a_resumed_captioner_wrote_is_undone_by_itself(tmp_path):
+    bench = make(tmp_path / "fox", {"a.png": "", "b.png": ""})
+    run, title = begin_captioning(tmp_path / "run", "captioner: blip\n"), Message("By a captioner")
+
+    def write(**texts: str) -> None:
+        table = "".join(f"{name}.png,{text}\n" for name, text in texts.items())
+        (tmp_path / "fox" / "metadata.csv").write_text("file_name,text\n" + table, "utf-8")
+        machine(bench, **texts)
+
+    bench.expect(run, title)
+    write(a="a fox")
+    append(run, events.Started(job="caption"), events.Stopped(step=1))
+    for _ in range(2):
+        bench.expect(run, title)
+        bench.settle()
+        assert [line.count for line in bench.journal.lines()] == [1]
+    write(a="a fox", b="a wolf")
+    bench.settle()
+    assert len(bench.journal.lines()) == 1
+    append(run, events.Started(job="caption"), events.Finished(step=1), start=2000.0)
+    bench.settle()
+    bench.undo()
+    assert captions(bench) == {"a.png": "a fox", "b.png": ""}
+    bench.undo()
+    assert captions(bench) == {"a.png": "", "b.png": ""}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is made of characters")
