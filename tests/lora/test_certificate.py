@@ -1,12 +1,14 @@
 """Other trainers' LoRA files for one WebUI: what it loads of them, and copies of which it loads all,
 with the same effect. The names are those that each trainer writes for the model's real layers; the
-counts follow from host_layers.
+counts follow from host_layers. Of each series of blocks, which are alike, a file has the first two and
+the last.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -69,118 +71,116 @@ CASES: dict[str, Case] = {
         "neo",
         "transformer.",
         0,
-        280,
-        280,
+        30,
+        30,
         verdict="its names are diffusers' for Anima, which Forge Neo does not read",
     ),
-    "SimpleTuner, Anima": Case("anima", "neo", "lycoris_", 0, 280, 280, KOHYA, 1),
+    "SimpleTuner, Anima": Case("anima", "neo", "lycoris_", 0, 30, 30, KOHYA, 1),
     "kohya, Anima": Case(
         "anima",
         "neo",
         "lora_unet_",
-        280,
-        280,
-        280,
+        30,
+        30,
+        30,
         KOHYA,
         1,
         own=True,
         only=".self_attn.|.cross_attn.|.mlp.",
     ),
-    "PEFT, Anima": Case("anima", "neo", "base_model.model.", 0, 280, 280),
+    "PEFT, Anima": Case("anima", "neo", "base_model.model.", 0, 30, 30),
     "kohya with diffusers' names, Z-Image": Case(
         "zimage",
         "neo",
         "lora_unet_",
         0,
-        238,
-        170,
+        49,
+        35,
         KOHYA,
         1,
-        verdict="it does not know 408 of its 714 keys, and ignores the whole file",
+        verdict="it does not know 84 of its 147 keys, and ignores the whole file",
     ),
-    "ai-toolkit, Z-Image": Case("zimage", "neo", "diffusion_model.", 238, 238, 170),
+    "ai-toolkit, Z-Image": Case("zimage", "neo", "diffusion_model.", 49, 49, 35),
     "diffusers, Z-Image, alpha in its metadata": Case(
-        "zimage", "neo", "transformer.", 238, 238, 170, metadata=ALPHA_16
+        "zimage", "neo", "transformer.", 49, 49, 35, metadata=ALPHA_16
     ),
     "musubi, Z-Image": Case(
         "zimage",
         "neo",
         "lora_unet_",
-        170,
-        170,
-        170,
+        35,
+        35,
+        35,
         KOHYA,
         1,
         own=True,
         only="attention.|feed_forward",
     ),
-    "diffusers, FLUX.1": Case("flux", "neo", "transformer.", 418, 418, 228),
-    "diffusers, FLUX.1 on Forge": Case("flux", "forge", "transformer.", 418, 418, 228),
+    "diffusers, FLUX.1": Case("flux", "neo", "transformer.", 51, 51, 30),
+    "diffusers, FLUX.1 on Forge": Case("flux", "forge", "transformer.", 51, 51, 30),
     "kohya with diffusers' names, FLUX.1 on Forge": Case(
-        "flux", "forge", "lora_unet_", 0, 418, 228, KOHYA, 4
+        "flux", "forge", "lora_unet_", 0, 51, 30, KOHYA, 4
     ),
-    "OneTrainer, FLUX.1": Case("flux", "forge", "transformer.", 418, 418, 228, KOHYA, 1),
-    "OneTrainer (older), FLUX.1": Case(
-        "flux", "forge", "lora_transformer_", 418, 418, 228, KOHYA, 1
-    ),
-    "PEFT, FLUX.1": Case("flux", "neo", "base_model.model.", 0, 418, 228),
+    "OneTrainer, FLUX.1": Case("flux", "forge", "transformer.", 51, 51, 30, KOHYA, 1),
+    "OneTrainer (older), FLUX.1": Case("flux", "forge", "lora_transformer_", 51, 51, 30, KOHYA, 1),
+    "PEFT, FLUX.1": Case("flux", "neo", "base_model.model.", 0, 51, 30),
     "kohya, FLUX.1": Case(
-        "flux", "forge", "lora_unet_", 304, 304, 304, KOHYA, 1, own=True, only="_blocks."
+        "flux", "forge", "lora_unet_", 39, 39, 39, KOHYA, 1, own=True, only="_blocks."
     ),
     "diffusers, Chroma on Forge": Case(
         "chroma",
         "forge",
         "transformer.",
         0,
-        418,
-        228,
+        51,
+        30,
         metadata={"modelspec.architecture": "chroma/lora"},
     ),
-    "diffusers, Chroma": Case("chroma", "neo", "transformer.", 418, 418, 228),
-    "PEFT, klein 4B": Case("klein4b", "neo", "base_model.model.", 0, 100, 80),
+    "diffusers, Chroma": Case("chroma", "neo", "transformer.", 51, 51, 30),
+    "PEFT, klein 4B": Case("klein4b", "neo", "base_model.model.", 0, 42, 30),
     "ComfyUI, klein 4B": Case(
-        "klein4b", "neo", "diffusion_model.", 80, 80, 80, own=True, only="_blocks."
+        "klein4b", "neo", "diffusion_model.", 30, 30, 30, own=True, only="_blocks."
     ),
-    "diffusers, klein 9B": Case("klein9b", "neo", "transformer.", 144, 144, 112),
+    "diffusers, klein 9B": Case("klein9b", "neo", "transformer.", 42, 42, 30),
     "kohya with diffusers' names, klein 4B": Case(
-        "klein4b", "neo", "lora_unet_", 0, 100, 80, KOHYA, 1
+        "klein4b", "neo", "lora_unet_", 0, 42, 30, KOHYA, 1
     ),
     "diffusers, SD3.5": Case(
         "sd35m",
         "forge",
         "transformer.",
         0,
-        337,
-        215,
+        41,
+        25,
         verdict="its names are diffusers' for SD3, which Forge does not read",
     ),
     "ComfyUI, SD3.5 large": Case(
-        "sd35l", "forge", "diffusion_model.", 301, 301, 301, own=True, only="attn.|mlp.fc"
+        "sd35l", "forge", "diffusion_model.", 21, 21, 21, own=True, only="attn.|mlp.fc"
     ),
-    "PEFT, Qwen-Image": Case("qwen", "neo", "base_model.model.", 0, 720, 720),
-    "diffusers, Qwen-Image": Case("qwen", "neo", "transformer.", 720, 720, 720),
-    "musubi, Qwen-Image": Case("qwen", "neo", "lora_unet_", 720, 720, 720, KOHYA, 1),
-    "PEFT, Krea 2": Case("krea2", "neo", "base_model.model.", 0, 256, 256),
-    "diffusers, Lumina 2": Case("lumina2", "neo", "transformer.", 0, 210, 150),
-    "PEFT, SDXL on A1111": Case("sdxl", "a1111", "base_model.model.", 0, 700, 700),
-    "diffusers, SDXL on Neo": Case("sdxl", "neo", "unet.", 0, 700, 700),
+    "PEFT, Qwen-Image": Case("qwen", "neo", "base_model.model.", 0, 36, 36),
+    "diffusers, Qwen-Image": Case("qwen", "neo", "transformer.", 36, 36, 36),
+    "musubi, Qwen-Image": Case("qwen", "neo", "lora_unet_", 36, 36, 36, KOHYA, 1),
+    "PEFT, Krea 2": Case("krea2", "neo", "base_model.model.", 0, 56, 56),
+    "diffusers, Lumina 2": Case("lumina2", "neo", "transformer.", 0, 49, 35),
+    "PEFT, SDXL on A1111": Case("sdxl", "a1111", "base_model.model.", 0, 280, 280),
+    "diffusers, SDXL on Neo": Case("sdxl", "neo", "unet.", 0, 280, 280),
     "OneTrainer, SDXL on reForge": Case(
-        "sdxl", "reforge", "unet.", 0, 700, 700, KOHYA, 1, own=True, only=".attn1.|.attn2.|.ff."
+        "sdxl", "reforge", "unet.", 0, 280, 280, KOHYA, 1, own=True, only=".attn1.|.attn2.|.ff."
     ),
     "kohya, SDXL on A1111": Case(
         "sdxl",
         "a1111",
         "lora_unet_",
-        700,
-        700,
-        700,
+        280,
+        280,
+        280,
         KOHYA,
         1,
         own=True,
         only=".attn1.|.attn2.|.ff.",
     ),
-    "LyCORIS, SDXL on Forge": Case("sdxl", "forge", "lycoris_", 700, 700, 700, KOHYA, 1),
-    "LyCORIS, SDXL on A1111": Case("sdxl", "a1111", "lycoris_", 0, 700, 700, KOHYA, 1),
+    "LyCORIS, SDXL on Forge": Case("sdxl", "forge", "lycoris_", 280, 280, 280, KOHYA, 1),
+    "LyCORIS, SDXL on A1111": Case("sdxl", "a1111", "lycoris_", 0, 280, 280, KOHYA, 1),
     "diffusers, SD1 on A1111": Case("sd1", "a1111", "unet.", 0, 160, 160),
     "kohya, SD1 on A1111": Case("sd1", "a1111", "lora_unet_", 160, 160, 160, KOHYA, 1),
     "PEFT, SD2 on Forge": Case("sd2", "forge", "base_model.model.", 0, 160, 160),
@@ -190,7 +190,26 @@ CASES: dict[str, Case] = {
 def layers_of(case: Case) -> Shapes:
     layers = own_layers(case.model) if case.own else attention_and_mlp(case.model)
     parts = case.only.split("|")
-    return {name: shape for name, shape in layers.items() if any(part in name for part in parts)}
+    return some_blocks(
+        {name: shape for name, shape in layers.items() if any(part in name for part in parts)}
+    )
+
+
+BLOCK = re.compile(r".*(?:blocks|layers)\.(\d+)\.")
+
+
+def some_blocks(layers: Shapes) -> Shapes:
+    """The first two and the last of each series of blocks, which are alike, and what is in none."""
+    found = {name: match for name in layers if (match := BLOCK.match(name))}
+    series = {name: name[: match.start(1)] for name, match in found.items()}
+    last: dict[str, int] = {}
+    for name, match in found.items():
+        last[series[name]] = max(int(match[1]), last.get(series[name], 0))
+    return {
+        name: shape
+        for name, shape in layers.items()
+        if name not in found or int(found[name][1]) in (0, 1, last[series[name]])
+    }
 
 
 def test_there_are_files_of_every_trainer_and_family() -> None:
