@@ -65,11 +65,17 @@ export async function afterEdit({ edits, conflicts, edit } = {}, { message } = {
 
 function showConflicts(/** @type {ConflictView[]} */ conflicts) {
     widgets.dialog({
-        title: plural(
-            conflicts.length,
-            "{count} caption was not changed",
-            "{count} captions were not changed",
-        ),
+        title: datasets.isTexts()
+            ? plural(
+                  conflicts.length,
+                  "{count} text was not changed",
+                  "{count} texts were not changed",
+              )
+            : plural(
+                  conflicts.length,
+                  "{count} caption was not changed",
+                  "{count} captions were not changed",
+              ),
         wide: true,
         body: [
             el(
@@ -162,7 +168,7 @@ export async function showHistory() {
                 el("b", edit.title),
                 widgets.help(
                     dotted(
-                        edit.count ? plural(edit.count, "{count} image", "{count} images") : "",
+                        edit.count ? datasets.countInChosen(edit.count) : "",
                         formatDate(edit.time),
                         edit.undone ? t("undone") : "",
                     ),

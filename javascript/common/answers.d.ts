@@ -31,6 +31,14 @@ export interface AddedImage {
     height: number;
 }
 
+// A new entry, and the edit that added it.
+export interface AddedText {
+    item: TextItemView;
+    edits: EditEnds;
+    revision: string;
+    edit: number;
+}
+
 // A finding of the verdict. `changes`: recommended settings for the next run; `section`: the
 // section of the tab where it can be fixed, if no setting does.
 export interface AdviceView {
@@ -1259,7 +1267,7 @@ export interface PostAnswers {
     [path: `crop-copies/${string}/stop`]: CopyView;
     "datasets": Card;
     "datasets/open": Card;
-    [path: `datasets/${string}/add-text`]: SavedText;
+    [path: `datasets/${string}/add-text`]: AddedText;
     [path: `datasets/${string}/bulk`]: OutcomeView;
     [path: `datasets/${string}/bulk/preview`]: BulkPlan;
     [path: `datasets/${string}/caption`]: SavedItem;

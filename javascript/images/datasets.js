@@ -136,10 +136,15 @@ function summarize() {
 export const count = (/** @type {number} */ count) =>
     plural(count, "{count} image", "{count} images");
 
+const countTexts = (/** @type {number} */ count) => plural(count, "{count} text", "{count} texts");
+
 /** What a dataset holds. */
 export const countOf = (/** @type {KnownCard} */ card) =>
-    card.kind === "texts" ? plural(card.count, "{count} text", "{count} texts") : count(card.count);
+    card.kind === "texts" ? countTexts(card.count) : count(card.count);
 
+/** So many images or texts, whichever the chosen dataset holds. */
+export const countInChosen = (/** @type {number} */ some) =>
+    isTexts() ? countTexts(some) : count(some);
 onStart((home) => {
     if (home.datasets) take(home.datasets);
     else refresh().catch(widgets.toastProblem);

@@ -214,11 +214,10 @@ function addPair() {
                 label: t("Add"),
                 kind: "primary",
                 onclick: async () => {
-                    const { edits } = await api.post(datasets.path("add-text"), {
+                    const { edits, edit } = await api.post(datasets.path("add-text"), {
                         question: question.value,
                         answer: answer.value,
                     });
-                    const edit = edits.undo?.id;
                     await changes.afterEdit({ edits, edit }, { message: t("Added") });
                     await datasets.refresh();
                 },

@@ -30,6 +30,10 @@ def test_pairs_are_dropped_edited_and_offered_a_language_model(host, visitor, tm
         shutil.rmtree(host.data / "models" / "LLM")
 
 
+def lines_of(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
 def drop_and_edit(visitor: Any, host: Any, file: Path, lines: list[dict[str, Any]]) -> None:
     page = open_tab(visitor, host)
     open_step(page, "images")
@@ -49,10 +53,24 @@ def drop_and_edit(visitor: Any, host: Any, file: Path, lines: list[dict[str, Any
     row.get_by_label("Answer").blur()
     expect(row.get_by_text("Saved")).to_be_visible()
     (kept,) = host.data.rglob("datasets/station/pairs.jsonl")
-    saved = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    saved = [json.loads(line) for line in lines_of(kept)]
     assert saved == [{**lines[0], "answer": "Open hatch C."}, *lines[1:]]
     page.get_by_role("button", name="Undo", exact=True).first.click()
-    eventually(lambda: json.loads(kept.read_text(encoding="utf-8").splitlines()[0]), lines[0])
+    eventually(lambda: json.loads(lines_of(kept)[0]), lines[0])
+    tab.get_by_role("button", name="Add a pair").click()
+    dialog.get_by_label("Question").fill("Who?")
+    dialog.get_by_label("Answer").fill("Ann.")
+    dialog.get_by_role("button", name="Add", exact=True).click()
+    undo = page.locator(".lora-trainer-toast").get_by_role("button", name="Undo")
+    expect(undo).to_be_visible()
+    # somebody else adds one as well, which stays
+    host.post("datasets/station/add-text", {"question": "Where?", "answer": "Here."})
+    undo.click()
+    added = {"question": "Where?", "answer": "Here."}
+    eventually(lambda: [json.loads(line) for line in lines_of(kept)[len(lines) :]], [added])
+    tab.get_by_role("button", name="Changes").click()
+    expect(dialog.locator("li").first).to_contain_text("1 text")
+    dialog.get_by_text("Close", exact=True).click()
     open_step(page, "settings")
     page.locator("#lora_trainer_checkpoint").select_option(label="LLM/tiny")
     words = page.locator("#lora_trainer_checkpoint_text")

@@ -93,6 +93,12 @@ class SavedText(TypedDict):
     revision: str
 
 
+class AddedText(SavedText):
+    """A new entry, and the edit that added it."""
+
+    edit: int
+
+
 class TextBody(TypedDict):
     """`texts`: of all fields, in their order."""
 
@@ -156,10 +162,10 @@ def save(app: App, request: Request) -> SavedText:
 
 
 @route("POST", "/datasets/{id}/add-text")
-def add(app: App, request: Request) -> SavedText:
+def add(app: App, request: Request) -> AddedText:
     bench = _bench(app, request)
-    item = bench.add(request.value("question", str), request.value("answer", str))
-    return _saved(bench, item, request.language)
+    item, edit = bench.add(request.value("question", str), request.value("answer", str))
+    return {**_saved(bench, item, request.language), "edit": edit}
 
 
 @route("POST", "/datasets/{id}/remove-texts")

@@ -81,9 +81,9 @@ class TextBench(Bench):
                 self._change(title, file, item.file, item.number, raw)
             return self._at(item.file, item.number)
 
-    def add(self, question: str, answer: str) -> TextItem:
-        """Append a pair to the first file that can hold pairs, or to a new one. Raises
-        DatasetError.
+    def add(self, question: str, answer: str) -> tuple[TextItem, int]:
+        """Append a pair to the first file that can hold pairs, or to a new one. Returns it and the
+        edit's id. Raises DatasetError.
         """
         _require_length((question, answer))
         with self._lock:
@@ -92,14 +92,14 @@ class TextBench(Bench):
                 if texts.file and raw is not None:
                     title = Message("Added to {name}", {"name": texts.name})
                     number = len(texts.file.entries)
-                    self._insert(title, texts.file, texts.name, number, raw)
-                    return self._at(texts.name, number)
+                    edit = self._insert(title, texts.file, texts.name, number, raw)
+                    return self._at(texts.name, number), edit.id
             # no file can hold pairs
             name = free_name(NEW_FILE, lambda name: (self.root / name).exists())
             title = Message("Added to {name}", {"name": name})
             content = text_files.pair_line(question, answer) + "\n"
-            self._change_files(title, {name: FileEdit(before=None, after=content)})
-            return self._at(name, 0)
+            edit = self._change_files(title, {name: FileEdit(before=None, after=content)})
+            return self._at(name, 0), edit.id
 
     def remove(self, keys: Sequence[str]) -> Outcome:
         """Remove entries; a file that is one entry is removed as a whole. Raises DatasetError."""
@@ -239,10 +239,11 @@ class TextBench(Bench):
         self.journal.add(Edit(title=title, time=self._clock(), texts={name: (change,)}))
         text_files.write(file, file.replaced(number, raw))
 
-    def _insert(self, title: Message, file: TextFile, name: str, number: int, raw: str) -> None:
+    def _insert(self, title: Message, file: TextFile, name: str, number: int, raw: str) -> Edit:
         change = TextEdit(number=number, before=None, after=raw)
-        self.journal.add(Edit(title=title, time=self._clock(), texts={name: (change,)}))
+        edit = self.journal.add(Edit(title=title, time=self._clock(), texts={name: (change,)}))
         text_files.write(file, file.inserted(number, raw))
+        return edit
 
     def _change_files(self, title: Message, changes: dict[str, FileEdit]) -> Edit:
         edit = self.journal.add(Edit(title=title, time=self._clock(), files=changes))

@@ -90,12 +90,17 @@ def test_removed_texts_come_back_in_their_places(bench):
 
 
 def test_a_new_pair_has_the_form_of_the_others(bench):
-    item = bench.add("Who?", "Ann.")
+    item, edit = bench.add("Who?", "Ann.")
     assert pairs(bench)[4] == {"question": "Who?", "answer": "Ann."} and item.number == 4
+    # another one was added meanwhile
+    bench.add("Where?", "Here.")
+    bench.undo(edit)
+    assert [one["question"] for one in pairs(bench)[4:]] == ["Where?"]
     (bench.root / "pairs.jsonl").unlink()
     (bench.root / "rules.md").write_text("# Rules\n")
-    assert bench.add("Who?", "Ann.").file == "pairs.jsonl"
-    bench.undo()
+    item, edit = bench.add("Who?", "Ann.")
+    assert item.file == "pairs.jsonl"
+    bench.undo(edit)
     assert not (bench.root / "pairs.jsonl").exists()
     rules = bench.store.view().items[0]
     bench.save(rules.key, ["# Other rules"])
