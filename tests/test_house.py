@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lora_trainer import families
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer"
+pytestmark = pytest.mark.xdist_group("house")  # one process: each source is parsed once
 
 TORCH_STACK = {
     "torch",
@@ -241,16 +243,24 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 HOST = {"modules", "modules_forge", "backend", "ldm_patched", "launch"}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A source, for reading only."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path) -> set[str]:
     """Full names of everything a file imports, inside functions too, but for what only type
     checkers see.
     """
-    found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    found: set[str] = set()
+    left: list[ast.AST] = [parsed(path)]
+    while left:
+        node = left.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    for node in ast.walk(tree):
+            left += node.orelse
+        else:
+            left += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -395,7 +405,7 @@ def families_named_in(path: Path) -> set[str]:
         words |= {family.id, family.name, family.sd_version}
         words |= {family.base_model_version(kind) for kind in kinds}
         words |= {family.spec_architecture(kind) for kind in kinds}
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     return {
         node.value
         for node in ast.walk(tree)
@@ -428,8 +438,8 @@ def test_json_and_yaml_are_read_in_one_place_each():
     for path in sources():
         read = {
             ast.unparse(node)
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Attribute)
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Attribute) and node.attr in ("load", "loads", "safe_load")
         }
         name = path.relative_to(PACKAGE).as_posix()
         assert name in {"files.py", *OTHERS_JSON} or not read & {
@@ -446,7 +456,7 @@ def test_json_and_yaml_are_read_in_one_place_each():
 def attributes_born_late(path: Path) -> list[str]:
     """What a class sets on itself in a method that neither its fields nor __init__ name."""
     late = []
-    for definition in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for definition in ast.walk(parsed(path)):
         if not isinstance(definition, ast.ClassDef):
             continue
         known = {
@@ -483,7 +493,7 @@ def classes_named_twice(paths: list[Path]) -> dict[str, list[str]]:
     """Name -> the files that define a class of this name, where they are several."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, []).append(path.name)
     return {name: places for name, places in found.items() if len(places) > 1}

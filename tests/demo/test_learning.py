@@ -52,10 +52,13 @@ def test_a_style_shows_more_with_every_strength_and_the_prompt_survives(parts, i
     assert verdict.judgements[-1].measures["grain"] > verdict.judgements[0].measures["grain"] + 2
 
 
-def test_a_character_is_recognised_and_two_loras_show_in_one_prompt(parts, ink, tmp_path):
+def test_a_character_is_recognised_and_two_loras_show_in_one_prompt(
+    parts, ink, tmp_path, monkeypatch
+):
     zorbl = train_concept(tmp_path / "zorbl", "zorbl", max_train_steps=STEPS)
     verdict = judge(parts, "zorbl", zorbl, strengths=(1.0,))
     assert verdict.failures == [], report.table(verdict)
+    monkeypatch.setattr(report, "SCENES", 5)
     pair = judge_two(parts, zorbl, ink)
     assert pair.failures == [], report.pair_table(pair)
     assert pair.likeness["both"] > pair.likeness["style"] + 0.2

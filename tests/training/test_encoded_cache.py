@@ -69,47 +69,54 @@ def loaded(monkeypatch):
     return found
 
 
+QUIET = {"sample_every": 1000, "validation_split": 0}
+"""Without prompts of its own, for which text encoders would be loaded: the first caption is the
+default.
+"""
+
+
 def run(place, name, **changes):
-    folder = begin(place, name, **changes)
+    folder = begin(place, name, **{"images": 2, **QUIET, **changes})
     assert job.run(folder.path) == job.FINISHED
     return losses(folder)
 
 
 def test_a_second_training_on_the_same_images_encodes_nothing(tmp_path, loaded):
-    # prompts of its own: the first caption is the default
-    quiet = {"sample_every": 1000, "validation_split": 0, "cache_latents": "memory"}
-    first = run(tmp_path, "first", **quiet)
+    first = run(tmp_path, "first", images=5, cache_latents="memory")
     assert loaded[:2] == ["load_text_encoders", "load_vae"]
     loaded.clear()
-    on_disk = run(tmp_path, "second", **{**quiet, "cache_latents": "disk"})
-    in_memory = run(tmp_path, "third", **quiet)
+    on_disk = run(tmp_path, "second", images=5, cache_latents="disk")
+    in_memory = run(tmp_path, "third", images=5, cache_latents="memory")
     # the pictures of the LoRA's card need the VAE, after the training
     assert "load_text_encoders" not in loaded
     assert first == on_disk == in_memory
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"resolution": 128}, {"background": "black"}, {"vae_tiling": True}, {"keep_encoded": False}],
-)
-def test_what_encoding_depends_on_is_encoded_anew(tmp_path, loaded, changes):
-    quiet = {"sample_every": 1000, "validation_split": 0}
-    run(tmp_path, "first", **quiet)
-    count = len(kept_files(tmp_path / "images"))
-    loaded.clear()
-    run(tmp_path, "second", **quiet, **changes)
-    assert loaded[0] in ("load_vae", "load_text_encoders")
-    if "keep_encoded" in changes:
-        assert len(kept_files(tmp_path / "images")) == count
+def test_what_encoding_depends_on_is_encoded_anew(tmp_path, loaded):
+    run(tmp_path, "first", max_train_steps=1)
+    kept = kept_files(tmp_path / "images")
+    assert kept
+    for number, changes in enumerate(
+        [
+            {"keep_encoded": False},
+            {"resolution": 128},
+            {"background": "black"},
+            {"vae_tiling": True},
+        ]
+    ):
+        loaded.clear()
+        run(tmp_path, f"with {number}", max_train_steps=1, **changes)
+        assert loaded[0] in ("load_vae", "load_text_encoders"), changes
+        assert (kept_files(tmp_path / "images") == kept) == ("keep_encoded" in changes)
+        kept = kept_files(tmp_path / "images")
 
 
 def test_captions_are_encoded_anew_with_another_tokenizer(tmp_path, loaded):
-    quiet = {"sample_every": 1000, "validation_split": 0, "device": "cpu"}
-    base_model = tiny_flux.write(tmp_path / "models")
-    quiet["base_model"] = str(base_model)
-    run(tmp_path, "first", **quiet)
+    base_model = str(tiny_flux.write(tmp_path / "models"))
+    flux = {"base_model": base_model, "device": "cpu", "max_train_steps": 1}
+    run(tmp_path, "first", **flux)
     loaded.clear()
-    run(tmp_path, "second", **quiet)
+    run(tmp_path, "second", **flux)
     assert "load_text_encoders" not in loaded
     made = json.loads(tiny_flux.tokenizer().to_str())
     made["model"]["vocab"].reverse()
@@ -117,7 +124,7 @@ def test_captions_are_encoded_anew_with_another_tokenizer(tmp_path, loaded):
     asked = tmp_path / "t5"
     asked.mkdir()
     (asked / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
-    run(tmp_path, "third", **quiet, tokenizers=str(asked))
+    run(tmp_path, "third", **flux, tokenizers=str(asked))
     assert "load_text_encoders" in loaded
 
 
@@ -133,5 +140,5 @@ def test_a_folders_key_changes_with_a_file_in_it(tmp_path):
 
 def test_a_dataset_too_large_to_be_kept_is_not_kept_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "LIMIT", 1000)
-    run(tmp_path, "first", sample_every=1000, validation_split=0)
+    run(tmp_path, "first", max_train_steps=1)
     assert kept_files(tmp_path / "images") == []

@@ -159,7 +159,7 @@ def test_a_rate_of_zero_and_a_resolved_prodigy_are_accepted():
 def test_a_run_goes_on_bit_for_bit_whatever_is_saved_and_shown_in_between(tmp_path, optimizer):
     values = {"name": "one", "optimizer": optimizer, "train_text_encoder": True}
     values |= {"learning_rate": None, "lr_warmup_steps": 1}
-    values["ema_decay"] = None if optimizer == "lion" else 0
+    values |= {"ema_decay": None if optimizer == "lion" else 0, "images": 3}
     plain = begin(tmp_path, "plain", **values)
     halves = begin(
         tmp_path,

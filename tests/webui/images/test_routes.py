@@ -344,8 +344,7 @@ ATTEMPTS = [
 
 
 @pytest.mark.parametrize("remote", [True, False])
-@pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
+def test_no_address_leads_out_of_the_data_folder(page, remote):
     save(page.root / "secret" / "secret.png")
     page.post("datasets", {"name": "fox"})
     page.upload("fox", "a.png", picture())
@@ -354,6 +353,11 @@ def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
         (own / "link").symlink_to(page.root / "secret")
         (own / "fox" / "link.png").symlink_to(page.root / "secret" / "secret.png")
     page.facts["remote"] = remote
+    for attempt in ATTEMPTS:
+        require_inside(page, attempt)
+
+
+def require_inside(page, attempt):
     before = sorted(str(path) for path in page.root.rglob("*") if ".lora_trainer" not in path.parts)
     for path in (
         f"datasets/{attempt}/items",
@@ -373,7 +377,7 @@ def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
         page.datasets.store(unquote(attempt, errors="surrogateescape"))
     for body in ({"keys": [attempt]}, {"key": attempt, "caption": "x", "was": ""}):
         what = "remove" if "keys" in body else "caption"
-        assert page.post("datasets/fox/" + what, body).status_code == 404
+        assert page.post("datasets/fox/" + what, body).status_code == 404, attempt
         assert page.client.post(
             f"/lora-trainer/datasets/{attempt}/{what}", json=body, headers=ASK
         ).status_code in (400, 404, 405)

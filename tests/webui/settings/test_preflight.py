@@ -454,8 +454,8 @@ def test_runs_of_another_kind_say_nothing_of_the_time(app, changes):
 def test_disk_counts_what_the_run_will_write(app):
     asked = plan_request(
         "ink",
-        max_train_steps=12,
-        save_steps=4,
+        max_train_steps=6,
+        save_steps=2,
         sample_steps=1,
         batch_size=2,
         sample_prompts=["a disc"],
