@@ -48,7 +48,7 @@ from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.user_presets import UserPresets
 from lora_trainer.worker import __main__ as worker
 from lora_trainer.worker import job
-from tests.made import draw_images, tiny_checkpoint
+from tests.made import draw_images, small_checkpoint
 from tests.tasks.test_caption import Says
 
 PLENTY = lambda path: 2**40  # noqa: E731
@@ -118,7 +118,7 @@ IMAGES = 5
 def training_settings(root: Path) -> training.RunConfig:
     values = {
         "train_data_dir": str(root / "images"),
-        "base_model": str(tiny_checkpoint("sd1")),
+        "base_model": str(small_checkpoint()),
         "output_dir": str(root / "runs" / "ink"),
         "lora_dir": str(root / "Lora"),
         "batch_size": 2,
@@ -137,7 +137,7 @@ def training_settings(root: Path) -> training.RunConfig:
 
 
 def _prepare_training(root: Path) -> None:
-    tiny_checkpoint("sd1")  # made here, once
+    small_checkpoint()  # made here, once
     draw_images(root / "images", IMAGES)
     (root / "Lora").mkdir()
     (root / "Lora" / "other.safetensors").write_bytes(b"somebody else's")

@@ -28,7 +28,7 @@ from lora_trainer.tasks.hooks.reporting import Reporting
 from lora_trainer.tasks.lora_file_output import LoraFileOutput
 from lora_trainer.worker import job
 from tests.checkpoint.write import write_checkpoint
-from tests.made import begin, checks, losses, measure_after_few_images, tiny_checkpoint
+from tests.made import begin, checks, losses, measure_after_few_images, small_checkpoint
 from tests.tiny import small_parts
 
 
@@ -383,7 +383,7 @@ def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path, monkeypa
 
 
 def spoiled_checkpoint(tmp_path, name, value):
-    tensors = {other: tensor.float() for other, tensor in load_file(tiny_checkpoint("sd1")).items()}
+    tensors = {other: tensor.float() for other, tensor in load_file(small_checkpoint()).items()}
     tensors[name].fill_(value)
     save_file(tensors, tmp_path / "spoiled.safetensors", {"modelspec.resolution": "64x64"})
     return str(tmp_path / "spoiled.safetensors")

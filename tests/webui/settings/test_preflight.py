@@ -33,7 +33,7 @@ from lora_trainer.webui.settings.preflight import PlanRequest
 from lora_trainer.worker import job
 from tests.checkpoint.samples import full_file
 from tests.checkpoint.write import write_checkpoint
-from tests.made import draw_images, tiny_checkpoint
+from tests.made import draw_images, small_checkpoint, tiny_checkpoint
 from tests.tiny import tiny_parts
 from tests.webui.drafts import app as make_app
 
@@ -69,6 +69,7 @@ def facts(made):
 
 
 def test_the_plan_is_what_the_worker_then_does(app):
+    app.host.load(small_checkpoint())
     asked = plan_request(
         "My.discs",
         max_train_steps=None,
@@ -452,6 +453,7 @@ def test_runs_of_another_kind_say_nothing_of_the_time(app, changes):
 
 
 def test_disk_counts_what_the_run_will_write(app):
+    app.host.load(small_checkpoint())
     asked = plan_request(
         "ink",
         max_train_steps=6,
