@@ -9,6 +9,7 @@ login, the prompt) is tested on each, what only our own page does on one.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ FLAVOURS = [
     pytest.param(name, marks=pytest.mark.xdist_group(f"webui-{name}"))
     for name in ("a1111", "forge")
 ]
+
+FORKING = "forking.json"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,13 +62,21 @@ def host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
     reason = missing_for_fake_hosts()
     if reason:
         pytest.skip(reason)
-    running = FakeHost(data=tmp_path_factory.mktemp(f"web ui {flavour}"), flavour=flavour)
+    folder = tmp_path_factory.mktemp(f"web ui {flavour}")
+    running = FakeHost(data=folder, flavour=flavour, arguments=("--forking", str(folder / FORKING)))
     checkpoints = running.data / "models" / "Stable-diffusion"
     checkpoints.mkdir(parents=True)
     shutil.copy(tiny_checkpoint("sd1"), checkpoints / "My model v1.safetensors")
     running.start()
     yield running
     running.kill()
+
+
+@pytest.fixture(scope="session")
+def forking_host(host: FakeHost, forking: list[str]) -> FakeHost:
+    """The WebUI, whose workers are forked from now on: half of a short training is imports."""
+    (host.data / FORKING).write_text(json.dumps(forking), encoding="utf-8")
+    return host
 
 
 @pytest.fixture

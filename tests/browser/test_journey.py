@@ -27,6 +27,7 @@ from tests.browser.tab import (
     show_tab,
 )
 
+pytestmark = pytest.mark.usefixtures("forking_host")
 NAME = "red discs"
 STEPS = 12
 PATIENCE = 300_000
@@ -68,8 +69,9 @@ def wait_for_run(host: Any, name: str, *status: str, seconds: float = 300) -> di
 
 
 @pytest.fixture(scope="module")
-def trained(host):
+def trained(forking_host):
     """What the first journey leaves behind; made over HTTP where there was none."""
+    host = forking_host
     if NAME not in runs(host):
         identity = host.post("datasets", {"name": "discs"}).json()["id"]
         for number in range(4):

@@ -690,6 +690,7 @@ def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset
 # --- a captioner ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("forking_host")
 def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     captioners = pytest.importorskip("tests.captioning.tiny_captioners")
     dataset.write([CAPTIONS[0], "", "", ""])

@@ -68,6 +68,13 @@ parser.add_argument(
     metavar="PACKAGE",
     help="let the extension find that the worker's packages are not installed",
 )
+parser.add_argument(
+    "--forking",
+    type=normalized_filepath,
+    default=None,
+    metavar="FILE",
+    help="a file with the command that starts workers in an interpreter's place, once it is there",
+)
 
 
 def extension_folders() -> list[Path]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ def run() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if cmd_opts.lacking:
         pretend_to_lack(cmd_opts.lacking)
+    if cmd_opts.forking:
+        start_in_place(Path(cmd_opts.forking))
     initialize.initialize()
     if cmd_opts.flavour != "forge":
         webui()
@@ -204,15 +208,36 @@ def foot() -> str:
 
 def pretend_to_lack(name: str) -> None:
     """Let the extension's look at the worker's packages miss one that no index has."""
-    import sys
+    environment = environment_of_the_extension()
+    from lora_trainer import packages
 
-    root = str(Path(__file__).resolve().parents[4])
-    sys.path.insert(0, root)
-    from lora_trainer import environment, packages
-
-    sys.path.remove(root)
     # first: the tab names only some
     lacking = (packages.Package(name=name, version="1.0"), *packages.WORKER_PACKAGES)
     assert environment.find_overlay.__kwdefaults__ is not None
     environment.find_overlay.__kwdefaults__["wanted"] = lacking
     environment.find_overlay.__defaults__ = (Path(paths.data_path, "overlay"),)
+
+
+def start_in_place(file: Path) -> None:
+    """Start the extension's processes with the command in that file, as soon as it is there, in an
+    interpreter's place.
+    """
+    environment = environment_of_the_extension()
+    entry = environment._entry
+
+    def entry_in_place(name: str) -> list[str]:
+        interpreter, *arguments = entry(name)
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [interpreter]
+        return [*found, *arguments]
+
+    environment._entry = entry_in_place
+
+
+def environment_of_the_extension() -> Any:
+    """Its module of that name, before it imports it itself."""
+    root = str(Path(__file__).resolve().parents[4])
+    sys.path.insert(0, root)
+    from lora_trainer import environment
+
+    sys.path.remove(root)
+    return environment
