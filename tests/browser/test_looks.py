@@ -135,30 +135,17 @@ def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, s
 
 
 @pytest.mark.parametrize(("scheme", "drawn"), [("light", "normal"), ("dark", "dark")])
-def test_the_browsers_own_controls_follow_the_hosts_theme(host, visit, scheme, drawn):
+def test_a_box_to_tick_follows_the_hosts_theme_and_shows_that_the_keyboard_is_on_it(
+    host, visit, scheme, drawn
+):
     page = open_tab(visit(), host, f"?__theme={scheme}")
-    box = open_step(page, "settings").locator("input[type=checkbox]").first
-    assert box.evaluate("box => getComputedStyle(box).colorScheme") == drawn
-
-
-@pytest.mark.webuis("a1111")
-def test_a_dialog_stands_in_the_middle_of_the_window(host, visitor):
-    page = open_tab(visitor, host)
-    resize(page, 1280, 900)
-    open_step(page, "images").get_by_role("button", name="New dataset", exact=True).click()
-    box = page.locator("dialog[open]").bounding_box()
-    assert abs(box["x"] + box["width"] / 2 - 640) <= 10
-    assert abs(box["y"] + box["height"] / 2 - 450) <= 2
-
-
-def test_a_box_to_tick_shows_that_the_keyboard_is_on_it(host, visitor):
-    page = open_tab(visitor, host)
     section = open_step(page, "settings")
+    box = section.locator("input[type=checkbox]").first
+    assert box.evaluate("box => getComputedStyle(box).colorScheme") == drawn
     section.evaluate(
         "section => section.querySelectorAll('details').forEach(part => { part.open = true; })"
     )
     page.keyboard.press("Tab")
-    box = section.locator("input[type=checkbox]").first
     box.focus()
     assert box.evaluate("box => getComputedStyle(box).outlineStyle") == "solid"
 
@@ -213,7 +200,9 @@ def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
 
 
 @pytest.mark.webuis("a1111")
-def test_the_keyboard_moves_through_the_steps(host, visitor):
+def test_the_keyboard_moves_through_the_steps_and_a_dialog_stands_in_the_middle_of_the_window(
+    host, visitor
+):
     page = open_tab(visitor, host)
     page.locator("#lora_trainer_step_images").click()
     for key, chosen in (
@@ -226,3 +215,8 @@ def test_the_keyboard_moves_through_the_steps(host, visitor):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.id") == f"lora_trainer_step_{chosen}"
         expect(page.locator(f"#lora_trainer_section_{chosen}")).to_be_visible()
+    resize(page, 1280, 900)
+    open_step(page, "images").get_by_role("button", name="New dataset", exact=True).click()
+    box = page.locator("dialog[open]").bounding_box()
+    assert abs(box["x"] + box["width"] / 2 - 640) <= 10
+    assert abs(box["y"] + box["height"] / 2 - 450) <= 2

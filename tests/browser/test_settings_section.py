@@ -65,6 +65,8 @@ def wait_for_plan(page: Any, condition: str) -> None:
 
 def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
+    # nothing has to be installed
+    expect(page.locator(f"{ROOT} .lora-trainer-setup")).to_be_hidden()
     wait_for_plan(page, "plan.ok && plan.steps === 250")
     plan = section.locator(".lora-trainer-settings-plan")
     expect(plan).to_contain_text(
@@ -84,12 +86,7 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
         .inner_text()
         .endswith(": 6 images · 250 steps")
     )
-    section.get_by_role("button", name="Continue to training").click()
-    expect(page.locator("#lora_trainer_section_train")).to_be_visible()
-
-
-def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, visitor, dataset):
-    page, section = open_settings(visitor, host, dataset, "practice")
+    # a preview is planned without anybody asking, and can be emptied
     wait_for_plan(page, "plan.suggested.sample_prompts.length === 1")
     prompts = field(section, "sample_prompts").locator("textarea")
     suggested = prompts.input_value()
@@ -109,6 +106,8 @@ def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, vi
         "button", name="Preview prompts is changed; reset to"
     ).click()
     expect(prompts).to_have_value(f"zrb, {suggested}")
+    section.get_by_role("button", name="Continue to training").click()
+    expect(page.locator("#lora_trainer_section_train")).to_be_visible()
 
 
 def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, dataset):
@@ -125,6 +124,22 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     listed.get_by_role("button", name="Show where").click()
     assert rank.locator("input").evaluate("input => input === document.activeElement")
     expect(section.get_by_role("button", name="Continue to training")).to_be_disabled()
+    # in a field that is folded away it is unfolded
+    rank.locator("input").fill("2")
+    warmup = field(section, "lr_warmup_steps")
+    expect(warmup).to_be_hidden()
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps:"
+        " 9999})"
+    )
+    section.locator(
+        ".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999"
+    ).get_by_role("button", name="Show where").click()
+    expect(warmup).to_be_visible()
+    expect(warmup.locator("input")).to_have_value("9999")
+    warmup.locator("input").fill("0")
+    wait_for_plan(page, "plan.ok")
+    expect(section.get_by_role("button", name="Continue to training")).to_be_enabled()
 
 
 def test_while_training_cannot_start_the_next_thing_is_what_fixes_it(host, visitor, dataset):
@@ -151,22 +166,7 @@ def test_while_training_cannot_start_the_next_thing_is_what_fixes_it(host, visit
     eventually(lambda: primary.all_inner_texts(), ["Continue to training"])
 
 
-def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
-    page, section = open_settings(visitor, host, dataset, "practice")
-    warmup = field(section, "lr_warmup_steps")
-    expect(warmup).to_be_hidden()
-    page.evaluate(
-        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps:"
-        " 9999})"
-    )
-    section.locator(
-        ".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999"
-    ).get_by_role("button", name="Show where").click()
-    expect(warmup).to_be_visible()
-    expect(warmup.locator("input")).to_have_value("9999")
-
-
-def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
+def test_a_change_is_marked_has_a_way_back_and_outlives_a_preset(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
     steps = field(section, "max_train_steps")
@@ -176,11 +176,24 @@ def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
     steps.get_by_role("button", name="is changed; reset to 250").click()
     expect(steps.locator("input")).to_have_value("250")
     assert "lora-trainer-settings-changed" not in steps.get_attribute("class")
-
-
-def test_a_preset_sets_fields_and_keeps_what_was_changed(host, visitor, dataset):
-    page, section = open_settings(visitor, host, dataset, "practice")
-    wait_for_plan(page, "plan.ok")
+    # steps or epochs are one choice
+    wait_for_plan(page, "plan.steps === 250")
+    # six images, one a step
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})"
+    )
+    length = field(section, "max_train_steps")
+    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
+    expect(length.locator("input")).to_have_count(1)
+    length.get_by_label("Unit").select_option("epochs")
+    length.get_by_label("Epochs", exact=True).fill("3")
+    wait_for_plan(page, "plan.steps === 18")
+    expect(length).to_contain_text("That is 18 steps.", use_inner_text=True)
+    length.get_by_label("Unit").select_option("steps")
+    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
+    length.get_by_role("button", name="Training length is changed; reset to 250").click()
+    assert page.evaluate("loraTrainer.store.get('settings').max_train_steps") == 250
+    # a preset sets fields and keeps what was changed
     field(section, "lora_rank").locator("input").fill("5")
     section.get_by_role("button", name="Quick test").click()
     eventually(
@@ -365,8 +378,17 @@ def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_
 def test_a_preset_of_the_same_name_is_replaced_and_deleted_when_that_is_said(
     host, visitor, dataset, own_presets
 ):
+    own_presets.mkdir(exist_ok=True)
+    (own_presets / "foreign.yaml").write_text("some: thing\n", encoding="utf-8")
+    (own_presets / "good.yaml").write_text(
+        "title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8"
+    )
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
+    # one that cannot be used is named beside the others
+    section.get_by_text("foreign.yaml is a YAML file, but not a preset").wait_for()
+    expect(section.get_by_role("button", name="Good")).to_be_visible()
+    expect(section.get_by_role("button", name="Style")).to_be_visible()
     delete = section.get_by_role("button", name="Delete this preset")
     expect(delete).to_be_hidden()
     save_preset(page, section, "Mine").wait_for(state="detached")
@@ -391,24 +413,11 @@ def test_a_preset_of_the_same_name_is_replaced_and_deleted_when_that_is_said(
     wait_for_plan(page, "plan.ok && plan.steps === 250")
 
 
-def test_a_preset_that_cannot_be_used_is_named_beside_the_others(
-    host, visitor, dataset, own_presets
-):
-    own_presets.mkdir(exist_ok=True)
-    (own_presets / "foreign.yaml").write_text("some: thing\n", encoding="utf-8")
-    (own_presets / "good.yaml").write_text(
-        "title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8"
-    )
-    _, section = open_settings(visitor, host, dataset, "practice")
-    section.get_by_text("foreign.yaml is a YAML file, but not a preset").wait_for()
-    expect(section.get_by_role("button", name="Good")).to_be_visible()
-    expect(section.get_by_role("button", name="Style")).to_be_visible()
-
-
-def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(
+def test_settings_are_found_ticked_and_changed_by_arrows_in_fields_with_names(
     host, visitor, dataset
 ):
-    _, section = open_settings(visitor, host, dataset, "practice")
+    page, section = open_settings(visitor, host, dataset, "practice")
+    # one is found by its other names, and the others are back after
     shown = section.locator(".lora-trainer-settings-field:visible .lora-trainer-settings-label")
     section.get_by_label("Find a setting").fill("gradient clipping")
     eventually(lambda: [text.strip() for text in shown.all_inner_texts()], ["Max grad norm"])
@@ -417,26 +426,25 @@ def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(
     section.get_by_label("Find a setting").fill("")
     expect(shown).to_have_count(7)
     expect(field(section, "max_grad_norm")).to_be_hidden()
-
-
-def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
-    page, section = open_settings(visitor, host, dataset, "practice")
-    wait_for_plan(page, "plan.steps === 250")
-    # six images, one a step
-    page.evaluate(
-        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})"
+    # ticks show what is set, and arrows change a number within its bounds
+    section.locator(".lora-trainer-settings-advanced > summary").click()
+    expect(section.get_by_label("Aspect ratio buckets")).to_be_checked()
+    assert not section.get_by_label("Flip augmentation").is_checked()
+    rank = field(section, "lora_rank").locator("input")
+    rank.fill("2")
+    for key in ("ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"):
+        rank.press(key)
+    expect(rank).to_have_value("1")
+    # nothing is wider than the screen, and every input has a name that is read out
+    wait_for_plan(page, "plan.ok")
+    for width in (390, 1280, 1600):
+        resize(page, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    nameless = section.evaluate(
+        "section => [...section.querySelectorAll('input, select, textarea')].filter((input) =>"
+        " !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"
     )
-    length = field(section, "max_train_steps")
-    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
-    expect(length.locator("input")).to_have_count(1)
-    length.get_by_label("Unit").select_option("epochs")
-    length.get_by_label("Epochs", exact=True).fill("3")
-    wait_for_plan(page, "plan.steps === 18")
-    expect(length).to_contain_text("That is 18 steps.", use_inner_text=True)
-    length.get_by_label("Unit").select_option("steps")
-    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
-    length.get_by_role("button", name="Training length is changed; reset to 250").click()
-    assert page.evaluate("loraTrainer.store.get('settings').max_train_steps") == 250
+    assert nameless == []
 
 
 def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, dataset):
@@ -454,36 +462,6 @@ def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, d
     )
     open_step(page, "settings")
     page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
-
-
-def test_ticks_show_what_is_set_and_arrows_change_a_number_within_its_bounds(
-    host, visitor, dataset
-):
-    _, section = open_settings(visitor, host, dataset, "practice")
-    section.locator(".lora-trainer-settings-advanced > summary").click()
-    expect(section.get_by_label("Aspect ratio buckets")).to_be_checked()
-    assert not section.get_by_label("Flip augmentation").is_checked()
-    rank = field(section, "lora_rank").locator("input")
-    rank.fill("2")
-    for key in ("ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"):
-        rank.press(key)
-    expect(rank).to_have_value("1")
-
-
-def test_nothing_is_wider_than_the_screen_and_every_input_has_a_name_that_is_read_out(
-    host, visitor, dataset
-):
-    page, section = open_settings(visitor, host, dataset, "practice")
-    section.locator(".lora-trainer-settings-advanced > summary").click()
-    wait_for_plan(page, "plan.ok")
-    for width in (390, 1280, 1600):
-        resize(page, width)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-    nameless = section.evaluate(
-        "section => [...section.querySelectorAll('input, select, textarea')].filter((input) =>"
-        " !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"
-    )
-    assert nameless == []
 
 
 # --- set-up ---------------------------------------------------------------------------------------
@@ -527,7 +505,9 @@ class PlayedSetup:
         )
 
 
-def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup):
+def test_missing_packages_are_set_up_with_live_lines_and_again_after_a_failure(
+    host, visitor, played_setup
+):
     played = played_setup()
     page = open_bare_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
@@ -537,6 +517,21 @@ def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup
     card.get_by_text("Collecting diffusers").wait_for()
     expect(card.get_by_role("progressbar")).to_be_visible()
     expect(card.get_by_role("button", name="Set up")).to_be_hidden()
+    assert played.begun == 1
+    # one that fails can be reported and tried again
+    played.now.update(
+        state="failed",
+        message="Setting up failed: no connection",
+        hint="Check the connection.",
+    )
+    expect(card).to_contain_text("no connection", use_inner_text=True)
+    expect(card).to_contain_text("Check the connection.", use_inner_text=True)
+    card.get_by_role("button", name="Copy a report").click()
+    page.get_by_role("dialog").get_by_text("a report", exact=True).wait_for()
+    page.keyboard.press("Escape")
+    card.get_by_role("button", name="Try again").click()
+    card.get_by_role("progressbar").wait_for()
+    assert played.begun == 2
     played.now.update(
         state="ready",
         hint="",
@@ -544,7 +539,6 @@ def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup
         lines=["Collecting diffusers", "ready"],
     )
     page.get_by_text("Everything is installed. You can train now.").wait_for()
-    assert played.begun == 1
     # done: neither pip's words nor a button to put them away stand above the steps
     card.wait_for(state="hidden")
 
@@ -565,32 +559,6 @@ def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done
     card.wait_for(state="hidden")
     assert played.begun == 0
     assert page.evaluate("loraTrainer.store.get('home').setup.state") == "ready"
-
-
-def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_setup):
-    played = played_setup(
-        state="failed",
-        message="Setting up failed: no connection",
-        hint="Check the connection.",
-        lines=["Collecting diffusers"],
-    )
-    page = open_bare_tab(visitor, host)
-    card = page.locator(f"{ROOT} .lora-trainer-setup")
-    expect(card).to_contain_text("no connection", use_inner_text=True)
-    expect(card).to_contain_text("Check the connection.", use_inner_text=True)
-    card.get_by_role("button", name="Copy a report").click()
-    page.get_by_role("dialog").get_by_text("a report", exact=True).wait_for()
-    page.keyboard.press("Escape")
-    card.get_by_role("button", name="Try again").click()
-    card.get_by_role("progressbar").wait_for()
-    assert played.begun == 1
-
-
-def test_with_everything_installed_a_set_up_is_offered_at_most(host, visitor, played_setup):
-    played = played_setup(state="ready", hint="")
-    page = open_bare_tab(visitor, host)
-    card = page.locator(f"{ROOT} .lora-trainer-setup")
-    expect(card).to_be_hidden()
     # who can train already is offered the set-up, and sent on to the images all the same
     played.now.update(hint="If training does not start, set up again: that tests them.")
     page.evaluate("window.dispatchEvent(new Event('focus'))")

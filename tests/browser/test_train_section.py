@@ -432,7 +432,9 @@ def test_a_failure_says_what_and_what_to_try(host, visitor, worker):
     assert "GPU out of memory" in report and "the last line" in report
 
 
-def test_a_deleted_run_can_be_taken_back(host, visitor, worker):
+def test_a_deleted_run_can_be_taken_back_until_the_trash_is_emptied_after_a_question(
+    host, visitor, worker
+):
     run = worker("thrown away")
     run.end(events.Stopped(step=3, file=""))
     page, _ = watch(visitor, host, "thrown away")
@@ -445,6 +447,42 @@ def test_a_deleted_run_can_be_taken_back(host, visitor, worker):
     page.get_by_role("button", name="Undo").click()
     row.wait_for()
     assert run.folder.path.is_dir()
+    row.locator("details").evaluate("row => { row.open = true; }")
+    row.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
+    runs = page.get_by_role("region", name="Runs")
+    runs.get_by_text("In the trash:").wait_for()
+    runs.get_by_role("button", name="Empty the trash").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert host.get("trash")["count"] >= 1
+    runs.get_by_role("button", name="Empty the trash").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete permanently").click()
+    page.get_by_text("The trash is empty.").wait_for()
+    runs.get_by_text("In the trash:").wait_for(state="hidden")
+    assert list((host.trainer_folder / "trash").iterdir()) == []
+
+
+def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visitor, worker):
+    run = worker("with saves")
+    for step in (10, 20):
+        file = f"checkpoints/fox-step{step:08d}.safetensors"
+        write_lora(run.folder.path / file)
+        run.write(events.Saved(step=step, file=file))
+    run.end(events.Stopped(step=20, file=""))
+    page, _ = watch(visitor, host, "with saves")
+    page.locator("#lora_trainer_section_train").get_by_role(
+        "button", name="Saved steps"
+    ).first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Step 20", exact=True).wait_for()
+    for width in (1600, 390):
+        resize(page, width)
+        box = dialog.bounding_box()
+        assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
+        # nothing is cut off, and on a wide screen each step is one line
+        assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+        lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
+        assert len(lines) == 2 and (width < 600 or max(lines) < 80)
 
 
 def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, visitor, worker):
@@ -477,49 +515,6 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
     expect(section.get_by_label("Trigger word", exact=True)).to_have_value("zrb")
     expect(section.get_by_label("Name of the LoRA")).to_have_value("settings again")
     assert page.evaluate("loraTrainer.store.get('settings').lora_rank") == 5
-
-
-def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visitor, worker):
-    run = worker("with saves")
-    for step in (10, 20):
-        file = f"checkpoints/fox-step{step:08d}.safetensors"
-        write_lora(run.folder.path / file)
-        run.write(events.Saved(step=step, file=file))
-    run.end(events.Stopped(step=20, file=""))
-    page, _ = watch(visitor, host, "with saves")
-    page.locator("#lora_trainer_section_train").get_by_role(
-        "button", name="Saved steps"
-    ).first.click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("Step 20", exact=True).wait_for()
-    for width in (1600, 390):
-        resize(page, width)
-        box = dialog.bounding_box()
-        assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
-        # nothing is cut off, and on a wide screen each step is one line
-        assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
-        lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
-        assert len(lines) == 2 and (width < 600 or max(lines) < 80)
-
-
-def test_the_trash_is_emptied_after_a_question(host, visitor, worker):
-    run = worker("for good")
-    run.end(events.Stopped(step=3, file=""))
-    page, _ = watch(visitor, host, "for good")
-    row = page.locator(".lora-trainer-runs li", has_text="for good")
-    row.locator("summary").click()
-    row.get_by_role("button", name="Delete").click()
-    page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
-    runs = page.get_by_role("region", name="Runs")
-    runs.get_by_text("In the trash:").wait_for()
-    runs.get_by_role("button", name="Empty the trash").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    assert host.get("trash")["count"] >= 1
-    runs.get_by_role("button", name="Empty the trash").click()
-    page.get_by_role("dialog").get_by_role("button", name="Delete permanently").click()
-    page.get_by_text("The trash is empty.").wait_for()
-    runs.get_by_text("In the trash:").wait_for(state="hidden")
-    assert list((host.trainer_folder / "trash").iterdir()) == []
 
 
 def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):

@@ -22,7 +22,6 @@ from tests.browser.tab import (
     eventually,
     expect,
     open_bare_tab,
-    open_host,
     open_step,
     open_tab,
     show_tab,
@@ -53,7 +52,9 @@ def open_try(
     return page, section
 
 
-def test_without_and_with_stand_side_by_side(host, visitor, lora):
+def test_without_and_with_stand_side_by_side_and_go_to_txt2img_with_tag_and_trigger(
+    host, visitor, lora
+):
     page, section = open_try(visitor, host, lora, open_page=open_tab)
     section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
     section.get_by_role("spinbutton", name="Seed").fill("7")
@@ -70,6 +71,38 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     eventually(
         lambda: page.get_by_role("dialog").locator("img").get_attribute("alt"), "Strength 0.8"
     )
+    page.keyboard.press("Escape")
+
+    section.get_by_role("slider", name="Strength").fill("0.55")
+    section.get_by_role("button", name="Send to txt2img").click()
+    prompt = page.locator("#txt2img_prompt textarea")
+    prompt.wait_for(state="visible")
+    expect(prompt).to_have_value("ohwx, a fox in the snow <lora:tried_fox:0.55>")
+    for tab, strength in (("txt2img", "0.35"), ("img2img", "0.4")):
+        the_host_takes_up_the_prompt_that_a_slider_wrote(host, page, tab, strength)
+
+
+def the_host_takes_up_the_prompt_that_a_slider_wrote(
+    host: Any, page: Any, tab: str, strength: str
+) -> None:
+    written = f"a fox <lora:tried_fox:{strength}>"
+    heard = sum(call["what"] == "generate pressed" for call in host.calls())
+    show_tab(page, tab)
+    page.locator(f"#{tab}_prompt textarea").fill("a fox <lora:tried_fox:0.7>")
+    panel = page.locator(f"#lora_trainer_strength_{tab}")
+    panel.get_by_role("slider", name="Strength of tried_fox").fill(strength)
+    expect(page.locator(f"#{tab}_prompt textarea")).to_have_value(written)
+    pressed: list[str] = []
+    end = time.monotonic() + 120
+    while not pressed and time.monotonic() < end:
+        # gradio 4 draws its buttons before it listens to them
+        page.locator(f"#{tab}_generate").click()
+        page.wait_for_timeout(2000)
+        pressed = [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][
+            heard:
+        ]
+    # the panel wrote it, and gradio sent it: what the host heard is not what was typed
+    assert pressed[:1] == [written]
 
 
 @pytest.mark.webuis("forge")
@@ -190,16 +223,6 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     assert (host.trainer_folder / "tries" / job["id"] / "sheet.png").is_file()
 
 
-def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lora):
-    page, section = open_try(visitor, host, lora, open_page=open_tab)
-    section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
-    section.get_by_role("slider", name="Strength").fill("0.55")
-    section.get_by_role("button", name="Send to txt2img").click()
-    prompt = page.locator("#txt2img_prompt textarea")
-    prompt.wait_for(state="visible")
-    expect(prompt).to_have_value("ohwx, a fox in the snow <lora:tried_fox:0.55>")
-
-
 @pytest.mark.webuis("forge")
 def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
     page, section = open_try(visitor, host, lora, open_page=open_tab)
@@ -222,28 +245,6 @@ def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor,
     ).wait_for()
 
 
-@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
-def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, tab):
-    heard = sum(call["what"] == "generate pressed" for call in host.calls())
-    page = open_host(visitor, host)
-    show_tab(page, tab)
-    page.locator(f"#{tab}_prompt textarea").fill("a fox <lora:tried_fox:0.7>")
-    panel = page.locator(f"#lora_trainer_strength_{tab}")
-    panel.get_by_role("slider", name="Strength of tried_fox").fill("0.35")
-    expect(page.locator(f"#{tab}_prompt textarea")).to_have_value("a fox <lora:tried_fox:0.35>")
-    pressed: list[str] = []
-    end = time.monotonic() + 120
-    while not pressed and time.monotonic() < end:
-        # gradio 4 draws its buttons before it listens to them
-        page.locator(f"#{tab}_generate").click()
-        page.wait_for_timeout(2000)
-        pressed = [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][
-            heard:
-        ]
-    # the panel wrote it, and gradio sent it: what the host heard is not what was typed
-    assert pressed[:1] == ["a fox <lora:tried_fox:0.35>"]
-
-
 @pytest.mark.webuis("a1111")
 def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
     page, section = open_try(
@@ -261,6 +262,7 @@ def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
 
 
 @pytest.mark.webuis("forge")
+@pytest.mark.usefixtures("forking_host")
 def test_why_a_lora_does_nothing_and_a_copy_that_loads(host, visitor, lora):
     """A file of another trainer, in names that no WebUI reads."""
     name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -296,6 +298,7 @@ def test_why_a_lora_does_nothing_and_a_copy_that_loads(host, visitor, lora):
 
 
 @pytest.mark.webuis("forge")
+@pytest.mark.usefixtures("forking_host")
 def test_how_much_of_a_lora_is_kept_in_the_chosen_checkpoint(host, visitor, lora):
     base = host.data / "models" / "Stable-diffusion" / "My model v1.safetensors"
     tensors = read_header(base).tensors
