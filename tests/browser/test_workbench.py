@@ -149,7 +149,9 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     eventually(dataset.captions, changed)
 
 
-def test_only_what_is_selected_changes(host, visitor, dataset):
+def test_only_what_is_selected_changes_and_what_somebody_else_changed_meanwhile_stays(
+    host, visitor, dataset
+):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Select img00.png").check()
@@ -168,11 +170,10 @@ def test_only_what_is_selected_changes(host, visitor, dataset):
         "grey wolf, snow, night, ink",
         CAPTIONS[3],
     ]
-
-
-def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
+    # what somebody else changed after the preview stays, and is named
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(dataset.captions, CAPTIONS)
+    section.get_by_role("button", name="Select none").click()
     section.get_by_role("button", name="Batch edit").click()
     dialog = dialog_of(page, "Batch edit captions")
     dialog.get_by_label("Words", exact=True).fill("ink")
@@ -190,30 +191,9 @@ def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, v
     ]
 
 
-def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
-    section.get_by_role("button", name="Tags", exact=True).click()
-    table = section.get_by_role("region", name="Tags", exact=True)
-    table.get_by_text("6 different tags").wait_for()
-    eventually(
-        lambda: [
-            text.strip()
-            for text in table.locator(".lora-trainer-bench-tag-count").all_text_contents()
-        ],
-        ["2"] * 6,
-    )
-    table.get_by_role("button", name="snow: in 2 captions. Show them").click()
-    section.get_by_text("2 of 4 images").wait_for()
-    assert names(section) == ["img00.png", "img02.png"]
-    section.get_by_role("button", name="Remove the filter Tag: snow").click()
-    table.get_by_role("button", name="Remove snow from all captions").click()
-    page.get_by_text("2 captions changed").wait_for()
-    assert dataset.captions() == ["red fox, day", CAPTIONS[1], "grey wolf, night", CAPTIONS[3]]
-    table.get_by_text("5 different tags").wait_for()
-
-
-def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, dataset):
+def test_the_tags_stay_beside_the_images_and_a_tag_shows_them_and_goes_from_all_captions(
+    host, visitor, dataset
+):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Tags", exact=True).click()
@@ -231,12 +211,28 @@ def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, 
         section.locator(".lora-trainer-caption-row").first.wait_for()
     section.get_by_role("button", name="Tags", exact=True).click()
     expect(table).to_be_hidden()
-
-
-def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
+    # a tag shows its images, and goes from all captions
     section.get_by_role("button", name="Tags", exact=True).click()
+    table.get_by_text("6 different tags").wait_for()
+    eventually(
+        lambda: [
+            text.strip()
+            for text in table.locator(".lora-trainer-bench-tag-count").all_text_contents()
+        ],
+        ["2"] * 6,
+    )
+    table.get_by_role("button", name="snow: in 2 captions. Show them").click()
+    section.get_by_text("2 of 4 images").wait_for()
+    assert names(section) == ["img00.png", "img02.png"]
+    section.get_by_role("button", name="Remove the filter Tag: snow").click()
+    table.get_by_role("button", name="Remove snow from all captions").click()
+    page.get_by_text("2 captions changed").wait_for()
+    assert dataset.captions() == ["red fox, day", CAPTIONS[1], "grey wolf, night", CAPTIONS[3]]
+    table.get_by_text("5 different tags").wait_for()
+    # several narrow what is shown, and others are kept away
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(dataset.captions, CAPTIONS)
+    table.get_by_text("6 different tags").wait_for()
     section.get_by_role("button", name="red fox: in 2 captions").click()
     eventually(lambda: names(section), ["img00.png", "img01.png"])
     section.get_by_role("button", name="night: in 2 captions").click()
@@ -259,38 +255,9 @@ def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visito
     eventually(lambda: len(names(section)), 4)
 
 
-def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
-    row = section.locator(".lora-trainer-caption-row").first
-    box = row.get_by_role("textbox")
-    box.press("Control+End")
-    box.press_sequentially(", FOR")
-    options = row.get_by_role("option")
-    eventually(options.all_text_contents, ["forest2"])
-    box.press("Enter")
-    expect(box).to_have_value("red fox, snow, day, forest, ")
-    # as if it were typed
-    box.press("Control+z")
-    expect(box).to_have_value("red fox, snow, day, FOR")
-    box.press("Control+End")
-    box.press_sequentially("E")
-    options.first.wait_for()
-    box.press("ArrowDown")
-    assert box.get_attribute("aria-activedescendant") == options.first.get_attribute("id")
-    box.press("Tab")
-    expect(box).to_have_value("red fox, snow, day, forest, ")
-    # nothing is offered that the caption has, nor when nothing fits
-    box.press_sequentially("snow")
-    page.wait_for_timeout(400)
-    expect(row.get_by_role("listbox")).to_be_hidden()
-    for _ in range(4):
-        box.press("Backspace")
-    box.press("Tab")
-    eventually(lambda: dataset.captions()[0], "red fox, snow, day, forest")
-
-
-def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
+def test_tags_of_the_dataset_are_offered_where_many_are_changed_and_while_one_is_typed(
+    host, visitor, dataset
+):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Batch edit").click()
@@ -325,6 +292,35 @@ def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
             "white wolf, forest, night",
         ],
     )
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(dataset.captions, CAPTIONS)
+    # while a caption is typed
+    row = section.locator(".lora-trainer-caption-row").first
+    box = row.get_by_role("textbox")
+    box.press("Control+End")
+    box.press_sequentially(", FOR")
+    options = row.get_by_role("option")
+    eventually(options.all_text_contents, ["forest2"])
+    box.press("Enter")
+    expect(box).to_have_value("red fox, snow, day, forest, ")
+    # as if it were typed
+    box.press("Control+z")
+    expect(box).to_have_value("red fox, snow, day, FOR")
+    box.press("Control+End")
+    box.press_sequentially("E")
+    options.first.wait_for()
+    box.press("ArrowDown")
+    assert box.get_attribute("aria-activedescendant") == options.first.get_attribute("id")
+    box.press("Tab")
+    expect(box).to_have_value("red fox, snow, day, forest, ")
+    # nothing is offered that the caption has, nor when nothing fits
+    box.press_sequentially("snow")
+    page.wait_for_timeout(400)
+    expect(row.get_by_role("listbox")).to_be_hidden()
+    for _ in range(4):
+        box.press("Backspace")
+    box.press("Tab")
+    eventually(lambda: dataset.captions()[0], "red fox, snow, day, forest")
 
 
 def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
@@ -353,10 +349,17 @@ def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
     assert names(section) == ["img00.png"]
 
 
-def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
+def test_beside_large_pictures_the_keyboard_goes_from_caption_to_caption(host, visitor, dataset):
     page = open_bare_tab(visitor, host)
     section = open_captions(page, dataset)
+    small = section.locator(".lora-trainer-caption-image img").first.bounding_box()["width"]
     section.get_by_label("Images", exact=True).select_option("large")
+    image = section.locator(".lora-trainer-caption-image img").first
+    assert "/image/" in image.get_attribute("src")
+    assert image.bounding_box()["width"] > 2 * small
+    page.reload()
+    page.locator(f"{ROOT} .lora-trainer-captions[data-images=large]").wait_for()
+    # page keys go from caption to caption, and save
     focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label')")  # noqa: E731
     box = section.get_by_label("Caption of img00.png")
     box.fill("a fox")
@@ -372,13 +375,10 @@ def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
     assert focused() == "Caption of img02.png"
     choose(section, "Keyboard shortcuts")
     expect(dialog_of(page, "Keyboard shortcuts").get_by_text("Page Down, Page Up")).to_be_visible()
+    page.keyboard.press("Escape")
 
-
-def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
+    # what is done with a selection follows down the page
     resize(page, 700)
-    section.get_by_label("Images", exact=True).select_option("large")
     last = section.locator(".lora-trainer-caption-row").last
     last.scroll_into_view_if_needed()
     bar = section.locator(".lora-trainer-bench-selection")
@@ -398,18 +398,6 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
     page.keyboard.press("Escape")
     bar.get_by_role("button", name="Select none").click()
     eventually(lambda: bar.bounding_box()["y"] < 0, True)
-
-
-def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
-    page = open_bare_tab(visitor, host)
-    section = open_captions(page, dataset)
-    small = section.locator(".lora-trainer-caption-image img").first.bounding_box()["width"]
-    section.get_by_label("Images", exact=True).select_option("large")
-    image = section.locator(".lora-trainer-caption-image img").first
-    assert "/image/" in image.get_attribute("src")
-    assert image.bounding_box()["width"] > 2 * small
-    page.reload()
-    page.locator(f"{ROOT} .lora-trainer-captions[data-images=large]").wait_for()
 
 
 def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, visitor, dataset):
