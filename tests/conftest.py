@@ -81,12 +81,14 @@ def forked_workers(forking: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 IN_A_BROWSER = ("browser", "javascript")
+NOT_PAINTED = "--blink-settings=acceleratedCompositingEnabled=false"
+"""Pages have their layout, and nobody sees them: a sixth of a browser's processor time is paint."""
 _started: list[tuple[Any, Any]] = []
 """Playwright and its Chromium, while they run."""
 
 
 @pytest.fixture(scope="module")
-def browser() -> Any:
+def browser(request: pytest.FixtureRequest) -> Any:
     """A Chromium without a window; where there is none, the tests that ask for it are skipped.
 
     It goes on until a test of another folder is next: while Playwright runs, no other test of the
@@ -112,6 +114,7 @@ def browser() -> Any:
                 "--disable-dev-shm-usage",
                 # nothing outside this machine
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                *([] if request.config.getoption("--screenshots") else [NOT_PAINTED]),
             ],
         )
         _started.append((playwright, launched))
