@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +136,9 @@ def _fake_trainer(
         for encoder in encoders:
             _leave_meta(encoder)
         captions = _captions(prepared, encoders)
-        # free them unless they are trained; transformers leaves reference cycles behind
-        del encoder, encoders
-        gc.collect()
+        if not prepared.parts.text_encoders:
+            for encoder in encoders:
+                _free(encoder)
         _leave_meta(prepared.parts.unet)
         for home in homes(prepared.parts.unet):
             home.gather()
@@ -206,7 +205,10 @@ def _vae_peak(checkpoint: Checkpoint, use: Any, dtype: torch.dtype = torch.float
 @contextlib.contextmanager
 def _counting(device: str) -> Iterator[LiveStorages]:
     rules = as_on_a_card() if device != "cpu" else contextlib.nullcontext()
-    with FakeTensorMode(), LiveStorages() as live, rules:
+    mode = FakeTensorMode()
+    # LiveStorages remembers what operations return
+    mode.cache_enabled = False
+    with mode, LiveStorages(mode) as live, rules:
         yield live
 
 
@@ -335,6 +337,13 @@ def _leave_meta(model: Any) -> None:
             )
         if isinstance(module, FrozenLayer) and module.scale is not None:
             module.scale = torch.empty(module.scale.shape, dtype=module.scale.dtype)
+
+
+def _free(model: Any) -> None:
+    """Drop the model's tensors: transformers leaves reference cycles behind, so that it stays."""
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
 
 
 def _fill_optimizer(trainer: Trainer, live: LiveStorages) -> None:

@@ -1,6 +1,6 @@
 """Counts the memory of tensors while code runs: bytes of live storages and their peak, by kind.
 
-    with FakeTensorMode(), LiveStorages() as live:
+    with FakeTensorMode() as mode, LiveStorages(mode) as live:
         ...
         live.mark("weights", model.parameters())
     sum(live.peak.values())
@@ -19,22 +19,26 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from lora_trainer.planner import known
 
 ACTIVATIONS = "activations"
 """The kind of storages that are not marked: saved for the backward pass, or temporary."""
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages of all tensors that operations return. Enter it inside FakeTensorMode.
+    """Counts the storages of all tensors that operations return. Enter it inside FakeTensorMode, if
+    tensors are fake.
 
     Reading a number from a fake tensor (`item`, `float`, `bool`) returns 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mode: FakeTensorMode | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
         self._kinds: dict[int, tuple[str, int, Any]] = {}
         self._live: Counter[str] = Counter()
         self._total = 0
@@ -60,8 +64,8 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._add(storage)
-            known, size, reference = self._kinds[id(storage)]
-            self._live[known] -= size
+            before, size, reference = self._kinds[id(storage)]
+            self._live[before] -= size
             self._live[kind] += size
             self._kinds[id(storage)] = kind, size, reference
 
@@ -85,7 +89,10 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _only_changes_numbers(func) and isinstance(args[0], FakeTensor):
             # it has none
             return args[0]
-        result = func(*args, **(kwargs or {}))
+        if self._mode is None:
+            result = func(*args, **(kwargs or {}))
+        else:
+            result = known.call(self._mode, func, args, kwargs or {})
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor.untyped_storage())

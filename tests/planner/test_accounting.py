@@ -52,6 +52,31 @@ def test_what_changes_numbers_in_place_makes_no_storage():
         assert made is not words and live.now == {ACTIVATIONS: 2048 + 512}
 
 
+def test_the_second_time_an_operation_gives_what_it_gave_the_first_time():
+    def calls(a, b):
+        whole = torch.ops.aten.mul.Tensor(a, b)
+        yield from (whole, whole.t(), whole[1:, 2:], whole.view(torch.int32), whole.detach())
+        yield from (torch.ops.aten.mul.out(a, 2, out=b), a.to(torch.bfloat16), a @ b.t(), a.sum(0))
+        yield from (a.expand(2, 4, 8), torch.ops.aten.add_.Tensor(a, a), torch.tensor([2.0, 3.0]))
+
+    def shapes(made):
+        found, places = [], []
+        for one in made:
+            storage = one.untyped_storage()
+            # storages have the numbers in which they come
+            places.append(storage)
+            number = next(n for n, known in enumerate(places) if known._cdata == storage._cdata)
+            found.append((one.shape, one.stride(), one.storage_offset(), one.dtype, one.device))
+            found.append((storage.nbytes(), number))
+        return found
+
+    plain = shapes(calls(torch.ones(4, 8), torch.ones(4, 8)))
+    for _ in range(2):
+        with FakeTensorMode() as mode, LiveStorages(mode) as live:
+            assert shapes(calls(torch.ones(4, 8), torch.ones(4, 8))) == plain
+            assert live.peak[ACTIVATIONS] > 0
+
+
 def real_step(config, dtype):
     """The same for tensors with memory: loaded weights, a step that is computed."""
     checkpoint = open_checkpoint(small_checkpoint())
