@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ def begun(
     changes = open_changes(file)
     asked = dataclasses.replace(asked, **changes.rank_and_alpha(asked))
     adapters = add_adapters(parts, asked, seed=1)
-    return parts, adapters, asked, begin_from(adapters, match(changes, tiny_parts(family), asked))
+    return parts, adapters, asked, begin_from(adapters, match(changes, base_of(family), asked))
+
+
+@functools.cache
+def base_of(family: str) -> Parts:
+    """A base without adapters. Change none."""
+    return tiny_parts(family)
 
 
 def exported(folder: Path, family: str = "sd1", **settings: Any) -> tuple[Path, list[torch.Tensor]]:
@@ -177,7 +184,7 @@ ALPHA_1 = {"alpha": torch.tensor(1.0)}
 
 
 def base_shape() -> tuple[int, int]:
-    layer = webui_layers(tiny_parts("sd1"))[LAYER][0].layer
+    layer = webui_layers(base_of("sd1"))[LAYER][0].layer
     return layer.weight.shape[0], layer.weight.shape[1]
 
 

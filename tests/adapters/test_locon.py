@@ -12,7 +12,7 @@ from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import ConfigError
 from lora_trainer.lora.names import diffusers_names, module_names
 from lora_trainer.settings.training import LoraSettings
-from tests.adapters.test_export import METADATA, STRENGTHS, close, live, merged
+from tests.adapters.test_export import METADATA, STRENGTHS, close, live, merge
 from tests.adapters.test_injected import fill, predictions
 from tests.lora.test_names import full_size_parts
 from tests.tiny import tiny_parts
@@ -46,10 +46,12 @@ def test_hosts_merge_it_to_what_training_had(family, tmp_path):
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.float32)
     assert report.module_count == adapters.module_count and report.idle_modules == 0
     assert report.parameter_count == adapters.parameter_count
+    base, merged, before = tiny_parts(family), tiny_parts(family), 0.0
     for strength in STRENGTHS:
         expected = live(parts, adapters, strength)
-        close(predictions(merged(family, tmp_path / "x.safetensors", strength)), expected)
-    base = tiny_parts(family)
+        merge(merged, tmp_path / "x.safetensors", strength - before)
+        before = strength
+        close(predictions(merged), expected)
     with applied(base, [LoraTag(tmp_path / "x.safetensors", 1.0)]):
         close(predictions(base), expected)
     export_diffusers(adapters, parts, tmp_path / "d.safetensors", METADATA)
