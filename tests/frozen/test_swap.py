@@ -241,7 +241,8 @@ def test_the_outer_layers_norms_and_embeddings_are_kept_as_they_are():
     unet = tiny_unet("sd1")
     keep(families.get("sd1").blocks(unet), "fp8", 0, CPU)
     kept = {path for path, one in unet.named_modules() if type(one).__name__.startswith("Frozen")}
-    layers = {path for path, one in unet.named_modules() if one in layers_in([unet])}
+    all_layers = set(layers_in([unet]))
+    layers = {path for path, one in unet.named_modules() if one in all_layers}
     assert layers - kept == {
         "conv_in",
         "conv_out",

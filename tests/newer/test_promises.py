@@ -28,7 +28,7 @@ ANIMA = Member(
         "text_encoder/qwen_3_06b_base.safetensors",
         r"Qwen3-0.6B \(qwen_3_06b_base.safetensors",
     ),
-    learns={"max_train_steps": 40, "learning_rate": 1e-2, "lora_rank": 16},
+    learns={"max_train_steps": 20, "learning_rate": 1.5e-2, "lora_rank": 16},
     layers=2 * 10,
     grows=0.1,
     latents=(16, 8, 8),
