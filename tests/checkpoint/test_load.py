@@ -21,6 +21,7 @@ from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.errors import CheckpointError
 from lora_trainer.families.components.ldm import answers_like_v_prediction
 from tests.checkpoint.samples import FAMILIES, random_parts, tiny_file
+from tests.made import small_checkpoint
 
 FLOAT32 = torch.float32
 
@@ -312,9 +313,11 @@ def with_number(file: Path, tmp_path: Path, name: str, value: float, dtype: torc
     ],
 )
 def test_a_part_with_a_number_that_is_not_finite_is_called_broken(
-    files: dict, tmp_path: Path, part: str, dtype: torch.dtype, value: float
+    tmp_path: Path, part: str, dtype: torch.dtype, value: float
 ) -> None:
-    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS[part], value, dtype))
+    checkpoint = open_checkpoint(
+        with_number(small_checkpoint(), tmp_path, PARTS[part], value, dtype)
+    )
     load = {
         "UNet": checkpoint.load_unet,
         "VAE": checkpoint.load_vae,
@@ -331,28 +334,30 @@ def test_a_part_with_a_number_that_is_not_finite_is_called_broken(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, FLOAT32, torch.bfloat16])
-def test_a_number_beyond_fp16_is_refused_for_fp16_alone(
-    files: dict, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS["UNet"], -65536, dtype))
+def test_a_number_beyond_fp16_is_refused_for_fp16_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    checkpoint = open_checkpoint(
+        with_number(small_checkpoint(), tmp_path, PARTS["UNet"], -65536, dtype)
+    )
     checkpoint.require_usable(torch.bfloat16)
     for read in (checkpoint.require_usable, checkpoint.load_unet):
         with pytest.raises(
             CheckpointError, match=r"proj_in.weight in .* has values that are too large for fp16"
         ):
             read(torch.float16)
-    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS["UNet"], -65280, dtype))
+    checkpoint = open_checkpoint(
+        with_number(small_checkpoint(), tmp_path, PARTS["UNet"], -65280, dtype)
+    )
     assert (
         checkpoint.load_unet(torch.float16)
-        .state_dict()["up_blocks.1.attentions.0.proj_in.weight"]
+        .state_dict()["up_blocks.1.attentions.1.proj_in.weight"]
         .min()
         == -65280
     )
 
 
-def test_a_broken_part_that_is_not_used_is_no_matter(files: dict, tmp_path: Path) -> None:
-    save_file(vae_tensors(files["sd1"]), tmp_path / "vae.safetensors")
-    broken = with_number(files["sd1"], tmp_path, PARTS["VAE"], math.nan, FLOAT32)
+def test_a_broken_part_that_is_not_used_is_no_matter(tmp_path: Path) -> None:
+    save_file(vae_tensors(small_checkpoint()), tmp_path / "vae.safetensors")
+    broken = with_number(small_checkpoint(), tmp_path, PARTS["VAE"], math.nan, FLOAT32)
     open_checkpoint(broken, vae=tmp_path / "vae.safetensors").require_usable(FLOAT32)
 
 
