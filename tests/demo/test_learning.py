@@ -19,11 +19,12 @@ from tests.demo.quick import in_this_process
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
-STEPS = 75
-"""Fewer than the demo's: enough for a LoRA to pass, and too many for one that learned from wrong
-captions.
+STYLE = {"max_train_steps": 40, "learning_rate": 6e-3}
+"""Fewer and larger steps than the demo's: enough for a LoRA to pass, and too many for one that
+learned from wrong captions.
 """
-SAMPLER_STEPS = 8
+CHARACTER = {"max_train_steps": 75}
+SAMPLER_STEPS = 6
 """Fewer than the demo's 20; shapes, colours and grain are there."""
 
 
@@ -40,7 +41,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def ink(tmp_path_factory) -> Path:
-    return train_concept(tmp_path_factory.mktemp("learning") / "ink", "ink", max_train_steps=STEPS)
+    return train_concept(tmp_path_factory.mktemp("learning") / "ink", "ink", **STYLE)
 
 
 def test_a_style_shows_more_with_every_strength_and_the_prompt_survives(parts, ink):
@@ -55,7 +56,7 @@ def test_a_style_shows_more_with_every_strength_and_the_prompt_survives(parts, i
 def test_a_character_is_recognised_and_two_loras_show_in_one_prompt(
     parts, ink, tmp_path, monkeypatch
 ):
-    zorbl = train_concept(tmp_path / "zorbl", "zorbl", max_train_steps=STEPS)
+    zorbl = train_concept(tmp_path / "zorbl", "zorbl", **CHARACTER)
     verdict = judge(parts, "zorbl", zorbl, strengths=(1.0,))
     assert verdict.failures == [], report.table(verdict)
     monkeypatch.setattr(report, "SCENES", 5)
@@ -105,9 +106,7 @@ def deal_captions_anew(folder: Path) -> None:
 
 
 def test_wrong_captions_do_not_pass(parts, tmp_path):
-    lora = train_concept(
-        tmp_path / "spoiled", "ink", spoil=deal_captions_anew, max_train_steps=STEPS
-    )
+    lora = train_concept(tmp_path / "spoiled", "ink", spoil=deal_captions_anew, **STYLE)
     verdict = judge(parts, "ink", lora, strengths=(1.0,))
     assert verdict.failures, report.table(verdict)
 
