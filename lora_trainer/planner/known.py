@@ -134,13 +134,14 @@ def _described(result: Any, tensors: list[FakeTensor]) -> tuple[str, Any]:
     _describe(result, [], [])
     size, shape, stride = result.untyped_storage().nbytes(), result.shape, result.stride()
     offset, common = result.storage_offset(), (result.dtype, result.fake_device)
-    if tensors and result.untyped_storage()._cdata == tensors[0].untyped_storage()._cdata:
-        return "view", (shape, stride, offset, *common)
+    for number, known in enumerate(tensors):
+        if result.untyped_storage()._cdata == known.untyped_storage()._cdata:
+            return "view", (number, shape, stride, offset, *common)
     # its storage holds it and nothing else
     steps = sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
     if offset or size != (steps + 1 if result.numel() else 0) * result.element_size():
         raise _Unusual
-    return "tensor", (shape, stride, offset, *common)
+    return "tensor", (shape, stride, *common)
 
 
 def _made(mode: FakeTensorMode, known: tuple[str, Any], tensors: list[FakeTensor]) -> Any:
@@ -152,10 +153,10 @@ def _made(mode: FakeTensorMode, known: tuple[str, Any], tensors: list[FakeTensor
     if kind in ("list", "tuple"):
         made = [_made(mode, one, tensors) for one in value]
         return tuple(made) if kind == "tuple" else made
-    shape, stride, offset, dtype, device = value
     if kind == "tensor":
-        return _empty(mode, shape, stride, dtype, device)
-    (base, *_) = tensors
+        return _empty(mode, *value)
+    number, shape, stride, offset, dtype, device = value
+    base = tensors[number]
     storage = None if base.dtype == dtype else base.untyped_storage()
     with in_kernel_invocation_manager(mode):
         if storage is None:
