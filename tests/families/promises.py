@@ -239,8 +239,12 @@ def test_a_training_halves_the_loss_and_its_file_is_the_adapter(member, tmp_path
     torch.testing.assert_close(ours, theirs, rtol=member.close, atol=member.close)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(member, tmp_path):
-    whole = run(member, tmp_path, "whole", max_train_steps=4, save_steps=2)
+def test_a_resumed_run_equals_a_whole_one_bit_for_bit_and_files_say_what_hosts_look_for(
+    member, tmp_path
+):
+    (tmp_path / "Lora").mkdir()
+    shown = {"sample_prompts": ["a zorbl"], "lora_dir": str(tmp_path / "Lora")}
+    whole = run(member, tmp_path, "whole", max_train_steps=4, save_steps=2, **shown)
     half = run(member, tmp_path, "half", max_train_steps=2, save_steps=2)
     more = training.read(half.config).replace(max_train_steps=4)
     half.config.write_text(training.to_yaml(more), encoding="utf-8")
@@ -250,19 +254,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(member, tmp_path)
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
-def test_metadata_and_sidecar_say_what_hosts_look_for(member, tmp_path):
-    (tmp_path / "Lora").mkdir()
-    run(
-        member,
-        tmp_path,
-        max_train_steps=2,
-        lora_dir=str(tmp_path / "Lora"),
-        sample_prompts=["a zorbl"],
-        sample_steps=2,
-    )
-    delivered = tmp_path / "Lora" / "ink.safetensors"
+    delivered = tmp_path / "Lora" / "whole.safetensors"
     metadata = read_header(delivered).metadata
     sidecar = json.loads(delivered.with_suffix(".json").read_text(encoding="utf-8"))
     assert member.words == (
