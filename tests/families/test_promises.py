@@ -12,7 +12,7 @@ from tests.families.promises import (  # noqa: F401
     Member,
     few_tokens,
     test_a_file_under_diffusers_names_is_the_same,
-    test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit,
+    test_a_resumed_run_equals_a_whole_one_bit_for_bit_and_files_say_what_hosts_look_for,
     test_it_is_told_by_its_tensors_whatever_they_begin_with,
     test_parts_that_are_missing_are_named,
     test_plain_fp8_is_taken_and_quantised_weights_are_named,
