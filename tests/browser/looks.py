@@ -4,6 +4,7 @@ answer is a list of complaints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textarea, a[href], [role=button], [role=tab], [role=slider], [role=radio], [role=option], [role=progressbar], img')]
@@ -107,10 +108,17 @@ STILL = r"""async milliseconds => {
 }"""
 
 
-def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
-    """One of the questions above, asked of our tab."""
+def complaints(page: Any, *questions: str) -> list[str]:
+    """The answers to some of the questions above, asked of our tab in one go."""
+    asked = ", ".join(f"({question})" for question in questions)
+    root = "document.getElementById('lora_trainer_root')"
+    return list(page.evaluate(f"() => [{asked}].flatMap(ask => ask({root}))"))
+
+
+def foreign_words(page: Any, known: Sequence[str]) -> list[str]:
+    """Words in Latin letters that are none of these."""
     root = page.locator("#lora_trainer_root").element_handle()
-    return list(page.evaluate(what, [root, *arguments] if arguments else root))
+    return list(page.evaluate(FOREIGN, [root, list(known)]))
 
 
 def resize(page: Any, width: int, height: int = 900) -> None:

@@ -9,12 +9,12 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser.looks import (
-    FOREIGN,
     NAMELESS,
     PALE,
     TOO_WIDE,
     UNSEEN,
     complaints,
+    foreign_words,
     resize,
     still,
 )
@@ -123,13 +123,7 @@ def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, s
             resize(page, width, height)
             if screenshots is not None:
                 page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
-            found = [
-                *complaints(page, TOO_WIDE),
-                *complaints(page, PALE),
-                *complaints(page, NAMELESS),
-                *complaints(page, UNSEEN),
-            ]
-            if found:
+            if found := complaints(page, TOO_WIDE, PALE, NAMELESS, UNSEEN):
                 problems[step, name] = found
     assert problems == {}
 
@@ -191,10 +185,8 @@ def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     for step in visit_all(page):
         if screenshots is not None:
             page.screenshot(path=screenshots / f"{host.flavour}-{step}-zh_CN.png")
-        found = complaints(
-            page, FOREIGN, [*SAID_EVERYWHERE, *words, host.get("home")["host"]["name"]]
-        )
-        if found:
+        known = [*SAID_EVERYWHERE, *words, host.get("home")["host"]["name"]]
+        if found := foreign_words(page, known):
             problems[step] = found
     assert problems == {}
 

@@ -738,12 +738,7 @@ def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, sc
                 page.screenshot(
                     path=screenshots / f"{host.flavour}-bench-{name}-{scheme}-{width}.png"
                 )
-            found = [
-                *complaints(page, TOO_WIDE),
-                *complaints(page, PALE),
-                *complaints(page, NAMELESS),
-            ]
-            if found:
+            if found := complaints(page, TOO_WIDE, PALE, NAMELESS):
                 problems[name, width] = found
 
     section.get_by_label("Select this page").check()
