@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -49,6 +50,8 @@ class Tab:
         """How the addresses end that get no answer."""
         self.answer_is_lost = ""
         """The same for requests that are carried out."""
+        self.fails = ""
+        """The same for those that are answered with an error."""
         self._browser, self._server = browser, server
         self._visitors = []
         host = SimpleNamespace(
@@ -115,13 +118,16 @@ class Tab:
             return 200, {"content-type": "text/html"}, HTML.encode()
         if not path.startswith("/lora-trainer/"):
             return None
-        if self.does_not_answer and path.endswith(self.does_not_answer):
+        name = urlsplit(path).path
+        if self.does_not_answer and name.endswith(self.does_not_answer):
             raise ConnectionAbortedError
+        if self.fails and name.endswith(self.fails):
+            return 500, {}, b"no"
         answer = self.client.request(method, path, content=body, headers=headers)
-        if self.answer_is_lost and path.endswith(self.answer_is_lost):
+        if self.answer_is_lost and name.endswith(self.answer_is_lost):
             raise ConnectionAbortedError
         content = answer.content
-        if path.endswith("/images/pages.js"):
+        if name.endswith("/images/pages.js"):
             for now, sooner in POLLS.items():
                 assert now in content
                 content = content.replace(now, sooner)
@@ -156,11 +162,18 @@ def names(page) -> list[str]:
 # --- images ---------------------------------------------------------------------------------------
 
 
-def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
+def test_files_become_a_dataset_with_a_name_and_what_is_left_out_is_named(tab, tmp_path):
     page = tab.open()
     save(tmp_path / "a.png", size=(90, 60))
     (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
     (tmp_path / "b.jxl").write_bytes(b"\xff\x0a" + b"\0" * 20)
+    # nobody wants a dataset for them: they are left where they are
+    page.set_input_files("input[type=file]", [tmp_path / "a.png"])
+    page.wait_for_selector("dialog input")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    assert [path.name for path in tab.folder.iterdir() if path.is_dir()] == []
+    assert page.is_enabled("button:has-text('Add images')")
     page.set_input_files(
         "input[type=file]", [tmp_path / "a.txt", tmp_path / "b.jxl", tmp_path / "a.png"]
     )
@@ -178,28 +191,14 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
         page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "foxes: 1 image"
     )
     assert page.text_content(".lora-trainer-drop p").startswith("Drop more images for foxes here")
-
-
-def test_files_for_which_nobody_wants_a_dataset_are_left_where_they_are(tab, tmp_path):
-    page = tab.open()
-    save(tmp_path / "a.png", size=(90, 60))
-    page.set_input_files("input[type=file]", [tmp_path / "a.png"])
-    page.wait_for_selector("dialog input")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("dialog", state="detached")
-    assert [path.name for path in tab.folder.iterdir() if path.is_dir()] == []
-    assert page.is_enabled("button:has-text('Add images')")
-
-
-def test_what_goes_wrong_in_a_dialog_is_told_in_it(tab):
-    page = tab.open()
+    # what goes wrong in a dialog is told in it
     page.click("button:has-text('New dataset')")
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog .lora-trainer-notice-error:has-text('a dataset needs a name')")
-    page.keyboard.type("foxes")
+    page.keyboard.type("owls")
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog", state="detached")
-    page.wait_for_selector("h3:has-text('foxes')")
+    page.wait_for_selector("h3:has-text('owls')")
 
 
 def images_step(page) -> tuple[str, str]:
@@ -237,6 +236,18 @@ def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(
     (tmp_path / "elsewhere").rename(folder)
     page.wait_for_selector(".lora-trainer-cell")
     assert images_step(page) == ("fox images: 1 image", "")
+    # while another step is open, the plan notices it
+    page.click("#lora_trainer_step_captions")
+    box(page, "a.png").wait_for()
+    tab.does_not_answer = "/items"
+    folder.rename(tmp_path / "elsewhere")
+    page.evaluate(
+        "loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message:"
+        " 'the folder no longer exists'}]})"
+    )
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
+    )
 
 
 def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_its_place(tab):
@@ -256,24 +267,7 @@ def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_it
     assert images_step(page) == ("other: 1 image", "")
 
 
-def test_the_plan_notices_a_folder_that_went_while_another_step_is_open(tab, tmp_path):
-    folder = tmp_path / "fox images"
-    save(folder / "a.png", size=(90, 60), colour="teal")
-    identity = tab.datasets.open(str(folder)).id
-    page = tab.open("captions")
-    page.evaluate("id => loraTrainer.datasets.choose(id)", identity)
-    folder.rename(tmp_path / "elsewhere")
-    page.route("**/items?*", lambda route: route.abort())
-    page.evaluate(
-        "loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message:"
-        " 'the folder no longer exists'}]})"
-    )
-    page.wait_for_function(
-        "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
-    )
-
-
-def test_the_grid_by_keyboard_and_undo(tab):
+def test_the_grid_by_keyboard_undo_and_pictures_shown_large(tab):
     folder = tab.make(
         "fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png")
     )
@@ -293,6 +287,13 @@ def test_the_grid_by_keyboard_and_undo(tab):
     page.click("text=Undo")
     wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 3")
     assert (folder / "metadata.csv").read_text("utf-8") == "1.png,one\n2.png,two\n"
+    # shown large, the arrow keys go on
+    page.click(".lora-trainer-cell >> nth=0")
+    page.wait_for_selector("dialog[open] >> text=1.png")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("dialog[open] >> text=2.png")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog[open]", state="detached")
 
 
 def test_undo_beside_a_conversion_is_of_that_though_another_edit_was_made_since(tab, monkeypatch):
@@ -310,17 +311,6 @@ def test_undo_beside_a_conversion_is_of_that_though_another_edit_was_made_since(
     wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 1")
     assert (folder / "1.heic").is_file() and not (folder / "1.jpg").exists()
     assert {item.name: item.caption for item in bench.store.view().items} == {"2.png": "a fox"}
-
-
-def test_a_picture_is_shown_large_and_the_arrow_keys_go_on(tab):
-    tab.make("fox", {}, ("1.png", "2.png"))
-    page = tab.open()
-    page.click(".lora-trainer-cell >> nth=0")
-    page.wait_for_selector("dialog[open] >> text=1.png")
-    page.keyboard.press("ArrowRight")
-    page.wait_for_selector("dialog[open] >> text=2.png")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("dialog[open]", state="detached")
 
 
 def test_pages_of_a_large_dataset(tab):
@@ -344,8 +334,17 @@ def box(page, name: str):
     return page.get_by_label(f"Caption of {name}", exact=True)
 
 
-def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png", "b.png", "c.png"))
+def saved(page, folder: Path, text: str) -> None:
+    """Until the file says so; the page's requests are answered meanwhile."""
+    end = time.monotonic() + 120
+    while (folder / "metadata.csv").read_text("utf-8-sig") != text and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    assert (folder / "metadata.csv").read_text("utf-8-sig") == text
+
+
+def test_a_caption_is_saved_when_its_box_is_left_and_other_edits_and_filters_leave_it_alone(tab):
+    images = ("a.png", "b.png", "c.png", "d.png")
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, images)
     page = tab.open("captions")
     box(page, "a.png").fill("a red  fox,\nsnow")
     page.keyboard.press("Tab")
@@ -361,6 +360,40 @@ def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
     page.keyboard.type("not this")
     page.keyboard.press("Escape")
     assert box(page, "c.png").input_value() == ""
+    # an edit in a spreadsheet is seen, and what is being typed stays
+    box(page, "b.png").fill("being typed")
+    (folder / "metadata.csv").write_text(
+        "a.png,from the spreadsheet\nb.png,second\n", encoding="utf-8"
+    )
+    wait(
+        page,
+        "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the"
+        " spreadsheet')",
+    )
+    assert box(page, "b.png").input_value() == "being typed"
+    page.keyboard.press("Tab")
+    saved(page, folder, "a.png,from the spreadsheet\nb.png,being typed\n")
+    # a row that no longer fits the filter stays until another page is asked for
+    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "missing")
+    wait(page, "document.querySelectorAll('textarea').length === 2")
+    box(page, "c.png").fill("written")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=3 of 4 with a caption")
+    with page.expect_response(lambda response: "known=" in response.url):
+        pass
+    assert page.locator("textarea").count() == 2
+    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "all")
+    wait(page, "document.querySelectorAll('textarea').length === 4")
+    # the trigger word is shown where a caption lacks it
+    (folder / "metadata.csv").write_text(
+        'a.png,a fox\nb.png,"sks, a fox"\nc.png,sks\nd.png,sks\n', encoding="utf-8"
+    )
+    wait(page, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'a fox')")
+    page.get_by_label("Trigger word").fill("sks")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=trained as “sks, …”")
+    assert page.locator("text=trained as").count() == 1
+    assert page.evaluate("loraTrainer.store.get('settings').trigger_word") == "sks"
 
 
 def test_of_two_browsers_neither_loses_a_text(tab):
@@ -383,104 +416,38 @@ def test_of_two_browsers_neither_loses_a_text(tab):
     wait(theirs, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'mine')")
 
 
-def test_an_edit_in_a_spreadsheet_is_seen_and_what_is_being_typed_stays(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\nb.png,two\n"}, ("a.png", "b.png"))
-    page = tab.open("captions")
-    box(page, "b.png").fill("being typed")
-    (folder / "metadata.csv").write_text(
-        "a.png,from the spreadsheet\nb.png,two\n", encoding="utf-8"
-    )
-    wait(
-        page,
-        "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the"
-        " spreadsheet')",
-    )
-    assert box(page, "b.png").input_value() == "being typed"
-    page.keyboard.press("Tab")
-    page.wait_for_selector('text="Saved"')
-    assert (folder / "metadata.csv").read_text(
-        "utf-8"
-    ) == "a.png,from the spreadsheet\nb.png,being typed\n"
-
-
-def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_for(tab):
-    tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png", "b.png", "c.png"))
-    page = tab.open("captions")
-    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "missing")
-    wait(page, "document.querySelectorAll('textarea').length === 2")
-    box(page, "b.png").fill("written")
-    page.keyboard.press("Tab")
-    page.wait_for_selector("text=2 of 3 with a caption")
-    with page.expect_response(lambda response: "known=" in response.url):
-        pass
-    assert page.locator("textarea").count() == 2
-    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "all")
-    wait(page, "document.querySelectorAll('textarea').length === 3")
-
-
-def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
-    tab.make("fox", {"metadata.csv": 'a.png,a fox\nb.png,"sks, a fox"\n'}, ("a.png", "b.png"))
-    page = tab.open("captions")
-    page.get_by_label("Trigger word").fill("sks")
-    page.keyboard.press("Tab")
-    page.wait_for_selector("text=trained as “sks, …”")
-    assert page.locator("text=trained as").count() == 1
-    assert page.evaluate("loraTrainer.store.get('settings').trigger_word") == "sks"
-
-
 # --- what was typed is never lost -----------------------------------------------------------------
 
 
-def saved(page, folder: Path, text: str) -> None:
-    """Until the file says so; the page's requests are answered meanwhile."""
-    end = time.monotonic() + 120
-    while (folder / "metadata.csv").read_text("utf-8-sig") != text and time.monotonic() < end:
-        page.wait_for_timeout(50)
-    assert (folder / "metadata.csv").read_text("utf-8-sig") == text
-
-
-def test_a_look_at_the_page_that_fails_takes_no_box_away(tab):
+def test_what_was_typed_is_saved_whatever_becomes_of_the_requests(tab):
     folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
     page = tab.open("captions")
+    # a look at the page that fails takes no box away
     box(page, "a.png").click()
     page.keyboard.type(" and", delay=10)
-    page.route("**/items?*", lambda route: route.fulfill(status=500, body="no"))
+    tab.fails = "/items"
     page.wait_for_selector("text=The WebUI answered with an error (500).")
     page.keyboard.type(" more")
-    page.unroute("**/items?*")
+    tab.fails = ""
     page.wait_for_selector("text=The WebUI answered with an error (500).", state="detached")
     page.keyboard.press("Tab")
     saved(page, folder, "a.png,one and more\n")
-
-
-def test_a_box_whose_save_failed_is_saved_later_by_itself(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
-    page = tab.open("captions")
-    page.route("**/caption", lambda route: route.abort())
+    # a box whose save failed is saved later by itself
+    tab.does_not_answer = "/caption"
     box(page, "a.png").fill("typed while it was away")
     page.keyboard.press("Tab")
     page.wait_for_selector("text=Not saved: The WebUI does not answer.")
-    page.unroute("**/caption")
+    tab.does_not_answer = ""
     saved(page, folder, "a.png,typed while it was away\n")
     page.wait_for_selector("[data-kind=saved]")
-
-
-def test_a_box_that_loses_its_focus_unheard_is_saved(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
-    page = tab.open("captions")
-    box(page, "a.png").wait_for()
+    # so is one that loses its focus unheard
     page.eval_on_selector(
         "textarea",
         "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true"
         " })); }",
     )
     saved(page, folder, "a.png,put there\n")
-
-
-def test_a_text_that_arrived_without_an_answer_is_no_conflict(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
-    page = tab.open("captions")
-
+    # a text that arrived without an answer is no conflict
     tab.answer_is_lost = "/caption"
     box(page, "a.png").fill("first")
     page.keyboard.press("Tab")
@@ -497,7 +464,7 @@ def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page
     tab,
 ):
     folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
-    tab.make("owl", {"metadata.csv": "b.png,two\n"}, ("b.png",))
+    owls = tab.make("owl", {"metadata.csv": "a.png,two\nb.png,two\n"}, ("a.png", "b.png"))
     page = tab.open()
     page.get_by_role("radio", name="fox").click()
     page.click("#lora_trainer_step_captions")
@@ -521,23 +488,17 @@ def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,one\n"
     tab.does_not_answer = ""
     saved(page, folder, "a.png,not lost\n")
-
-
-def test_a_text_left_in_another_dataset_is_saved_there_by_itself(tab):
-    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
-    tab.make("owl", {"metadata.csv": "a.png,two\n"}, ("a.png",))
-    page = tab.open()
-    page.get_by_role("radio", name="fox").click()
-    page.click("#lora_trainer_step_captions")
-    page.route("**/caption", lambda route: route.abort())
+    # a text left in another dataset is saved there by itself
+    page.wait_for_selector("[data-kind=saved]")
+    tab.does_not_answer = "/caption"
     box(page, "a.png").fill("of the fox")
     page.click("#lora_trainer_step_images")
     page.get_by_role("radio", name="owl").click()
     page.click("#lora_trainer_step_captions")
     page.wait_for_selector("text=The caption of a.png is not saved")
-    page.unroute("**/caption")
+    tab.does_not_answer = ""
     saved(page, folder, "a.png,of the fox\n")
-    assert (tab.folder / "owl" / "metadata.csv").read_text("utf-8") == "a.png,two\n"
+    assert (owls / "metadata.csv").read_text("utf-8") == "a.png,two\nb.png,two\n"
 
 
 def test_while_a_word_is_composed_the_box_keeps_its_place_and_the_others_move(tab):
