@@ -474,20 +474,22 @@ def played_setup(visitor: Any) -> Iterator[Any]:
     visitor.context.unroute_all(behavior="ignoreErrors")
 
 
+MISSING = {
+    "state": "missing",
+    "message": "Training needs packages.",
+    "hint": "Set up.",
+    "lines": [],
+    "seconds": 0,
+    "megabytes": 138,
+    "report": "",
+}
+
+
 class PlayedSetup:
     """The server's answers about the set-up, as a test wants them."""
 
     def __init__(self, visitor: Any, **now: Any) -> None:
-        self.now = {
-            "state": "missing",
-            "message": "Training needs packages.",
-            "hint": "Set up.",
-            "lines": [],
-            "seconds": 0,
-            "megabytes": 138,
-            "report": "",
-            **now,
-        }
+        self.now = {**MISSING, **now}
         self.begun = 0
         visitor.context.route("**/lora-trainer/home", self._home)
         visitor.context.route("**/lora-trainer/setup*", self._answer)
@@ -505,12 +507,36 @@ class PlayedSetup:
         )
 
 
-def test_missing_packages_are_set_up_with_live_lines_and_again_after_a_failure(
+def test_missing_packages_are_set_up_here_or_elsewhere_with_live_lines_and_again_after_a_failure(
     host, visitor, played_setup
 ):
     played = played_setup()
     page = open_bare_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
+    card.get_by_role("button", name="Set up").wait_for()
+    # one that was started elsewhere is noticed
+    played.now.update(state="installing", lines=["Collecting diffusers"])
+    card.get_by_text("Collecting diffusers").wait_for()
+    played.now.update(
+        state="ready", hint="", message="Everything that training needs is installed."
+    )
+    page.get_by_text("Everything is installed. You can train now.").wait_for()
+    card.wait_for(state="hidden")
+    assert played.begun == 0
+    assert page.evaluate("loraTrainer.store.get('home').setup.state") == "ready"
+    # who can train already is offered the set-up, and sent on to the images all the same
+    played.now.update(hint="If training does not start, set up again: that tests them.")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(card.get_by_role("button", name="Set up again", exact=True)).to_be_visible()
+    expect(page.locator(f"{ROOT} .lora-trainer-primary:visible")).to_have_count(1)
+    card.get_by_role("button", name="Later").click()
+    with page.expect_response("**/lora-trainer/setup*"):
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.wait_for_timeout(300)
+    expect(card).to_be_hidden()
+    # in a tab that starts again, packages are missing
+    played.now.update(MISSING)
+    page.evaluate("loraTrainer.tab.start()")
     expect(card).to_contain_text("One step before training", use_inner_text=True)
     expect(card).to_contain_text("Training needs packages.", use_inner_text=True)
     card.get_by_role("button", name="Set up (about 138 MB)").click()
@@ -541,34 +567,6 @@ def test_missing_packages_are_set_up_with_live_lines_and_again_after_a_failure(
     page.get_by_text("Everything is installed. You can train now.").wait_for()
     # done: neither pip's words nor a button to put them away stand above the steps
     card.wait_for(state="hidden")
-
-
-def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done(
-    host, visitor, played_setup
-):
-    played = played_setup()
-    page = open_bare_tab(visitor, host)
-    card = page.locator(f"{ROOT} .lora-trainer-setup")
-    card.get_by_role("button", name="Set up").wait_for()
-    played.now.update(state="installing", lines=["Collecting diffusers"])
-    card.get_by_text("Collecting diffusers").wait_for()
-    played.now.update(
-        state="ready", hint="", message="Everything that training needs is installed."
-    )
-    page.get_by_text("Everything is installed. You can train now.").wait_for()
-    card.wait_for(state="hidden")
-    assert played.begun == 0
-    assert page.evaluate("loraTrainer.store.get('home').setup.state") == "ready"
-    # who can train already is offered the set-up, and sent on to the images all the same
-    played.now.update(hint="If training does not start, set up again: that tests them.")
-    page.evaluate("window.dispatchEvent(new Event('focus'))")
-    expect(card.get_by_role("button", name="Set up again", exact=True)).to_be_visible()
-    expect(page.locator(f"{ROOT} .lora-trainer-primary:visible")).to_have_count(1)
-    card.get_by_role("button", name="Later").click()
-    with page.expect_response("**/lora-trainer/setup*"):
-        page.evaluate("window.dispatchEvent(new Event('focus'))")
-    page.wait_for_timeout(300)
-    expect(card).to_be_hidden()
 
 
 def test_a_lora_to_begin_with_is_chosen_kept_and_missed(
