@@ -85,14 +85,7 @@ def small_checkpoint() -> Path:
     return path
 
 
-SMALL = {
-    "epochs": 2,
-    "batch_size": 2,
-    "save_steps": 100,
-    "learning_rate": 1e-3,
-    "lora_rank": 2,
-    "sample_steps": 2,
-}
+SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
 
 
 def begin(

@@ -500,7 +500,9 @@ class _LeasingRun:
         """
         if not self.ended:
             alive = self.folder.is_alive
-            self.ended = self._lived and not alive
+            # the scheduler's thread may have set it meanwhile: never back to False
+            if self._lived and not alive:
+                self.ended = True
             self._lived = self._lived or alive
         return self.ended
 

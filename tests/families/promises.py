@@ -243,7 +243,7 @@ def test_a_resumed_run_equals_a_whole_one_bit_for_bit_and_files_say_what_hosts_l
     member, tmp_path
 ):
     (tmp_path / "Lora").mkdir()
-    shown = {"sample_prompts": ["a zorbl"], "lora_dir": str(tmp_path / "Lora")}
+    shown = {"lora_dir": str(tmp_path / "Lora"), "sample_prompts": ["a zorbl"], "sample_steps": 2}
     whole = run(member, tmp_path, "whole", max_train_steps=4, save_steps=2, **shown)
     half = run(member, tmp_path, "half", max_train_steps=2, save_steps=2)
     more = training.read(half.config).replace(max_train_steps=4)

@@ -275,6 +275,20 @@ def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, hos
     assert_all_is_well(card, lease)
 
 
+def test_an_end_that_is_told_while_its_lock_is_looked_at_is_not_forgotten(
+    lease, tmp_path, monkeypatch
+):
+    run = folder(tmp_path)
+    assert lease.before_start(run)
+    (kept,) = lease._runs.values()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            RunFolder, "is_alive", property(lambda run: setattr(kept, "ended", True) or False)
+        )
+        kept.is_over()
+    assert kept.ended
+
+
 def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, scheduler, tmp_path):
     worker = training(scheduler, tmp_path, card)
     host.generate()

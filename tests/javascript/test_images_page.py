@@ -441,11 +441,12 @@ def test_what_was_typed_is_saved_whatever_becomes_of_the_requests(tab):
     saved(page, folder, "a.png,typed while it was away\n")
     page.wait_for_selector("[data-kind=saved]")
     # so is one that loses its focus unheard
-    page.eval_on_selector(
-        "textarea",
-        "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true"
-        " })); }",
-    )
+    with page.expect_response("**/caption"):
+        page.eval_on_selector(
+            "textarea",
+            "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true"
+            " })); }",
+        )
     saved(page, folder, "a.png,put there\n")
     # a text that arrived without an answer is no conflict
     tab.answer_is_lost = "/caption"

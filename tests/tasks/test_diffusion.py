@@ -334,9 +334,8 @@ def test_a_restricting_licence_is_warned_of_and_credits_reach_file_and_card(tmp_
     )
     (tmp_path / "Lora").mkdir()
     credits = {"author": "Ann", "description": "Ink", "training_comment": "Own drawings"}
-    run = begin(
-        tmp_path, base_model=str(base), lora_dir=str(tmp_path / "Lora"), epochs=1, **credits
-    )
+    shown = {"lora_dir": str(tmp_path / "Lora"), "sample_steps": 1}
+    run = begin(tmp_path, base_model=str(base), epochs=1, **shown, **credits)
     assert job.run(run.path) == job.FINISHED
     warned = [one.message for one in run.read_events() if isinstance(one, events.Warned)]
     assert warned == ["inkbase is not for commercial use (cc-by-nc-4.0)"]

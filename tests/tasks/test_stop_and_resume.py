@@ -227,7 +227,8 @@ def test_a_stop_during_previews_does_not_wait_for_them(tmp_path, monkeypatch):
 
 def test_previews_without_memory_do_not_cost_the_training(tmp_path, monkeypatch):
     (tmp_path / "Lora").mkdir()
-    folder = begin(tmp_path, sample_prompts=["a"], sample_every=2, lora_dir=str(tmp_path / "Lora"))
+    shown = {"sample_prompts": ["a"], "sample_every": 2, "sample_steps": 1}
+    folder = begin(tmp_path, lora_dir=str(tmp_path / "Lora"), **shown)
 
     def no_memory(*arguments, **named):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
