@@ -145,6 +145,7 @@ export const countOf = (/** @type {KnownCard} */ card) =>
 /** So many images or texts, whichever the chosen dataset holds. */
 export const countInChosen = (/** @type {number} */ some) =>
     isTexts() ? countTexts(some) : count(some);
+
 onStart((home) => {
     if (home.datasets) take(home.datasets);
     else refresh().catch(widgets.toastProblem);

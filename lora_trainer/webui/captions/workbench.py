@@ -54,6 +54,7 @@ from lora_trainer.webui.captions.journal import (
     FileEdit,
     Swap,
 )
+from lora_trainer.webui.common.safe_names import natural_order
 from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, Item, View
 from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.datasets.registry import Datasets
@@ -328,7 +329,8 @@ class Workbench(Bench):
     def settle(self) -> None:
         """Record the changes of ended caption runs."""
         folder = self.root / caption_provenance.FOLDER / EXPECTED
-        for path in sorted(folder.glob("*.json")):
+        # fox before fox-2, which began later
+        for path in sorted(folder.glob("*.json"), key=lambda path: natural_order(path.stem)):
             with contextlib.suppress(*files.UNREADABLE, DatasetError), self.store.lock:
                 expected = files.load_json(path, names=True)
                 run = RunFolder(Path(expected["run"]))

@@ -798,6 +798,23 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     assert (captions(bench)["b.png"], by(bench, "b.png")) == ("a wolf", "machine")
 
 
+def test_caption_runs_that_ended_unseen_are_recorded_in_their_order(tmp_path):
+    bench = make(tmp_path / "fox", {"a.png": ""})
+    runs = [
+        begin_captioning(tmp_path / name, "captioner: blip\n")
+        for name in ("run", "run-2", "run-10")
+    ]
+    for run in runs:
+        bench.expect(run, Message(run.path.name))
+    for run in runs:
+        append(run, events.Started(job="caption"), events.Finished(step=1))
+    (tmp_path / "fox" / "metadata.csv").write_text("file_name,text\na.png,a fox\n", "utf-8")
+    machine(bench, a="a fox")
+    bench = again(tmp_path / "fox")
+    bench.settle()
+    assert [str(line.title) for line in bench.journal.lines()] == ["run-10", "run-2", "run"]
+
+
 def test_what_a_resumed_captioner_wrote_is_undone_by_itself(tmp_path):
     bench = make(tmp_path / "fox", {"a.png": "", "b.png": ""})
     run, title = begin_captioning(tmp_path / "run", "captioner: blip\n"), Message("By a captioner")
