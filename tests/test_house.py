@@ -70,6 +70,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "families": (TORCH_STACK, BASICS | {"settings", "dataset", "checkpoint"}),
     "frozen": ({"torch"}, BASICS),
+    "cpu": ({"torch", "peft"}, BASICS | {"frozen", "adapters"}),
     "checkpoint": (
         TORCH_STACK | {"yaml"},
         BASICS | {"environment", "settings", "runs", "dataset", "families", "frozen"},
@@ -124,6 +125,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "families",
             "frozen",
+            "cpu",
             "lora",
             "adapters",
             "captioning",
@@ -144,6 +146,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "families",
             "frozen",
+            "cpu.convolutions",
             "language.detect",
             "lora.changes",
             "adapters",

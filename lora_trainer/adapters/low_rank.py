@@ -96,6 +96,10 @@ def inject(
     for path, size in sizes.items():
         layer = model.get_submodule(path)
         device = layer.base_layer.weight.device
+        # autocast casts the input; after PEFT's cast to float32 that makes a copy of it for each
+        # layer, which is kept until the backward pass. Needed: where there is no autocast, and by
+        # dropout, whose factor is not exact in 16 bits
+        layer.cast_input_dtype_enabled = device.type == "mps" or dropout > 0
         down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         assert (layer.r[ADAPTER], layer.scaling[ADAPTER]) == (size.rank, size.alpha / size.rank)
         bound = 1 / math.sqrt(down.weight[0].numel())

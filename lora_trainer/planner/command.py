@@ -19,9 +19,9 @@ import psutil
 import torch
 
 from lora_trainer.checkpoint.load import Checkpoint, open_as_set
+from lora_trainer.cpu.convolutions import layout_bytes
 from lora_trainer.errors import CheckpointError, ConfigError
 from lora_trainer.families.base import TILE
-from lora_trainer.frozen.prepacked import layout_bytes
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.planner import accounting, formula

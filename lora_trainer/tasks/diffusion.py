@@ -26,6 +26,7 @@ from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_as_set
 from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.cpu.quicken import quicken
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import refuse
@@ -36,7 +37,6 @@ from lora_trainer.errors import CaptionerError, LoraFileError, OutOfMemory
 from lora_trainer.families.base import Family
 from lora_trainer.families.refusals import remarks
 from lora_trainer.frozen.layers import Precision
-from lora_trainer.frozen.prepacked import prepack_convolutions
 from lora_trainer.language.detect import is_language_model
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.lora.training_adapter import (
@@ -582,7 +582,7 @@ def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
     adapters = load_with_adapters(prepared)
     if prepared.device.type == "cpu":
-        prepack_convolutions(prepared.parts.unet)
+        quicken([prepared.parts.unet, *prepared.parts.text_encoders], prepared.dtype)
     return make_trainer(prepared, encoded, adapters)
 
 

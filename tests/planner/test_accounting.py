@@ -131,7 +131,7 @@ def test_sd15_at_512_pixels_takes_what_is_known_and_what_the_formula_says(tmp_pa
     counted = accounting.account(checkpoint, config, torch.bfloat16)
     assert counted.weights / GIB == pytest.approx(1.60, abs=0.01)
     assert counted.optimizer == pytest.approx(2 * counted.adapters, rel=0.01)
-    assert (counted.peak - counted.optimizer) / GIB == pytest.approx(2.88, abs=0.03)
+    assert (counted.peak - counted.optimizer) / GIB == pytest.approx(2.80, abs=0.03)
     layers = checkpoint.family.layer_shapes(path, checkpoint.detected)
     found = formula.predict(checkpoint.family, layers, config, "half")
     assert found.peak == pytest.approx(counted.peak, rel=0.05)

@@ -11,7 +11,7 @@ import yaml
 
 from lora_trainer import __main__ as command_line
 from lora_trainer.checkpoint.load import open_checkpoint
-from lora_trainer.frozen import prepacked
+from lora_trainer.cpu import convolutions as cpu_convolutions
 from lora_trainer.planner import plan as planning
 from lora_trainer.planner.formula import StepBytes
 from lora_trainer.planner.plan import cheaper, make_plan, of_share, process_count
@@ -210,7 +210,7 @@ def test_on_a_processor_the_layouts_of_convolutions_are_counted(plan, monkeypatc
     asked = {"base_model": str(small_checkpoint()), "resolution": 64, "device": "cpu"}
 
     def weights(precision, packs):
-        monkeypatch.setattr(prepacked, "can_prepack", lambda: packs)
+        monkeypatch.setattr(cpu_convolutions, "can_prepack", lambda: packs)
         status, out, err = plan("--json", **asked, mixed_precision=precision)
         assert status == 0, err
         return json.loads(out)["weights_bytes"]
@@ -227,9 +227,11 @@ def test_on_a_processor_the_layouts_of_convolutions_are_counted(plan, monkeypatc
 
 
 def test_layouts_are_not_counted_of_blocks_in_8_bits(monkeypatch):
-    monkeypatch.setattr(prepacked, "can_prepack", lambda: True)
+    monkeypatch.setattr(cpu_convolutions, "can_prepack", lambda: True)
     inside, outside = (torch.nn.Conv2d(4, 8, 3).to(torch.bfloat16) for _ in range(2))
     model = torch.nn.ModuleList([torch.nn.Sequential(inside), outside])
-    assert prepacked.layout_bytes(model, torch.bfloat16) == 2 * 2 * 2 * outside.weight.numel()
-    found = prepacked.layout_bytes(model, torch.bfloat16, [model[0]])
+    assert (
+        cpu_convolutions.layout_bytes(model, torch.bfloat16) == 2 * 2 * 2 * outside.weight.numel()
+    )
+    found = cpu_convolutions.layout_bytes(model, torch.bfloat16, [model[0]])
     assert found == 2 * 2 * outside.weight.numel()

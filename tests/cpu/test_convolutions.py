@@ -5,8 +5,14 @@ import copy
 import pytest
 import torch
 
-from lora_trainer.frozen import prepacked
-from lora_trainer.frozen.prepacked import PrepackedConv2d, can_prepack, prepack_convolutions
+from lora_trainer.cpu import convolutions
+from lora_trainer.cpu.convolutions import (
+    PointwiseConv2d,
+    PrepackedConv2d,
+    can_prepack,
+    multiply_pointwise,
+    prepack_convolutions,
+)
 
 packs = pytest.mark.skipif(not can_prepack(), reason="no bfloat16 in this processor's convolutions")
 SHAPES = (
@@ -90,6 +96,46 @@ def test_what_learns_is_in_float32_or_has_one_pixel_stays_as_it_is():
 
 
 def test_a_processor_that_cannot_keeps_plain_convolutions(monkeypatch):
-    monkeypatch.setattr(prepacked, "can_prepack", lambda: False)
+    monkeypatch.setattr(convolutions, "can_prepack", lambda: False)
     plain = convolution(**SHAPES[0])
     assert prepack_convolutions(plain) == 0 and type(plain) is torch.nn.Conv2d
+
+
+def test_convolutions_of_one_pixel_are_products():
+    """With frozen weights, and with those of an adapter, in float32 under autocast."""
+    frozen, down = convolution(kernel_size=1), convolution(kernel_size=1, bias=False)
+    learning = torch.nn.Conv2d(40, 8, 1, bias=False)
+    others = (
+        convolution(**SHAPES[0]),
+        convolution(kernel_size=1, stride=2),
+        convolution(kernel_size=1, padding=1),
+        torch.nn.Conv2d(24, 40, 1, groups=2).bfloat16().requires_grad_(False),
+        torch.nn.Conv2d(24, 40, 1).requires_grad_(False),
+    )
+    model = torch.nn.Sequential(frozen, learning)
+    plain, exact = copy.deepcopy(model), copy.deepcopy(model).float()
+    assert multiply_pointwise(torch.nn.ModuleList([model, down, *others])) == 3
+    assert {type(one) for one in (frozen, learning, down)} == {PointwiseConv2d}
+    assert {type(one) for one in others} == {torch.nn.Conv2d}
+
+    def outcome(of: torch.nn.Sequential, dtype: torch.dtype) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(2)
+        images = torch.randn(2, 9, 12, 24, generator=generator).bfloat16().permute(0, 3, 1, 2)
+        weights = torch.randn(2, 8, 9, 12, generator=generator).bfloat16()
+        images = images.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+            output = of(images)
+        (output.float() * weights.float()).sum().backward()
+        assert images.grad is not None and of[1].weight.grad is not None
+        return [output.detach(), images.grad, of[1].weight.grad]
+
+    true = outcome(exact, torch.float32)
+    theirs, found = outcome(plain, torch.bfloat16), outcome(model, torch.bfloat16)
+    for one, other, value in zip(found, theirs, true, strict=True):
+        assert one.shape == value.shape and one.dtype == other.dtype
+        assert (one - value).norm() < 1.2 * (other - value).norm() + 1e-6
+        assert (one - value).norm() < 0.01 * value.norm()
+    with torch.no_grad():
+        image = torch.randn(1, 24, 8, 8)
+        expected = torch.nn.functional.conv2d(image.bfloat16(), down.weight)
+        torch.testing.assert_close(down(image), expected, rtol=0.02, atol=0.02)

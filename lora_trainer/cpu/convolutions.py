@@ -1,9 +1,12 @@
-"""Frozen convolutions whose weights are laid out once as oneDNN wants them, for a processor."""
+"""Convolutions: frozen ones whose weights are laid out once as oneDNN wants them, and those of one
+pixel as products of matrices.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -98,12 +101,58 @@ class PrepackedConv2d(torch.nn.Conv2d):
         return layout
 
 
+class PointwiseConv2d(torch.nn.Conv2d):
+    """A 1x1 convolution as a product of matrices: oneDNN's convolution is slower by a fifth to a
+    third, and with the few channels of a LoRA it takes several times as long. oneDNN's layouts for
+    them fit some sizes only: with one that does not fit it takes up to 100 times as long.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dtype = torch.bfloat16
+        bias = None if self.bias is None else self.bias.to(dtype)
+        output: torch.Tensor = _Pointwise.apply(input.to(dtype), self.weight.to(dtype), bias)  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Pointwise(torch.autograd.Function):
+    """weight input + bias, for an input (B, C, H, W) and a frozen bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inputs, weight)
+        matrix, images = weight.flatten(1), inputs.flatten(2)
+        output = images.new_empty((len(images), len(matrix), images.shape[2]))
+        for image, result in zip(images, output, strict=True):
+            if bias is None:
+                torch.mm(matrix, image, out=result)
+            else:
+                torch.addmm(bias[:, None], matrix, image, out=result)
+        return output.view(len(images), len(matrix), *inputs.shape[2:])
+
+    @staticmethod
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        inputs, weight = ctx.saved_tensors
+        matrix, given, images = weight.flatten(1), gradient.flatten(2), inputs.flatten(2)
+        of_inputs = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = torch.empty_like(images, memory_format=torch.contiguous_format)
+            for one, result in zip(given, of_inputs, strict=True):
+                torch.mm(matrix.T, one, out=result)
+            of_inputs = of_inputs.view(inputs.shape)
+        if ctx.needs_input_grad[1]:
+            given, images = (one.transpose(0, 1).flatten(1) for one in (given, images))
+            of_weight = (given @ images.T).view(weight.shape)
+        return of_inputs, of_weight, None
+
+
 def prepack_convolutions(model: torch.nn.Module) -> int:
     """Prepack the frozen bfloat16 convolutions of a model on a processor that computes in bfloat16,
     which takes twice the memory of their weights in addition. In float32 it gains too little for
-    that. 1x1 convolutions are left as they are: without AMX their layouts fit some sizes only, and
-    with a layout that does not fit, oneDNN takes up to 100 times as long. Returns how many there
-    are.
+    that. 1x1 convolutions are left as they are. Returns how many there are.
     """
     found = [
         module
@@ -119,6 +168,26 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
         assert isinstance(module, PrepackedConv2d)
         module.lay_out()
     log.info("%d convolutions prepacked", len(found))
+    return len(found)
+
+
+def multiply_pointwise(model: torch.nn.Module) -> int:
+    """Make PointwiseConv2d of the 1x1 convolutions in bfloat16, and of those that learn, which
+    autocast would compute in it. Returns how many there are.
+    """
+    found = [
+        module
+        for module in model.modules()
+        if type(module) is torch.nn.Conv2d
+        and module.kernel_size == module.stride == (1, 1)
+        and module.groups == 1
+        and not any(module.padding)
+        and module.weight.device.type == "cpu"
+        and (module.weight.dtype == torch.bfloat16 or module.weight.requires_grad)
+        and (module.bias is None or not module.bias.requires_grad)
+    ]
+    for module in found:
+        module.__class__ = PointwiseConv2d
     return len(found)
 
 
