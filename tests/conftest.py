@@ -45,6 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True)
+def torchs_own_attention() -> Iterator[None]:
+    """A training in this process may have replaced it, for all that follows."""
+    yield
+    attention = sys.modules.get("lora_trainer.cpu.attention")
+    if attention is not None:
+        attention.deactivate()
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     # models and their graphs are many objects, of which few are garbage

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,10 +96,6 @@ def inject(
     for path, size in sizes.items():
         layer = model.get_submodule(path)
         device = layer.base_layer.weight.device
-        # autocast casts the input; after PEFT's cast to float32 that makes a copy of it for each
-        # layer, which is kept until the backward pass. Needed: where there is no autocast, and by
-        # dropout, whose factor is not exact in 16 bits
-        layer.cast_input_dtype_enabled = device.type == "mps" or dropout > 0
         down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         assert (layer.r[ADAPTER], layer.scaling[ADAPTER]) == (size.rank, size.alpha / size.rank)
         bound = 1 / math.sqrt(down.weight[0].numel())
@@ -111,6 +107,17 @@ def inject(
             torch.zeros(up.weight.shape, dtype=torch.float32, device=device)
         )
         yield LowRankAdapter(part, path, layer, size)
+
+
+def leave_casts_to_autocast(adapters: Iterable[Adapter]) -> None:
+    """For layers that are used under autocast only: PEFT no longer casts an input in 16 bits to
+    float32. Autocast casts it back, with the same result, and each layer keeps this copy until the
+    backward pass. With dropout, whose factor is not exact in 16 bits, PEFT still casts.
+    """
+    for adapter in adapters:
+        if isinstance(adapter, LowRankAdapter):
+            dropout = adapter.layer.lora_dropout[ADAPTER]
+            adapter.layer.cast_input_dtype_enabled = not isinstance(dropout, torch.nn.Identity)
 
 
 def fitted(

@@ -4,5 +4,7 @@
     attention     torch's attention, as blocks of matrix products
     adapters      a linear layer and its LoRA in one step of autograd
 
-Results differ from torch's own by the rounding of bfloat16. Trainings in float32 are not changed.
+Results differ from torch's own by roundings to bfloat16. Attention has one that torch's kernel does
+not have, of the scores, whose error grows with their size (BENCHMARKS.md). Trainings in float32 are
+not changed.
 """

@@ -18,6 +18,7 @@ class LowRankLinear(Linear):  # type: ignore[misc]
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         plain = (
             torch.is_grad_enabled()
+            and x.ndim > 1
             and not (args or kwargs or self.disable_adapters or self.merged)
             and isinstance(self.lora_dropout[ADAPTER], torch.nn.Identity)
         )

@@ -1,6 +1,6 @@
 """Attention in bfloat16, as blocks of matrix multiplications.
 
-torch's own kernel for processors reaches a third to a half of the rate of matrix multiplications.
+torch's own kernel for processors reaches a sixth to a half of the rate of matrix multiplications.
 Here each of its operations is one of torch's own, over a block of scores that fits into the caches.
 Nothing but the output is kept: as in FlashAttention (Dao et al., arXiv 2205.14135), the backward
 pass computes the scores again.
@@ -22,7 +22,7 @@ import torch
 BLOCK = 1 << 21
 """Scores of a block: 4 MiB of them."""
 FEWEST_SCORES = 5000
-"""Of one head. With fewer, torch's own kernel is as fast or faster."""
+"""Of one head: queries times keys. With fewer, torch's own kernel is as fast or faster."""
 LANES = 16
 """Products whose width is a multiple of this are computed faster, by up to a third."""
 
@@ -37,7 +37,8 @@ _scratch = threading.local()
 
 def activate() -> bool:
     """Let torch.nn.functional.scaled_dot_product_attention of this process use `attend` where it is
-    faster: for tensors in bfloat16 without mask and dropout. Returns False, and changes nothing, on
+    faster: for tensors in bfloat16 without mask and dropout, with as many heads of keys as of
+    queries. Returns False, and changes nothing, on
     processors with AMX, for which torch's kernel has a form of its own, and in versions of torch
     that have no way to do so (before 2.9).
     """
@@ -76,7 +77,7 @@ def activate() -> bool:
 
 
 def deactivate() -> None:
-    """Undo `activate`."""
+    """Undo `activate`. What `attend` has computed has no backward pass afterwards."""
     while _registered:
         _registered.pop()._destroy()
 
@@ -96,6 +97,7 @@ def _serves(
         and not dropout
         and not causal
         and attn_mask is None
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[2] * key.shape[2] >= FEWEST_SCORES
     )
 
@@ -198,6 +200,7 @@ def _room(name: str, like: torch.Tensor, width: int | None = None) -> torch.Tens
     size = math.prod(shape)
     kept: torch.Tensor | None = getattr(_scratch, name, None)
     if kept is None or len(kept) < size:
-        kept = torch.empty(size, dtype=torch.bfloat16)
+        with torch.inference_mode(False):
+            kept = torch.empty(size, dtype=torch.bfloat16)
         setattr(_scratch, name, kept)
     return kept[:size].view(shape)

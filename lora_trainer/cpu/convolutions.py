@@ -102,12 +102,14 @@ class PrepackedConv2d(torch.nn.Conv2d):
 
 
 class PointwiseConv2d(torch.nn.Conv2d):
-    """A 1x1 convolution as a product of matrices: oneDNN's convolution is slower by a fifth to a
-    third, and with the few channels of a LoRA it takes several times as long. oneDNN's layouts for
+    """A 1x1 convolution as a product of matrices: oneDNN's convolution is slower by a tenth to a
+    half, and with the few channels of a LoRA it takes several times as long. oneDNN's layouts for
     them fit some sizes only: with one that does not fit it takes up to 100 times as long.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.ndim != 4:
+            return super().forward(input)
         dtype = torch.bfloat16
         bias = None if self.bias is None else self.bias.to(dtype)
         output: torch.Tensor = _Pointwise.apply(input.to(dtype), self.weight.to(dtype), bias)  # type: ignore[no-untyped-call]

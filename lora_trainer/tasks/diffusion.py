@@ -21,6 +21,7 @@ import torch
 
 from lora_trainer.adapters.continued import Continuation, begin_from, match
 from lora_trainer.adapters.injected import Adapters, add_adapters, target_layers
+from lora_trainer.adapters.low_rank import leave_casts_to_autocast
 from lora_trainer.adapters.training_adapter import TrainingAdapter
 from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
@@ -74,6 +75,7 @@ from lora_trainer.training.device import (
     free_memory,
     keep_freed_memory,
     processor_has_bfloat16,
+    uses_autocast,
 )
 from lora_trainer.training.encoded_cache import EncodedCache
 from lora_trainer.training.loop import StopRequested
@@ -601,6 +603,8 @@ def load_with_adapters(prepared: PreparedImages) -> Adapters:
     if training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     adapters = add_adapters(parts, config.lora, derived_seed(training.seed, "adapters"))
+    if uses_autocast(prepared.device, prepared.dtype):
+        leave_casts_to_autocast(adapters.layers)
     parts.unet.train()
     if training.gradient_checkpointing and config.lora.train_text_encoder:
         for encoder in parts.text_encoders:

@@ -79,6 +79,11 @@ def precision_name(dtype: torch.dtype) -> str:
     return {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
 
 
+def uses_autocast(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a training with a frozen model in `dtype` has its forward passes under autocast."""
+    return dtype != torch.float32 and device.type != "mps"
+
+
 def _best_precision(device: torch.device, parameter_count: int) -> torch.dtype:
     if device.type == "cuda":
         # native bfloat16 since Ampere (8.0); emulated before, slower than float32

@@ -20,7 +20,7 @@ from lora_trainer.dataset.buckets import epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.averaging import WeightAverage, averaged_by, make_average
-from lora_trainer.training.device import move_optimizer
+from lora_trainer.training.device import move_optimizer, uses_autocast
 from lora_trainer.training.prefetch import BatchRequest, Prefetcher
 from lora_trainer.training.processes import ALONE, Processes
 from lora_trainer.training.randomness import seed_dropout
@@ -300,7 +300,7 @@ class Trainer:
         """Autocast to the frozen model's dtype for a forward pass; adapters and loss stay
         float32.
         """
-        if self.dtype == torch.float32 or self.device.type == "mps":
+        if not uses_autocast(self.device, self.dtype):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 

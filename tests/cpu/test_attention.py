@@ -83,6 +83,21 @@ def test_what_all_keys_have_in_common_costs_no_precision():
     assert max(errors(ours(given), results(given, torch.float64))) < 0.01
 
 
+@pytest.mark.parametrize(("deviation", "bound"), [(3, 0.02), (10, 0.06)])
+def test_large_scores_are_off_by_their_rounding(deviation, bound):
+    query, key, value, gradient = tensors(2, 100, 100, 40)
+    given = [query * deviation, key, value, gradient]
+    assert max(errors(ours(given), results(given, torch.float64))) < bound
+
+
+def test_memory_of_an_inference_serves_a_training():
+    given = tensors(3, 160, 160, 40)
+    attention._scratch.__dict__.clear()
+    with torch.inference_mode():
+        attention.attend(*given[:3])
+    assert max(errors(ours(given), results(given, torch.float64))) < 0.01
+
+
 def test_a_scale_of_its_own_is_applied():
     query, key, value, gradient = tensors(2, 100, 100, 40)
     asked = [query * 0.5, key, value, gradient]
@@ -140,11 +155,15 @@ def in_float(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tor
     return scaled_dot_product_attention(query.float(), key.float(), value.float())
 
 
+def of_fewer_key_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return scaled_dot_product_attention(query, key[:, :1], value[:, :1], enable_gqa=True)
+
+
 def of_few(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return scaled_dot_product_attention(query[:, :, :10], key, value)
 
 
-@pytest.mark.parametrize("call", [masked, causal, in_float, of_few])
+@pytest.mark.parametrize("call", [masked, causal, in_float, of_fewer_key_heads, of_few])
 def test_torchs_own_attention_stays_for_all_else(call):
     given = tensors(2, 100, 100, 40)
 
@@ -167,7 +186,8 @@ def test_a_forward_pass_of_torchs_own_has_a_backward_pass_of_its_own():
     expected = results([query, key, value, gradient], torch.bfloat16)
     inputs = [one.clone().requires_grad_() for one in (query, key, value)]
     output = scaled_dot_product_attention(*inputs)
-    attention.activate()
+    if not attention.activate():
+        pytest.skip("this processor or torch keeps its own attention")
     try:
         found = torch.autograd.grad(output, inputs, gradient)
     finally:
