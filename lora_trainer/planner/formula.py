@@ -138,6 +138,9 @@ def _activations(step: Mapping[str, float], config: RunConfig, count: int, resol
     pixels, rank = resolution**2, config.lora.lora_rank or DEFAULT_RANK
     per_image = step["per_image"] + step["per_pixel"] * pixels
     per_image += step["per_pixel_and_rank"] * pixels * rank
+    if config.lora.lora_dropout:
+        # what each adapter is given, with the rest dropped, and which it was
+        per_image += step["dropout_per_image"] + step["dropout_per_pixel"] * pixels
     if config.lora.train_text_encoder:
         per_image += step["per_text"] * config.checkpoint.max_token_length / CHUNK
     gradients = count * ADAPTER_BYTES

@@ -7,7 +7,7 @@ accounting over a grid.
                                                            alone: it needs the newer libraries
     python -m tests.benchmark.memory_table --families flux --only models steps frozen --kinds half
     python -m tests.benchmark.memory_table --only models   only what --only names, the rest is kept:
-                                                           models, steps, frozen, locon
+                                                           models, steps, frozen, locon, dropout
     python -m tests.benchmark.memory_table --grid          the comparison, as a table for BENCHMARKS.md
 
 A full-size checkpoint is a sparse file of zeros; no weight is read.
@@ -51,7 +51,7 @@ LORA_TYPES = ("lora", "locon")
 SMALL, LARGE = 640, 1280
 """Sides of the two sizes: large enough that activations, not gradients, make the peak."""
 LOW, HIGH = 8, 64
-KNOWN = ("models", "steps", "frozen", "locon")
+KNOWN = ("models", "steps", "frozen", "locon", "dropout")
 GRID = (
     ("half", False, {"resolution": 512, "batch_size": 1, "lora_rank": 8}),
     ("half", True, {"resolution": 768, "batch_size": 4, "lora_rank": 32}),
@@ -169,6 +169,27 @@ def frozen_of(checkpoint: Checkpoint, step: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def dropout_of(checkpoint: Checkpoint, step: dict[str, Any]) -> dict[str, Any]:
+    """What `lora_dropout` adds to what an image takes."""
+    asked = {
+        "gradient_checkpointing": step["checkpointing"],
+        "lora_type": step["lora_type"],
+        "lora_rank": LOW,
+    }
+    added = []
+    for side in (SMALL, LARGE):
+        (dropped, _), (usual, _) = (
+            activations(checkpoint, step["precision"], resolution=side, lora_dropout=share, **asked)
+            for share in (0.1, 0.0)
+        )
+        added.append(dropped - usual)
+    slope = (added[1] - added[0]) / (LARGE**2 - SMALL**2)
+    return {
+        "dropout_per_image": round(added[0] - slope * SMALL**2),
+        "dropout_per_pixel": round(slope, 2),
+    }
+
+
 def file_of(folder: Path, family: str) -> Path:
     """A checkpoint of the published size without content."""
     if family in NEWER:
@@ -207,11 +228,15 @@ def _measured(
     for lora_type, kind, checkpointing in product(LORA_TYPES, kinds, (False, True)):
         if ("steps" if lora_type == "lora" else lora_type) in only:
             made = step_of(checkpoint, kind, checkpointing, lora_type)
+            before = next((one for one in entry["steps"] if _key(one) == _key(made)), {})
             others = [one for one in entry["steps"] if _key(one) != _key(made)]
-            entry["steps"] = [*others, made]
+            entry["steps"] = [*others, {**before, **made}]
             yield
     for step in entry["steps"] if "frozen" in only else ():
         step["frozen"] = frozen_of(checkpoint, step)
+        yield
+    for step in entry["steps"] if "dropout" in only else ():
+        step.update(dropout_of(checkpoint, step))
         yield
 
 

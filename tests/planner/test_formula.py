@@ -44,6 +44,25 @@ def test_the_formula_is_near_the_accounting(tmp_path):
     assert formula.block_count(checkpoint.family, layers_of(path)) == 44
 
 
+WITH_DROPOUT = (
+    ({"resolution": 512}, 3.473),
+    ({"resolution": 512, "gradient_checkpointing": True}, 2.113),
+)
+"""GiB of SD1.5's peak at rank 8, each a step that was counted."""
+
+
+@pytest.mark.parametrize(("changes", "counted"), WITH_DROPOUT)
+def test_what_dropout_keeps_is_in_the_formula(changes, counted, tmp_path):
+    path, known = full_file(tmp_path, "sd1"), families.get("sd1")
+    asked = {"lora_rank": 8, **changes}
+    plain, dropped, other = (
+        formula.predict(known, layers_of(path), config_of(**asked, lora_dropout=share), "half")
+        for share in (0.0, 0.1, 0.5)
+    )
+    assert dropped.peak / 2**30 == pytest.approx(counted, rel=0.01)
+    assert plain.peak < 0.95 * dropped.peak and other == dropped
+
+
 COUNTED = (
     ({"resolution": 512}, 36.25),
     ({"resolution": 512, "gradient_checkpointing": True}, 24.39),
