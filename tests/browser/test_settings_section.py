@@ -343,6 +343,8 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     expect(section.locator(".lora-trainer-settings-why")).to_contain_text(
         "Rank 5", use_inner_text=True
     )
+    # the other page reads what this one has written
+    eventually(lambda: "own:My _discs_.yaml" in draft_of(host, dataset), True)
     section = open_step(open_bare_tab(visitor, host), "settings")
     eventually(
         lambda: section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed"),
