@@ -38,9 +38,8 @@ _scratch = threading.local()
 def activate() -> bool:
     """Let torch.nn.functional.scaled_dot_product_attention of this process use `attend` where it is
     faster: for tensors in bfloat16 without mask and dropout, with as many heads of keys as of
-    queries. Returns False, and changes nothing, on
-    processors with AMX, for which torch's kernel has a form of its own, and in versions of torch
-    that have no way to do so (before 2.9).
+    queries. Returns False, and changes nothing, on processors with AMX, for which torch's kernel
+    has a form of its own, and in versions of torch that have no way to do so (before 2.9).
     """
     if _registered:
         return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 from lora_trainer.cpu import attention
@@ -11,15 +9,14 @@ from lora_trainer.cpu.adapters import join_with_layers
 from lora_trainer.cpu.convolutions import can_prepack, multiply_pointwise, prepack_convolutions
 
 
-def quicken(models: Iterable[torch.nn.Module], dtype: torch.dtype) -> None:
-    """Let frozen models with adapters, trained in `dtype` under autocast, use the forms of this
+def quicken(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Let a frozen model with adapters, trained in `dtype` under autocast, use the forms of this
     package, and attention in this process. Does nothing unless dtype is bfloat16 and the processor
     computes in it.
     """
     if dtype != torch.bfloat16 or not can_prepack():
         return
-    for model in models:
-        prepack_convolutions(model)
-        multiply_pointwise(model)
-        join_with_layers(model)
+    prepack_convolutions(model)
+    multiply_pointwise(model)
+    join_with_layers(model)
     attention.activate()

@@ -584,7 +584,7 @@ def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
     adapters = load_with_adapters(prepared)
     if prepared.device.type == "cpu":
-        quicken([prepared.parts.unet, *prepared.parts.text_encoders], prepared.dtype)
+        quicken(prepared.parts.unet, prepared.dtype)
     return make_trainer(prepared, encoded, adapters)
 
 

@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -105,7 +105,7 @@ def _weights(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _line(peaks: list[int], first: int, pixels: int) -> dict[str, float]:
+def _line(peaks: Sequence[float], first: int, pixels: int) -> dict[str, float]:
     slope = (peaks[1] - peaks[0]) / pixels
     return {"fixed": round(peaks[0] - slope * first), "per_pixel": round(slope, 1)}
 
@@ -183,11 +183,8 @@ def dropout_of(checkpoint: Checkpoint, step: dict[str, Any]) -> dict[str, Any]:
             for share in (0.1, 0.0)
         )
         added.append(dropped - usual)
-    slope = (added[1] - added[0]) / (LARGE**2 - SMALL**2)
-    return {
-        "dropout_per_image": round(added[0] - slope * SMALL**2),
-        "dropout_per_pixel": round(slope, 2),
-    }
+    line = _line(added, SMALL**2, LARGE**2 - SMALL**2)
+    return {"dropout_per_image": line["fixed"], "dropout_per_pixel": line["per_pixel"]}
 
 
 def file_of(folder: Path, family: str) -> Path:

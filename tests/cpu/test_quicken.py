@@ -22,7 +22,7 @@ def kinds_after(
     monkeypatch.setattr("lora_trainer.cpu.convolutions.can_prepack", lambda: can)
     monkeypatch.setattr(PrepackedConv2d, "lay_out", lambda self: None)
     monkeypatch.setattr(attention, "activate", lambda: asked.append(True))
-    quicken.quicken([parts.unet, *parts.text_encoders], dtype)
+    quicken.quicken(parts.unet, dtype)
     return {type(module) for module in parts.unet.modules()}, asked
 
 
