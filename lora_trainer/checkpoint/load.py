@@ -45,6 +45,7 @@ from lora_trainer.checkpoint.tokenizer_files import (
     open_tokenizer,
     require_fitting,
 )
+from lora_trainer.cpu.convolutions import prepack_convolutions
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.families.base import Family
 from lora_trainer.frozen.layers import Precision
@@ -136,13 +137,18 @@ class Checkpoint:
         *,
         kept: Precision = "same",
         swapped: int = 0,
+        prepacked: bool = False,
         added: Callable[[str], torch.Tensor | None] | None = None,
     ) -> Any:
         """kept: how the weights of its blocks are kept; swapped: the number of blocks whose weights
-        stay in main memory; added: what is added to the weight of the layer at a path, or None.
+        stay in main memory; prepacked: whether convolutions that are left are to be as
+        cpu.convolutions has them; added: what is added to the weight of the layer at a path, or
+        None.
         """
         unet = self._empty(self.unet)
         keep(self.family.blocks(unet), kept, swapped, torch.device(device))
+        if prepacked:
+            prepack_convolutions(unet)
         self._fill(self.unet, unet, dtype, device, added)
         self._note_unused(unet)
         return unet

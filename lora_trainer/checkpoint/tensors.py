@@ -23,7 +23,7 @@ from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Part
 from lora_trainer.errors import CheckpointError
-from lora_trainer.frozen.layers import FrozenLayer, homes
+from lora_trainer.frozen.layers import FrozenLayer, TakesWeight, homes
 
 TYPES = {
     "F64": torch.float64,
@@ -127,7 +127,7 @@ def fill(
         owner, _, attribute = name.rpartition(".")
         if added is not None and attribute == "weight" and (more := added(owner)) is not None:
             stored = stored.float() + more.view(stored.shape)
-        if attribute == "weight" and isinstance(layer := modules[owner], FrozenLayer):
+        if attribute == "weight" and isinstance(layer := modules[owner], TakesWeight):
             layer.take(stored, dtype, device)
             continue
         weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)

@@ -4,15 +4,12 @@ pixel as products of matrices.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from lora_trainer.frozen.layers import WithoutWeightGradient
-
-log = logging.getLogger(__name__)
 
 TYPICAL_SIDE = 32
 """Height and width in elements of the inputs that layouts are chosen for. They are as fast for
@@ -23,22 +20,41 @@ take twice as long.
 
 class PrepackedConv2d(torch.nn.Conv2d):
     """A frozen convolution with its weight in oneDNN's own layouts, one for the output and one for
-    the gradient of the input. Plain convolutions lay it out again at every call.
+    the gradient of the input, in place of torch's. Plain convolutions lay it out again at every
+    call.
 
-    A module becomes one by `prepack_convolutions`; it keeps its weight, and lays it out again when
-    that has changed. The layouts do not depend on the size of the images, so that neither does the
-    result depend on the sizes seen before.
+    A module becomes one by `prepack_convolutions`; its weight is then to be given with `take`. The
+    layouts do not depend on the size of the images, so that neither does the result depend on the
+    sizes seen before.
     """
 
-    def lay_out(self) -> None:
-        """Make both layouts now: made in the first step, they would lie between its activations,
-        and fragment the memory.
-        """
-        for name in ("_packed_forward", "_packed_backward"):
-            self._packed(name)
+    def __new__(cls, *arguments: Any, **options: Any) -> Any:
+        # PEFT makes a convolution's adapter of its base layer's class
+        return torch.nn.Conv2d(*arguments, **options) if arguments else super().__new__(cls)
+
+    def take(self, weight: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """Keep this weight, (out, in, height, width) of any float dtype, in both layouts."""
+        weight = weight.to(device, dtype).contiguous()
+        shared = (self.stride, self.dilation, 1)
+        inputs, outputs = (
+            (1, channels, TYPICAL_SIDE, TYPICAL_SIDE)
+            for channels in (self.in_channels, self.out_channels)
+        )
+        self._for_output: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, self.padding, *shared, inputs
+        )
+        self._for_gradient: torch.Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            weight, self.padding, (0, 0), *shared, outputs
+        )
+        del self._parameters["weight"]
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """A copy, in torch's layout."""
+        return self._for_output.to_dense()
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        input = input.to(self.weight.dtype)
+        input = input.to(self._for_output.dtype)
         if torch.is_grad_enabled() and input.requires_grad:
             return WithoutWeightGradient.apply(input, self)  # type: ignore[no-any-return, no-untyped-call]
         return self.compute(input)
@@ -46,7 +62,7 @@ class PrepackedConv2d(torch.nn.Conv2d):
     def compute(self, inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             inputs,
-            self._packed("_packed_forward"),
+            self._for_output,
             self.bias,
             self.padding,
             self.stride,
@@ -69,8 +85,8 @@ class PrepackedConv2d(torch.nn.Conv2d):
             for axis in (0, 1)
         ]
         result: torch.Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-            gradient.to(self.weight.dtype).contiguous(),
-            self._packed("_packed_backward"),
+            gradient.to(self._for_gradient.dtype).contiguous(),
+            self._for_gradient,
             None,
             self.padding,
             rest,
@@ -82,23 +98,6 @@ class PrepackedConv2d(torch.nn.Conv2d):
             "",
         )
         return result
-
-    def _packed(self, name: str) -> torch.Tensor:
-        seen, packed = self.__dict__.get(name, (None, None))
-        now = (self.weight.data_ptr(), self.weight._version)
-        if seen != now:
-            weight = self.weight.detach()
-            inputs = self.out_channels if name == "_packed_backward" else self.in_channels
-            shared = (self.stride, self.dilation, 1, (1, inputs, TYPICAL_SIDE, TYPICAL_SIDE))
-            if name == "_packed_forward":
-                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, *shared)
-            else:
-                packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-                    weight, self.padding, (0, 0), *shared
-                )
-            self.__dict__[name] = (now, packed)
-        layout: torch.Tensor = packed
-        return layout
 
 
 class PointwiseConv2d(torch.nn.Conv2d):
@@ -152,24 +151,13 @@ class _Pointwise(torch.autograd.Function):
 
 
 def prepack_convolutions(model: torch.nn.Module) -> int:
-    """Prepack the frozen bfloat16 convolutions of a model on a processor that computes in bfloat16,
-    which takes twice the memory of their weights in addition. In float32 it gains too little for
-    that. 1x1 convolutions are left as they are. Returns how many there are.
+    """Make PrepackedConv2d of a model's convolutions, which are to be frozen in bfloat16 on a
+    processor that computes in it. They take the memory of their weights twice; in float32 they gain
+    too little for that. 1x1 convolutions are left as they are. Returns how many there are.
     """
-    found = [
-        module
-        for module in _convolutions(model)
-        if module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.bfloat16
-        and not module.weight.requires_grad
-    ]
-    if not found or not can_prepack():
-        return 0
+    found = _convolutions(model)
     for module in found:
         module.__class__ = PrepackedConv2d
-        assert isinstance(module, PrepackedConv2d)
-        module.lay_out()
-    log.info("%d convolutions prepacked", len(found))
     return len(found)
 
 
@@ -196,13 +184,13 @@ def multiply_pointwise(model: torch.nn.Module) -> int:
 def layout_bytes(
     model: torch.nn.Module, dtype: torch.dtype, in_8_bits: Iterable[torch.nn.Module] = ()
 ) -> int:
-    """Bytes that `prepack_convolutions` takes more for this model, frozen and in this dtype on the
+    """Bytes that prepacked convolutions take more in this model, frozen and in this dtype on the
     processor. in_8_bits: its blocks whose weights are kept so, and which are not prepacked.
     """
     if dtype != torch.bfloat16 or not can_prepack():
         return 0
     kept = {module for block in in_8_bits for module in block.modules()}
-    return 2 * sum(
+    return sum(
         module.weight.numel() * dtype.itemsize
         for module in _convolutions(model)
         if module not in kept
@@ -223,11 +211,14 @@ def _convolutions(model: torch.nn.Module) -> list[torch.nn.Conv2d]:
 
 def can_prepack() -> bool:
     """Whether this processor and this torch have what PrepackedConv2d needs: tried out."""
-    probe = torch.nn.Conv2d(8, 8, 3, padding=1).to(torch.bfloat16).requires_grad_(False)
-    probe.__class__ = PrepackedConv2d
+    probe = torch.nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    weight = probe.weight
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
+        prepack_convolutions(probe)
+        assert isinstance(probe, PrepackedConv2d)
+        probe.take(weight, torch.bfloat16, torch.device("cpu"))
         image = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16, requires_grad=True)
         probe(image).sum().backward()
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):

@@ -6,17 +6,20 @@ import torch
 
 from lora_trainer.cpu import attention
 from lora_trainer.cpu.adapters import join_with_layers
-from lora_trainer.cpu.convolutions import can_prepack, multiply_pointwise, prepack_convolutions
+from lora_trainer.cpu.convolutions import can_prepack, multiply_pointwise
 
 
-def quicken(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Let a frozen model with adapters, trained in `dtype` under autocast, use the forms of this
-    package, and attention in this process. Does nothing unless dtype is bfloat16 and the processor
-    computes in it.
+def can_quicken(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model that is frozen in `dtype` and trained under autocast may use the forms of
+    this package: in bfloat16, on a processor that computes in it.
     """
-    if dtype != torch.bfloat16 or not can_prepack():
-        return
-    prepack_convolutions(model)
+    return device.type == "cpu" and dtype == torch.bfloat16 and can_prepack()
+
+
+def quicken(model: torch.nn.Module) -> None:
+    """Let such a model, with its adapters, use them, and attention in this process. Its
+    convolutions were to be prepacked before they had their weights.
+    """
     multiply_pointwise(model)
     join_with_layers(model)
     attention.activate()

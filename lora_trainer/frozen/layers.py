@@ -14,7 +14,7 @@ input. The arithmetic is otherwise that of torch's layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,16 @@ class Home(Protocol):
 
     def release(self) -> None:
         """Leave the device; the next call comes back."""
+
+
+@runtime_checkable
+class TakesWeight(Protocol):
+    """A layer that keeps its weight in a form of its own."""
+
+    def take(self, weight: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """Keep this weight, of any float dtype, in its form of this dtype, on this device. The
+        tensor is used again afterwards.
+        """
 
 
 class FrozenLayer(torch.nn.Module):

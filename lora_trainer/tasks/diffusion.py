@@ -27,7 +27,7 @@ from lora_trainer.captioning import image_text, source
 from lora_trainer.checkpoint.licence import HINT as LICENCE_HINT
 from lora_trainer.checkpoint.load import Checkpoint, open_as_set
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.cpu.quicken import quicken
+from lora_trainer.cpu.quicken import can_quicken, quicken
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import refuse
@@ -582,14 +582,17 @@ def _encode_images(
 
 def assemble(prepared: PreparedImages, encoded: Encoded) -> Trainer:
     """Load the UNet, add the adapters, and create the Trainer."""
-    adapters = load_with_adapters(prepared)
-    if prepared.device.type == "cpu":
-        quicken(prepared.parts.unet, prepared.dtype)
+    quick = can_quicken(prepared.device, prepared.dtype)
+    adapters = load_with_adapters(prepared, prepacked=quick)
+    if quick:
+        quicken(prepared.parts.unet)
     return make_trainer(prepared, encoded, adapters)
 
 
-def load_with_adapters(prepared: PreparedImages) -> Adapters:
-    """Load the UNet into `prepared.parts`, and add adapters to it and to the text encoders."""
+def load_with_adapters(prepared: PreparedImages, *, prepacked: bool = False) -> Adapters:
+    """Load the UNet into `prepared.parts`, and add adapters to it and to the text encoders.
+    prepacked: as for Checkpoint.load_unet.
+    """
     config, parts = prepared.config, prepared.parts
     training = config.training
     precision = config.checkpoint.base_precision
@@ -598,6 +601,7 @@ def load_with_adapters(prepared: PreparedImages) -> Adapters:
         prepared.device,
         kept="same" if precision == "auto" else precision,
         swapped=training.blocks_to_swap or 0,
+        prepacked=prepacked,
         added=prepared.training_adapter.delta if prepared.training_adapter else None,
     )
     if training.gradient_checkpointing:

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from lora_trainer.cpu import convolutions
 from lora_trainer.cpu.convolutions import (
     PointwiseConv2d,
     PrepackedConv2d,
@@ -28,6 +27,14 @@ def convolution(**shape: object) -> torch.nn.Conv2d:
     return torch.nn.Conv2d(24, 40, **shape).to(torch.bfloat16).requires_grad_(False)
 
 
+def prepacked(plain: torch.nn.Conv2d) -> torch.nn.Conv2d:
+    """Another module, that has taken this one's weight."""
+    packed = copy.deepcopy(plain)
+    assert prepack_convolutions(packed) == 1 and isinstance(packed, PrepackedConv2d)
+    packed.take(plain.weight, torch.bfloat16, torch.device("cpu"))
+    return packed
+
+
 def seen(model: torch.nn.Module, size: tuple[int, int] = (9, 12)) -> tuple[torch.Tensor, ...]:
     """Output, and gradient of the input, of one batch of two."""
     generator = torch.Generator().manual_seed(2)
@@ -43,8 +50,7 @@ def seen(model: torch.nn.Module, size: tuple[int, int] = (9, 12)) -> tuple[torch
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_prepacked_convolution_answers_as_the_plain_one_does(shape):
     plain = convolution(**shape)
-    packed = copy.deepcopy(plain)
-    assert prepack_convolutions(packed) == 1 and isinstance(packed, PrepackedConv2d)
+    packed = prepacked(plain)
     exact = copy.deepcopy(plain).float()
     for ours, theirs, true in zip(seen(packed), seen(plain), seen_in_float(exact), strict=True):
         assert ours.shape == true.shape
@@ -67,8 +73,7 @@ def seen_in_float(model: torch.nn.Module) -> tuple[torch.Tensor, ...]:
 
 @packs
 def test_the_result_depends_on_no_size_that_was_seen_before():
-    first, second = convolution(**SHAPES[0]), convolution(**SHAPES[0])
-    assert prepack_convolutions(torch.nn.ModuleList([first, second])) == 2
+    first, second = (prepacked(convolution(**SHAPES[0])) for _ in range(2))
     for size in ((16, 16), (5, 30)):
         seen(first, size)
     for ours, fresh in zip(seen(first), seen(second), strict=True):
@@ -76,29 +81,35 @@ def test_the_result_depends_on_no_size_that_was_seen_before():
 
 
 @packs
-def test_a_changed_weight_is_laid_out_again():
-    packed = convolution(**SHAPES[0])
+def test_a_weight_is_kept_in_its_layouts_alone():
+    """It is given back as it was, and cannot be replaced unnoticed."""
+    plain = convolution(**SHAPES[0])
+    packed = prepacked(plain)
+    assert [name for name, _ in packed.named_parameters()] == ["bias"]
+    assert torch.equal(packed.weight, plain.weight)
+    with pytest.raises((AttributeError, KeyError)):
+        packed.weight = torch.nn.Parameter(plain.weight)
+
+
+@packs
+def test_weights_of_any_form_are_laid_out():
+    """In another dtype, and in an order of their own."""
+    plain = convolution(**SHAPES[0])
+    packed = copy.deepcopy(plain)
     prepack_convolutions(packed)
-    before = seen(packed)
-    packed.weight.mul_(2)
-    packed.bias.mul_(2)
-    for ours, twice in zip(before, seen(packed), strict=True):
-        assert torch.equal(2 * ours, twice)
+    assert isinstance(packed, PrepackedConv2d)
+    given = plain.weight.float().to(memory_format=torch.channels_last)
+    packed.take(given, torch.bfloat16, torch.device("cpu"))
+    given.zero_()
+    for ours, expected in zip(seen(packed), seen(prepacked(plain)), strict=True):
+        assert torch.equal(ours, expected)
 
 
-def test_what_learns_is_in_float32_or_has_one_pixel_stays_as_it_is():
-    learning = convolution(**SHAPES[0]).requires_grad_()
-    exact = convolution(**SHAPES[0]).float()
-    grouped = torch.nn.Conv2d(24, 40, 3, groups=2).bfloat16().requires_grad_(False)
-    plain = (learning, exact, grouped, convolution(kernel_size=1))
+def test_grouped_convolutions_and_those_of_one_pixel_stay_as_they_are():
+    grouped = torch.nn.Conv2d(24, 40, 3, groups=2)
+    plain = (grouped, convolution(kernel_size=1), torch.nn.Conv2d(24, 40, 3, padding="same"))
     assert prepack_convolutions(torch.nn.ModuleList(plain)) == 0
     assert {type(module) for module in plain} == {torch.nn.Conv2d}
-
-
-def test_a_processor_that_cannot_keeps_plain_convolutions(monkeypatch):
-    monkeypatch.setattr(convolutions, "can_prepack", lambda: False)
-    plain = convolution(**SHAPES[0])
-    assert prepack_convolutions(plain) == 0 and type(plain) is torch.nn.Conv2d
 
 
 def test_convolutions_of_one_pixel_are_products():

@@ -223,15 +223,13 @@ def test_on_a_processor_the_layouts_of_convolutions_are_counted(plan, monkeypatc
     )
     plain = weights("bf16", packs=False)
     assert plain == pytest.approx(weights("no", packs=False) / 2, rel=0.01)
-    assert weights("bf16", packs=True) == plain + 2 * 2 * convolutions
+    assert weights("bf16", packs=True) == plain + 2 * convolutions
 
 
 def test_layouts_are_not_counted_of_blocks_in_8_bits(monkeypatch):
     monkeypatch.setattr(cpu_convolutions, "can_prepack", lambda: True)
     inside, outside = (torch.nn.Conv2d(4, 8, 3).to(torch.bfloat16) for _ in range(2))
     model = torch.nn.ModuleList([torch.nn.Sequential(inside), outside])
-    assert (
-        cpu_convolutions.layout_bytes(model, torch.bfloat16) == 2 * 2 * 2 * outside.weight.numel()
-    )
+    assert cpu_convolutions.layout_bytes(model, torch.bfloat16) == 2 * 2 * outside.weight.numel()
     found = cpu_convolutions.layout_bytes(model, torch.bfloat16, [model[0]])
-    assert found == 2 * 2 * outside.weight.numel()
+    assert found == 2 * outside.weight.numel()
