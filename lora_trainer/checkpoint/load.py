@@ -80,6 +80,7 @@ class Checkpoint:
     _tokenizer_paths: dict[str, Path] = field(default_factory=dict)
     _opened: dict[Path, Any] = field(default_factory=dict)
     """The tokenizers of these files."""
+    _usable_in: set[torch.dtype] = field(default_factory=set)
     _outlines: list[tuple[Component, Any]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
@@ -208,10 +209,12 @@ class Checkpoint:
         return next((one.path for one in self._parts_found(part)), None)
 
     def require_usable(self, dtype: torch.dtype) -> None:
-        """Read every weight once. Raises CheckpointError for the first that is missing, of the
-        wrong shape, or not finite in its dtype: found before encoding rather than in the first
-        steps.
+        """Read every weight, once however often this is called. Raises CheckpointError for the
+        first that is missing, of the wrong shape, or not finite in its dtype: found before encoding
+        rather than in the first steps.
         """
+        if dtype in self._usable_in:
+            return
         for component, wanted in (
             *((component, dtype) for component in self.text_encoders),
             (self.require_vae(), torch.float32),
@@ -225,6 +228,7 @@ class Checkpoint:
                 part=component.part,
                 dtype=wanted,
             )
+        self._usable_in.add(dtype)
 
     def load_text_encoders(
         self,

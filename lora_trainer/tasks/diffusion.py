@@ -201,7 +201,6 @@ class Preparation(PreparationStage):
             training_adapter=adapter,
             encoder=self._encoder(requested),
         )
-        checkpoint.require_usable(prepared.dtype)
         for note in checkpoint.notes:
             self.report.warn(note)
         for remark, hint in remarks(checkpoint.family, requested):
@@ -437,7 +436,10 @@ def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
 def encode(
     prepared: PreparedImages, cache: Path, report: Report, control: Control, start: Start
 ) -> Encoded:
-    """Encode captions and images. The models are unloaded, unless needed in every step."""
+    """Encode captions and images that no earlier run has encoded. The models are unloaded, unless
+    needed in every step. Raises CheckpointError for weights that cannot be used: before anything is
+    encoded, as loading the UNet would raise it afterwards.
+    """
     report.phase("encoding", len(prepared.examples))
     control.check(start)
     if prepared.device.type == "cpu":
@@ -498,6 +500,7 @@ def _encode_captions(
 
     def load() -> None:
         if not parts.text_encoders:
+            prepared.checkpoint.require_usable(prepared.dtype)
             parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device, kept=kept)
 
     captions = batches.CaptionEncoder(
@@ -521,22 +524,30 @@ def _encode_captions(
 
 
 def text_encoder_dtype(device: torch.device, dtype: torch.dtype, family: Family) -> torch.dtype:
-    """float32 on the CPU; the model's dtype on a GPU, as in the WebUI, to save memory, or bfloat16
-    where fp16 does not do.
+    """The text encoders'. On a GPU the model's, as in the WebUI, to save memory, or bfloat16 where
+    fp16 does not do. Their bfloat16 changes the hidden states of SD1.5 by 1 % of their norm
+    (BENCHMARKS).
     """
     if device.type == "cpu":
-        return torch.float32
+        return _encoding_dtype_on_processor(dtype)
     return torch.bfloat16 if dtype == torch.float16 and family.text_needs_range else dtype
 
 
 def image_encoding_dtype(device: torch.device, dtype: torch.dtype, family: Family) -> torch.dtype:
-    """The VAE's while it encodes: bfloat16 if the model is trained in it on a processor that
-    supports it. It takes half as long as float32, and changes the latents of SD1.5's VAE by 1.6 %
-    of their norm (BENCHMARKS).
+    """The VAE's while it encodes. Its bfloat16 changes the latents of SD1.5 by 1.6 % of their norm
+    (BENCHMARKS).
     """
-    if device.type == "cpu" and dtype == torch.bfloat16 and not family.vae_needs_precision:
-        return torch.bfloat16 if processor_has_bfloat16() else torch.float32
+    if device.type == "cpu" and not family.vae_needs_precision:
+        return _encoding_dtype_on_processor(dtype)
     return torch.float32
+
+
+def _encoding_dtype_on_processor(dtype: torch.dtype) -> torch.dtype:
+    """bfloat16, which takes half as long, if the model is trained in it and the processor has it;
+    else float32.
+    """
+    has = dtype == torch.bfloat16 and processor_has_bfloat16()
+    return torch.bfloat16 if has else torch.float32
 
 
 def text_encoder_precision(config: RunConfig) -> Precision:
@@ -556,6 +567,7 @@ def _encode_images(
 
         def load_vae() -> None:
             if prepared.parts.vae is None:
+                prepared.checkpoint.require_usable(prepared.dtype)
                 loaded.enter_context(prepared.vae(dtype))
 
         for images, examples, buckets in (

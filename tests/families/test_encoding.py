@@ -177,21 +177,24 @@ def test_the_vae_computes_in_its_own_type_whatever_the_unet_does():
 
 
 @pytest.mark.parametrize(
-    ("family", "device", "trained_in", "computes", "expected"),
+    ("family", "device", "trained_in", "computes", "images", "text"),
     [
-        ("sd1", "cpu", torch.bfloat16, True, torch.bfloat16),
-        ("sd1", "cpu", torch.bfloat16, False, torch.float32),
-        ("sd1", "cpu", torch.float32, True, torch.float32),
-        ("sdxl", "cpu", torch.bfloat16, True, torch.float32),
-        ("sd1", "cuda", torch.bfloat16, True, torch.float32),
+        ("sd1", "cpu", torch.bfloat16, True, torch.bfloat16, torch.bfloat16),
+        ("sd1", "cpu", torch.bfloat16, False, torch.float32, torch.float32),
+        ("sd1", "cpu", torch.float32, True, torch.float32, torch.float32),
+        ("sdxl", "cpu", torch.bfloat16, True, torch.float32, torch.bfloat16),
+        ("sd1", "cuda", torch.bfloat16, True, torch.float32, torch.bfloat16),
+        ("sd1", "cuda", torch.float16, True, torch.float32, torch.float16),
+        ("flux", "cuda", torch.float16, True, torch.float32, torch.bfloat16),
     ],
 )
-def test_images_are_encoded_in_bfloat16_where_a_processor_trains_and_computes_in_it(
-    monkeypatch, family, device, trained_in, computes, expected
+def test_a_processor_encodes_in_bfloat16_where_it_trains_and_computes_in_it(
+    monkeypatch, family, device, trained_in, computes, images, text
 ):
     monkeypatch.setattr(diffusion, "processor_has_bfloat16", lambda: computes)
-    found = diffusion.image_encoding_dtype(torch.device(device), trained_in, families.get(family))
-    assert found == expected
+    where = torch.device(device), trained_in, families.get(family)
+    assert diffusion.image_encoding_dtype(*where) == images
+    assert diffusion.text_encoder_dtype(*where) == text
 
 
 def test_in_bfloat16_latents_differ_by_some_hundredths():
