@@ -2,8 +2,8 @@
 
 torch's own kernel for processors reaches a sixth to a half of the rate of matrix multiplications.
 Here each of its operations is one of torch's own, over a block of scores that fits into the caches.
-Nothing but the output is kept: as in FlashAttention (Dao et al., arXiv 2205.14135), the backward
-pass computes the scores again.
+The weights of some layers are kept for the backward pass; for all others it computes them again, as
+in FlashAttention (Dao et al., arXiv 2205.14135).
 
 Scores are rounded to bfloat16. To keep them small, the mean of all keys is subtracted from each,
 which changes no result of the softmax (SageAttention, Zhang et al., arXiv 2410.02367).
@@ -18,11 +18,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 BLOCK = 1 << 21
 """Scores of a block: 4 MiB of them."""
 FEWEST_SCORES = 5000
 """Of one head: queries times keys. With fewer, torch's own kernel is as fast or faster."""
+SUMS = 3
+"""Dimensions of what torch's kernel keeps of the scores: the logarithm of each sum, (B, H, L)."""
+MOST_KEPT = 1 << 30
+"""Bytes of attention weights that are kept for backward passes, together at most."""
 LANES = 16
 """Products whose width is a multiple of this are computed faster, by up to a third."""
 
@@ -32,6 +37,8 @@ _BACKWARD = "_scaled_dot_product_flash_attention_for_cpu_backward"
 _registered: list[Any] = []
 """The torch.library.Library that replaces the kernels, while they are replaced."""
 
+_kept: list[tuple[StorageWeakRef, int]] = []
+"""Attention weights that wait for a backward pass, with their bytes."""
 _scratch = threading.local()
 
 
@@ -55,15 +62,16 @@ def activate() -> bool:
         if not _serves(query, *rest, **named):
             return own_forward.call_boxed(keys, query, *rest, **named)
         key, value = rest[:2]
-        output = attend(query, key, value, named.get("scale"))
-        # torch's kernel gives the logarithm of each sum here, which has elements
-        return output, query.new_empty(0, dtype=torch.float32)
+        weights = _room_to_keep(query, key, value)
+        output = attend(query, key, value, named.get("scale"), weights)
+        return output, query.new_empty(0) if weights is None else weights
 
     def backward(keys: Any, gradient: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        query, key, value, _, sums = rest[:5]
-        if sums.numel():
+        query, key, value, _, kept = rest[:5]
+        if kept.ndim == SUMS:
             return own_backward.call_boxed(keys, gradient, *rest, **named)
-        return gradients(gradient, query, key, value, named.get("scale"))
+        weights = kept if kept.numel() else None
+        return gradients(gradient, query, key, value, named.get("scale"), weights)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
@@ -101,11 +109,35 @@ def _serves(
     )
 
 
+def _room_to_keep(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor | None:
+    """Memory for the attention weights, (B, H, L, S), if they are to be kept for a backward
+    pass.
+    """
+    learns = query.requires_grad or key.requires_grad or value.requires_grad
+    if not (torch.is_grad_enabled() and learns):
+        return None
+    _kept[:] = [(one, size) for one, size in _kept if not one.expired()]  # type: ignore[no-untyped-call]
+    shape = (*query.shape[:3], key.shape[2])
+    size = math.prod(shape) * query.itemsize
+    if sum(size for _, size in _kept) + size > MOST_KEPT:
+        return None
+    weights = query.new_empty(shape)
+    _kept.append((StorageWeakRef(weights.untyped_storage()), size))  # type: ignore[no-untyped-call]
+    return weights
+
+
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None = None,
+    keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """softmax(scale * query key^T) value. query: (B, H, L, D) in bfloat16; key and value:
     (B, H, S, D). scale: 1 / sqrt(D) by default. Returns (B, H, L, D), laid out as (B, L, H, D).
+    keep: gets the softmax, (B, H, L, S).
     """
     scale = _scale(query, scale)
     output = _like(query)
@@ -114,7 +146,8 @@ def attend(
         values, width = _padded(value[number]), value.shape[-1]
         for block in _blocks(queries, keys):
             heads, _ = block
-            weights = _weights(queries[block], keys[heads], scale)
+            room = None if keep is None else keep[number][block]
+            weights = _weights(queries[block], keys[heads], scale, room)
             output[number][block] = torch.bmm(weights, values[heads])[..., :width]
     return output
 
@@ -125,9 +158,10 @@ def gradients(
     key: torch.Tensor,
     value: torch.Tensor,
     scale: float | None = None,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of `attend`'s query, key and value. gradient: that of its output, (B, H, L, D).
-    Those of key and value are added up in float32.
+    """The gradients of `attend`'s query, key and value. gradient: that of its output, (B, H, L, D);
+    kept: what it has kept. Those of key and value are added up in float32.
     """
     scale = _scale(query, scale)
     of_query, of_key, of_value = _like(query), _like(key), _like(value)
@@ -140,7 +174,10 @@ def gradients(
         of_values = torch.zeros_like(of_keys)
         for block in _blocks(queries, keys):
             heads, _ = block
-            weights = _weights(queries[block], keys[heads], scale)
+            if kept is None:
+                weights = _weights(queries[block], keys[heads], scale)
+            else:
+                weights = kept[number][block]
             of_values[heads] += torch.bmm(given[block].transpose(1, 2), weights)
             of_scores = _room("gradients", weights)
             torch.bmm(given[block], values[heads].transpose(1, 2), out=of_scores)
@@ -184,9 +221,11 @@ def _blocks(queries: torch.Tensor, keys: torch.Tensor) -> Iterator[tuple[slice, 
             yield slice(head, head + at_once), slice(row, row + rows)
 
 
-def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
-    """(H, L, S), valid until the next call."""
-    scores = _room("weights", queries, keys.shape[1])
+def _weights(
+    queries: torch.Tensor, keys: torch.Tensor, scale: float, room: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(H, L, S), in `room`, or valid until the next call."""
+    scores = _room("weights", queries, keys.shape[1]) if room is None else room
     torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=scale, out=scores)
     return torch.softmax(scores, -1, out=scores)
 

@@ -142,6 +142,37 @@ def test_torchs_attention_takes_them_when_they_are_active(active):
         )
 
 
+def test_weights_are_kept_for_the_backward_pass_while_there_is_room(active, monkeypatch):
+    given = tensors(2, 100, 100, 40)
+    size = 2 * 2 * 100 * 100 * 2
+    monkeypatch.setattr(attention, "MOST_KEPT", 2 * size)
+    computed: list[torch.Size] = []
+    real = attention._weights
+
+    def counted(*values):
+        computed.append(values[0].shape)
+        return real(*values)
+
+    monkeypatch.setattr(attention, "_weights", counted)
+    inputs = [one.clone().requires_grad_() for one in given[:3]]
+    outputs = [scaled_dot_product_attention(*inputs) for _ in range(3)]
+    assert [size for _, size in attention._kept] == [size, size]
+    expected = ours(given)
+    computed.clear()
+    found = [torch.autograd.grad(output, inputs, given[3]) for output in outputs]
+    # for each image, of the third alone
+    assert len(computed) == 2
+    for gradients in found:
+        assert all(map(torch.equal, gradients, expected[1:]))
+    # they are gone, and the next may be kept
+    torch.autograd.grad(scaled_dot_product_attention(*inputs), inputs, given[3])
+    assert len(computed) == 2 + 2
+    with torch.no_grad():
+        scaled_dot_product_attention(*inputs)
+    scaled_dot_product_attention(*given[:3])
+    assert all(storage.expired() for storage, _ in attention._kept)
+
+
 def masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(20)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask)
