@@ -50,19 +50,16 @@ def activate() -> bool:
     """
     if _registered:
         return True
-    try:
-        if torch.cpu._is_amx_tile_supported():
-            return False
-        own_forward = torch.library.get_kernel(f"aten::{_FORWARD}", "CPU")
-        own_backward = torch.library.get_kernel(f"aten::{_BACKWARD}", "CPU")
-    except (AttributeError, RuntimeError):
+    own = _own_kernels()
+    if own is None:
         return False
+    own_forward, own_backward = own
 
     def forward(keys: Any, query: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        if not _serves(query, *rest, **named):
+        if not serves(query, *rest, **named):
             return own_forward.call_boxed(keys, query, *rest, **named)
         key, value = rest[:2]
-        weights = _room_to_keep(query, key, value)
+        weights = room_to_keep(query, key, value)
         output = attend(query, key, value, named.get("scale"), weights)
         return output, query.new_empty(0) if weights is None else weights
 
@@ -83,13 +80,31 @@ def activate() -> bool:
     return True
 
 
+def is_available() -> bool:
+    """Whether `activate` does something here."""
+    return _own_kernels() is not None
+
+
+def _own_kernels() -> tuple[Any, Any] | None:
+    """torch's, if they can be replaced and it is worth it."""
+    try:
+        if torch.cpu._is_amx_tile_supported():
+            return None
+        return (
+            torch.library.get_kernel(f"aten::{_FORWARD}", "CPU"),
+            torch.library.get_kernel(f"aten::{_BACKWARD}", "CPU"),
+        )
+    except (AttributeError, RuntimeError):
+        return None
+
+
 def deactivate() -> None:
     """Undo `activate`. What `attend` has computed has no backward pass afterwards."""
     while _registered:
         _registered.pop()._destroy()
 
 
-def _serves(
+def serves(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -99,6 +114,7 @@ def _serves(
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> bool:
+    """Whether `attend` takes the place of torch's kernel for these arguments of it."""
     return (
         query.dtype == key.dtype == value.dtype == torch.bfloat16
         and not dropout
@@ -109,7 +125,7 @@ def _serves(
     )
 
 
-def _room_to_keep(
+def room_to_keep(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor | None:
     """Memory for the attention weights, (B, H, L, S), if they are to be kept for a backward

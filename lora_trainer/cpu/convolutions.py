@@ -155,7 +155,7 @@ def prepack_convolutions(model: torch.nn.Module) -> int:
     processor that computes in it. They take the memory of their weights twice; in float32 they gain
     too little for that. 1x1 convolutions are left as they are. Returns how many there are.
     """
-    found = _convolutions(model)
+    found = prepackable(model)
     for module in found:
         module.__class__ = PrepackedConv2d
     return len(found)
@@ -192,12 +192,13 @@ def layout_bytes(
     kept = {module for block in in_8_bits for module in block.modules()}
     return sum(
         module.weight.numel() * dtype.itemsize
-        for module in _convolutions(model)
+        for module in prepackable(model)
         if module not in kept
     )
 
 
-def _convolutions(model: torch.nn.Module) -> list[torch.nn.Conv2d]:
+def prepackable(model: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    """The convolutions that `prepack_convolutions` would change."""
     return [
         module
         for module in model.modules()

@@ -20,6 +20,11 @@ def quicken(model: torch.nn.Module) -> None:
     """Let such a model, with its adapters, use them, and attention in this process. Its
     convolutions were to be prepacked before they had their weights.
     """
+    use_faster_layers(model)
+    attention.activate()
+
+
+def use_faster_layers(model: torch.nn.Module) -> None:
+    """The same without attention."""
     multiply_pointwise(model)
     join_with_layers(model)
-    attention.activate()

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import (
     FlopCounterMode,
     sdpa_backward_flop_count,
@@ -28,11 +29,14 @@ from torch.utils.flop_counter import (
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.checkpoint.tensors import empty_in
+from lora_trainer.cpu import attention
+from lora_trainer.cpu.convolutions import prepackable
+from lora_trainer.cpu.quicken import can_quicken, use_faster_layers
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.held_out import HeldOut
 from lora_trainer.dataset.scan import Dataset, Example
 from lora_trainer.families.base import Family, TextStates
-from lora_trainer.frozen.layers import FrozenLayer, homes
+from lora_trainer.frozen.layers import FrozenLayer, freeze, homes
 from lora_trainer.planner.autocast import as_on_a_card
 from lora_trainer.planner.storages import LiveStorages
 from lora_trainer.settings.training import RunConfig
@@ -89,8 +93,9 @@ def account(
     """The memory of a step for which the optimizer's state exists.
 
     config: `resolution` is set. dtype: of the frozen model. device: the device type whose autocast
-    rules and text encoder dtype apply. size: width and height of the batch in pixels (default: a
-    square). Each image has a caption of max_token_length tokens.
+    rules and text encoder dtype apply; "cpu" is this processor, with its forms (`cpu`), except the
+    layouts of convolutions (cpu.convolutions.layout_bytes). size: width and height of the batch in
+    pixels (default: a square). Each image has a caption of max_token_length tokens.
     """
     with _fake_trainer(checkpoint, config, dtype, device, size) as (trainer, live):
         _fill_optimizer(trainer, live)
@@ -132,7 +137,9 @@ def _fake_trainer(
     if config.lora.train_text_encoder:
         prepared.parts.text_encoders = encoders
     adapters = load_with_adapters(prepared)
-    with _counting(device) as live:
+    quick = can_quicken(torch.device(device), dtype)
+    keeps: Any = _KeptWeights() if quick and attention.is_available() else contextlib.nullcontext()
+    with _counting(device) as live, keeps:
         for encoder in encoders:
             _leave_meta(encoder)
         captions = _captions(prepared, encoders)
@@ -140,6 +147,8 @@ def _fake_trainer(
             for encoder in encoders:
                 _free(encoder)
         _leave_meta(prepared.parts.unet)
+        if quick:
+            _quicken(prepared.parts.unet, dtype)
         for home in homes(prepared.parts.unet):
             home.gather()
             live.leave_out(home.hosted)
@@ -155,6 +164,35 @@ def _fake_trainer(
                 lambda one: live.mark("gradients", [one.grad])
             )
         yield trainer, live
+
+
+def _quicken(unet: Any, dtype: torch.dtype) -> None:
+    """Give a model the layers that it has on this processor. In place of prepacked convolutions,
+    others that keep as little for the backward pass.
+    """
+    for layer in freeze(prepackable(unet), "same"):
+        layer.dtype = dtype
+    use_faster_layers(unet)
+
+
+class _KeptWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps for the backward pass what cpu.attention would keep."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        if func is not torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            return result
+        output, sums = result
+        if not attention.serves(*args, **named):
+            return output, sums
+        weights = attention.room_to_keep(*args[:3])
+        return output, sums.new_empty(0) if weights is None else weights
 
 
 def decoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:

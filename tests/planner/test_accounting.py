@@ -10,10 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.tensors import fill
+from lora_trainer.cpu.convolutions import PrepackedConv2d
+from lora_trainer.cpu.quicken import can_quicken, quicken
 from lora_trainer.planner import accounting, formula
 from lora_trainer.planner.storages import ACTIVATIONS, LiveStorages
 from lora_trainer.settings import training
-from lora_trainer.tasks.diffusion import load_with_adapters, make_trainer
+from lora_trainer.tasks.diffusion import load_with_adapters, make_trainer, text_encoder_dtype
 from lora_trainer.tasks.images import Encoded
 from lora_trainer.training import optimizers
 from tests.checkpoint.samples import full_file
@@ -85,10 +87,17 @@ def real_step(config, dtype):
     prepared = dataclasses.replace(
         prepared, checkpoint=dataclasses.replace(checkpoint, fill=fill), device=torch.device("cpu")
     )
-    encoders = prepared.checkpoint.load_text_encoders(torch.float32)
+    encoders = prepared.checkpoint.load_text_encoders(
+        text_encoder_dtype(prepared.device, dtype, checkpoint.family)
+    )
     if config.lora.train_text_encoder:
         prepared.parts.text_encoders = encoders
-    adapters = load_with_adapters(prepared)
+    quick = can_quicken(prepared.device, dtype)
+    adapters = load_with_adapters(prepared, prepacked=quick)
+    if quick:
+        quicken(prepared.parts.unet)
+    # in layouts, whose second one the planner adds
+    packed = [one for one in prepared.parts.unet.modules() if isinstance(one, PrepackedConv2d)]
     with LiveStorages() as live:
         captions = accounting._captions(prepared, encoders)
         del encoders
@@ -102,7 +111,7 @@ def real_step(config, dtype):
         accounting._fill_optimizer(trainer, live)
         live.restart()
         trainer.advance()
-    return sum(live.peak.values())
+    return sum(live.peak.values()) + sum(one.weight.nbytes for one in packed)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +125,9 @@ def real_step(config, dtype):
         (torch.bfloat16, {"optimizer": "prodigy", "ema_decay": None}),
         (torch.float32, {"base_precision": "int8", "gradient_checkpointing": True}),
         (torch.bfloat16, {"base_precision": "fp8", "blocks_to_swap": 5}),
+        # with blocks of attention, where the processor has bfloat16
+        (torch.bfloat16, {"resolution": 128}),
+        (torch.bfloat16, {"resolution": 128, "gradient_checkpointing": True}),
     ],
 )
 def test_a_step_without_memory_is_counted_as_a_real_one(dtype, changes):
