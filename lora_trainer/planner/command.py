@@ -28,6 +28,7 @@ from lora_trainer.planner import accounting, formula
 from lora_trainer.planner.formula import BYTES, Precision, StepBytes
 from lora_trainer.planner.limits import share_of
 from lora_trainer.planner.plan import (
+    HEAP_OF_ENCODING,
     Estimate,
     Plan,
     make_plan,
@@ -314,14 +315,13 @@ def _counted(
         kept = config.checkpoint.base_precision in formula.KEPT_BYTES
         weights += layout_bytes(unet, dtype, chain.from_iterable(groups) if kept else ())
     loaded = weights + step.adapters + optimizer
+    images = encoding_peak(side) * (HEAP_OF_ENCODING if kind == "cpu" else 1)
     return StepBytes(
         weights=weights,
         adapters=step.adapters,
         optimizer=optimizer,
         activations=step.activations + step.gradients,
-        encoding=max(
-            encoding_peak(side), accounting.text_encoding_peak(checkpoint, config, dtype, kind)
-        ),
+        encoding=max(round(images), accounting.text_encoding_peak(checkpoint, config, dtype, kind)),
         preview=loaded + decoding_peak(preview),
     )
 

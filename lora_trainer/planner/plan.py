@@ -27,9 +27,13 @@ measured.
 """
 PROCESS_BYTES = 450 * 2**20
 """Main memory of a worker process besides tensors: Python and the torch stack. Measured."""
-HEAP_SHARE = 0.4
-"""What the C library's heap holds beyond live tensors, as a share of the activations: glibc finds
-no freed block for an aligned one of the same size. Measured: 0.2 to 0.5 (BENCHMARKS).
+HEAP_SHARE = 0.3
+"""What the C library's heap holds beyond live tensors, as a share of a step's activations: glibc
+finds no freed block for an aligned one of the same size. Measured: 0.2 to 0.5 (BENCHMARKS).
+"""
+HEAP_OF_ENCODING = 2.5
+"""The same for encoding images, whose tensors are few and large: the heap's bytes per byte.
+Measured: 1.8 to 2.7.
 """
 SIZE_STEP = 64
 """Interval of the smaller resolutions that are tried, in pixels; down to half of the requested one.
