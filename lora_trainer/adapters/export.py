@@ -56,8 +56,6 @@ class ExportReport:
     dtype: str
     """F16, BF16 or F32"""
     byte_count: int
-    model_hash: str
-    """SHA-256 of the tensors, as in sshs_model_hash; empty if the file has none."""
     idle_modules: int
     """Layers whose delta is zero."""
 
@@ -231,7 +229,6 @@ def verify(
         ),
         dtype=_dtype(header.tensors),
         byte_count=header.file_size,
-        model_hash=header.metadata.get("sshs_model_hash", ""),
         idle_modules=sum(lora_type.is_idle(module) for module in found.values()),
     )
 

@@ -47,10 +47,6 @@ class Detected:
     has_vae: bool
     prediction_type: PredictionType | None = None
     """None if unknown (SD2), or not a diffusion model."""
-    prediction_source: str = "family"
-    """Origin of the prediction type: sidecar, marker, metadata, scheduler (of a diffusers folder)
-    or family.
-    """
     zero_terminal_snr: bool = False
     beta_start: float = 0.00085
     beta_end: float = 0.012

@@ -108,11 +108,9 @@ class StableDiffusion(Family):
                 ),
                 path=header.path,
             )
-        prediction_type, source = self._prediction_type(header, sidecar)
         return Detected(
             family=self,
-            prediction_type=prediction_type,
-            prediction_source=source,
+            prediction_type=self._prediction_type(header, sidecar),
             zero_terminal_snr="ztsnr" in header.tensors
             or header.metadata.get("ss_zero_terminal_snr") == "True",
             beta_start=sidecar.beta_start or 0.00085,
@@ -130,26 +128,22 @@ class StableDiffusion(Family):
         styles = [layout.style for layout in self.text_encoder_layouts]
         return [layout.style for layout in layouts] == styles
 
-    def _prediction_type(
-        self, header: Header, sidecar: Sidecar
-    ) -> tuple[PredictionType | None, str]:
-        """The prediction type and its source; see `checkpoint.detect`."""
-        if sidecar.prediction_type == "v_prediction":
-            return "v_prediction", "sidecar"
-        if "v_pred" in header.tensors:
-            return "v_prediction", "marker"
+    def _prediction_type(self, header: Header, sidecar: Sidecar) -> PredictionType | None:
+        """See `checkpoint.detect`."""
+        if sidecar.prediction_type == "v_prediction" or "v_pred" in header.tensors:
+            return "v_prediction"
         stated = header.metadata.get("modelspec.prediction_type", "").lower()
         if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get(
             "modelspec.architecture", ""
         ).endswith("-v"):
-            return "v_prediction", "metadata"
+            return "v_prediction"
         if stated in ("epsilon", "eps"):
-            return "epsilon", "metadata"
+            return "epsilon"
         return self.default_prediction_type(sidecar)
 
-    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+    def default_prediction_type(self, sidecar: Sidecar) -> PredictionType | None:
         """The same for a file without any statement."""
-        return "epsilon", "family"
+        return "epsilon"
 
     def recognise_folder(self, path: Path) -> Folder | None:
         if not (path / "unet").is_dir():
@@ -162,7 +156,7 @@ class StableDiffusion(Family):
         file = path / "scheduler" / "scheduler_config.json"
         scheduler = read_json(file) if file.is_file() else {}
         stated = scheduler.get("prediction_type")
-        prediction_type, _ = self.default_prediction_type(Sidecar())
+        prediction_type = self.default_prediction_type(Sidecar())
         if stated in ("epsilon", "v_prediction"):
             prediction_type = stated
         elif stated:
@@ -175,7 +169,6 @@ class StableDiffusion(Family):
         detected = Detected(
             family=self,
             prediction_type=prediction_type,
-            prediction_source="scheduler" if stated else "family",
             zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
             beta_start=float(scheduler.get("beta_start", 0.00085)),
             beta_end=float(scheduler.get("beta_end", 0.012)),
@@ -488,9 +481,9 @@ class _StableDiffusion2(StableDiffusion):
     def is_folder(self, path: Path, config: Mapping[str, Any]) -> bool:
         return not _is_xl(config) and _is_open_clip(path)
 
-    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+    def default_prediction_type(self, sidecar: Sidecar) -> PredictionType | None:
         """epsilon (512 px) and v-prediction (768 px) checkpoints have the same names and shapes."""
-        return sidecar.prediction_type, "sidecar" if sidecar.prediction_type else "family"
+        return sidecar.prediction_type
 
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
         if prediction_type is None:

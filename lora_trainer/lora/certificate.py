@@ -107,11 +107,6 @@ class Certificate:
         return " or ".join(FAMILIES[family].name for family in self.families)
 
     @property
-    def is_fine(self) -> bool:
-        """Whether all of it loads, and nothing else was found."""
-        return self.loaded == self.layer_count and not self.causes
-
-    @property
     def _gain(self) -> str:
         if self.loaded == self.layer_count:
             return f"with alpha where {HOST_NAMES[self.host]} reads it"

@@ -50,11 +50,7 @@ def test_a_text_encoder_under_other_names_is_found(shapes: dict) -> None:
 
 def test_marker_tensors_mean_v_prediction_and_zero_terminal_snr(shapes: dict) -> None:
     detected = detect(header_of(shapes["sdxl"] | {"v_pred": (0,), "ztsnr": (0,)}))
-    assert (detected.prediction_type, detected.prediction_source, detected.zero_terminal_snr) == (
-        "v_prediction",
-        "marker",
-        True,
-    )
+    assert (detected.prediction_type, detected.zero_terminal_snr) == ("v_prediction", True)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +87,7 @@ def test_the_sidecar_is_obeyed_as_the_webui_obeys_it(tmp_path: Path) -> None:
         prediction_type="v_prediction", beta_start=0.001, beta_end=0.02
     )
     detected = detect_file(file)
-    assert (detected.prediction_type, detected.prediction_source) == ("v_prediction", "sidecar")
+    assert detected.prediction_type == "v_prediction"
     assert (detected.beta_start, detected.beta_end) == (0.001, 0.02)
 
 
@@ -106,7 +102,7 @@ def test_the_sidecar_of_sgm_models_is_understood(tmp_path: Path) -> None:
 
 def test_a_sidecar_without_v_means_epsilon_for_sd2(shapes: dict) -> None:
     detected = detect(header_of(shapes["sd2"]), Sidecar(prediction_type="epsilon"))
-    assert (detected.prediction_type, detected.prediction_source) == ("epsilon", "sidecar")
+    assert detected.prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize("content", ["just a note", "model:\n  - 1", "a: [", "model: {params: 3}"])

@@ -33,7 +33,6 @@ def example(width: int, height: int) -> Example:
         path=path,
         name="a.png",
         caption="a fox",
-        caption_source="text",
         width=width,
         height=height,
         digest="0",
