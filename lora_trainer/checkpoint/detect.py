@@ -54,8 +54,6 @@ class Detected:
     """Positions of the CLIP text encoders."""
     resolution: int | None = None
     """Side in pixels of its training images, from modelspec.resolution ("512x512")."""
-    weight_type: str
-    """The most common dtype of the UNet, as in safetensors: F16, BF16, F32."""
     licence: Licence | None = None
     """None: not stated."""
     variant: str = ""

@@ -29,7 +29,6 @@ from lora_trainer.checkpoint.detect import (
     refuse,
     require_full_precision,
     stated_side,
-    usual_type,
 )
 from lora_trainer.checkpoint.folder import Folder, read_component, read_json
 from lora_trainer.checkpoint.header import Header, read_header
@@ -118,9 +117,6 @@ class StableDiffusion(Family):
             text_encoders=layouts,
             has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
             resolution=stated_side(header.metadata, self.pixels_per_latent),
-            weight_type=usual_type(
-                info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)
-            ),
         )
 
     def has_text_encoders(self, layouts: tuple[TextEncoderLayout, ...]) -> bool:
@@ -173,9 +169,6 @@ class StableDiffusion(Family):
             beta_start=float(scheduler.get("beta_start", 0.00085)),
             beta_end=float(scheduler.get("beta_end", 0.012)),
             has_vae=(path / "vae").is_dir(),
-            weight_type=usual_type(
-                info for header in unet.headers for info in header.tensors.values()
-            ),
         )
         return Folder(
             detected=detected,

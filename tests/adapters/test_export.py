@@ -165,13 +165,7 @@ def test_the_file_holds_three_tensors_a_layer_under_kohyas_names(tmp_path: Path)
     assert tensors["lora_unet_mid_block_attentions_0_proj_in.alpha"].item() == pytest.approx(
         2.7, abs=1e-7
     )
-    assert (report.module_count, report.parameter_count, report.dtype, report.idle_modules) == (
-        2,
-        4 * (128 + 128 + 32 + 128),
-        "F16",
-        0,
-    )
-    assert report.byte_count == (tmp_path / "x.safetensors").stat().st_size
+    assert (report.module_count, report.dtype, report.idle_modules) == (2, "F16", 0)
     assert list(tmp_path.iterdir()) == [tmp_path / "x.safetensors"]
 
 

@@ -108,11 +108,6 @@ class Setup:
             "report": "",
         }
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a worker could start."""
-        return self._overlay().state != "missing"
-
     def begin(self) -> None:
         """Start the set-up, unless it is running."""
         with self._lock:
