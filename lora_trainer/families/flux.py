@@ -225,12 +225,12 @@ class _Flux(Transformer):
         config = self.denoiser_config(header, prefix, native=native)
         _refuse_kin(header.path, header.metadata, config)
         return replace(
-            self._detected(header.path, config),
+            self._detected(config),
             has_vae=any(vae_width(header, one) for one in VAE.inside),
             resolution=stated_side(header.metadata, self.pixels_per_latent),
         )
 
-    def _detected(self, path: Path, config: Mapping[str, Any]) -> Detected:
+    def _detected(self, config: Mapping[str, Any]) -> Detected:
         is_dev = bool(config["guidance_embeds"])
         return Detected(
             family=self,
@@ -260,7 +260,7 @@ class _Flux(Transformer):
         if scaled or weight_type in ("U8", "I8"):
             raise quantised(path, weight_type)
         return Folder(
-            detected=self._detected(path, config),
+            detected=self._detected(config),
             unet=denoiser,
             text_encoders=tuple(
                 read_component(path / name) for name in ("text_encoder", "text_encoder_2")
