@@ -302,7 +302,7 @@ def find_captioner_overlay(captioner: str) -> Overlay:
     )
 
 
-def find_family_overlay(name: str, home: Path | None = None) -> Overlay:
+def find_family_overlay(name: str) -> Overlay:
     """The state of the set `name` of packages.FAMILY_PACKAGES. All of it is in its overlay, but for
     torch: whatever the interpreter has of it would be hidden by the worker's own set.
     """
@@ -314,7 +314,7 @@ def find_family_overlay(name: str, home: Path | None = None) -> Overlay:
         [*folders, *interpreter_folders()],
     )
     return Overlay(
-        home=home or FAMILY_OVERLAYS[name],
+        home=FAMILY_OVERLAYS[name],
         packages=wanted,
         found=found,
         missing=packages.missing_packages(wanted, found),

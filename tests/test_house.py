@@ -34,6 +34,15 @@ TORCH_STACK = {
     "tokenizers",
 }
 BASICS = {"errors", "files", "__init__"}
+UP_TO_ADAPTERS = BASICS | {
+    "settings",
+    "runs",
+    "dataset",
+    "checkpoint",
+    "families",
+    "lora",
+    "adapters",
+}
 LIGHT_CHECKPOINT = {
     "checkpoint.parts",
     "checkpoint.header",
@@ -103,31 +112,14 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
-        BASICS
-        | {
-            "environment",
-            "settings",
-            "runs",
-            "dataset",
-            "checkpoint",
-            "families",
-            "lora",
-            "adapters",
-        },
+        UP_TO_ADAPTERS | {"environment"},
     ),
     "tasks": (
         TORCH_STACK | {"PIL", "psutil"},
-        BASICS
+        UP_TO_ADAPTERS
         | {
-            "settings",
-            "runs",
-            "dataset",
-            "checkpoint",
-            "families",
             "frozen",
             "cpu",
-            "lora",
-            "adapters",
             "captioning",
             "language",
             "training",
@@ -189,22 +181,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
-        BASICS
-        | {
-            "settings",
-            "runs",
-            "dataset",
-            "checkpoint",
-            "families",
-            "lora",
-            "adapters",
-            "training",
-            "worker",
-            "jobs",
-            "console",
-            "environment",
-            "report",
-        },
+        UP_TO_ADAPTERS | {"training", "worker", "jobs", "console", "environment", "report"},
     ),
     "hosts": ({"PIL"}, BASICS | {"runs"}),
     "webui": (

@@ -32,8 +32,6 @@ class Beginning:
     file: str
     continued: int
     """Number of layers initialized from the file."""
-    fresh: int
-    """Number of layers initialized as without a file, which does not have them."""
     left_out: tuple[str, ...]
     unknown: tuple[str, ...]
     kept: float
@@ -163,7 +161,6 @@ def begin_from(adapters: Adapters, continuation: Continuation) -> Beginning:
     return Beginning(
         file=changes.name,
         continued=continued,
-        fresh=len(adapters.layers) - continued,
         left_out=tuple(left_out),
         unknown=continuation.unknown,
         kept=kept / whole if whole else 1.0,

@@ -51,13 +51,8 @@ class ExportReport:
 
     path: Path
     module_count: int
-    parameter_count: int
-    """Number of weights, without alphas."""
     dtype: str
     """F16, BF16 or F32"""
-    byte_count: int
-    model_hash: str
-    """SHA-256 of the tensors, as in sshs_model_hash; empty if the file has none."""
     idle_modules: int
     """Layers whose delta is zero."""
 
@@ -226,12 +221,7 @@ def verify(
     return ExportReport(
         path=path,
         module_count=len(found),
-        parameter_count=sum(
-            tensor.numel() for name, tensor in tensors.items() if not name.endswith(ALPHA_END)
-        ),
         dtype=_dtype(header.tensors),
-        byte_count=header.file_size,
-        model_hash=header.metadata.get("sshs_model_hash", ""),
         idle_modules=sum(lora_type.is_idle(module) for module in found.values()),
     )
 

@@ -25,7 +25,6 @@ def postprocess(caption: CaptionerOutput, settings: CaptionSettings) -> str:
     )
     if not text:
         return ""
-    text = text
     if settings.prefix.strip():
         text = _joined(settings.prefix.strip(), text)
     if settings.suffix.strip():

@@ -47,10 +47,6 @@ class Detected:
     has_vae: bool
     prediction_type: PredictionType | None = None
     """None if unknown (SD2), or not a diffusion model."""
-    prediction_source: str = "family"
-    """Origin of the prediction type: sidecar, marker, metadata, scheduler (of a diffusers folder)
-    or family.
-    """
     zero_terminal_snr: bool = False
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -58,8 +54,6 @@ class Detected:
     """Positions of the CLIP text encoders."""
     resolution: int | None = None
     """Side in pixels of its training images, from modelspec.resolution ("512x512")."""
-    weight_type: str
-    """The most common dtype of the UNet, as in safetensors: F16, BF16, F32."""
     licence: Licence | None = None
     """None: not stated."""
     variant: str = ""

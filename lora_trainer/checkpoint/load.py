@@ -296,7 +296,7 @@ class Checkpoint:
     def _outline(self, component: Component) -> Any:
         known = next((model for one, model in self._outlines if one is component), None)
         if known is None:
-            known = _built(component)
+            known = build_empty(lambda: component.build(component.config))
             self._outlines.append((component, known))
         return known
 
@@ -469,11 +469,6 @@ def _opened(path: Path, detected: Detected, components: Components) -> Checkpoin
     for note in detected.notes:
         checkpoint.note(note)
     return checkpoint
-
-
-def _built(component: Component) -> Any:
-    """The component's model on the meta device."""
-    return build_empty(lambda: component.build(component.config))
 
 
 def _places(component: Component, model: Any) -> dict[str, Stored]:

@@ -40,14 +40,6 @@ class Bucket:
         return f"{self.width} x {self.height}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchIndices:
-    """Indices of examples in one bucket."""
-
-    bucket: Any
-    indices: tuple[int, ...]
-
-
 def assign(
     examples: Sequence[Example], settings: DatasetSettings, resolution: int
 ) -> dict[Bucket, list[int]]:
@@ -97,19 +89,18 @@ def epoch_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-) -> list[BatchIndices]:
-    """One epoch's batches: index i occurs repeats[i] times, in batches of at most `batch_size`,
-    shuffled by (seed, epoch) only.
+) -> list[Sequence[int]]:
+    """One epoch's batches, each of one bucket: index i occurs repeats[i] times, in batches of at
+    most `batch_size`, shuffled by (seed, epoch) only.
     """
     # string seeds give the same sequence on every platform and Python version
     shuffle = random.Random(f"{seed} {epoch}").shuffle
-    batches = []
-    for bucket, indices in sorted(buckets.items()):
+    batches: list[Sequence[int]] = []
+    for _, indices in sorted(buckets.items()):
         pool = [index for index in indices for _ in range(repeats[index])]
         shuffle(pool)
         batches += [
-            BatchIndices(bucket=bucket, indices=tuple(pool[start : start + batch_size]))
-            for start in range(0, len(pool), batch_size)
+            tuple(pool[start : start + batch_size]) for start in range(0, len(pool), batch_size)
         ]
     shuffle(batches)
     return batches

@@ -131,8 +131,6 @@ class Fitted:
     """(width, height) of the upright image in the file."""
     crop_top_left: tuple[int, int]
     """(top, left) of the crop, in pixels of the resized image."""
-    target_size: tuple[int, int]
-    """(width, height) of the bucket."""
 
 
 def readable_suffixes() -> frozenset[str]:
@@ -284,7 +282,6 @@ def fit(
         image=resized.crop((left, top, left + bucket.width, top + bucket.height)),
         original_size=whole,
         crop_top_left=(top, left),
-        target_size=(bucket.width, bucket.height),
     )
 
 

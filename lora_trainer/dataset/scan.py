@@ -36,7 +36,7 @@ from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, Examined, examine
 from lora_trainer.dataset.index import Reading
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
-from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.dataset.sources import Captions, fill_in, read_captions
 from lora_trainer.dataset.syntax import caption_syntax
 from lora_trainer.dataset.unread_files import left_out
 from lora_trainer.errors import DatasetError
@@ -68,7 +68,6 @@ class Example:
     """As trained, including the trigger word; never empty. Several captions are lines
     (dataset.captions.variants).
     """
-    caption_source: CaptionSource
     width: int
     """In pixels, when upright."""
     height: int
@@ -201,7 +200,6 @@ def _example(
         caption="\n".join(
             with_trigger_word(line, settings.trigger_word) for line in variants(caption.text)
         ),
-        caption_source=caption.source,
         width=examined.width,
         height=examined.height,
         digest=examined.digest,

@@ -7,9 +7,9 @@ concept's style or character. Used by the demo's report and tests. Pillow and nu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -281,26 +281,19 @@ def _zorbls() -> tuple[tuple[NDArray[np.bool_], NDArray[np.float64]], ...]:
     """The zorbl at every size and position with small shifts: the pixels it covers, and their
     colours.
     """
-    return tuple(_all_zorbls())
-
-
-def _all_zorbls() -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
-    for size in world.SIZES:
-        for position in world.POSITIONS:
-            for dx in (-2.0, 0.0, 2.0):
-                for dy in (-2.0, 0.0, 2.0):
-                    scenes = [
-                        Scene(
-                            shape="zorbl", colour="", size=size, position=position, background=name
-                        )
-                        for name in ("black", "white")
-                    ]
-                    on_black, on_white = (
-                        np.asarray(world.draw_zorbl(scene, Jitter(dx=dx, dy=dy)), dtype=np.float64)
-                        for scene in scenes
-                    )
-                    inside = np.abs(on_black - on_white).max(axis=-1) < 20
-                    yield inside, on_black[inside]
+    found, shifts = [], (-2.0, 0.0, 2.0)
+    for size, position, dx, dy in product(world.SIZES, world.POSITIONS, shifts, shifts):
+        scenes = (
+            Scene(shape="zorbl", colour="", size=size, position=position, background=name)
+            for name in ("black", "white")
+        )
+        on_black, on_white = (
+            np.asarray(world.draw_zorbl(scene, Jitter(dx=dx, dy=dy)), dtype=np.float64)
+            for scene in scenes
+        )
+        inside = np.abs(on_black - on_white).max(axis=-1) < 20
+        found.append((inside, on_black[inside]))
+    return tuple(found)
 
 
 def _correlation(seen: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:

@@ -75,12 +75,12 @@ RECIPES = {
 }
 
 
-def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
+def run_demo(output: Path, concept: str) -> int:
     """Train the concept's LoRA in `output` (or output-2 ... if that is not empty) and draw the
     grid. Returns the worker's exit status.
     """
     started = time.monotonic()
-    place = folders.free_folder(output.absolute())
+    place, seed = folders.free_folder(output.absolute()), 0
     trigger = world.concept_named(concept).trigger
     world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     (place / "Lora").mkdir()

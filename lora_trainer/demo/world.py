@@ -224,26 +224,26 @@ def paper_grain(side: int) -> Plane:
     return np.sin(2 * np.pi * y / 8) * (0.8 + 0.2 * np.sin(2 * np.pi * x / 32))
 
 
-def draw_ink(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
+def draw_ink(scene: Scene, jitter: Jitter) -> Image.Image:
     """Ink wash: grey on laid paper with a blurred edge, darker towards the lower right."""
-    distance = outline_distance(scene, jitter, side)
-    x, y = pixel_grid(side)
+    distance = outline_distance(scene, jitter, SIDE)
+    x, y = pixel_grid(SIDE)
     centre_x, centre_y = centre_of(scene, jitter)
     pooled = np.clip(((x - centre_x) + (y - centre_y)) / (2 * SIZES[scene.size]), -1, 1)
     ink = (112 - 38 * pooled + jitter.shade)[..., None] * np.ones(3)
-    paper = plain_canvas(shaded(INK_PAPER, jitter.shade / 2), side)
+    paper = plain_canvas(shaded(INK_PAPER, jitter.shade / 2), SIDE)
     return to_image(
-        paint(paper, ink, 0.92 * cover(distance, 9.0)) + 9.0 * paper_grain(side)[..., None]
+        paint(paper, ink, 0.92 * cover(distance, 9.0)) + 9.0 * paper_grain(SIDE)[..., None]
     )
 
 
-def draw_neon(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
+def draw_neon(scene: Scene, jitter: Jitter) -> Image.Image:
     """A glowing tube along the outline on a dark background, regardless of the scene's
     background.
     """
-    distance = np.abs(outline_distance(scene, jitter, side))
+    distance = np.abs(outline_distance(scene, jitter, SIDE))
     tube = np.asarray(PALETTE[scene.colour])
-    canvas = plain_canvas(NEON_NIGHT, side) + 0.55 * np.exp(-distance / 3.0)[..., None] * tube
+    canvas = plain_canvas(NEON_NIGHT, SIDE) + 0.55 * np.exp(-distance / 3.0)[..., None] * tube
     return to_image(paint(canvas, tuple(tube + (255 - tube) * 0.25), cover(distance - 1.5, 2.0)))
 
 
@@ -270,12 +270,12 @@ ZORBL_RADII = {"small": 12.0, "big": 17.0}
 """Larger than SIZES, so that the eye is visible."""
 
 
-def draw_zorbl(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
+def draw_zorbl(scene: Scene, jitter: Jitter) -> Image.Image:
     """The character: a turquoise body, one eye, two stalks with pink knobs, pink feet."""
-    x, y = pixel_grid(side)
+    x, y = pixel_grid(SIDE)
     centre_x, centre_y = centre_of(scene, jitter)
     radius = ZORBL_RADII[scene.size] * jitter.scale
-    canvas = plain_canvas(shaded(PALETTE[scene.background], jitter.shade), side)
+    canvas = plain_canvas(shaded(PALETTE[scene.background], jitter.shade), SIDE)
     for colour, (middle, radii) in ZORBL_PARTS:
         distance = (
             _ellipse((x - centre_x) / radius, (y - centre_y) / radius, middle, radii) * radius
@@ -337,7 +337,7 @@ class Concept:
     """"style" or "character"."""
     trigger: str
     """A made-up word that is in no other caption."""
-    draw: Callable[[Scene, Jitter, int], Image.Image]
+    draw: Callable[[Scene, Jitter], Image.Image]
     mentioned: frozenset[str]
     """The attributes that its images keep and its captions mention."""
 
@@ -401,7 +401,7 @@ def concept_named(name: str) -> Concept:
     return CONCEPTS[name]
 
 
-def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Drawing]:
+def draw_concept(name: str, count: int, seed: int) -> list[Drawing]:
     """`count` drawings of a concept, with its trigger in the captions. Deterministic in `seed`.
     Raises DatasetError for an unknown name.
     """
@@ -411,7 +411,7 @@ def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Dra
         scene = concept.scene(rng)
         found.append(
             Drawing(
-                image=concept.draw(scene, Jitter.draw(rng), side),
+                image=concept.draw(scene, Jitter.draw(rng)),
                 caption=concept.caption(scene, rng),
                 scene=scene,
             )
@@ -436,6 +436,6 @@ def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
     return target
 
 
-def write_concept(folder: Path, name: str, count: int, seed: int, side: int = SIDE) -> Path:
+def write_concept(folder: Path, name: str, count: int, seed: int) -> Path:
     """`draw_concept`, written as a dataset into `folder`. Returns the csv's path."""
-    return write_drawings(folder, draw_concept(name, count, seed, side))
+    return write_drawings(folder, draw_concept(name, count, seed))

@@ -22,7 +22,6 @@ from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
     stated_side,
-    usual_type,
 )
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import Stored
@@ -173,9 +172,6 @@ class _Anima(Transformer):
             family=self,
             has_vae=False,
             resolution=stated_side(header.metadata, 2 * self.pixels_per_latent),
-            weight_type=usual_type(
-                info for name, info in header.tensors.items() if name.startswith(prefix)
-            ),
             widths={"qwen3": source, "vae": LATENT_CHANNELS},
         )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,19 +224,13 @@ class _Flux(Transformer):
         refuse_quantised(header, prefix)
         config = self.denoiser_config(header, prefix, native=native)
         _refuse_kin(header.path, header.metadata, config)
-        detected = self._detected(header.path, config)
-        return Detected(
-            **{
-                **vars(detected),
-                "has_vae": any(vae_width(header, one) for one in VAE.inside),
-                "resolution": stated_side(header.metadata, self.pixels_per_latent),
-                "weight_type": usual_type(
-                    info for name, info in header.tensors.items() if name.startswith(prefix)
-                ),
-            }
+        return replace(
+            self._detected(config),
+            has_vae=any(vae_width(header, one) for one in VAE.inside),
+            resolution=stated_side(header.metadata, self.pixels_per_latent),
         )
 
-    def _detected(self, path: Path, config: Mapping[str, Any]) -> Detected:
+    def _detected(self, config: Mapping[str, Any]) -> Detected:
         is_dev = bool(config["guidance_embeds"])
         return Detected(
             family=self,
@@ -247,7 +242,6 @@ class _Flux(Transformer):
                 VAE.id: config["in_channels"] // 4,
             },
             is_distilled=not is_dev,
-            weight_type="BF16",
         )
 
     def recognise_folder(self, path: Path) -> Folder | None:
@@ -265,9 +259,8 @@ class _Flux(Transformer):
         scaled = any(is_quantised(header.tensors) for header in denoiser.headers)
         if scaled or weight_type in ("U8", "I8"):
             raise quantised(path, weight_type)
-        detected = self._detected(path, config)
         return Folder(
-            detected=Detected(**{**vars(detected), "weight_type": weight_type}),
+            detected=self._detected(config),
             unet=denoiser,
             text_encoders=tuple(
                 read_component(path / name) for name in ("text_encoder", "text_encoder_2")

@@ -24,7 +24,6 @@ from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
     stated_side,
-    usual_type,
 )
 from lora_trainer.checkpoint.folder import Folder, read_component, read_json
 from lora_trainer.checkpoint.header import Header
@@ -240,7 +239,6 @@ class _Klein(qwen3.ToldByQwen3):
             )
         if (width > LARGEST_SMALL) != (self.encoder is QWEN3_8B):
             return None
-        own = [name for name in header.tensors if name.startswith(prefix)]
         refuse_quantised(header, prefix)
         distilled = Message(
             "{path} is distilled to four steps: train on FLUX.2 klein base, whose LoRA works on the"
@@ -251,7 +249,6 @@ class _Klein(qwen3.ToldByQwen3):
             family=self,
             has_vae=True,
             resolution=stated_side(header.metadata, self.side_multiple),
-            weight_type=usual_type(header.tensors[name] for name in own),
             variant="distilled" if is_distilled else "base",
             widths={
                 self.encoder.id: config["joint_attention_dim"] // len(STATES),

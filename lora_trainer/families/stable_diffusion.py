@@ -29,7 +29,6 @@ from lora_trainer.checkpoint.detect import (
     refuse,
     require_full_precision,
     stated_side,
-    usual_type,
 )
 from lora_trainer.checkpoint.folder import Folder, read_component, read_json
 from lora_trainer.checkpoint.header import Header, read_header
@@ -108,11 +107,9 @@ class StableDiffusion(Family):
                 ),
                 path=header.path,
             )
-        prediction_type, source = self._prediction_type(header, sidecar)
         return Detected(
             family=self,
-            prediction_type=prediction_type,
-            prediction_source=source,
+            prediction_type=self._prediction_type(header, sidecar),
             zero_terminal_snr="ztsnr" in header.tensors
             or header.metadata.get("ss_zero_terminal_snr") == "True",
             beta_start=sidecar.beta_start or 0.00085,
@@ -120,9 +117,6 @@ class StableDiffusion(Family):
             text_encoders=layouts,
             has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
             resolution=stated_side(header.metadata, self.pixels_per_latent),
-            weight_type=usual_type(
-                info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)
-            ),
         )
 
     def has_text_encoders(self, layouts: tuple[TextEncoderLayout, ...]) -> bool:
@@ -130,26 +124,22 @@ class StableDiffusion(Family):
         styles = [layout.style for layout in self.text_encoder_layouts]
         return [layout.style for layout in layouts] == styles
 
-    def _prediction_type(
-        self, header: Header, sidecar: Sidecar
-    ) -> tuple[PredictionType | None, str]:
-        """The prediction type and its source; see `checkpoint.detect`."""
-        if sidecar.prediction_type == "v_prediction":
-            return "v_prediction", "sidecar"
-        if "v_pred" in header.tensors:
-            return "v_prediction", "marker"
+    def _prediction_type(self, header: Header, sidecar: Sidecar) -> PredictionType | None:
+        """See `checkpoint.detect`."""
+        if sidecar.prediction_type == "v_prediction" or "v_pred" in header.tensors:
+            return "v_prediction"
         stated = header.metadata.get("modelspec.prediction_type", "").lower()
         if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get(
             "modelspec.architecture", ""
         ).endswith("-v"):
-            return "v_prediction", "metadata"
+            return "v_prediction"
         if stated in ("epsilon", "eps"):
-            return "epsilon", "metadata"
+            return "epsilon"
         return self.default_prediction_type(sidecar)
 
-    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+    def default_prediction_type(self, sidecar: Sidecar) -> PredictionType | None:
         """The same for a file without any statement."""
-        return "epsilon", "family"
+        return "epsilon"
 
     def recognise_folder(self, path: Path) -> Folder | None:
         if not (path / "unet").is_dir():
@@ -162,7 +152,7 @@ class StableDiffusion(Family):
         file = path / "scheduler" / "scheduler_config.json"
         scheduler = read_json(file) if file.is_file() else {}
         stated = scheduler.get("prediction_type")
-        prediction_type, _ = self.default_prediction_type(Sidecar())
+        prediction_type = self.default_prediction_type(Sidecar())
         if stated in ("epsilon", "v_prediction"):
             prediction_type = stated
         elif stated:
@@ -175,14 +165,10 @@ class StableDiffusion(Family):
         detected = Detected(
             family=self,
             prediction_type=prediction_type,
-            prediction_source="scheduler" if stated else "family",
             zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
             beta_start=float(scheduler.get("beta_start", 0.00085)),
             beta_end=float(scheduler.get("beta_end", 0.012)),
             has_vae=(path / "vae").is_dir(),
-            weight_type=usual_type(
-                info for header in unet.headers for info in header.tensors.values()
-            ),
         )
         return Folder(
             detected=detected,
@@ -488,9 +474,9 @@ class _StableDiffusion2(StableDiffusion):
     def is_folder(self, path: Path, config: Mapping[str, Any]) -> bool:
         return not _is_xl(config) and _is_open_clip(path)
 
-    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+    def default_prediction_type(self, sidecar: Sidecar) -> PredictionType | None:
         """epsilon (512 px) and v-prediction (768 px) checkpoints have the same names and shapes."""
-        return sidecar.prediction_type, "sidecar" if sidecar.prediction_type else "family"
+        return sidecar.prediction_type
 
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
         if prediction_type is None:

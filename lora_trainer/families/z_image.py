@@ -19,7 +19,6 @@ from lora_trainer.checkpoint.detect import (
     Detected,
     Sidecar,
     stated_side,
-    usual_type,
 )
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.parts import (
@@ -145,7 +144,6 @@ class _ZImage(qwen3.ToldByQwen3):
         if found is None:
             return None
         prefix, native = found
-        names = [name for name in header.tensors if name.startswith(prefix)]
         refuse_quantised(header, prefix)
         config = self.denoiser_config(header, prefix, native=native)
         title = f"{header.path.stem} {header.metadata.get('modelspec.title', '')}".lower()
@@ -154,7 +152,6 @@ class _ZImage(qwen3.ToldByQwen3):
             family=self,
             has_vae=True,
             resolution=stated_side(header.metadata, self.side_multiple),
-            weight_type=usual_type(header.tensors[name] for name in names),
             widths={QWEN3_4B.id: config["cap_feat_dim"], VAE.id: self.latent_channels},
             is_distilled=is_turbo,
         )

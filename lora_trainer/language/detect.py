@@ -64,15 +64,6 @@ class LanguageModelFolder:
             sum(header.file_size for header in headers),
         )
 
-    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Path of a layer -> shape of its weight, (out, in). Raises CheckpointError."""
-        return {
-            name.removesuffix(".weight"): info.shape
-            for file in self.weights
-            for name, info in read_header(file).tensors.items()
-            if name.endswith(".weight") and len(info.shape) == 2
-        }
-
 
 def is_language_model(path: Path | None) -> bool:
     """Whether the path is the folder of a transformers model, not of a diffusers pipeline or of one

@@ -107,11 +107,6 @@ class Certificate:
         return " or ".join(FAMILIES[family].name for family in self.families)
 
     @property
-    def is_fine(self) -> bool:
-        """Whether all of it loads, and nothing else was found."""
-        return self.loaded == self.layer_count and not self.causes
-
-    @property
     def _gain(self) -> str:
         if self.loaded == self.layer_count:
             return f"with alpha where {HOST_NAMES[self.host]} reads it"
@@ -214,14 +209,14 @@ def certify(
         families=families,
         family_source=source or ("names and shapes of its layers" if models else ""),
         layer_count=len(layers),
-        loaded=len(loading.loaded) if loading else (None if _may_run(host, families) else 0),
+        loaded=len(loading.loaded) if loading else (None if _may_run(families) else 0),
         verdict=Message(""),
-        dropped=tuple(_dropped(layers, loading, families)) if loading else (),
+        dropped=tuple(_dropped(layers, loading)) if loading else (),
         causes=(),
         can_fix=False,
     )
     causes = [
-        *_scale_causes(header, layers, scales, host),
+        *_scale_causes(layers, scales),
         *(_measured(header, layers, scales) if measure else ()),
         *_family_causes(header, families, own),
         *_doubts(loadings),
@@ -231,12 +226,12 @@ def certify(
     return replace(
         certificate,
         causes=tuple(causes),
-        verdict=_verdict(layers, loading, certificate, planned),
+        verdict=_verdict(layers, loading, certificate),
         can_fix=_can_fix(planned, loading, layers, scales),
     )
 
 
-def _may_run(host: str, families: Sequence[str]) -> bool:
+def _may_run(families: Sequence[str]) -> bool:
     """Whether it is not known what a WebUI makes of these families."""
     return not families or any(not host_layers.models_of(family) for family in families)
 
@@ -278,10 +273,7 @@ def _can_fix(
 
 
 def _verdict(
-    layers: Mapping[str, Layer],
-    loading: Loading | None,
-    certificate: Certificate,
-    planned: CopyPlan | None,
+    layers: Mapping[str, Layer], loading: Loading | None, certificate: Certificate
 ) -> Message:
     values: dict[str, Any] = {
         "host": HOST_NAMES[certificate.host],
@@ -340,9 +332,7 @@ def _verdict(
     )
 
 
-def _dropped(
-    layers: Mapping[str, Layer], loading: Loading, families: Sequence[str]
-) -> Iterator[Dropped]:
+def _dropped(layers: Mapping[str, Layer], loading: Loading) -> Iterator[Dropped]:
     grouped: dict[Reason, list[str]] = {}
     for name, reason in loading.dropped.items():
         grouped.setdefault(reason, []).append(name)
@@ -370,9 +360,7 @@ def _cause(*, template: str, hint: str, **values: Any) -> Cause:
     return Cause(message=Message(template, values), hint=Message(hint, values if hint else {}))
 
 
-def _scale_causes(
-    header: Header, layers: Mapping[str, Layer], scales: Scales, host: str
-) -> Iterator[Cause]:
+def _scale_causes(layers: Mapping[str, Layer], scales: Scales) -> Iterator[Cause]:
     if None in scales.by_layer.values():
         yield _cause(
             template=(

@@ -110,8 +110,6 @@ class Converted:
 
     layer_count: int
     """Layers of the copy."""
-    fused_count: int
-    """Of these, those made of several."""
     left_out: tuple[str, ...]
 
 
@@ -377,7 +375,6 @@ def convert(source: Path, target: Path, host: str | None = None) -> Converted:
     replace_file(target, write)
     return Converted(
         layer_count=len(planned.targets),
-        fused_count=sum(one.is_fused for one in planned.targets),
         left_out=planned.left_out,
     )
 

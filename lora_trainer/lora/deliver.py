@@ -69,8 +69,6 @@ class Delivered:
     """For the prompt: <lora:name:0.7>."""
     renamed: bool
     """Whether the requested name was in use or not usable."""
-    sidecar: Path
-    preview: Path | None
     warnings: tuple[Message, ...] = ()
     """What failed without affecting the LoRA."""
 
@@ -115,15 +113,8 @@ def deliver(
         ) from None
     except OSError as error:
         raise _delivery_error(error, lora_dir, file) from error
-    target, image = lora_dir / f"{stem}.safetensors", lora_dir / f"{stem}.png"
-    return Delivered(
-        path=target,
-        name=stem,
-        renamed=stem != name,
-        sidecar=target.with_suffix(".json"),
-        preview=image if image.exists() else None,
-        warnings=warnings,
-    )
+    target = lora_dir / f"{stem}.safetensors"
+    return Delivered(path=target, name=stem, renamed=stem != name, warnings=warnings)
 
 
 def _put(

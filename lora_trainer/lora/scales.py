@@ -60,15 +60,13 @@ def scales_of(
     source, configs = _configs(header)
     if configs is not None:
         return _by_configs(layers, ranks, configs, source)
-    styles = {style for layer in layers.values() for end in layer.weights if (style := _style(end))}
+    is_peft = any(
+        end.startswith(("lora_A", "lora_B")) for layer in layers.values() for end in layer.weights
+    )
     by_us = header.metadata.get("modelspec.implementation_version", "").startswith(OURS)
     ours = by_us and all(layer.layout is DIFFUSERS for layer in layers.values())
-    scale = 1.0 if ours or "peft" not in styles else None
+    scale = 1.0 if ours or not is_peft else None
     return Scales(by_layer=dict.fromkeys(ranks, scale), alphas=(), source="")
-
-
-def _style(end: str) -> str:
-    return "peft" if end.startswith(("lora_A", "lora_B")) else ""
 
 
 def _in_weights(

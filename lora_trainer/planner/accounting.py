@@ -84,20 +84,16 @@ class StepMemory:
 
 
 def account(
-    checkpoint: Checkpoint,
-    config: RunConfig,
-    dtype: torch.dtype,
-    device: str = "cuda",
-    size: tuple[int, int] | None = None,
+    checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, device: str = "cuda"
 ) -> StepMemory:
     """The memory of a step for which the optimizer's state exists.
 
     config: `resolution` is set. dtype: of the frozen model. device: the device type whose autocast
     rules and text encoder dtype apply; "cpu" is this processor, with its forms (`cpu`), except the
-    layouts of convolutions (cpu.convolutions.layout_bytes). size: width and height of the batch in
-    pixels (default: a square). Each image has a caption of max_token_length tokens.
+    layouts of convolutions (cpu.convolutions.layout_bytes). The batch is of squares, each with a
+    caption of max_token_length tokens.
     """
-    with _fake_trainer(checkpoint, config, dtype, device, size) as (trainer, live):
+    with _fake_trainer(checkpoint, config, dtype, device) as (trainer, live):
         _fill_optimizer(trainer, live)
         live.restart()
         trainer.advance()
@@ -111,7 +107,7 @@ def step_flops(checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype) ->
     `account`.
     """
     with (
-        _fake_trainer(checkpoint, config, dtype, "cuda", None) as (trainer, _),
+        _fake_trainer(checkpoint, config, dtype, "cuda") as (trainer, _),
         FlopCounterMode(display=False, custom_mapping=ON_A_PROCESSOR) as counted,
     ):
         trainer.advance()
@@ -120,17 +116,11 @@ def step_flops(checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype) ->
 
 @contextlib.contextmanager
 def _fake_trainer(
-    checkpoint: Checkpoint,
-    config: RunConfig,
-    dtype: torch.dtype,
-    device: str,
-    size: tuple[int, int] | None,
+    checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, device: str
 ) -> Iterator[tuple[Trainer, LiveStorages]]:
     """A trainer under FakeTensorMode, and its storages."""
     config = _countable(config)
-    side = config.dataset.resolution
-    assert side is not None, "the resolution is known"
-    prepared = _prepared(checkpoint, config, dtype, size or (side, side))
+    prepared = _prepared(checkpoint, config, dtype)
     encoders = prepared.checkpoint.load_text_encoders(
         text_encoder_dtype(torch.device(device), dtype, checkpoint.family)
     )
@@ -261,15 +251,14 @@ def _weightless(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, fill=empty_in)
 
 
-def _prepared(
-    checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype, size: tuple[int, int]
-) -> PreparedImages:
-    """A dataset with one batch for each accumulation step, in one bucket of this size."""
-    training = config.training
+def _prepared(checkpoint: Checkpoint, config: RunConfig, dtype: torch.dtype) -> PreparedImages:
+    """A dataset with one batch for each accumulation step, in one square bucket."""
+    training, side = config.training, config.dataset.resolution
+    assert side is not None, "the resolution is known"
     # two are enough: a third batch needs as much memory as the second
     part_count = min(training.gradient_accumulation_steps, 2)
     count = training.batch_size * part_count
-    bucket = Bucket(*size)
+    bucket = Bucket(side, side)
     indices = {bucket: list(range(count))}
     return PreparedImages(
         config=config,
@@ -305,7 +294,6 @@ def _example(number: int, bucket: Bucket, config: RunConfig) -> Example:
         path=Path(name),
         name=name,
         caption=" ".join(["word"] * config.checkpoint.max_token_length),
-        caption_source="text",
         width=bucket.width,
         height=bucket.height,
         digest=str(number),

@@ -83,12 +83,9 @@ class BatchSchedule:
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch != epoch:
-            self._batches = [
-                batch.indices
-                for batch in epoch_batches(
-                    self.buckets, self.repeats, self.batch_size, self.seed, epoch
-                )
-            ]
+            self._batches = epoch_batches(
+                self.buckets, self.repeats, self.batch_size, self.seed, epoch
+            )
             self._epoch = epoch
         start = position * self.accumulation
         return self._batches[start : start + self.accumulation]

@@ -48,9 +48,6 @@ class Case:
     def steps_done(self) -> int:
         return max(1, self.measurements.step)
 
-    def final(self, series: Series) -> float | None:
-        return series[-1][1] if series and series[-1][0] else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:

@@ -114,7 +114,7 @@ def sentences_of(
     one = measurements.at(choice.step)
     if likeness := _likeness(one):
         yield likeness
-    if copied := _copied(measurements, choice, thresholds):
+    if copied := _copied(measurements, thresholds):
         yield copied
     if after := _after(measurements, choice, thresholds):
         yield after
@@ -197,7 +197,7 @@ def _likeness(one: MeasuredStep) -> Message | None:
     )
 
 
-def _copied(measurements: Measurements, choice: Choice, thresholds: Thresholds) -> Message | None:
+def _copied(measurements: Measurements, thresholds: Thresholds) -> Message | None:
     measured = [one for one in measurements.steps if one.has_previews and one.step]
     first = next((one for one in measured if one.copied), None)
     if first is None:

@@ -78,7 +78,7 @@ def test_the_same_and_a_higher_rank_predict_the_same(tmp_path, family, rank):
         assert torch.equal(adapter.down[:4], down) and torch.equal(adapter.up[:, :4], up)
         assert adapter.up[:, 4:].count_nonzero() == 0
         assert adapter.size.alpha / adapter.size.rank == pytest.approx(2.7 / 4, rel=1e-6)
-    assert beginning.kept == 1.0 and beginning.fresh == 0 and beginning.notes() == []
+    assert beginning.kept == 1.0 and beginning.notes() == []
     assert beginning.continued == len(adapters.layers)
 
 
@@ -155,7 +155,7 @@ def test_a_file_in_each_layout_begins_alike(tmp_path):
     for file in (kohya, "ours.safetensors", "onetrainer.safetensors", "peft"):
         parts, others, _, beginning = begun(tmp_path / file, lora_rank=6, train_text_encoder=False)
         assert all_equal(live(parts, others, 1.0), wanted), file
-        assert (beginning.fresh, beginning.left_out, beginning.unknown) == (0, (), ()), file
+        assert (beginning.left_out, beginning.unknown) == ((), ()), file
 
 
 def dense(kind: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -198,7 +198,7 @@ def test_other_kinds_are_brought_to_low_rank(tmp_path, kind):
     found = adapter.size.alpha / 16 * adapter.up.flatten(1) @ adapter.down.flatten(1)
     torch.testing.assert_close(found, effect, rtol=1e-3, atol=1e-4)
     assert beginning.kept == pytest.approx(1.0, abs=1e-6)
-    assert beginning.fresh == len(adapters.layers) - 1
+    assert beginning.continued == 1
 
 
 def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
@@ -214,7 +214,7 @@ def test_what_does_not_learn_or_does_not_exist_is_named(tmp_path):
     assert beginning.unknown == ("lora_unet_nowhere_at_all",)
     assert any(name.startswith("lora_te_") for name in beginning.left_out)
     assert any(name.endswith("proj_in") for name in beginning.left_out)
-    assert beginning.fresh == sum(one.path.endswith("to_v") for one in adapters.layers)
+    assert beginning.continued == sum(one.path.endswith("to_q") for one in adapters.layers)
     lost, unknown = (str(message) for message, _ in beginning.notes())
     assert f"their effect is lost: {len(beginning.left_out)}, such as lora_te_" in lost
     assert "this base model does not have: 1, such as lora_unet_nowhere_at_all" in unknown

@@ -165,13 +165,7 @@ def test_the_file_holds_three_tensors_a_layer_under_kohyas_names(tmp_path: Path)
     assert tensors["lora_unet_mid_block_attentions_0_proj_in.alpha"].item() == pytest.approx(
         2.7, abs=1e-7
     )
-    assert (report.module_count, report.parameter_count, report.dtype, report.idle_modules) == (
-        2,
-        4 * (128 + 128 + 32 + 128),
-        "F16",
-        0,
-    )
-    assert report.byte_count == (tmp_path / "x.safetensors").stat().st_size
+    assert (report.module_count, report.dtype, report.idle_modules) == (2, "F16", 0)
     assert list(tmp_path.iterdir()) == [tmp_path / "x.safetensors"]
 
 
@@ -209,12 +203,11 @@ def test_a_small_scale_is_not_lost_to_float16_in_diffusers_form_nor_one_above_1(
 
 def test_the_metadata_and_hashes_are_in_the_file(tmp_path: Path) -> None:
     parts, adapters = trained("sd1")
-    report = export(adapters, parts, tmp_path / "x.safetensors", {**METADATA, "note": "雪 \udcff"})
+    export(adapters, parts, tmp_path / "x.safetensors", {**METADATA, "note": "雪 \udcff"})
     with safe_open(tmp_path / "x.safetensors", framework="pt") as stored:
         metadata = stored.metadata()
     assert metadata["ss_output_name"] == "x"
     assert metadata["note"] == "雪 ?"
-    assert metadata["sshs_model_hash"] == report.model_hash
     assert set(metadata) == {
         "ss_output_name",
         "ss_base_model_version",

@@ -306,27 +306,13 @@ def test_no_value_in_a_request_leads_out_of_the_data_folder(open_host):
         " ",
         "\ud800",
     )
+    names = "id key dataset checkpoint name lora folder token what was caption prompt kind".split()
     with Line(open_host) as asked:
         for entry in ROUTES:
             if entry.method == "GET" or entry.upload or entry.path == "/setup":
                 continue
             path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
             for value in decoded:
-                names = (
-                    "id",
-                    "key",
-                    "dataset",
-                    "checkpoint",
-                    "name",
-                    "lora",
-                    "folder",
-                    "token",
-                    "what",
-                    "was",
-                    "caption",
-                    "prompt",
-                    "kind",
-                )
                 body = {
                     **dict.fromkeys(names, value),
                     "keys": [value],
@@ -354,33 +340,9 @@ def test_every_route_survives_values_of_the_wrong_kind(open_host):
                 continue
             path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
             for value in (None, 7, -1, 1e300, True, [], {}, [[]], {"a": {}}):
-                names = (
-                    "id",
-                    "key",
-                    "keys",
-                    "dataset",
-                    "checkpoint",
-                    "name",
-                    "lora",
-                    "loras",
-                    "folder",
-                    "token",
-                    "what",
-                    "was",
-                    "caption",
-                    "settings",
-                    "prompt",
-                    "seed",
-                    "steps",
-                    "width",
-                    "kind",
-                    "strengths",
-                    "strength",
-                    "when",
-                    "position",
-                    "changes",
+                answer = asked.ask(
+                    entry.method, path, dict.fromkeys(web_attack.NAMES, value), HEADERS
                 )
-                answer = asked.ask(entry.method, path, dict.fromkeys(names, value), HEADERS)
                 assert answer.status < 500, (entry.method, entry.path, value, answer.body[:400])
 
 

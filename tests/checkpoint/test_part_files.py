@@ -45,7 +45,7 @@ class Apart(type(SDXL)):
     part_kinds = (kind("tx", "text encoder", TEXT, "tx."), kind("ae", "VAE", VAE, "vae."))
 
 
-DETECTED = Detected(family=Apart(), has_vae=False, weight_type="F32", widths={"tx": 8})
+DETECTED = Detected(family=Apart(), has_vae=False, widths={"tx": 8})
 
 
 def write(path: Path, dtype: torch.dtype = torch.float16, **shapes: int) -> Path:

@@ -12,7 +12,6 @@ def example(name, folder="images", digest=None):
         path=Path(name),
         name=name,
         caption="a fox",
-        caption_source="text",
         width=64,
         height=64,
         digest=digest or name,

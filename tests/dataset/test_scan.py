@@ -70,7 +70,7 @@ def test_an_example_knows_its_file(tmp_path):
     assert (example.name, example.folder, example.repeats) == ("狐 狸.jpg", "数据 set", 3)
     assert (example.width, example.height) == (30, 40)
     assert example.digest == digest(example.path)
-    assert (example.caption, example.caption_source) == ("一只狐狸", "text")
+    assert example.caption == "一只狐狸"
 
 
 def test_text_files_beside_the_images_are_captions(tmp_path):
@@ -111,7 +111,6 @@ def test_kohya_folders_give_repeats_and_the_caption_of_last_resort(tmp_path):
         "3_cat/c.png": (3, "3_cat", "about c"),
         "plain/d.png": (2, "plain", "about d"),
     }
-    assert dataset.examples[1].caption_source == "folder_name"
     text = (
         "10_sks fox: images without a caption of their own (1) get the one in the folder's name,"
         ' "sks fox"'
@@ -287,7 +286,6 @@ def test_without_any_caption_the_trigger_word_is_every_caption(tmp_path):
     draw(tmp_path, "a.png", "b.png")
     dataset = look(tmp_path, trigger_word="sks fox")
     assert captions(dataset) == {"a.png": "sks fox", "b.png": "sks fox"}
-    assert {example.caption_source for example in dataset.examples} == {"trigger_word"}
     text = 'no image has a caption (2 in all); the trigger word "sks fox" is the caption of each'
     assert told(dataset) == [("warning", "trigger-word-caption", text)]
 

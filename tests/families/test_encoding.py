@@ -225,6 +225,6 @@ def test_tiles_take_large_pictures_nearly_alike_and_small_ones_exactly(monkeypat
 def test_a_run_encodes_in_tiles_where_its_settings_say_so(tiled):
     checkpoint = open_checkpoint(small_checkpoint())
     config = config_of(vae_tiling=tiled)
-    prepared = accounting._prepared(checkpoint, config, torch.float32, (64, 64))
+    prepared = accounting._prepared(checkpoint, config, torch.float32)
     with dataclasses.replace(prepared, checkpoint=checkpoint).vae() as vae:
         assert vae.use_tiling is tiled

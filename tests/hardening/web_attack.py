@@ -87,37 +87,11 @@ VALUES = (
     {"where": {"text": "x"}},
 )
 NAMES = (
-    "id",
-    "key",
-    "keys",
-    "dataset",
-    "checkpoint",
-    "name",
-    "lora",
-    "loras",
-    "folder",
-    "token",
-    "what",
-    "was",
-    "caption",
-    "settings",
-    "prompt",
-    "seed",
-    "kind",
-    "strengths",
-    "strength",
-    "when",
-    "position",
-    "changes",
-    "values",
-    "revision",
-    "select",
-    "captioner",
-    "options",
-    "find",
-    "replace",
-    "title",
-)
+    "id key keys dataset checkpoint name lora loras folder token what was caption settings "
+    "prompt seed steps width kind strengths strength when position changes values revision "
+    "select captioner options find replace title"
+).split()
+"""Of the fields in requests."""
 
 
 def attack(run: Run, flavours: tuple[str, ...] = ("a1111", "forge")) -> None:

@@ -68,6 +68,11 @@ def put(file: Path, lora_dir: Path, name: str = "cat", **changes: Any) -> Delive
     )
 
 
+def sidecar_of(delivered: Delivered) -> Any:
+    content = delivered.path.with_suffix(".json").read_text(encoding="utf-8")
+    return json.loads(content)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder)).replace("\\", "/")
@@ -109,12 +114,8 @@ def test_the_weights_the_sidecar_and_the_picture_stand_in_the_folder(
 def test_the_sidecar_names_the_family_as_the_host_does(
     family: str, version: str, lora: Path, lora_dir: Path
 ) -> None:
-    assert (
-        json.loads(
-            put(lora, lora_dir, family=families.get(family)).sidecar.read_text(encoding="utf-8")
-        )["sd version"]
-        == version
-    )
+    delivered = put(lora, lora_dir, family=families.get(family))
+    assert sidecar_of(delivered)["sd version"] == version
 
 
 @pytest.mark.parametrize(
@@ -136,13 +137,13 @@ def test_the_sidecar_has_the_words_of_the_webui_that_lists_it(
     webui: str, family: str, version: str, lora: Path, lora_dir: Path
 ) -> None:
     delivered = put(lora, lora_dir, family=families.get(family), webui=webui)
-    assert json.loads(delivered.sidecar.read_text(encoding="utf-8"))["sd version"] == version
+    assert sidecar_of(delivered)["sd version"] == version
 
 
 def test_text_in_any_script_is_written_as_it_is(lora: Path, lora_dir: Path) -> None:
     delivered = put(lora, lora_dir, "雪猫", trigger='雪猫, "quoted"')
     assert delivered.path == lora_dir / "雪猫.safetensors"
-    assert '"activation text": "雪猫, \\"quoted\\""' in delivered.sidecar.read_text(
+    assert '"activation text": "雪猫, \\"quoted\\""' in (lora_dir / "雪猫.json").read_text(
         encoding="utf-8"
     )
 
@@ -197,7 +198,7 @@ def test_notes_and_pictures_of_a_lora_that_is_gone_are_kept(
 def test_a_name_deleted_earlier_is_free_again(lora: Path, lora_dir: Path) -> None:
     first = put(lora, lora_dir)
     first.path.unlink()
-    first.sidecar.unlink()
+    (lora_dir / "cat.json").unlink()
     assert put(lora, lora_dir).name == "cat"
 
 
@@ -331,7 +332,6 @@ def test_words_of_the_host_and_of_windows_are_not_names(
 def test_a_broken_picture_is_a_warning(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "preview.png").write_bytes(b"not an image")
     delivered = put(lora, lora_dir, preview=tmp_path / "preview.png")
-    assert delivered.preview is None
     assert "cannot be read and was left out" in str(delivered.warnings[0])
     assert names(lora_dir) == ["cat.json", "cat.safetensors"]
 
@@ -408,7 +408,7 @@ def test_a_file_is_delivered_once_however_often_it_is_asked_for(
     )  # the run was trained further: hosts keep showing what was loaded under the old name
     assert put(lora, lora_dir).name == put(lora, lora_dir).name == "cat-2"
     first.path.unlink()
-    first.sidecar.unlink()
+    (lora_dir / "cat.json").unlink()
     assert put(of_run(tmp_path, "other"), lora_dir).name == "cat", (
         "what a person has deleted is free"
     )

@@ -82,8 +82,7 @@ def test_the_second_time_an_operation_gives_what_it_gave_the_first_time():
 def real_step(config, dtype):
     """The same for tensors with memory: loaded weights, a step that is computed."""
     checkpoint = open_checkpoint(small_checkpoint())
-    side = config.dataset.resolution
-    prepared = accounting._prepared(checkpoint, config, dtype, (side, side))
+    prepared = accounting._prepared(checkpoint, config, dtype)
     prepared = dataclasses.replace(
         prepared, checkpoint=dataclasses.replace(checkpoint, fill=fill), device=torch.device("cpu")
     )

@@ -11,7 +11,7 @@ from lora_trainer.tasks.resolve import resolve
 CHECKPOINT = SimpleNamespace(
     schedule=NoiseSchedule(),
     family=SD1,
-    detected=Detected(family=SD1, has_vae=True, weight_type="F16"),
+    detected=Detected(family=SD1, has_vae=True),
     separate_paths=((), None),
 )
 

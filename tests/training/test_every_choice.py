@@ -60,7 +60,6 @@ def example(**changes: Any) -> Example:
         "path": Path("a.png"),
         "name": "a.png",
         "caption": "fox, owl, elk, hen, cat, dog",
-        "caption_source": "text",
         "width": 800,
         "height": 400,
         "digest": "0",

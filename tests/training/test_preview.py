@@ -110,6 +110,18 @@ def test_at_a_guidance_of_1_the_negative_prompt_costs_nothing():
     assert torch.equal(first, second) and seen == [1] * 4
 
 
+def previews(parts, adapters, settings, prompt="a cat", **values):
+    return preview.make_previews(
+        parts,
+        adapters,
+        [prompt],
+        lambda text: states(parts, text),
+        settings,
+        size=(64, 64),
+        **{"name": "x", "model_name": "", **values},
+    )
+
+
 def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_path):
     parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
     adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5), 0)
@@ -123,16 +135,7 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
         sample_sampler="dpmpp_2m_karras",
     )
     pictures = list(
-        preview.make_previews(
-            parts,
-            adapters,
-            ["a red cat"],
-            lambda text: states(parts, text),
-            settings,
-            size=(64, 64),
-            name="ink",
-            model_name="sd15, v1: pruned",
-        )
+        previews(parts, adapters, settings, "a red cat", name="ink", model_name="sd15, v1: pruned")
     )
     assert [picture.strength for picture in pictures] == [0.0, 0.7]
     assert pictures[0].image.tobytes() != pictures[1].image.tobytes()
@@ -163,17 +166,7 @@ def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
     settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 1.0))
 
     def pictures():
-        made = preview.make_previews(
-            parts,
-            adapters,
-            ["a cat"],
-            lambda text: states(parts, text),
-            settings,
-            size=(64, 64),
-            name="x",
-            model_name="",
-        )
-        return [picture.image.tobytes() for picture in made]
+        return [picture.image.tobytes() for picture in previews(parts, adapters, settings)]
 
     first = pictures()
     assert first == pictures()  # the adapters' dropout is off
@@ -189,18 +182,7 @@ def test_of_sdxls_negative_prompts_the_empty_one_is_zeros_as_in_the_webui_and_di
     settings = SampleSettings(
         sample_steps=2, sample_strengths=(0.0,), sample_negative_prompt=negative
     )
-    picture = next(
-        preview.make_previews(
-            parts,
-            adapters,
-            ["a cat"],
-            lambda text: states(parts, text),
-            settings,
-            size=(64, 64),
-            name="",
-            model_name="",
-        )
-    )
+    picture = next(previews(parts, adapters, settings))
     adapters.remove()
     pipeline = StableDiffusionXLPipeline(
         vae=parts.vae,
@@ -232,17 +214,7 @@ def test_a_stop_ends_a_picture_between_two_of_its_steps():
     parts, adapters = trained_text_encoder("sd1")
     asked = iter([False, False, True])
     settings = SampleSettings(sample_steps=20)
-    pictures = preview.make_previews(
-        parts,
-        adapters,
-        ["a cat"],
-        lambda text: states(parts, text),
-        settings,
-        size=(64, 64),
-        name="x",
-        model_name="",
-        stop_asked=lambda: next(asked),
-    )
+    pictures = previews(parts, adapters, settings, stop_asked=lambda: next(asked))
     with pytest.raises(preview.Abandoned):
         next(pictures)
     assert next(asked, None) is None

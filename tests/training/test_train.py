@@ -38,7 +38,6 @@ def example(path, number):
         path=path,
         name=path.name,
         caption=f"image {number}",
-        caption_source=None,
         width=64,
         height=64,
         digest=str(number),

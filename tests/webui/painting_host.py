@@ -41,8 +41,20 @@ class PaintingHost:
             data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora"
         )
 
+    def language(self):
+        return ""
+
+    def is_remote(self):
+        return False
+
+    def api_credentials(self):
+        return {}
+
     def samplers(self):
         return ["Euler", "DPM++ 2M"]
+
+    def schedulers(self):
+        return ["Automatic", "Karras"]
 
     def font(self):
         return None

@@ -157,20 +157,9 @@ def test_presets(tmp_path, breaking):
     assert problem["message"]
 
 
-class Host(PaintingHost):
-    def language(self):
-        return ""
-
-    def is_remote(self):
-        return False
-
-    def api_credentials(self):
-        return {}
-
-
 @EACH
 def test_loras(tmp_path, breaking):
-    host, history = Host(tmp_path), History(tmp_path / "runs")
+    host, history = PaintingHost(tmp_path), History(tmp_path / "runs")
     folder = host.paths().lora_dir
     write_lora(folder / "good.safetensors", trigger="ink")
     write_lora(folder / "bad sidecar.safetensors", trigger="ink")
@@ -200,7 +189,7 @@ def test_loras(tmp_path, breaking):
 
 @EACH
 def test_tries(tmp_path, breaking):
-    data, host = DataFolder(tmp_path / "data"), Host(tmp_path)
+    data, host = DataFolder(tmp_path / "data"), PaintingHost(tmp_path)
     loras = Loras(host, History(data.folder("runs")))
     good = {
         "id": "good",

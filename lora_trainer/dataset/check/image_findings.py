@@ -235,61 +235,39 @@ def _lettering(image: CheckedImage, measures: Measures, resolution: int) -> Iter
 
 
 def _exposure(image: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
-
+    kind: Kind
     if is_dark(measures):
+        kind, measured = "too-dark", measures.brightest
         hint = (
             "Brighten it in an image editor, or leave it out. If darkness is the style, say so "
             "in the captions."
         )
         template = "{name} is very dark: nearly all of it is below {percent} % brightness"
-        level = measures.brightest
-        percent = max(1, math.ceil(level / 2.55))
-        yield _warning(
-            image,
-            "too-dark",
-            template,
-            hint=hint,
-            measured=level,
-            fix=LEAVE_OUT,
-            percent=percent,
-        )
+        percent = max(1, math.ceil(measured / 2.55))
     elif is_bright(measures):
+        kind, measured = "too-bright", measures.clipped
         template = "{name} is very bright: {percent} % of it is blown out"
         hint = (
             "Darken it in an image editor, or leave it out; blown-out highlights cannot be"
             " recovered."
         )
-        if measures.clipped < BLOWN:
+        if measured < BLOWN:
             template = "{name} is very bright and has no dark areas"
             hint = "Raise its contrast in an image editor, unless pale colours are the style."
-        share = measures.clipped
-        percent = round(100 * share)
-        yield _warning(
-            image,
-            "too-bright",
-            template,
-            hint=hint,
-            measured=share,
-            fix=LEAVE_OUT,
-            percent=percent,
-        )
+        percent = round(100 * measured)
     elif is_flat(measures):
+        kind, measured = "low-contrast", measures.contrast
         hint = "Raise its contrast in an image editor, unless that is the style."
         template = (
             "{name} has little contrast: light and dark are only {percent} % of the full range"
             " apart"
         )
-        range_ = measures.contrast
-        percent = round(range_ / 2.55)
-        yield _warning(
-            image,
-            "low-contrast",
-            template,
-            hint=hint,
-            measured=range_,
-            fix=LEAVE_OUT,
-            percent=percent,
-        )
+        percent = round(measured / 2.55)
+    else:
+        return
+    yield _warning(
+        image, kind, template, hint=hint, measured=measured, fix=LEAVE_OUT, percent=percent
+    )
 
 
 _CHECKS: tuple[Callable[[CheckedImage, Measures, int], Iterable[Finding]], ...] = (

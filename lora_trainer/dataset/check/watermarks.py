@@ -51,13 +51,12 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Watermark:
-    """Position of lettering relative to width and height, and confidence, all 0 to 1."""
+    """Position of lettering relative to width and height, 0 to 1."""
 
     left: float
     top: float
     right: float
     bottom: float
-    confidence: float
 
 
 def find_mark(grey: Image.Image) -> Watermark | None:
@@ -82,7 +81,7 @@ def find_mark(grey: Image.Image) -> Watermark | None:
     ]
     if not found:
         return None
-    (confidence, top, left, height), number = max(found)
+    (_, top, left, height), number = max(found)
     top = top if number == 0 else grey.height - top - height
     right, bottom = (left + WIDTH * height) / grey.width, (top + height) / grey.height
     return Watermark(
@@ -90,7 +89,6 @@ def find_mark(grey: Image.Image) -> Watermark | None:
         top=top / grey.height,
         right=right,
         bottom=bottom,
-        confidence=confidence,
     )
 
 

@@ -96,11 +96,6 @@ def vae_of_headers(
     return _vae(config, tensors_of(headers), names.vae_modules(config), prefix)
 
 
-def vae_of_folder(component: FolderComponent) -> Component:
-    """A VAE of a diffusers folder, as its config.json says."""
-    return _diffusers_vae(component.config, component.headers)
-
-
 def in_folder(folder: Folder) -> Components:
     """The components of a diffusers folder."""
     text_encoders = [
@@ -112,7 +107,7 @@ def in_folder(folder: Folder) -> Components:
             replace(each, config={**each.config, "with_projection": number == 1})
             for number, each in enumerate(text_encoders)
         ),
-        vae=_diffusers_vae(folder.vae.config, folder.vae.headers) if folder.vae else None,
+        vae=vae_of_folder(folder.vae) if folder.vae else None,
     )
 
 
@@ -134,13 +129,15 @@ def vae_in_folder(component: FolderComponent, family: StableDiffusion, path: Pat
     if isinstance(stated, (int, float)) and not math.isclose(stated, family.latent_scale):
         raise family.foreign_vae(path)
     config = {**component.config, "scaling_factor": family.latent_scale}
-    return _diffusers_vae(config, component.headers)
+    return vae_of_folder(replace(component, config=config))
 
 
-def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Component:
+def vae_of_folder(component: FolderComponent) -> Component:
+    """A VAE of a diffusers folder, as its config.json says."""
     # diffusers' defaults: an old config.json has only what differs
-    modules = names.vae_modules({"block_out_channels": (64,), "layers_per_block": 1, **config})
-    return _vae(config, tensors_of(headers), modules, "")
+    usual = {"block_out_channels": (64,), "layers_per_block": 1}
+    modules = names.vae_modules({**usual, **component.config})
+    return _vae(component.config, tensors_of(component.headers), modules, "")
 
 
 def _vae(

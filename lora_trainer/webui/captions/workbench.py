@@ -93,13 +93,12 @@ class Workbenches:
     def __init__(
         self,
         datasets: Datasets,
-        converter: Converter | None = None,
         of_texts: Callable[[str], Bench] | None = None,
     ) -> None:
         """of_texts: returns the workbench of a dataset of texts."""
         self._datasets = datasets
         self._of_texts = of_texts
-        self._converter = converter or Converter()
+        self._converter = Converter()
         self._lock = threading.Lock()
         self._known: dict[str, Workbench] = {}
 

@@ -15,15 +15,15 @@ from lora_trainer import files
 
 log = logging.getLogger("lora_trainer.webui")
 
+CAPACITY = 50_000
+"""Maximum number of entries; the oldest ones are dropped."""
+
 
 class FactCache:
-    """Thread-safe. is_valid: whether an entry of the file, which may be damaged, can be used.
-    capacity: maximum number of entries; the oldest ones are dropped.
-    """
+    """Thread-safe. is_valid: whether an entry of the file, which may be damaged, can be used."""
 
-    def __init__(self, file: Path, is_valid: Callable[[Any], bool], capacity: int = 50_000) -> None:
+    def __init__(self, file: Path, is_valid: Callable[[Any], bool]) -> None:
         self._file = file
-        self._capacity = capacity
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._entries: dict[str, dict[str, Any]] = files.read_json(
@@ -53,7 +53,7 @@ class FactCache:
         # serialized, or an older state may overwrite a newer one
         with self._writing:
             with self._lock:
-                while len(self._entries) > self._capacity:
+                while len(self._entries) > CAPACITY:
                     del self._entries[next(iter(self._entries))]
                 content = json.dumps(self._entries, ensure_ascii=True, separators=(",", ":"))
             try:

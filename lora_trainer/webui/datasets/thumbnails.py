@@ -37,16 +37,14 @@ _Stamp = tuple[str, int, int]
 class Thumbnails:
     """Thread-safe. `folder`: the cache, whose files may be deleted at any time."""
 
-    def __init__(
-        self, folder: Path, threads: int = THREADS, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
         self._tidied = 0.0
         self._lock = threading.Lock()
         self._digests: OrderedDict[_Stamp, str] = OrderedDict()
         self._making: dict[tuple[Path, int], Future[Path]] = {}
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-thumbnails")
 
     def image(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
         """The thumbnail of an image, created if needed. Raises DatasetError if the image is

@@ -239,7 +239,7 @@ async def upload(app: App, request: Request) -> AcceptedView:
     name = request.query.get("name", "")
     incoming = await uploads.receive(request.stream(), store, name, request.number("size", None))
     accepted = await run_in_threadpool(_take, app, request, incoming, name)
-    return _accepted(accepted, request.path["id"], request.language)
+    return _accepted(accepted, request.language)
 
 
 def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
@@ -417,7 +417,7 @@ def _addresses(identity: str, key: str, version: str) -> Addresses:
     }
 
 
-def _accepted(accepted: Accepted, identity: str, language: str) -> AcceptedView:
+def _accepted(accepted: Accepted, language: str) -> AcceptedView:
     return {
         "added": [
             {"key": added.key, "name": added.name, "width": added.width, "height": added.height}

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_trainer.errors import DatasetError, Message
@@ -54,8 +53,8 @@ class TextBenches:
 class TextBench(Bench):
     """Thread-safe: changes are made under the store's lock."""
 
-    def __init__(self, store: TextStore, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(store.path, store.lock, clock)
+    def __init__(self, store: TextStore) -> None:
+        super().__init__(store.path, store.lock)
         self.store = store
 
     def current_revision(self) -> str:

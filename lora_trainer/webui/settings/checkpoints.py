@@ -195,13 +195,9 @@ class CheckpointFacts:
 class Checkpoints:
     """Thread-safe. `file`: the cache on disk."""
 
-    def __init__(
-        self, host: Host, file: Path, language_models: LanguageModels | None = None
-    ) -> None:
+    def __init__(self, host: Host, file: Path) -> None:
         self._host = host
-        self.language_models = language_models or LanguageModels(
-            host, file.with_name("language_models.json")
-        )
+        self.language_models = LanguageModels(host, file.with_name("language_models.json"))
         self._cache = FactCache(file, _is_sound)
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None

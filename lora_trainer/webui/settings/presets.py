@@ -41,10 +41,6 @@ class Preset:
     notes: Mapping[str, str]
     """Config key -> reason."""
 
-    def texts(self) -> list[str]:
-        """Its texts for translation."""
-        return [self.title, self.why, *self.notes.values()]
-
 
 class PresetView(TypedDict):
     """Config keys -> values; `family_values`: overrides by family; `notes`: reasons."""

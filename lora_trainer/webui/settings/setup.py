@@ -77,13 +77,11 @@ class Setup:
         *,
         look: Callable[[], Overlay] = environment.find_overlay,
         command: Sequence[str] = (),
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._data = data
         self._look = look
         self._command = list(command) or environment.install_command()
-        self._clock = clock
         self._lock = threading.Lock()
         self._seen: tuple[float, Overlay] | None = None
         self._worker: threading.Thread | None = None
@@ -99,7 +97,7 @@ class Setup:
         state, message, hint = self._state(overlay)
         with self._lock:
             lines = [masked(line) for line in self._lines]
-            seconds = self._clock() - self._began if self._is_running else 0.0
+            seconds = time.monotonic() - self._began if self._is_running else 0.0
         return {
             "state": state,
             "message": texts.render(message, language),
@@ -110,17 +108,12 @@ class Setup:
             "report": "",
         }
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a worker could start."""
-        return self._overlay().state != "missing"
-
     def begin(self) -> None:
         """Start the set-up, unless it is running."""
         with self._lock:
             if self._is_running:
                 return
-            self._lines, self._exit, self._began = [], None, self._clock()
+            self._lines, self._exit, self._began = [], None, time.monotonic()
             self._worker = threading.Thread(
                 target=self._run, name="lora-trainer-setup", daemon=True
             )
@@ -149,7 +142,7 @@ class Setup:
         return self._worker is not None and self._worker.is_alive()
 
     def _overlay(self) -> Overlay:
-        now = self._clock()
+        now = time.monotonic()
         seen = self._seen
         if seen is None or now - seen[0] > LOOK_SECONDS:
             seen = self._seen = (now, self._look())

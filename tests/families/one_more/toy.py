@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer.checkpoint.detect import Detected, Sidecar, stated_side, usual_type
+from lora_trainer.checkpoint.detect import Detected, Sidecar, stated_side
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import (
@@ -53,7 +53,6 @@ class Toy(Family):
             family=self,
             has_vae=True,
             resolution=stated_side(header.metadata, self.pixels_per_latent),
-            weight_type=usual_type(header.tensors.values()),
         )
 
     def native_resolution(self, prediction_type: PredictionType | None) -> int:

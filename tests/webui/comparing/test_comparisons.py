@@ -58,6 +58,10 @@ def lora_id(jobs, name):
 
 
 def ask(jobs, *names, **values):
+    return over(submit(jobs, *names, **values))
+
+
+def submit(jobs, *names, **values):
     values = {
         "kind": "pair",
         "prompt": "a fox",
@@ -68,9 +72,8 @@ def ask(jobs, *names, **values):
         "strengths": (),
         **values,
     }
-    return over(
-        jobs.submit(ComparisonRequest(loras=tuple(lora_id(jobs, name) for name in names), **values))
-    )
+    loras = tuple(lora_id(jobs, name) for name in names)
+    return jobs.submit(ComparisonRequest(loras=loras, **values))
 
 
 def over(job, seconds=20.0):
@@ -325,30 +328,12 @@ def test_a_number_of_no_use_is_a_sentence(key, number):
 def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.gate = threading.Event()
-    first = jobs.submit(
-        ComparisonRequest(
-            kind="grid",
-            prompt="a fox",
-            loras=(lora_id(jobs, "ink"),),
-            strengths=(),
-            width=64,
-            height=64,
-        )
-    )
-    second = jobs.submit(
-        ComparisonRequest(
-            kind="pair",
-            prompt="a fox",
-            loras=(lora_id(jobs, "ink"),),
-            strengths=(),
-            width=64,
-            height=64,
-        )
-    )
+    first = submit(jobs, "ink", kind="grid")
+    second = submit(jobs, "ink")
     while not host.requests:
         time.sleep(0.005)
     assert (
-        told(first)["sentence"] == "Image 1 of 5: step 1 of 20."
+        told(first)["sentence"] == "Image 1 of 5: step 1 of 3."
         and told(second)["sentence"] == "Waiting in the queue."
     )
     assert told(jobs.cancel(second.id))["sentence"] == "Cancelled."
@@ -373,16 +358,7 @@ def test_pictures_outlive_a_restart_and_what_was_under_way_is_told(host, data, j
     write_lora(folder / "ink.safetensors", trigger="inkstyle")
     done = ask(jobs, "ink")
     host.gate = threading.Event()
-    cut = jobs.submit(
-        ComparisonRequest(
-            kind="pair",
-            prompt="a fox",
-            loras=(lora_id(jobs, "ink"),),
-            strengths=(),
-            width=64,
-            height=64,
-        )
-    )
+    cut = submit(jobs, "ink")
     again = make(host, data)
     assert told(again.find(done.id)) == told(done)
     assert str(again.find(cut.id).error) == "the WebUI was closed before the images were generated"
@@ -497,16 +473,7 @@ def test_a_deleted_try_goes_with_its_pictures_and_their_sheet_and_comes_back(
 def test_what_is_still_being_made_is_not_deleted(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.gate = threading.Event()
-    job = jobs.submit(
-        ComparisonRequest(
-            kind="pair",
-            prompt="a fox",
-            loras=(lora_id(jobs, "ink"),),
-            strengths=(),
-            width=64,
-            height=64,
-        )
-    )
+    job = submit(jobs, "ink")
     with pytest.raises(ComparisonError, match="still being generated"):
         jobs.delete(job.id)
     host.gate.set()

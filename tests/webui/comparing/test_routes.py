@@ -22,23 +22,9 @@ from tests.webui.painting_host import PaintingHost
 ASK = {"X-LoRA-Trainer": "1"}
 
 
-class Host(PaintingHost):
-    def language(self):
-        return ""
-
-    def is_remote(self):
-        return False
-
-    def api_credentials(self):
-        return {}
-
-    def schedulers(self):
-        return ["Automatic", "Karras"]
-
-
 @pytest.fixture
 def host(tmp_path):
-    return Host(tmp_path)
+    return PaintingHost(tmp_path)
 
 
 @pytest.fixture

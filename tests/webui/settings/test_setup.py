@@ -37,21 +37,13 @@ def make(tmp_path, found, script="print('done')"):
 
 def test_with_everything_there_it_is_ready(tmp_path):
     setup = make(tmp_path, overlay(tmp_path))
-    assert (setup.view("en")["state"], setup.is_ready, setup.view("en")["megabytes"]) == (
-        "ready",
-        True,
-        0,
-    )
+    assert (setup.view("en")["state"], setup.view("en")["megabytes"]) == ("ready", 0)
 
 
 def test_what_is_missing_is_named_with_its_size(tmp_path):
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS))
     told = setup.view("en")
-    assert (told["state"], setup.is_ready, told["megabytes"]) == (
-        "missing",
-        False,
-        DIFFUSERS.megabytes,
-    )
+    assert (told["state"], told["megabytes"]) == ("missing", DIFFUSERS.megabytes)
     assert told["message"] == "Training needs packages that are not installed yet: diffusers."
     assert "the WebUI's own packages are not changed" in told["hint"]
 
@@ -152,11 +144,7 @@ def test_a_failed_update_does_not_keep_anybody_from_training(tmp_path, monkeypat
     setup.begin()
     setup.wait()
     told = setup.view("en")
-    assert (told["state"], told["message"], setup.is_ready) == (
-        "ready",
-        "Setting up failed: the disk is full",
-        True,
-    )
+    assert (told["state"], told["message"]) == ("ready", "Setting up failed: the disk is full")
 
 
 def test_two_clicks_start_one_installer(tmp_path):
@@ -186,7 +174,7 @@ def test_another_process_at_it_keeps_nobody_from_training_who_could(tmp_path, mo
     for state in ("ready", "outdated"):
         monkeypatch.setattr(Overlay, "state", property(lambda self, state=state: state))
         with files.lock(found.version_folder / "lock"):
-            assert (setup.view("en")["state"], setup.is_ready) == ("ready", True)
+            assert setup.view("en")["state"] == "ready"
 
 
 def test_the_installer_is_the_one_that_fails_with_code_1(tmp_path):

@@ -30,24 +30,8 @@ device_interrogate = device_gfpgan = device_esrgan = device_codeformer = device
 dtype = "float16"
 
 
-def get_cuda_device_id():
-    return (
-        int(cmd_opts.device_id)
-        if cmd_opts.device_id is not None and cmd_opts.device_id.isdigit()
-        else 0
-    )
-
-
 def get_cuda_device_string():
     return f"cuda:{cmd_opts.device_id}" if cmd_opts.device_id is not None else "cuda"
-
-
-def get_optimal_device_name():
-    return get_cuda_device_string() if cmd_opts.fake_gpu else "cpu"
-
-
-def get_optimal_device():
-    return device
 
 
 def torch_gc():

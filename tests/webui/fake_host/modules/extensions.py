@@ -38,11 +38,3 @@ def list_extensions() -> None:
 
 def active() -> list[Extension]:
     return [extension for extension in extensions if extension.enabled]
-
-
-def find_extension(filename: str) -> Extension | None:
-    path = Path(filename).resolve()
-    return next(
-        (extension for extension in extensions if Path(extension.path).resolve() in path.parents),
-        None,
-    )

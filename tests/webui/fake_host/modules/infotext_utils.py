@@ -50,10 +50,6 @@ def add_paste_fields(tabname, init_img, fields, override_settings_component=None
     }
 
 
-def register_paste_params_button(binding: ParamBinding):
-    registered_param_bindings.append(binding)
-
-
 def parse_generation_parameters(x: str, skip_fields=None) -> dict[str, str]:
     """Prompt, negative prompt, and the `Steps: 20, ...` of the last line."""
     *lines, last = x.strip().split("\n")

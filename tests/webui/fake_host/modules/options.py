@@ -47,14 +47,6 @@ class OptionInfo:
         self.comment_after += html
         return self
 
-    def needs_restart(self):
-        self.comment_after += " <span class='info'>(requires restart)</span>"
-        return self
-
-    def needs_reload_ui(self):
-        self.comment_after += " <span class='info'>(requires Reload UI)</span>"
-        return self
-
 
 class OptionHTML(OptionInfo):
     def __init__(self, text):
@@ -100,10 +92,6 @@ class Options:
         if run_callbacks and option.onchange is not None:
             option.onchange()
         return True
-
-    def get_default(self, key):
-        option = self.data_labels.get(key)
-        return option.default if option else None
 
     def add_option(self, key, info):
         self.data_labels[key] = info

@@ -99,12 +99,6 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     force_task_id: str = None
 
 
-@dataclass(repr=False)
-class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
-    init_images: list = None
-    denoising_strength: float = 0.75
-
-
 class Processed:
     def __init__(
         self,

@@ -67,24 +67,12 @@ def app_reload_callback() -> None:
     _call("on_reload")
 
 
-def model_loaded_callback(sd_model: Any) -> None:
-    _call("model_loaded", sd_model)
-
-
 def ui_tabs_callback() -> list[Any]:
     return [tab for tabs in _call("ui_tabs") for tab in tabs or []]
 
 
 def ui_settings_callback() -> None:
     _call("ui_settings")
-
-
-def before_component_callback(component: Any, **kwargs: Any) -> None:
-    _call("before_component", component, **kwargs)
-
-
-def after_component_callback(component: Any, **kwargs: Any) -> None:
-    _call("after_component", component, **kwargs)
 
 
 def script_unloaded_callback() -> None:
@@ -99,14 +87,6 @@ def on_app_started(callback, *, name=None):
     add_callback("app_started", callback, name)
 
 
-def on_before_reload(callback, *, name=None):
-    add_callback("on_reload", callback, name)
-
-
-def on_model_loaded(callback, *, name=None):
-    add_callback("model_loaded", callback, name)
-
-
 def on_ui_tabs(callback, *, name=None):
     add_callback("ui_tabs", callback, name)
 
@@ -115,29 +95,5 @@ def on_ui_settings(callback, *, name=None):
     add_callback("ui_settings", callback, name)
 
 
-def on_before_image_saved(callback, *, name=None):
-    add_callback("before_image_saved", callback, name)
-
-
-def on_image_saved(callback, *, name=None):
-    add_callback("image_saved", callback, name)
-
-
-def on_before_component(callback, *, name=None):
-    add_callback("before_component", callback, name)
-
-
-def on_after_component(callback, *, name=None):
-    add_callback("after_component", callback, name)
-
-
-def on_infotext_pasted(callback, *, name=None):
-    add_callback("infotext_pasted", callback, name)
-
-
 def on_script_unloaded(callback, *, name=None):
     add_callback("script_unloaded", callback, name)
-
-
-def on_before_ui(callback, *, name=None):
-    add_callback("before_ui", callback, name)

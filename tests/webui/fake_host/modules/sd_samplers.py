@@ -21,9 +21,5 @@ def set_samplers():
     pass
 
 
-def visible_samplers():
-    return list(all_samplers)
-
-
 def visible_sampler_names():
     return [sampler.name for sampler in all_samplers]

@@ -81,10 +81,6 @@ class State:
     def skip(self) -> None:
         self.skipped = True
 
-    def nextjob(self) -> None:
-        self.job_no += 1
-        self.sampling_step = 0
-
     def begin(self, job: str = "(unknown)") -> None:
         self.sampling_step = self.job_no = 0
         self.job_count = -1
@@ -176,24 +172,6 @@ opts = options.Options(options_templates)
 opts.load(config_filename)
 if cmd_opts.localization:
     opts.data["localization"] = cmd_opts.localization
-
-
-def list_samplers():
-    from modules import sd_samplers
-
-    return sd_samplers.all_samplers
-
-
-def list_checkpoint_tiles(use_short=False):
-    from modules import sd_models
-
-    return sd_models.checkpoint_tiles(use_short)
-
-
-def refresh_checkpoints():
-    from modules import sd_models
-
-    return sd_models.list_models()
 
 
 def __getattr__(name: str) -> Any:

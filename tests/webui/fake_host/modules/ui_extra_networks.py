@@ -17,10 +17,6 @@ def register_page(page):
     extra_pages.append(page)
 
 
-def register_default_pages():
-    pass
-
-
 def quote_js(s):
     escaped = s.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

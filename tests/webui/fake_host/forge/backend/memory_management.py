@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import threading
 
-from modules import calls, devices, shared
+from modules import calls, shared
 
 current_loaded_models = []
 total_vram = 8192 if shared.cmd_opts.fake_gpu else 16384
 
 
-def get_torch_device():
-    return devices.device
-
-
-def get_torch_device_name(device):
-    return "cuda:0 Fake GPU : native" if shared.cmd_opts.fake_gpu else "cpu"
-
-
 def get_total_memory(dev=None, torch_total_too=False):
     total = 8 * 2**30
     return (total, total) if torch_total_too else total
-
-
-def get_free_memory(dev=None, torch_free_too=False):
-    free = get_total_memory() - 2**29 - 4 * 2**30 * len(current_loaded_models)
-    return (free, free) if torch_free_too else free
-
-
-def is_device_cpu(device):
-    return device.type == "cpu"
 
 
 def load_models_gpu(models, memory_required=0, hard_memory_preservation=0):
