@@ -82,7 +82,16 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cpu": ({"torch", "peft"}, BASICS | {"frozen", "adapters"}),
     "checkpoint": (
         TORCH_STACK | {"yaml"},
-        BASICS | {"environment", "settings", "runs", "dataset", "families", "frozen"},
+        BASICS
+        | {
+            "environment",
+            "settings",
+            "runs",
+            "dataset",
+            "families",
+            "frozen",
+            "cpu.convolutions",
+        },
     ),
     "lora": (
         TORCH_STACK | {"PIL"},
@@ -138,7 +147,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "families",
             "frozen",
-            "cpu.convolutions",
+            "cpu",
             "language.detect",
             "lora.changes",
             "adapters",

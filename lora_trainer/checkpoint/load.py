@@ -142,9 +142,9 @@ class Checkpoint:
         added: Callable[[str], torch.Tensor | None] | None = None,
     ) -> Any:
         """kept: how the weights of its blocks are kept; swapped: the number of blocks whose weights
-        stay in main memory; prepacked: whether convolutions that are left are to be as
-        cpu.convolutions has them; added: what is added to the weight of the layer at a path, or
-        None.
+        stay in main memory; prepacked: whether the convolutions outside of 8-bit or swapped blocks
+        are prepacked (cpu.convolutions); added: what is added to the weight of the layer at a path,
+        or None.
         """
         unet = self._empty(self.unet)
         keep(self.family.blocks(unet), kept, swapped, torch.device(device))

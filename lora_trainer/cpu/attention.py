@@ -11,6 +11,7 @@ which changes no result of the softmax (SageAttention, Zhang et al., arXiv 2410.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import warnings
@@ -59,15 +60,15 @@ def activate() -> bool:
         if not serves(query, *rest, **named):
             return own_forward.call_boxed(keys, query, *rest, **named)
         key, value = rest[:2]
-        weights = room_to_keep(query, key, value)
-        output = attend(query, key, value, named.get("scale"), weights)
-        return output, query.new_empty(0) if weights is None else weights
+        kept = room_to_keep(query, key, value)
+        weights = kept if _is_there(kept) else None
+        return attend(query, key, value, named.get("scale"), weights), kept
 
     def backward(keys: Any, gradient: torch.Tensor, *rest: Any, **named: Any) -> Any:
         query, key, value, _, kept = rest[:5]
         if kept.ndim == SUMS:
             return own_backward.call_boxed(keys, gradient, *rest, **named)
-        weights = kept if kept.numel() else None
+        weights = kept if _is_there(kept) else None
         return gradients(gradient, query, key, value, named.get("scale"), weights)
 
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
@@ -99,7 +100,9 @@ def _own_kernels() -> tuple[Any, Any] | None:
 
 
 def deactivate() -> None:
-    """Undo `activate`. What `attend` has computed has no backward pass afterwards."""
+    """Undo `activate`. What was computed with it has no backward pass afterwards: torch's kernel
+    would take what is kept for its own.
+    """
     while _registered:
         _registered.pop()._destroy()
 
@@ -126,22 +129,33 @@ def serves(
 
 
 def room_to_keep(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> torch.Tensor | None:
-    """Memory for the attention weights, (B, H, L, S), if they are to be kept for a backward
-    pass.
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kept: list[tuple[StorageWeakRef, int]] = _kept,
+) -> torch.Tensor:
+    """Memory for the attention weights, (B, H, L, S), if they are to be kept for a backward pass.
+    Where there is none left, a placeholder of this shape without memory: gradient checkpointing
+    wants the same shape whether they are kept or not. kept: those that count as kept.
     """
     learns = query.requires_grad or key.requires_grad or value.requires_grad
     if not (torch.is_grad_enabled() and learns):
-        return None
-    _kept[:] = [(one, size) for one, size in _kept if not one.expired()]  # type: ignore[no-untyped-call]
+        return query.new_empty(0)
+    kept[:] = [(one, size) for one, size in kept if not one.expired()]  # type: ignore[no-untyped-call]
     shape = (*query.shape[:3], key.shape[2])
     size = math.prod(shape) * query.itemsize
-    if sum(size for _, size in _kept) + size > MOST_KEPT:
-        return None
-    weights = query.new_empty(shape)
-    _kept.append((StorageWeakRef(weights.untyped_storage()), size))  # type: ignore[no-untyped-call]
-    return weights
+    if sum(size for _, size in kept) + size <= MOST_KEPT:
+        # without memory for them, they are computed again
+        with contextlib.suppress(RuntimeError):
+            weights = query.new_empty(shape)
+            kept.append((StorageWeakRef(weights.untyped_storage()), size))  # type: ignore[no-untyped-call]
+            return weights
+    return query.new_empty(1).expand(shape)
+
+
+def _is_there(kept: torch.Tensor) -> bool:
+    """Whether this is no placeholder."""
+    return kept.numel() > 0 and kept.stride(-1) > 0
 
 
 def attend(

@@ -24,8 +24,8 @@ class PrepackedConv2d(torch.nn.Conv2d):
     call.
 
     A module becomes one by `prepack_convolutions`; its weight is then to be given with `take`. The
-    layouts do not depend on the size of the images, so that neither does the result depend on the
-    sizes seen before.
+    state dict has no weight, and nothing can be merged into it. The layouts do not depend on the
+    size of the images, so that neither does the result depend on the sizes seen before.
     """
 
     def __new__(cls, *arguments: Any, **options: Any) -> Any:
@@ -46,11 +46,11 @@ class PrepackedConv2d(torch.nn.Conv2d):
         self._for_gradient: torch.Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(
             weight, self.padding, (0, 0), *shared, outputs
         )
-        del self._parameters["weight"]
+        self._parameters.pop("weight", None)
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """A copy, in torch's layout."""
+        """A new copy, in torch's layout."""
         return self._for_output.to_dense()
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -151,9 +151,10 @@ class _Pointwise(torch.autograd.Function):
 
 
 def prepack_convolutions(model: torch.nn.Module) -> int:
-    """Make PrepackedConv2d of a model's convolutions, which are to be frozen in bfloat16 on a
-    processor that computes in it. They take the memory of their weights twice; in float32 they gain
-    too little for that. 1x1 convolutions are left as they are. Returns how many there are.
+    """Make PrepackedConv2d of a model's convolutions, except 1x1 ones. The caller makes sure that
+    they stay frozen, and that the processor computes in bfloat16 (`quicken.can_quicken`). They take
+    the memory of their weights twice; in float32 they gain too little for that. Returns how many
+    there are.
     """
     found = prepackable(model)
     for module in found:
@@ -184,8 +185,9 @@ def multiply_pointwise(model: torch.nn.Module) -> int:
 def layout_bytes(
     model: torch.nn.Module, dtype: torch.dtype, in_8_bits: Iterable[torch.nn.Module] = ()
 ) -> int:
-    """Bytes that prepacked convolutions take more in this model, frozen and in this dtype on the
-    processor. in_8_bits: its blocks whose weights are kept so, and which are not prepacked.
+    """Bytes that prepacked convolutions take beyond their plain weights in this model, frozen and
+    in this dtype on the processor. in_8_bits: its blocks whose weights are kept so, and which are
+    not prepacked.
     """
     if dtype != torch.bfloat16 or not can_prepack():
         return 0
@@ -222,6 +224,7 @@ def can_prepack() -> bool:
         probe.take(weight, torch.bfloat16, torch.device("cpu"))
         image = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16, requires_grad=True)
         probe(image).sum().backward()
+        _ = probe.weight
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
     return True

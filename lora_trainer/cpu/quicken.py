@@ -17,14 +17,14 @@ def can_quicken(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def quicken(model: torch.nn.Module) -> None:
-    """Let such a model, with its adapters, use them, and attention in this process. Its
-    convolutions were to be prepacked before they had their weights.
+    """Let a model with adapters use the forms of this package, and attention in this process. Its
+    convolutions must have been prepacked already (Checkpoint.load_unet).
     """
     use_faster_layers(model)
     attention.activate()
 
 
 def use_faster_layers(model: torch.nn.Module) -> None:
-    """The same without attention."""
+    """The layers alone: attention is replaced for the whole process."""
     multiply_pointwise(model)
     join_with_layers(model)

@@ -55,7 +55,7 @@ class Home(Protocol):
 
 @runtime_checkable
 class TakesWeight(Protocol):
-    """A layer that keeps its weight in a form of its own."""
+    """A layer that keeps its weight in a form of its own: any with a method of this name."""
 
     def take(self, weight: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """Keep this weight, of any float dtype, in its form of this dtype, on this device. The

@@ -160,7 +160,8 @@ def _quicken(unet: Any, dtype: torch.dtype) -> None:
     """Give a model the layers that it has on this processor. In place of prepacked convolutions,
     others that keep as little for the backward pass.
     """
-    for layer in freeze(prepackable(unet), "same"):
+    frozen = [layer for layer in prepackable(unet) if not layer.weight.requires_grad]
+    for layer in freeze(frozen, "same"):
         layer.dtype = dtype
     use_faster_layers(unet)
 
@@ -170,6 +171,7 @@ class _KeptWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._kept: list[Any] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -181,8 +183,8 @@ class _KeptWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output, sums = result
         if not attention.serves(*args, **named):
             return output, sums
-        weights = attention.room_to_keep(*args[:3])
-        return output, sums.new_empty(0) if weights is None else weights
+        query, key, value = args[:3]
+        return output, attention.room_to_keep(query, key, value, self._kept)
 
 
 def decoding_peak(checkpoint: Checkpoint, size: tuple[int, int]) -> int:

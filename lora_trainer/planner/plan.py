@@ -26,14 +26,8 @@ ALLOCATOR_SHARE = 0.05
 measured.
 """
 PROCESS_BYTES = 450 * 2**20
-"""Main memory of a worker process besides tensors: Python and the torch stack. Measured."""
-HEAP_SHARE = 0.3
-"""What the C library's heap holds beyond live tensors, as a share of a step's activations: glibc
-finds no freed block for an aligned one of the same size. Measured: 0.2 to 0.5 (BENCHMARKS).
-"""
-HEAP_OF_ENCODING = 2.5
-"""The same for encoding images, whose tensors are few and large: the heap's bytes per byte.
-Measured: 1.8 to 2.7.
+"""Main memory of a worker process besides tensors: Python and the torch stack. Measured
+(BENCHMARKS).
 """
 SIZE_STEP = 64
 """Interval of the smaller resolutions that are tried, in pixels; down to half of the requested one.
@@ -107,7 +101,7 @@ def make_plan(
 def overhead_of(step: StepBytes, device: str) -> int:
     """Bytes that the process needs besides the tensors of a step."""
     if device == "cpu":
-        return PROCESS_BYTES + round(HEAP_SHARE * step.activations)
+        return PROCESS_BYTES
     return CONTEXT_BYTES + round(ALLOCATOR_SHARE * step.activations)
 
 

@@ -437,8 +437,8 @@ def encode(
     prepared: PreparedImages, cache: Path, report: Report, control: Control, start: Start
 ) -> Encoded:
     """Encode captions and images that no earlier run has encoded. The models are unloaded, unless
-    needed in every step. Raises CheckpointError for weights that cannot be used: before anything is
-    encoded, as loading the UNet would raise it afterwards.
+    needed in every step. If there are any, all weights are checked before, the UNet's too. Raises
+    CheckpointError for weights that cannot be used.
     """
     report.phase("encoding", len(prepared.examples))
     control.check(start)
@@ -500,7 +500,6 @@ def _encode_captions(
 
     def load() -> None:
         if not parts.text_encoders:
-            prepared.checkpoint.require_usable(prepared.dtype)
             parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device, kept=kept)
 
     captions = batches.CaptionEncoder(
@@ -515,7 +514,9 @@ def _encode_captions(
         load()
     else:
         texts += [example.caption for example in prepared.examples]
-    for _ in control.until_stopped(captions.keep(texts, dtype, load, prepared.processes), start):
+    for _ in control.until_stopped(
+        captions.keep(texts, dtype, load, prepared.processes, prepared.require_usable), start
+    ):
         pass
     if not captions.live:
         parts.text_encoders = ()
@@ -524,8 +525,8 @@ def _encode_captions(
 
 
 def text_encoder_dtype(device: torch.device, dtype: torch.dtype, family: Family) -> torch.dtype:
-    """The text encoders'. On a GPU the model's, as in the WebUI, to save memory, or bfloat16 where
-    fp16 does not do. Their bfloat16 changes the hidden states of SD1.5 by 1 % of their norm
+    """The text encoders' dtype. On a GPU the model's, as in the WebUI, to save memory, or bfloat16
+    where fp16 does not do. bfloat16 changes the hidden states of SD1.5 by 1 % of their norm
     (BENCHMARKS).
     """
     if device.type == "cpu":
@@ -534,8 +535,8 @@ def text_encoder_dtype(device: torch.device, dtype: torch.dtype, family: Family)
 
 
 def image_encoding_dtype(device: torch.device, dtype: torch.dtype, family: Family) -> torch.dtype:
-    """The VAE's while it encodes. Its bfloat16 changes the latents of SD1.5 by 1.6 % of their norm
-    (BENCHMARKS).
+    """The VAE's dtype while it encodes. bfloat16 changes the latents of SD1.5 by 1.6 % of their
+    norm (BENCHMARKS).
     """
     if device.type == "cpu" and not family.vae_needs_precision:
         return _encoding_dtype_on_processor(dtype)
@@ -567,7 +568,6 @@ def _encode_images(
 
         def load_vae() -> None:
             if prepared.parts.vae is None:
-                prepared.checkpoint.require_usable(prepared.dtype)
                 loaded.enter_context(prepared.vae(dtype))
 
         for images, examples, buckets in (
@@ -583,6 +583,7 @@ def _encode_images(
                 load_vae,
                 prepared.processes,
                 dtype,
+                prepared.require_usable,
             )
             for done in control.until_stopped(counts, start):
                 report.part_done(before + done)

@@ -64,6 +64,10 @@ class PreparedImages(Prepared):
             return contextlib.nullcontext()
         return self.training_adapter.taken_out(self.parts.unet)
 
+    def require_usable(self) -> None:
+        """Raise CheckpointError for weights that cannot be used."""
+        self.checkpoint.require_usable(self.dtype)
+
     @contextlib.contextmanager
     def vae(self, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
         """The VAE, loaded into parts.vae for the block."""

@@ -80,10 +80,16 @@ class TensorStore:
         self._shared = shared
         self._kept: dict[str, dict[str, torch.Tensor]] = {}
 
-    def fill(self, wanted: Sequence[Wanted], processes: Processes = ALONE) -> Iterator[int]:
+    def fill(
+        self,
+        wanted: Sequence[Wanted],
+        processes: Processes = ALONE,
+        before: Callable[[], object] = lambda: None,
+    ) -> Iterator[int]:
         """Make and keep what is not there yet; yields the number that is there. Of several
         processes each makes a share, and all get everything: over their connection, and through
-        the files where they have the same folder.
+        the files where they have the same folder. before: called once, in every process, if
+        anything is to be made.
         """
         lacking: set[int] = set()
         for place, one in enumerate(wanted):
@@ -92,6 +98,8 @@ class TensorStore:
             else:
                 lacking.add(place)
         needed = sorted(set().union(*processes.gather(lacking)))
+        if needed:
+            before()
         done = len(wanted) - len(needed)
         for start in range(0, len(needed), processes.count):
             turn = needed[start : start + processes.count]
@@ -206,9 +214,11 @@ class EncodedImages:
         load_vae: Callable[[], object] = lambda: None,
         processes: Processes = ALONE,
         dtype: torch.dtype = torch.float32,
+        before: Callable[[], object] = lambda: None,
     ) -> Iterator[int]:
         """Encode the images that are not cached yet; yields the number done. `parts` needs its vae,
-        loaded from `vae_file` in `dtype`; `load_vae` is called before each image that needs it.
+        loaded from `vae_file` in `dtype`; `load_vae` is called before each image that needs it,
+        `before` once if there are any.
 
         Raises NotFinite if the VAE's output is not finite.
         """
@@ -239,7 +249,7 @@ class EncodedImages:
                 )
                 make = functools.partial(made, examples[index], bucket)
                 wanted.append(Wanted(key=key, shapes=shapes, make=make))
-        return self._store.fill(wanted, processes)
+        return self._store.fill(wanted, processes, before)
 
     def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Moments (2 x channels, h, w), optionally of the mirrored image, and size condition (6,);
@@ -318,10 +328,11 @@ class CaptionEncoder:
         dtype: torch.dtype,
         load: Callable[[], object] = lambda: None,
         processes: Processes = ALONE,
+        before: Callable[[], object] = lambda: None,
     ) -> Iterator[int]:
         """Encode and cache captions in `dtype`; of an Example's caption, every variant. Includes
         the empty caption, for padding; yields the number done. `load` is called before each one
-        that needs the text encoders.
+        that needs the text encoders, `before` once if there are any.
         """
         shapes = dict.fromkeys(self._parts.family.text_tensors)
         texts = dict.fromkeys(["", *(one for text in captions for one in variants(text))])
@@ -334,7 +345,7 @@ class CaptionEncoder:
             Wanted(key=self._key(text), shapes=shapes, make=functools.partial(made, text))
             for text in texts
         ]
-        return self._store.fill(wanted, processes)
+        return self._store.fill(wanted, processes, before)
 
     @torch.no_grad()
     def _finite_states(self, caption: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from lora_trainer.cpu import attention
 
@@ -146,6 +147,7 @@ def test_weights_are_kept_for_the_backward_pass_while_there_is_room(active, monk
     given = tensors(2, 100, 100, 40)
     size = 2 * 2 * 100 * 100 * 2
     monkeypatch.setattr(attention, "MOST_KEPT", 2 * size)
+    attention._kept.clear()
     computed: list[torch.Size] = []
     real = attention._weights
 
@@ -171,6 +173,39 @@ def test_weights_are_kept_for_the_backward_pass_while_there_is_room(active, monk
         scaled_dot_product_attention(*inputs)
     scaled_dot_product_attention(*given[:3])
     assert all(storage.expired() for storage, _ in attention._kept)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2], ids="room for {}".format)
+def test_gradient_checkpointing_finds_what_it_has_seen(active, monkeypatch, room):
+    """In the first pass each layer's weights go at once, so that there is room for all of them; in
+    the second one those of a block wait together.
+    """
+    given = tensors(2, 100, 100, 40)
+    monkeypatch.setattr(attention, "MOST_KEPT", room * 2 * 2 * 100 * 100 * 2)
+    attention._kept.clear()
+
+    def block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        first = scaled_dot_product_attention(query, key, value)
+        return scaled_dot_product_attention(first, key, value)
+
+    def outcome(of) -> list[torch.Tensor]:
+        inputs = [one.clone().requires_grad_() for one in given[:3]]
+        output = of(*inputs)
+        return [output.detach(), *torch.autograd.grad(output, inputs, given[3])]
+
+    found = outcome(lambda *values: checkpoint(block, *values, use_reentrant=False))
+    assert all(map(torch.equal, found, outcome(block)))
+
+
+def test_without_memory_for_them_weights_are_computed_again(active, monkeypatch):
+    given = tensors(2, 100, 100, 40)
+    monkeypatch.setattr(attention, "MOST_KEPT", 10**18)
+    attention._kept.clear()
+    query, key, value = (one.clone().requires_grad_() for one in given[:3])
+    many, keys = query[:1].expand(10**6, 2, 100, 40), key[:1, :, :1].expand(10**6, 2, 10**5, 40)
+    kept = attention.room_to_keep(many, keys, value)
+    assert kept.shape == (10**6, 2, 100, 10**5) and not attention._kept
+    assert not attention._is_there(kept)
 
 
 def masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -93,16 +93,19 @@ def test_a_weight_is_kept_in_its_layouts_alone():
 
 @packs
 def test_weights_of_any_form_are_laid_out():
-    """In another dtype, and in an order of their own."""
+    """In another dtype, in an order of their own, and in memory that is used again."""
     plain = convolution(**SHAPES[0])
-    packed = copy.deepcopy(plain)
-    prepack_convolutions(packed)
-    assert isinstance(packed, PrepackedConv2d)
-    given = plain.weight.float().to(memory_format=torch.channels_last)
-    packed.take(given, torch.bfloat16, torch.device("cpu"))
-    given.zero_()
-    for ours, expected in zip(seen(packed), seen(prepacked(plain)), strict=True):
-        assert torch.equal(ours, expected)
+    expected = seen(prepacked(plain))
+    for given in (
+        plain.weight.float().to(memory_format=torch.channels_last),
+        plain.weight.clone(),
+    ):
+        packed = copy.deepcopy(plain)
+        prepack_convolutions(packed)
+        assert isinstance(packed, PrepackedConv2d)
+        packed.take(given, torch.bfloat16, torch.device("cpu"))
+        given.zero_()
+        assert all(map(torch.equal, seen(packed), expected))
 
 
 def test_grouped_convolutions_and_those_of_one_pixel_stay_as_they_are():

@@ -127,6 +127,7 @@ def real_step(config, dtype):
         # with blocks of attention, where the processor has bfloat16
         (torch.bfloat16, {"resolution": 128}),
         (torch.bfloat16, {"resolution": 128, "gradient_checkpointing": True}),
+        (torch.bfloat16, {"lora_type": "locon", "lora_rank": 32}),
     ],
 )
 def test_a_step_without_memory_is_counted_as_a_real_one(dtype, changes):
