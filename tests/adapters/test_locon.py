@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import safetensors.torch
 import torch
-from safetensors.torch import load_file
 
 from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.adapters.export import export, export_diffusers, verify
@@ -46,7 +45,7 @@ def test_hosts_merge_it_to_what_training_had(family, tmp_path):
     fill(adapters)
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.float32)
     assert report.module_count == adapters.module_count and report.idle_modules == 0
-    written = load_file(tmp_path / "x.safetensors")
+    written = safetensors.torch.load_file(tmp_path / "x.safetensors")
     weights = [weight for name, weight in written.items() if not name.endswith(".alpha")]
     assert sum(weight.numel() for weight in weights) == adapters.parameter_count
     base, merged, before = tiny_parts(family), tiny_parts(family), 0.0
