@@ -49,7 +49,7 @@ from lora_trainer.training.optimizers import require_optimizer, state_bytes
 GIB = 2**30
 HEAP_OF_STEP = 1.3
 """What glibc's heap takes on a processor per byte of a step's activations: it finds no freed block
-for an aligned one of the same size. Measured: 1.2 to 1.5 (BENCHMARKS).
+for an aligned one of the same size. Measured: 1.2 to 1.6 (BENCHMARKS).
 """
 HEAP_OF_ENCODING = 2.5
 """The same per byte of encoding an image, whose tensors are few and large. Measured: 1.8 to 2.7."""
