@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -57,6 +58,8 @@ _writes = itertools.count(1)
 """Numbers temporary files: two threads may write the same target at once."""
 _cleaned_folders: set[Path] = set()
 """Folders in which this process has deleted abandoned temporary files."""
+_looking = threading.Lock()
+"""Held while a lock file is looked at."""
 
 
 def replace_file(target: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
@@ -394,18 +397,20 @@ def lock(path: Path, patience: float = 0.0) -> Iterator[None]:
         stream.close()
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock file."""
-    if not path.exists():
-        return False
-    try:
-        with lock(path):
-            return False
-    except Locked:
-        return True
+def is_locked(path: Path, *, shared: bool = False) -> bool:
+    """Whether a living process holds the lock file; with `shared`, also if it shares it, as several
+    that use a folder do. Takes the lock for an instant, without `shared` beside others who look;
+    Windows has no shared lock, so there another process that looks at that instant counts as well.
+    """
+    with contextlib.suppress(FileNotFoundError), _looking, path.open("rb") as stream:
+        try:
+            _acquire(stream, shared=not shared)
+        except OSError:
+            return True
+    return False
 
 
-def _acquire(stream: IO[bytes]) -> None:
+def _acquire(stream: IO[bytes], *, shared: bool = False) -> None:
     if os.name == "nt":
         import msvcrt
 
@@ -414,7 +419,7 @@ def _acquire(stream: IO[bytes]) -> None:
     else:
         import fcntl
 
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -141,7 +141,7 @@ def clear_leftovers(overlay: Overlay) -> None:
             and stamp.interpreter != sys.prefix
             and Path(stamp.interpreter).exists()
         )
-        if is_other_interpreters or files.is_locked(folder / IN_USE):
+        if is_other_interpreters or files.is_locked(folder / IN_USE, shared=True):
             continue
         doomed = (
             folder

@@ -66,6 +66,18 @@ def test_threads_may_write_one_file_at_once(tmp_path):
     ) == [target]
 
 
+def test_who_looks_at_a_lock_is_not_taken_for_its_holder(tmp_path):
+    path = tmp_path / "lock"
+    assert not files.is_locked(path) and not path.exists()
+    with files.lock(path):
+        assert files.is_locked(path) and files.is_locked(path, shared=True)
+    assert not files.is_locked(path) and not files.is_locked(path, shared=True)
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no shared locks")
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not files.is_locked(path) and files.is_locked(path, shared=True)
+
+
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
     heartbeat = Heartbeat(tmp_path / "worker.json", {})
     with monkeypatch.context() as broken:

@@ -480,7 +480,6 @@ class _LeasingRun:
         self.paused_by_user = False
         self.has_reported = adopted
         self.state = RunState()
-        self._lived = adopted
         self._reading = threading.Lock()
         # skip the events of an earlier worker
         self._offset = 0 if adopted or not folder.events.exists() else folder.events.stat().st_size
@@ -495,15 +494,15 @@ class _LeasingRun:
             return self.state
 
     def is_over(self) -> bool:
-        """Whether its process has ended: the scheduler reported it, or its lock was held and no
-        longer is. The last event precedes that.
+        """Whether its process has ended: the scheduler reported it, or it has reported and no
+        longer holds its lock. The last event precedes that.
         """
         if not self.ended:
-            alive = self.folder.is_alive
+            # in this order: who has reported held the lock before
+            self.read()
             # the scheduler's thread may have set it meanwhile: never back to False
-            if self._lived and not alive:
+            if self.has_reported and not self.folder.is_alive:
                 self.ended = True
-            self._lived = self._lived or alive
         return self.ended
 
     def ask(self, what: Literal["pause", "resume"]) -> None:

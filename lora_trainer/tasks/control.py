@@ -8,8 +8,8 @@ control.occupy(occupant)     registers what leaves the device during a pause
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
+from time import sleep
 from typing import Protocol, TypeVar
 
 from lora_trainer.runs import events
@@ -73,7 +73,7 @@ class Control:
         while self._report.pause_asked():
             if self._report.stop_asked():
                 return
-            time.sleep(PAUSE_POLL_SECONDS)
+            sleep(PAUSE_POLL_SECONDS)
         self._report.write(events.Resumed(step=at.step))
         for occupant in self._occupants:
             occupant.return_to_device()

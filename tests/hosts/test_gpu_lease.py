@@ -165,10 +165,12 @@ class Scheduler:
         self.over = threading.Event()
         self.current = None
         self.thread = threading.Thread(target=self._loop, daemon=True)
+        self._started = []
 
     def start(self, worker):
         assert until(lambda: self.lease.before_start(worker.folder))
         worker.start()
+        self._started.append(worker)
         self.current = worker
         if not self.thread.is_alive():
             self.thread.start()
@@ -180,6 +182,19 @@ class Scheduler:
                 self.lease.after_end(self.current.folder)
                 self.current = None
             self.lease.tick()
+
+    def close(self):
+        """The host ends; its workers go on."""
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def close_all(self):
+        """End the workers too, whatever became of the test."""
+        self.close()
+        for worker in self._started:
+            worker.end = worker.end or "killed"
+            worker.join()
 
 
 def until(condition, seconds=20.0):
@@ -207,10 +222,21 @@ def lease(host, tmp_path):
 
 
 @pytest.fixture
-def scheduler(lease):
-    scheduler = Scheduler(lease)
-    yield scheduler
-    scheduler.over.set()
+def scheduling():
+    """Makes schedulers; none of their threads outlives the test."""
+    with contextlib.ExitStack() as stack:
+
+        def schedule(lease):
+            scheduler = Scheduler(lease)
+            stack.callback(scheduler.close_all)
+            return scheduler
+
+        yield schedule
+
+
+@pytest.fixture
+def scheduler(scheduling, lease):
+    return scheduling(lease)
 
 
 def make(host, tmp_path, **settings):
@@ -280,13 +306,55 @@ def test_an_end_that_is_told_while_its_lock_is_looked_at_is_not_forgotten(
 ):
     run = folder(tmp_path)
     assert lease.before_start(run)
+    with contextlib.closing(events.EventWriter(run.events)) as writer:
+        writer.write(events.Started())
     (kept,) = lease._runs.values()
     with monkeypatch.context() as patched:
         patched.setattr(
-            RunFolder, "is_alive", property(lambda run: setattr(kept, "ended", True) or False)
+            RunFolder, "is_alive", property(lambda run: setattr(kept, "ended", True) or True)
         )
         kept.is_over()
     assert kept.ended
+
+
+def test_a_worker_that_has_yet_to_say_a_word_is_not_over_whatever_its_lock_looks_like(
+    lease, tmp_path, monkeypatch
+):
+    run = folder(tmp_path)
+    assert lease.before_start(run)
+    (kept,) = lease._runs.values()
+    for seen in (True, False):
+        monkeypatch.setattr(RunFolder, "is_alive", property(lambda run, seen=seen: seen))
+        lease.tick()
+        assert not kept.is_over()
+    with contextlib.closing(events.EventWriter(run.events)) as writer:
+        writer.write(events.Started())
+    assert kept.is_over(), "it held its lock when it said this"
+
+
+def test_a_run_whose_folder_others_look_at_is_not_taken_for_one_that_has_ended(
+    card, host, lease, scheduler, tmp_path
+):
+    run = folder(tmp_path)
+    over = threading.Event()
+
+    def look():
+        while not over.is_set():
+            assert run.is_alive in (True, False)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(2):
+            pool.submit(look)
+        try:
+            for _ in range(10):
+                worker = scheduler.start(Worker(run, card, preparing=0.01))
+                host.generate()
+                assert (lease.state, worker.status) == ("lent", "paused")
+                worker.end = "finished"
+                assert until(lambda: scheduler.current is None)
+        finally:
+            over.set()
+    assert_all_is_well(card, lease)
 
 
 def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, scheduler, tmp_path):
@@ -320,10 +388,10 @@ def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
     assert_all_is_well(card, lease)
 
 
-def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
+def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path, scheduling):
     now = 100.0
     lease = make(host, tmp_path, grace=1.0, clock=lambda: now)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = training(scheduler, tmp_path, card)
     for _ in range(3):
         host.generate()
@@ -335,7 +403,6 @@ def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     assert host.moves == ["release", "restore", "release"]
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_a_picture_that_fails_does_not_keep_the_training_waiting(
@@ -407,12 +474,12 @@ def test_resume_pressed_while_a_picture_is_made_waits_for_it(
 
 
 def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(
-    card, host, tmp_path, monkeypatch
+    card, host, tmp_path, monkeypatch, scheduling
 ):
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE - 1)
     lease = make(host, tmp_path, patience=lambda: 0.05)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
     with pytest.raises(GpuLeaseError, match="still preparing and cannot pause yet"):
         host.generate()
@@ -427,23 +494,21 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
     assert worker.status == "running"
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(
-    card, host, tmp_path, monkeypatch
+    card, host, tmp_path, monkeypatch, scheduling
 ):
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 20)
     lease = make(host, tmp_path, patience=lambda: 0.05)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
     host.generate()
     assert host.pictures == 1 and worker.status == "running"
     assert until(lambda: lease.state == "training" and "model" not in card.used)
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, tmp_path):
@@ -462,11 +527,11 @@ def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, t
 
 
 def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(
-    card, host, tmp_path, monkeypatch
+    card, host, tmp_path, monkeypatch, scheduling
 ):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     lease = make(host, tmp_path, pauses=lambda: False)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = training(scheduler, tmp_path, card)
     assert lease.status().sentence.template.endswith(
         "moved back for an image while training continues."
@@ -484,15 +549,14 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
     assert waiting_requests(worker.folder.requests) == ()
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(
-    card, host, tmp_path, monkeypatch
+    card, host, tmp_path, monkeypatch, scheduling
 ):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     lease = make(host, tmp_path, pauses=lambda: False)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = training(scheduler, tmp_path, card)
     host.generate()
     assert lease.state == "beside"
@@ -502,14 +566,15 @@ def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_o
     assert worker.status == "paused"
     worker.end = "stopped"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
-def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monkeypatch):
+def test_the_choice_to_pause_is_asked_at_each_picture(
+    card, host, tmp_path, monkeypatch, scheduling
+):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     chosen = [False]
     lease = make(host, tmp_path, pauses=lambda: chosen[0], grace=60.0)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     worker = training(scheduler, tmp_path, card)
     host.generate()
     assert (lease.state, worker.status) == ("beside", "running")
@@ -518,29 +583,26 @@ def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monk
     assert (lease.state, worker.status) == ("lent", "paused")
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(
-    card, host, lease, scheduler, tmp_path
+    card, host, lease, scheduler, tmp_path, scheduling
 ):
     worker = training(scheduler, tmp_path, card)
     with host.queue.lock:
-        scheduler.over.set()  # the host dies in the middle of an image
-        scheduler.thread.join()
+        scheduler.close()  # the host dies in the middle of an image
         assert worker.status == "paused"
         card.give("model")
         card.give("picture")
     reborn = GpuHost(card)
     again = make(reborn, tmp_path)
     assert again.adopt(worker.folder)
-    scheduler = Scheduler(again)
+    scheduler = scheduling(again)
     scheduler.current = worker
     scheduler.thread.start()
     assert until(lambda: worker.status == "running")
     worker.end = "finished"
     assert_all_is_well(card, again)
-    scheduler.over.set()
 
 
 def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(card, tmp_path):
@@ -571,8 +633,7 @@ def test_a_host_that_starts_again_knows_that_a_picture_was_long_made(
     assert until(lambda: worker.status == "running" and lease.state == "training")
     lease.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
-    scheduler.over.set()
-    scheduler.thread.join()
+    scheduler.close()
     again = make(GpuHost(card), tmp_path)
     assert again.adopt(worker.folder)
     time.sleep(0.05)
@@ -595,10 +656,10 @@ def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(
 
 
 def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_card(
-    card, host, tmp_path
+    card, host, tmp_path, scheduling
 ):
     lease = make(host, tmp_path, grace=0.01)
-    scheduler = Scheduler(lease)
+    scheduler = scheduling(lease)
     with ThreadPoolExecutor() as pool:
         pictures = [pool.submit(lambda: [host.generate(0.01) for _ in range(6)]) for _ in range(2)]
         for number in range(3):
@@ -610,7 +671,6 @@ def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_ca
             picture.result(timeout=120)
     assert host.pictures == 12
     assert_all_is_well(card, lease)
-    scheduler.over.set()
 
 
 def test_a_run_is_not_begun_while_a_picture_is_made(card, host, lease, tmp_path):

@@ -308,7 +308,7 @@ def test_a_pause_gives_the_memory_back_and_a_resume_goes_on(tmp_path, monkeypatc
     freed = []
     monkeypatch.setattr(task, "free_memory", lambda device: freed.append(device))
     monkeypatch.setattr(
-        "lora_trainer.tasks.control.time.sleep", lambda seconds: send_request(requests, "resume")
+        "lora_trainer.tasks.control.sleep", lambda seconds: send_request(requests, "resume")
     )
     outcome, folder = work(images, Says(on_batch))
     assert outcome == "finished" and len(captions(images)) == 5 and len(freed) == 2

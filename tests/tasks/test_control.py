@@ -42,7 +42,7 @@ def during_a_pause(monkeypatch, folder, *kinds):
     """These requests arrive one after the other while the run is paused."""
     coming = iter(kinds)
     monkeypatch.setattr(
-        "lora_trainer.tasks.control.time.sleep",
+        "lora_trainer.tasks.control.sleep",
         lambda seconds: send_request(folder.requests, next(coming)),
     )
 

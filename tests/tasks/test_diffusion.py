@@ -268,7 +268,7 @@ def test_previews_and_saves_change_nothing_in_the_training(tmp_path, plain):
 def test_pause_waits_for_resume(tmp_path, monkeypatch, plain):
     folder = begin(tmp_path)
     monkeypatch.setattr(
-        "lora_trainer.tasks.control.time.sleep",
+        "lora_trainer.tasks.control.sleep",
         lambda seconds: send_request(folder.requests, "resume"),
     )
     assert train_until(folder, 2, monkeypatch, "pause") == job.FINISHED

@@ -55,7 +55,7 @@ def sleepless(monkeypatch, most=20):
         count.append(seconds)
         assert len(count) < most, "paused for ever"
 
-    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
+    monkeypatch.setattr("lora_trainer.tasks.control.sleep", sleep)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_is_asked_during_a_pause_is_done_after_it(tmp_path, monkeypatch):
         assert folder.read_state().status == "paused"
         send_request(folder.requests, next(asked))
 
-    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
+    monkeypatch.setattr("lora_trainer.tasks.control.sleep", sleep)
     assert at_step(folder, 2, monkeypatch, "pause") == job.FINISHED
     assert [saved.step for saved in folder.read_state().saved] == [2, 6]
     kinds = [event.kind for event in folder.read_events()]
@@ -85,7 +85,7 @@ def test_what_is_asked_during_a_pause_is_done_after_it(tmp_path, monkeypatch):
 def test_what_was_asked_before_a_pause_is_done_before_it(tmp_path, monkeypatch):
     folder = begin(tmp_path)
     monkeypatch.setattr(
-        "lora_trainer.tasks.control.time.sleep",
+        "lora_trainer.tasks.control.sleep",
         lambda seconds: send_request(folder.requests, "resume"),
     )
     assert at_step(folder, 2, monkeypatch, "save", "pause") == job.FINISHED
@@ -155,7 +155,7 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
         send_request(folder.requests, "resume")
 
     monkeypatch.setattr(place, name, work)
-    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
+    monkeypatch.setattr("lora_trainer.tasks.control.sleep", sleep)
     for kind in (LoadedParts, LoadedOptimizer):
         monkeypatch.setattr(
             kind, "_move", lambda self, device: moved.append((type(self), str(device)))
@@ -185,7 +185,7 @@ def test_a_stop_while_the_preparation_is_paused_ends_the_run(tmp_path, monkeypat
 
     monkeypatch.setattr(batches, "_encoded", encode)
     monkeypatch.setattr(
-        "lora_trainer.tasks.control.time.sleep",
+        "lora_trainer.tasks.control.sleep",
         lambda seconds: send_request(folder.requests, "stop"),
     )
     assert job.run(folder.path) == job.STOPPED
