@@ -29,6 +29,7 @@ import * as datasets from "../images/datasets.js";
 
 const BEFORE_KEY = "lora-trainer-draft",
     NEXT_KEY = "lora-trainer-draft-next",
+    UNSENT_KEY = "lora-trainer-draft-unsent",
     CHECKPOINT_KEY = "lora-trainer-checkpoint";
 
 const CHOSEN_KEY = "lora-trainer-dataset",
@@ -131,6 +132,7 @@ function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ 
     };
     entries.set(id, entry);
     if (id && !entry.revision) adopt(entry);
+    takeUnsent(entry);
     if (id) kept.set(NEXT_KEY, null);
     return entry;
 }
@@ -145,6 +147,17 @@ function adopt(/** @type {Entry} */ entry) {
     if (before && kept.get(CHOSEN_KEY) === entry.id)
         use(entry, whole({ ...before, captioner: kept.get(CAPTIONER_KEY) }));
     else if (next) use(entry, whole(next));
+}
+
+/**
+ * What this tab's last page could not send. Where the server's draft has another revision, it was
+ * sent after all, or another browser has changed the draft since.
+ */
+function takeUnsent(/** @type {Entry} */ entry) {
+    const { [entry.id]: unsent, ...others } = kept.get(UNSENT_KEY, { session: true }) ?? {};
+    if (!unsent) return;
+    kept.set(UNSENT_KEY, others, { session: true });
+    if (unsent.revision === entry.revision) use(entry, whole(unsent.values));
 }
 
 function use(/** @type {Entry} */ entry, /** @type {Draft} */ values) {
@@ -264,10 +277,15 @@ export async function look() {
     if (entry === current) show(entry);
 }
 
-/** When the page is closed, unsent changes are sent with keepalive. */
+/**
+ * When the page is closed, unsent changes are sent with keepalive, and kept for this tab's next page:
+ * the server may be gone, or answer that page first.
+ */
 function flush() {
-    for (const entry of entries.values())
-        if (entry.id && entry.dirty) save(entry, { keepalive: true });
+    const unsent = [...entries.values()].filter(({ id, dirty }) => id && dirty);
+    for (const entry of unsent) save(entry, { keepalive: true });
+    const left = unsent.map(({ id, values, revision }) => [id, { values, revision }]);
+    kept.set(UNSENT_KEY, Object.fromEntries(left), { session: true });
 }
 
 export const changed = () => current?.changed ?? 0;

@@ -206,13 +206,18 @@ def test_a_change_is_marked_has_a_way_back_and_outlives_a_preset(host, visitor, 
     assert page.evaluate("loraTrainer.store.get('settings').save_steps") == 40
 
 
-def test_the_draft_survives_a_refresh(host, visitor, dataset):
-    _, section = open_settings(visitor, host, dataset, "practice")
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_draft_survives_a_refresh(sent, host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    eventually(lambda: "practice" in draft_of(host, dataset), True)
+    if not sent:
+        page.evaluate("() => { loraTrainer.api.post = () => new Promise(() => {}); }")
     field(section, "trigger_word").locator("input").fill("zrbl")
     section.locator("#lora_trainer_name").fill("My discs")
     section.get_by_role("button", name="Character").click()
-    again = open_bare_tab(visitor, host)
-    section = open_step(again, "settings")
+    # at once: the server may not have answered, or not even heard of it
+    page.reload()
+    section = open_step(page, "settings")
     expect(section.locator("#lora_trainer_name")).to_have_value("My discs")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrbl")
     eventually(
@@ -220,6 +225,7 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
         "true",
     )
     expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
+    eventually(lambda: "My discs" in draft_of(host, dataset), True)
 
 
 @pytest.fixture
