@@ -5,8 +5,8 @@
     training ── image requested, pauses off ──> beside (both on the GPU) ── `grace` ──> training
     any state ── after_end ──> idle, the model back on the GPU
 
-    scheduler's thread   before_start(run) -> may the worker start?   adopt(run)   after_end(run)
-                      tick() about every second
+    scheduler's thread   before_start(run) -> may the worker start?   adopt(run, since)
+                      after_end(run)   tick() about every second
     host's threads    _before_turn, _after_turn, called by host.on_generation
     browser           ask(run, "pause" | "resume")   status()
 
@@ -138,7 +138,7 @@ class GpuLease:
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
         # usually one; more if runs are started on the command line as well
         self._runs: dict[Path, _LeasingRun] = {}
-        self._left_paused = _marked(marker)
+        self._left_paused = set(_marked(marker))
         self._model_moved = False
         self._freed = 0
         self._stays = False
@@ -164,13 +164,13 @@ class GpuLease:
         """Free the GPU for a worker about to start. False: the host is generating; ask again later.
         Raises HostError if the model cannot be moved.
         """
-        return self._acquire(folder, adopted=False)
+        return self._acquire(folder)
 
-    def adopt(self, folder: RunFolder) -> bool:
-        """Free the GPU for a worker that was running before this host; resumes it if the last host
-        paused it for a generation.
+    def adopt(self, folder: RunFolder, since: float = 0.0) -> bool:
+        """Free the GPU for a worker that was started without `before_start`, at the time `since`;
+        resumes it if an earlier host asked it to pause for a generation.
         """
-        return self._acquire(folder, adopted=True)
+        return self._acquire(folder, since)
 
     def waits(self) -> bool:
         """Whether a run due to start waits for the host's generation."""
@@ -203,7 +203,7 @@ class GpuLease:
             # another checkpoint was loaded, or the host was still starting
             self._take_back()
 
-    def _acquire(self, folder: RunFolder, *, adopted: bool) -> bool:
+    def _acquire(self, folder: RunFolder, since: float | None = None) -> bool:
         if self._on_processor:
             return True
         with self.host.our_turn(wait=False) as ours:
@@ -211,7 +211,7 @@ class GpuLease:
                 return False
             if folder.path in self._runs and not self._runs[folder.path].ended:
                 return True
-            run = _LeasingRun(folder, adopted=adopted)
+            run = _LeasingRun(folder, since)
             try:
                 self._release()
             except LoraTrainerError:
@@ -221,17 +221,19 @@ class GpuLease:
             self._end_loan()
             # a new dict: other threads may be looking through the old one
             self._runs = {**self._runs, folder.path: run}
-            if adopted:
+            if since is not None:
                 self._resume_after_dead_host(run)
             return True
 
     def _resume_after_dead_host(self, run: _LeasingRun) -> None:
-        """Resume a run that a host paused for a generation before it died."""
-        if run.read().status == "paused":
-            if str(run.folder.path) in self._left_paused:
-                run.ask("resume")
-            else:
-                run.paused_by_user = True
+        """Resume a run that a host asked to pause for a generation before it died. The run may not
+        have obeyed yet.
+        """
+        if str(run.folder.path) in self._left_paused:
+            self._left_paused.remove(str(run.folder.path))
+            run.ask("resume")
+        elif run.is_paused:
+            run.paused_by_user = True
 
     def _take_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
@@ -256,7 +258,9 @@ class GpuLease:
 
     def _resume_all(self) -> None:
         for run in self._running():
-            if not run.paused_by_user:
+            if run.paused_by_user:
+                run.keep_paused()
+            else:
                 run.ask("resume")
 
     def _give_back(self) -> None:
@@ -288,7 +292,7 @@ class GpuLease:
 
     def _before_turn(self) -> None:
         """The host is about to use its device. Raises GpuLeaseError if it cannot have it."""
-        if self.state == "lent":
+        if self.state == "lent" and all(run.is_paused for run in self._running()):
             return
         self._drop_ended_runs()
         if not self._runs:
@@ -298,7 +302,8 @@ class GpuLease:
             self._restore()
             self.state = "beside"
             return
-        self.state = "asking"
+        with self._asking:
+            self.state = "asking"
         if not self._wait_until_paused() and not self._has_room():
             refusal = self._refusal()
             self._withdraw()
@@ -321,15 +326,13 @@ class GpuLease:
         """Whether every run pauses or ends in time."""
         for run in self._running():
             # a pause that did not come from here came from the command line
-            if run.read().status == "paused":
+            if run.is_paused and not run.obeys_us:
                 run.paused_by_user = True
         deadline = self._clock() + self._patience()
         asked: set[Path] = set()
         while True:
             at_work = [
-                run
-                for run in list(self._runs.values())
-                if not run.is_over() and run.read().status != "paused"
+                run for run in self._runs.values() if not run.is_over() and not run.is_paused
             ]
             if not at_work:
                 return True
@@ -472,26 +475,49 @@ class GpuLease:
 
 
 class _LeasingRun:
-    """A run that uses the GPU, and its state."""
+    """A run that uses the GPU, and its state. since: when its worker was started; None: it is about
+    to be. Older events are an earlier worker's.
+    """
 
-    def __init__(self, folder: RunFolder, *, adopted: bool) -> None:
+    def __init__(self, folder: RunFolder, since: float | None) -> None:
         self.folder = folder
         self.ended = False
         self.paused_by_user = False
-        self.has_reported = adopted
+        self.has_reported = False
         self.state = RunState()
+        self._since = since or 0.0
         self._reading = threading.Lock()
-        # skip the events of an earlier worker
-        self._offset = 0 if adopted or not folder.events.exists() else folder.events.stat().st_size
+        skips = since is None and folder.events.exists()
+        self._offset = folder.events.stat().st_size if skips else 0
+        self._asked = ""
+        """The name of the last request sent from here."""
+        self._obeyed = ""
+        """That of the last pause that it told."""
 
     def read(self) -> RunState:
         with self._reading:
-            new, self._offset = read_events(self.folder.events, self._offset)
+            found, self._offset = read_events(self.folder.events, self._offset)
+            new = [event for event in found if event.time >= self._since]
             self.state = fold(new, self.state)
-            self.has_reported = self.has_reported or any(
-                isinstance(event, events.Started) for event in new
-            )
+            for event in new:
+                if isinstance(event, events.Started):
+                    self.has_reported = True
+                elif isinstance(event, events.Paused):
+                    self._obeyed = event.request
             return self.state
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is paused, and nothing that was sent from here can end that: a request is
+        obeyed some time after it was sent.
+        """
+        # a worker of an earlier version does not name the request
+        return self.read().status == "paused" and (not self._obeyed or self._obeyed >= self._asked)
+
+    @property
+    def obeys_us(self) -> bool:
+        """Whether its last pause was asked for from here."""
+        return bool(self._asked) and self._obeyed == self._asked
 
     def is_over(self) -> bool:
         """Whether its process has ended: the scheduler reported it, or it has reported and no
@@ -508,7 +534,12 @@ class _LeasingRun:
     def ask(self, what: Literal["pause", "resume"]) -> None:
         # the run folder may have been deleted
         with contextlib.suppress(OSError):
-            send_request(self.folder.requests, what)
+            self._asked = send_request(self.folder.requests, what)
+
+    def keep_paused(self) -> None:
+        """Ask it to pause, unless that was the last thing it was asked, or it is paused."""
+        if not self._asked.endswith("pause") and not self.is_paused:
+            self.ask("pause")
 
 
 def _marked(marker: Path) -> list[str]:

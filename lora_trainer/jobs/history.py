@@ -147,7 +147,7 @@ class History:
             settings=settings,
             state=state,
             alive=alive,
-            heard=not alive or (state.status != "new" and _began(folder) <= state.changed),
+            heard=not alive or (state.status != "new" and folder.began <= state.changed),
             asked=waiting_requests(folder.requests) if alive else (),
             made=made,
             resume_step=None if alive else newest_resume_point(folder),
@@ -333,11 +333,6 @@ def _groups(path: Path, values: Mapping[str, Any]) -> Groups:
         case "pairs":
             return pairing.GROUPS
     return training.GROUPS
-
-
-def _began(folder: RunFolder) -> float:
-    """When the folder's last worker started; 0 if there was none."""
-    return files.read_json(folder.worker, lambda values: float(values["started"]), 0.0)
 
 
 def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[bytes], int]:

@@ -53,8 +53,8 @@ class DeviceLease(Protocol):
     def before_start(self, folder: RunFolder, /) -> bool:
         """Free the device for a worker. False: the host is using it; ask again later."""
 
-    def adopt(self, folder: RunFolder, /) -> bool:
-        """The same for a worker that is already running."""
+    def adopt(self, folder: RunFolder, since: float, /) -> bool:
+        """The same for a worker that was started before, at the time `since`."""
 
     def after_end(self, folder: RunFolder, /) -> object: ...
     def tick(self) -> object: ...
@@ -66,7 +66,7 @@ class NoLease:
     def before_start(self, folder: RunFolder, /) -> bool:
         return True
 
-    def adopt(self, folder: RunFolder, /) -> bool:
+    def adopt(self, folder: RunFolder, since: float, /) -> bool:
         return True
 
     def after_end(self, folder: RunFolder, /) -> None: ...
@@ -326,9 +326,8 @@ class Scheduler:
         for run_id in self._history.alive():
             if run_id in self._active:
                 continue
-            self._active[run_id] = ActiveRun(
-                folder=RunFolder(self._history.runs / run_id), since=0.0
-            )
+            folder = RunFolder(self._history.runs / run_id)
+            self._active[run_id] = ActiveRun(folder=folder, since=folder.began)
             if run_id in line:
                 self._drop(run_id)
             elif line.starting and line.starting not in self._active:
@@ -381,7 +380,7 @@ class Scheduler:
         for kept in self._active.values():
             if not kept.has_device and now >= kept.ask_again:
                 kept.ask_again = now + TROUBLE_SECONDS
-                kept.has_device = self._gpu_lease.adopt(kept.folder)
+                kept.has_device = self._gpu_lease.adopt(kept.folder, kept.since)
                 # no error: it is only generating; ask again with the next tick
                 kept.ask_again = now
 

@@ -213,7 +213,11 @@ class Warned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Paused(Event):
+    """Told again when a run that is paused is asked to pause."""
+
     step: int = 0
+    request: str = ""
+    """The name of the request that it obeys, the newest one (send_request)."""
 
 
 @dataclass(frozen=True, kw_only=True)

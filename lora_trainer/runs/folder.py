@@ -98,6 +98,11 @@ class RunFolder:
         """Whether a worker holds the folder's lock."""
         return files.is_locked(self.lock)
 
+    @property
+    def began(self) -> float:
+        """When its last worker started, in seconds since 1970; 0 if there was none."""
+        return files.read_json(self.worker, lambda values: float(values["started"]), 0.0)
+
     def companion_log(self, number: int) -> Path:
         """The log of process `number`, from 2, of a run on several devices."""
         return self.path / f"worker-{number}.log"

@@ -5,6 +5,7 @@
     ask       answer a question (a job that answers: question, strength, step)
 
 A request is a JSON file whose name sorts by time; it is written atomically and deleted when taken.
+That a pause has been obeyed is told by its name in the event Paused.
 Standard library only.
 """
 
@@ -13,25 +14,30 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import time_ns
 from typing import Any, Literal, cast, get_args
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
 
 RequestKind = Literal["stop", "save", "preview", "pause", "resume", "ask"]
+_counting = threading.Lock()
+_last = 0
 
 
 @dataclass(frozen=True)
 class RunRequest:
     kind: RequestKind
     values: dict[str, Any] = field(default_factory=dict)
+    name: str = field(default="", compare=False)
+    """Its file's, which sorts by time."""
 
 
-def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
-    """Put a request into the `requests` folder."""
+def send_request(folder: Path, kind: RequestKind, **values: Any) -> str:
+    """Put a request into the `requests` folder. Returns its name."""
     if kind not in get_args(RequestKind):
         raise RunError(
             "{kind!r} is not a request",
@@ -39,8 +45,17 @@ def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
             kind=kind,
             known=", ".join(get_args(RequestKind)),
         )
-    name = f"{time.time_ns():020d}-{os.getpid()}-{kind}.json"
-    files.write_text(folder / name, json.dumps({"request": kind, **values}))
+    name = f"{_moment():020d}-{os.getpid()}-{kind}"
+    files.write_text(folder / f"{name}.json", json.dumps({"request": kind, **values}))
+    return name
+
+
+def _moment() -> int:
+    """Nanoseconds since 1970, later than at the last call: a clock may tick only every 16 ms."""
+    global _last
+    with _counting:
+        _last = max(_last + 1, time_ns())
+        return _last
 
 
 def take_requests(folder: Path) -> list[RunRequest]:
@@ -53,7 +68,7 @@ def take_requests(folder: Path) -> list[RunRequest]:
             if kind in get_args(RequestKind):
                 # if this raises (on Windows, while its sender has it open), it is taken next time
                 path.unlink()
-                taken.append(RunRequest(kind, values))
+                taken.append(RunRequest(kind, values, path.stem))
     return taken
 
 

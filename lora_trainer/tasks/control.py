@@ -65,15 +65,19 @@ class Control:
         """Leave the device while paused. Ends on `resume`, or on `stop`, which the caller
         handles.
         """
-        if self._report.stop_asked() or not self._report.pause_asked():
+        if self._report.stop_asked() or not (pause := self._report.pause_asked()):
             return
         for occupant in self._occupants:
             occupant.leave_device()
-        self._report.write(events.Paused(step=at.step))
-        while self._report.pause_asked():
+        told = ""
+        while pause:
+            if pause.name != told:
+                told = pause.name
+                self._report.write(events.Paused(step=at.step, request=told))
             if self._report.stop_asked():
                 return
             sleep(PAUSE_POLL_SECONDS)
+            pause = self._report.pause_asked()
         self._report.write(events.Resumed(step=at.step))
         for occupant in self._occupants:
             occupant.return_to_device()

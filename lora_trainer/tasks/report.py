@@ -84,14 +84,14 @@ class Report:
         self._listen()
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
-    def pause_asked(self) -> bool:
-        """Whether a pause was requested and not cancelled since."""
+    def pause_asked(self) -> RunRequest | None:
+        """The newest request to pause, unless it was cancelled since."""
         self._listen()
         pauses = [request for request in self._waiting if request.kind in ("pause", "resume")]
         if pauses and pauses[-1].kind == "pause":
-            return True
+            return pauses[-1]
         self._waiting = [request for request in self._waiting if request not in pauses]
-        return False
+        return None
 
     def first_waiting(self) -> RunRequest | None:
         """The oldest pending request, of those read so far."""

@@ -18,7 +18,7 @@ from lora_trainer.hosts.gpu_lease import GpuLease, GpuLeaseError
 from lora_trainer.hosts.queue_lock import QueueLock
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import take_requests, waiting_requests
+from lora_trainer.runs.requests import send_request, take_requests, waiting_requests
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
 
 CARD, MODEL, WORKER, PICTURE = 8, 4, 6, 3
@@ -115,6 +115,7 @@ class Worker(threading.Thread):
     def __init__(self, folder, card, *, preparing=0.0, paused=False):
         super().__init__(daemon=True)
         self.folder, self.card, self.preparing = folder, card, preparing
+        self.listens = True
         self.end: str | None = None
         self._paused = paused
         self.writer = events.EventWriter(folder.events)
@@ -128,19 +129,21 @@ class Worker(threading.Thread):
                 time.sleep(self.preparing)
             self.writer.write(events.Phase(phase="training"))
             while self.end is None:
-                asked = [request.kind for request in take_requests(self.folder.requests)]
+                asked = take_requests(self.folder.requests) if self.listens else []
                 # of several pauses and resumes the last one counts
-                last = next((kind for kind in reversed(asked) if kind in ("pause", "resume")), "")
-                if "stop" in asked:
+                last = next(
+                    (one for one in reversed(asked) if one.kind in ("pause", "resume")), None
+                )
+                if "stop" in [one.kind for one in asked]:
                     self.end = "stopped"
-                elif last == "resume" and self._paused:
+                elif last and last.kind == "resume" and self._paused:
                     self.card.take(self.name, WORKER)
                     self._paused = False
                     self.writer.write(events.Resumed())
-                elif last == "pause" and not self._paused:
+                elif last and last.kind == "pause":
                     self.card.give(self.name)
                     self._paused = True
-                    self.writer.write(events.Paused())
+                    self.writer.write(events.Paused(request=last.name))
                 time.sleep(0.003)
             if self.end == "finished":
                 self.writer.write(events.Finished())
@@ -432,8 +435,6 @@ def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, lease, schedule
 def test_a_pause_sent_from_the_command_line_outlasts_a_picture(
     card, host, lease, scheduler, tmp_path
 ):
-    from lora_trainer.runs.requests import send_request
-
     worker = training(scheduler, tmp_path, card)
     send_request(worker.folder.requests, "pause")
     assert until(lambda: worker.status == "paused")
@@ -690,6 +691,117 @@ def test_a_run_is_not_begun_while_a_picture_is_made(card, host, lease, tmp_path)
     assert lease.before_start(run) and "model" not in card.used and not lease.waits()
 
 
+@pytest.mark.parametrize("resumed_by", ["lease", "user"])
+def test_a_picture_asked_for_before_a_worker_has_read_that_it_goes_on_waits_for_it(
+    card, host, lease, scheduler, tmp_path, resumed_by
+):
+    worker = training(scheduler, tmp_path, card)
+    for _ in range(2):
+        if resumed_by == "lease":
+            with host.queue.lock:
+                worker.listens = False
+            assert until(lambda: lease.state == "training")
+        else:
+            lease.ask(worker.folder, "pause")
+            assert until(lambda: worker.status == "paused")
+            worker.listens = False
+            lease.ask(worker.folder, "resume")
+        with ThreadPoolExecutor(1) as pool:
+            picture = pool.submit(host.generate)
+            assert until(lambda: lease.state == "asking")
+            worker.listens = True
+            picture.result(timeout=120)
+        assert card.overflows == []
+        # nobody but the pictures has paused it
+        assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, lease)
+
+
+def test_a_run_that_the_command_line_resumes_while_a_picture_has_the_card_is_paused_for_the_next(
+    card, host, tmp_path, scheduling
+):
+    lease = make(host, tmp_path, grace=60.0)
+    worker = training(scheduling(lease), tmp_path, card)
+    host.generate()
+    card.take = lambda who, size: card.used.update({who: size})  # its user has asked for this
+    send_request(worker.folder.requests, "resume")
+    assert until(lambda: worker.status == "running")
+    del card.take
+    host.generate()
+    assert (lease.state, worker.status) == ("lent", "paused") and card.overflows == []
+    worker.end = "finished"
+    assert_all_is_well(card, lease)
+
+
+def test_a_host_that_died_while_it_waited_for_a_pause_is_not_obeyed_later(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
+    worker.listens = False
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(host.generate)
+        assert until(lambda: waiting_requests(worker.folder.requests) == ("pause",))
+        scheduler.close()
+        again = make(GpuHost(Card()), tmp_path)
+        assert again.adopt(worker.folder) and worker.status == "running"
+        lease._sleep = None  # with the host its thread dies
+        with pytest.raises(TypeError):
+            picture.result(timeout=120)
+    worker.listens = True
+    assert until(lambda: waiting_requests(worker.folder.requests) == ())
+    time.sleep(0.05)
+    assert worker.status == "running"
+    worker.end = "finished"
+    worker.join()
+
+
+def test_a_host_that_starts_again_does_not_take_an_earlier_workers_pause_for_this_ones(
+    card, host, lease, scheduler, tmp_path
+):
+    run = folder(tmp_path)
+    with contextlib.closing(events.EventWriter(run.events)) as earlier:
+        earlier.write(events.Started())
+        earlier.write(events.Paused())
+    since = time.time()
+    assert lease.adopt(run, since)
+    for _ in range(3):
+        lease.tick()
+    assert lease.state == "training", "its worker is about to take the lock"
+    worker = Worker(run, card)
+    worker.start()
+    scheduler.current = worker
+    scheduler.thread.start()
+    assert until(lambda: run.read_state().phase == "training")
+    host.generate()
+    assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, lease)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_pause_pressed_while_a_picture_waits_comes_true_though_the_worker_never_had_to_pause(
+    card, host, tmp_path, monkeypatch, scheduling, room
+):
+    needed = PICTURE if room else CARD
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", needed)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER)
+    lease = make(host, tmp_path, patience=lambda: 0.2)
+    scheduler = scheduling(lease)
+    worker = Worker(folder(tmp_path), card)
+    assert lease.before_start(worker.folder)
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(host.generate)
+        assert until(lambda: lease.state == "asking")
+        lease.ask(worker.folder, "pause")
+        with contextlib.nullcontext() if room else pytest.raises(GpuLeaseError):
+            picture.result(timeout=120)
+    scheduler.start(worker)
+    assert until(lambda: stays_paused(worker))
+    worker.end = "stopped"
+    assert_all_is_well(card, lease)
+
+
 def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(
     card, host, lease, tmp_path
 ):
@@ -848,8 +960,6 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
         "paused",
         "resumed",
     ]
-    from lora_trainer.runs.requests import send_request
-
     send_request(run.requests, "stop")
     look(lambda: real.active() == ())
     real.close()

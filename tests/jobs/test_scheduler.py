@@ -51,7 +51,7 @@ class FakeLease:
             raise self.trouble
         return self.free
 
-    def adopt(self, folder):
+    def adopt(self, folder, since):
         self.calls.append(("adopt", folder.path.name))
         return self.free
 
@@ -291,7 +291,7 @@ def test_a_host_whose_model_cannot_leave_does_not_keep_a_run_from_starting(bench
 
 
 def test_a_host_in_trouble_is_not_asked_every_second_and_a_busy_one_is(bench, monkeypatch):
-    def trouble(folder):
+    def trouble(folder, since):
         bench.gpu_lease.calls.append("asked")
         raise RuntimeError("CUDA error")
 

@@ -9,6 +9,7 @@ import pytest
 from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs import folder as folders
+from lora_trainer.runs import requests
 from lora_trainer.runs.requests import (
     RunRequest,
     forget_requests,
@@ -121,6 +122,16 @@ def test_requests_are_taken_once_and_in_order(tmp_path):
     send_request(tmp_path, "stop")
     forget_requests(tmp_path)
     assert take_requests(tmp_path) == []
+
+
+def test_requests_of_one_tick_of_the_clock_keep_their_order(tmp_path, monkeypatch):
+    moment = time.time_ns()
+    monkeypatch.setattr(requests, "time_ns", lambda: moment)
+    kinds = ["resume", "pause", "resume", "ask", "ask", "pause"]
+    names = [send_request(tmp_path, kind) for kind in kinds]
+    taken = take_requests(tmp_path)
+    assert [request.kind for request in taken] == kinds
+    assert [request.name for request in taken] == names
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lora_trainer.runs import events
 from lora_trainer.runs.folder import Heartbeat, RunFolder
 from lora_trainer.runs.requests import send_request
 from lora_trainer.tasks.control import Control, Requests
@@ -49,6 +50,21 @@ def during_a_pause(monkeypatch, folder, *kinds):
 
 def said(folder):
     return [(event.kind, event.step) for event in folder.read_events()]
+
+
+def test_a_pause_is_told_with_the_name_of_what_it_obeys_and_again_for_the_next(
+    folder, control, monkeypatch
+):
+    names = [send_request(folder.requests, "pause")]
+    coming = iter(["pause", "pause", "resume"])
+    monkeypatch.setattr(
+        "lora_trainer.tasks.control.sleep",
+        lambda seconds: names.append(send_request(folder.requests, next(coming))),
+    )
+    control.check(HERE)
+    paused = [event for event in folder.read_events() if isinstance(event, events.Paused)]
+    assert [event.request for event in paused] == names[:3] == sorted(names[:3])
+    assert said(folder)[-1][0] == "resumed"
 
 
 def test_whatever_lies_on_the_device_leaves_before_the_pause_is_told(folder, control, monkeypatch):
