@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -442,18 +442,25 @@ def encode(
     """
     report.phase("encoding", len(prepared.examples))
     control.check(start)
+
+    @functools.cache
+    def check_weights() -> None:
+        report.phase("loading")
+        prepared.require_usable()
+        report.phase("encoding", len(prepared.examples))
+
     if prepared.device.type == "cpu":
         keep_freed_memory()
     shared = _shared_cache(prepared)
     image_store, caption_store = _stores(prepared, cache, shared)
-    captions = _encode_captions(prepared, caption_store, control, start)
+    captions = _encode_captions(prepared, caption_store, check_weights, control, start)
     control.check(start)
     encoded = Encoded(
         captions=captions,
         images=batches.EncodedImages(image_store),
         held_out=batches.EncodedImages(image_store),
     )
-    _encode_images(prepared, encoded, report, control, start)
+    _encode_images(prepared, encoded, check_weights, report, control, start)
     control.check(start)
     if shared is not None and prepared.processes.is_first:
         shared.trim()
@@ -492,7 +499,11 @@ def _stores(
 
 
 def _encode_captions(
-    prepared: PreparedImages, store: batches.TensorStore, control: Control, start: Start
+    prepared: PreparedImages,
+    store: batches.TensorStore,
+    check_weights: Callable[[], None],
+    control: Control,
+    start: Start,
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
     dtype = text_encoder_dtype(device, prepared.dtype, parts.family)
@@ -515,7 +526,7 @@ def _encode_captions(
     else:
         texts += [example.caption for example in prepared.examples]
     for _ in control.until_stopped(
-        captions.keep(texts, dtype, load, prepared.processes, prepared.require_usable), start
+        captions.keep(texts, dtype, load, prepared.processes, check_weights), start
     ):
         pass
     if not captions.live:
@@ -560,7 +571,12 @@ def text_encoder_precision(config: RunConfig) -> Precision:
 
 
 def _encode_images(
-    prepared: PreparedImages, encoded: Encoded, report: Report, control: Control, start: Start
+    prepared: PreparedImages,
+    encoded: Encoded,
+    check_weights: Callable[[], None],
+    report: Report,
+    control: Control,
+    start: Start,
 ) -> None:
     before = 0
     dtype = image_encoding_dtype(prepared.device, prepared.dtype, prepared.parts.family)
@@ -583,7 +599,7 @@ def _encode_images(
                 load_vae,
                 prepared.processes,
                 dtype,
-                prepared.require_usable,
+                check_weights,
             )
             for done in control.until_stopped(counts, start):
                 report.part_done(before + done)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.training import batches
 from lora_trainer.training.encoded_cache import EncodedCache
 from lora_trainer.worker import job
@@ -82,15 +83,24 @@ def run(place, name, **changes):
     return losses(folder)
 
 
+def phases(path):
+    """Those that a run has told."""
+    return [event.phase for event in RunFolder(path).read_events() if event.kind == "phase"]
+
+
 def test_a_second_training_on_the_same_images_encodes_nothing(tmp_path, loaded):
     first = run(tmp_path, "first", images=5, cache_latents="memory")
     check, reads, *others = loaded
     assert (check, reads) == ("require_usable", "load_text_encoders") and "load_vae" in others
+    begins = ["checking", "checking", "encoding", "loading", "encoding", "loading"]
+    assert phases(tmp_path / "first")[:6] == begins
     loaded.clear()
     on_disk = run(tmp_path, "second", images=5, cache_latents="disk")
     in_memory = run(tmp_path, "third", images=5, cache_latents="memory")
     # the pictures of the LoRA's card need the VAE, after the training
     assert not {"load_text_encoders", "require_usable"} & {*loaded}
+    assert phases(tmp_path / "second")[:4] == begins[:4]
+    assert phases(tmp_path / "second").count("encoding") == 1
     assert first == on_disk == in_memory
 
 
