@@ -25,7 +25,6 @@ import contextlib
 import os
 import shutil
 import stat
-import time
 import uuid
 import zipfile
 from collections import Counter
@@ -236,10 +235,9 @@ def _incoming(store: CaptionStore | TextStore) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
-            # another upload may be moving its file
-            with contextlib.suppress(FileNotFoundError):
-                if old.stat().st_mtime < time.time() - _STALE:
-                    _forget(old)
+            # 0 for one that another upload has just moved
+            if files.age(old) > _STALE:
+                _forget(old)
     except OSError as error:
         hint = "Check the folder's permissions, and that the disk is connected."
         raise DatasetError.cannot_write(folder, error, hint) from error

@@ -291,10 +291,7 @@ class Setup:
     def _about_the_last_run(self) -> str:
         """The end of the newest run's log."""
         try:
-            logs = sorted(
-                self._data.folder("runs").glob("*/worker.log"),
-                key=lambda path: path.stat().st_mtime,
-            )
+            logs = sorted(self._data.folder("runs").glob("*/worker.log"), key=files.changed)
             if not logs:
                 return ""
         except (OSError, LoraTrainerError):
