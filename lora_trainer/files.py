@@ -318,6 +318,11 @@ def age(path: Path) -> float:
         return 0.0
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a temporary file of `replace_file`."""
+    return _PARTIAL.search(name) is not None
+
+
 def remove_abandoned(folder: Path, *, alone: bool = False) -> None:
     """Delete abandoned temporary files in `folder`. alone: the caller is the only writer there and
     below, so all of them are abandoned.
