@@ -302,12 +302,25 @@ def _is_running_on_windows(process: int) -> bool:
     return status.value == 259  # STILL_ACTIVE
 
 
+def changed(path: Path) -> float:
+    """When a file was modified, in seconds since 1970; 0 if it does not exist."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def age(path: Path) -> float:
     """Seconds since a file was modified; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a temporary file of `replace_file`."""
+    return _PARTIAL.search(name) is not None
 
 
 def remove_abandoned(folder: Path, *, alone: bool = False) -> None:

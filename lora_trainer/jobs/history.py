@@ -71,6 +71,10 @@ class History:
         """Every run, newest first, without empty folders."""
         with self._reading:
             entries = [self._entry(path) for path in self._folders() if not _is_empty(path)]
+            # without those that another thread has moved to the trash meanwhile
+            entries = [
+                entry for entry in entries if not entry.problem or entry.folder.path.exists()
+            ]
             names = {entry.id for entry in entries}
             for cache in (self._logs, self._settings, self._curves):
                 for gone in cache.keys() - names:
@@ -301,7 +305,9 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 def _is_empty(path: Path) -> bool:
     """Whether the folder is empty, or a run is just being created in it."""
     try:
-        return not {item.name for item in path.iterdir()} - {"begin.lock"}
+        return all(
+            item.name == "begin.lock" or files.is_temporary(item.name) for item in path.iterdir()
+        )
     except OSError:
         return False
 

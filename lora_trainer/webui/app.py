@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePath
+from typing import Generic, TypeVar
 
 from lora_trainer import environment
 from lora_trainer.errors import LoraTrainerError
@@ -42,11 +43,33 @@ from lora_trainer.webui.settings.setup import Setup
 from lora_trainer.webui.settings.user_presets import UserPresets
 from lora_trainer.webui.training.runs import Runs
 
+T = TypeVar("T")
+
+
+class _Service(Generic[T]):
+    """A property that is created on first use, and once: two threads must not get two instances,
+    each with a lock of its own. functools.cached_property does not lock since Python 3.12.
+    """
+
+    def __init__(self, create: Callable[[App], T]) -> None:
+        self._create = create
+
+    def __get__(self, app: App, owner: type[App]) -> T:
+        name, there = self._create.__name__, vars(app)
+        with app.creating:
+            if name not in there:
+                # found before this descriptor from now on
+                there[name] = self._create(app)
+            created: T = there[name]
+        return created
+
 
 class App:
     def __init__(self, host: Host, data: DataFolder) -> None:
         self.host = host
         self.data = data
+        self.creating = threading.RLock()
+        """Held while a service is created, which may create others."""
         self._begun = False
 
     def begin(self) -> None:
@@ -98,51 +121,51 @@ class App:
         """The user's choices on the host's Settings page, read now."""
         return Options.of(self.host)
 
-    @cached_property
+    @_Service
     def setup(self) -> Setup:
         return Setup(self.host, self.data)
 
-    @cached_property
+    @_Service
     def presets(self) -> Presets:
         return Presets()
 
-    @cached_property
+    @_Service
     def user_presets(self) -> UserPresets:
         return UserPresets(self.data, self.presets)
 
-    @cached_property
+    @_Service
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.host, self.data.root / "checkpoints.json")
 
-    @cached_property
+    @_Service
     def datasets(self) -> Datasets:
         return Datasets(self.data, self.host.is_remote)
 
-    @cached_property
+    @_Service
     def workbenches(self) -> Workbenches:
         return Workbenches(self.datasets, of_texts=self.text_benches.of)
 
-    @cached_property
+    @_Service
     def text_benches(self) -> TextBenches:
         return TextBenches(self.datasets)
 
-    @cached_property
+    @_Service
     def copies(self) -> Copies:
         return Copies(self.datasets)
 
-    @cached_property
+    @_Service
     def image_cache(self) -> ImageCache:
         return ImageCache(self.data.root / "images.json")
 
-    @cached_property
+    @_Service
     def scans(self) -> ScanCache:
         return ScanCache(self.image_cache)
 
-    @cached_property
+    @_Service
     def throughput(self) -> Throughput:
         return Throughput(self.data.folder("runs"))
 
-    @cached_property
+    @_Service
     def gpu_lease(self) -> GpuLease:
         return GpuLease(
             self.host,
@@ -155,7 +178,7 @@ class App:
         """The message shown to the host's user instead of an image."""
         return texts.render_in_one_line(error, texts.choose(self.host.language()))
 
-    @cached_property
+    @_Service
     def runs(self) -> Runs:
         return Runs(
             data=self.data,
@@ -165,7 +188,7 @@ class App:
             options=self._scheduler_options,
         )
 
-    @cached_property
+    @_Service
     def preflight(self) -> Preflight:
         return Preflight(
             host=self.host,
@@ -180,19 +203,19 @@ class App:
             lease=self.gpu_lease.status,
         )
 
-    @cached_property
+    @_Service
     def asking(self) -> Asking:
         return Asking(self.runs)
 
-    @cached_property
+    @_Service
     def rehearsals(self) -> Rehearsals:
         return Rehearsals()
 
-    @cached_property
+    @_Service
     def loras(self) -> Loras:
         return Loras(self.host, self.runs.history)
 
-    @cached_property
+    @_Service
     def comparisons(self) -> ComparisonJobs:
         return ComparisonJobs(self.host, self.data, self.loras, self.checkpoints.family_of)
 

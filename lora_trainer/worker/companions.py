@@ -221,9 +221,11 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
+            if not self._ended():
+                continue
+            # read last: an all-reduce that is over by now did not hang
             since = self._processes.busy_since
-            hangs = since is not None and time.monotonic() - since > self._patience
-            if hangs and self._ended():
+            if since is not None and time.monotonic() - since > self._patience:
                 self._give_up(self._processes.lost(self._ended()))
                 return
 

@@ -6,7 +6,6 @@ import threading
 import pytest
 
 from lora_trainer import files
-from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import (
     PERSON,
     Authors,
@@ -101,12 +100,11 @@ def test_a_damaged_sidecar_makes_every_caption_a_persons(tmp_path, content):
     assert read_authors(tmp_path).author("aa", "a fox") == "person"
 
 
-def test_two_processes_do_not_change_captions_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_provenance, "CAPTIONS_LOCK_TIMEOUT", 0.05)
+def test_two_processes_do_not_change_captions_at_once(tmp_path):
     with (
         files.lock(tmp_path / ".lora_trainer" / "captions.lock"),
         pytest.raises(DatasetError, match="another process is changing"),
-        changing_captions(tmp_path),
+        changing_captions(tmp_path, patience=0.05),
     ):
         pass
     with changing_captions(tmp_path):
@@ -125,7 +123,7 @@ def test_recording_waits_for_the_other_one(tmp_path):
         thread.start()
         thread.join(0.2)
         order.append("first")
-    thread.join(5)
+    thread.join()
     assert order == ["first", "other"]
 
 

@@ -12,6 +12,7 @@ from lora_trainer.errors import RunError
 from lora_trainer.jobs import history
 from lora_trainer.jobs.history import Curve, EventLog, History, thinned
 from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed, read_events, to_line
 from lora_trainer.runs.requests import send_request
 from lora_trainer.runs.state import fold
@@ -92,6 +93,26 @@ def test_a_folder_that_is_gone_is_no_longer_listed_and_its_successor_is_read_ane
     assert runs.listing() == []
     write_run(tmp_path / "ink", *BEGUN)
     assert runs.entry("ink").state.status == "running" and runs.entry("ink").state.step == 0
+
+
+def test_a_run_that_is_being_created_is_not_listed_as_damaged(tmp_path, monkeypatch):
+    runs, seen, replace = History(tmp_path), [], os.replace
+
+    def listed_before(source, target):
+        seen.append([path.name.split(".")[0] for path in (tmp_path / "ink").iterdir()])
+        seen.append(runs.listing())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", listed_before)
+    folders.begin(tmp_path / "ink", "name: ink\n", new=True)
+    assert (sorted(seen[0]), seen[1:]) == (["begin", "config"], [[]])
+    assert [entry.problem for entry in runs.listing()] == [None]
+
+
+def test_a_run_that_is_deleted_while_all_are_read_is_not_listed_as_damaged(tmp_path, monkeypatch):
+    write_run(tmp_path / "ink", *FINISHED)
+    monkeypatch.setattr(history, "_is_empty", lambda path: path.rename(tmp_path / ".trash") is None)
+    assert History(tmp_path).listing() == []
 
 
 def test_a_longer_run_that_takes_the_folder_is_read_from_its_beginning(tmp_path):

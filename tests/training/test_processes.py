@@ -70,8 +70,24 @@ def test_a_process_that_hangs_in_a_sum_of_one_that_is_gone_gives_up():
         ended[1] = "signal 9"
         assert not told.wait(0.5)
         waiting.busy_since = time.monotonic()
-        assert told.wait(10)
+        assert told.wait(120)
     assert errors == ["process 2 was ended (signal 9)"]
+
+
+def test_a_sum_that_is_over_when_the_end_of_another_one_is_noticed_has_not_hung():
+    told, looked = threading.Event(), threading.Event()
+    waiting = SimpleNamespace(
+        busy_since=time.monotonic() - 10, lost=lambda how: ProcessLost("process 2 was ended")
+    )
+
+    def ended():
+        waiting.busy_since = None
+        looked.set()
+        return {1: "signal 9"}
+
+    with Watch(waiting, ended, lambda error: told.set(), patience=0.1):
+        assert looked.wait(120)
+        assert not told.wait(0.5)
 
 
 def test_other_images_or_another_checkpoint_under_the_same_paths_are_named():

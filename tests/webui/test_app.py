@@ -52,6 +52,23 @@ def test_whether_a_run_pauses_for_pictures_is_the_users_choice_at_any_time(tmp_p
     assert pauses() is False
 
 
+def test_two_first_requests_at_once_have_the_same_datasets(tmp_path, monkeypatch):
+    app, created, had = App(CardHost(), DataFolder(tmp_path)), [], []
+    other = threading.Thread(target=lambda: had.append(app.datasets))
+
+    def create(*given):
+        created.append(object())
+        if len(created) == 1:
+            other.start()
+            other.join(0.3)
+        return created[-1]
+
+    monkeypatch.setattr("lora_trainer.webui.app.Datasets", create)
+    had.append(app.datasets)
+    other.join()
+    assert had[0] is had[1] and len(created) == 1
+
+
 def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, monkeypatch):
     host = CardHost()
     app = App(host, DataFolder(tmp_path))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lora_trainer import files
 from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import Author
 from lora_trainer.errors import DatasetError
@@ -74,10 +75,7 @@ class ImageFacts:
             return 0.0
         path = self.store.path / item.caption_file
         if path not in self.times:
-            try:
-                self.times[path] = path.stat().st_mtime
-            except OSError:
-                self.times[path] = 0.0
+            self.times[path] = files.changed(path)
         return self.times[path]
 
     def _digest(self, item: Item) -> str:

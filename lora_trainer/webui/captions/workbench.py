@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -293,19 +293,24 @@ class Workbench(Bench):
         )
 
     @contextlib.contextmanager
-    def recording(self, title: Message, *, also_new: bool = True) -> Iterator[None]:
-        """Record the block's changes of captions of existing images, as one edit.
+    def recording(
+        self, title: Message, added: Collection[str] = (), *, also_new: bool = True
+    ) -> Iterator[None]:
+        """Record the block's changes of captions as one edit, except those of the images `added`.
+        Nobody else can save a caption meanwhile.
 
         also_new: also of images that had none. An import of 2,000 text files is one edit.
         """
-        before = self._standing()
-        yield
         with self.store.lock:
-            self._record_changes(
-                title,
-                {name: stood for name, stood in before.items() if also_new or stood[0]},
-                lambda item: True,
-            )
+            before = {
+                name: stood
+                for name, stood in self._standing().items()
+                if name not in added and (also_new or stood[0])
+            }
+            try:
+                yield
+            finally:
+                self._record_changes(title, before, lambda item: True)
 
     def expect(self, run: RunFolder, title: Message) -> None:
         """Record the captions before a caption run starts or is resumed, which is another process;

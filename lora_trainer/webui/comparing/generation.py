@@ -476,18 +476,11 @@ def _broken(folder: Path, error: Exception) -> Comparison:
         id=folder.name,
         wanted=ComparisonRequest(kind="pair", prompt="-", loras=("-",), strengths=()),
         total=0,
-        started=_changed(folder),
+        started=files.changed(folder),
         status="failed",
     )
     job.error = problem
     return job
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _progress_callback(job: Comparison) -> Progress:

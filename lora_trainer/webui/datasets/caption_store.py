@@ -27,13 +27,13 @@ import hashlib
 import shutil
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lora_trainer import files
 from lora_trainer.dataset import caption_provenance, edits
 from lora_trainer.dataset.edits import ChangedMeanwhile
 from lora_trainer.dataset.findings import Finding
@@ -178,8 +178,8 @@ class CaptionStore:
             view = self.latest()
             rows = (file for file, _ in view.captions.rows.get(item.path, ()))
             beside = view.listing.texts_beside(item.path)
-            files = {item.path, *beside, *rows, *view.listing.metadata}
-            return self._shown(self._index.refresh_files(files))
+            its_files = {item.path, *beside, *rows, *view.listing.metadata}
+            return self._shown(self._index.refresh_files(its_files))
 
     def reading(self) -> Reading:
         """The folder's files and captions as training would read them, without building a view.
@@ -238,7 +238,8 @@ class CaptionStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.iterdir():
-                if old.stat().st_mtime < time.time() - _STALE:
+                # 0 for one that another thread has just removed
+                if files.age(old) > _STALE:
                     shutil.rmtree(old, ignore_errors=True)
             made = Path(tempfile.mkdtemp(dir=folder))
         except OSError as problem:

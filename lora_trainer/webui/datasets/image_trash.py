@@ -173,7 +173,7 @@ class Trash:
         return [
             folder
             for folder in _folders(self._folder)
-            if all(file.name.endswith(".part") for file in folder.iterdir())
+            if all(name.endswith(".part") for name in _names(folder))
         ]
 
     def _is_inside(self, name: str) -> bool:
@@ -230,6 +230,14 @@ def _folders(parent: Path) -> list[Path]:
     try:
         return [path for path in parent.iterdir() if path.is_dir()]
     except OSError:
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder; none if another process has just taken it away."""
+    try:
+        return [file.name for file in folder.iterdir()]
+    except FileNotFoundError:
         return []
 
 

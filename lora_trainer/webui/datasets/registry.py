@@ -222,7 +222,7 @@ class Datasets:
 
     def _text_counts(self, dataset: DatasetInfo) -> TextCounts:
         view = self.texts(dataset.id).view()
-        times = [texts.file.path.stat().st_mtime for texts in view.files if texts.file]
+        times = [files.changed(texts.file.path) for texts in view.files if texts.file]
         return {
             "count": len(view.items),
             "captioned": len(view.examples),

@@ -95,10 +95,19 @@ class TextStore:
 
     def view(self) -> TextView:
         """The current state of the files. Raises DatasetError if the folder cannot be read."""
-        stamps: dict[str, int] = {}
+        # under the lock, so that nobody removes a file between listing and reading it
+        with self.lock:
+            stamps = self._stamps()
+            if self._view is None or self._view[0] != stamps:
+                self._view = (stamps, self._read(stamps))
+            return self._view[1]
+
+    def _stamps(self) -> dict[str, int]:
         try:
-            for path in text_files.list_files(self.path):
-                stamps[path.relative_to(self.path).as_posix()] = files.stamp(path)
+            return {
+                path.relative_to(self.path).as_posix(): files.stamp(path)
+                for path in text_files.list_files(self.path)
+            }
         except OSError as error:
             raise DatasetError(
                 "{path} cannot be read: {reason}",
@@ -106,10 +115,6 @@ class TextStore:
                 path=self.path,
                 reason=error.strerror or error,
             ) from error
-        with self.lock:
-            if self._view is None or self._view[0] != stamps:
-                self._view = (stamps, self._read(stamps))
-            return self._view[1]
 
     def _read(self, stamps: dict[str, int]) -> TextView:
         known = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 from urllib.parse import quote
@@ -251,17 +252,18 @@ def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
             text_bench.record_new(file)
         return accepted
     bench = app.workbenches.of(request.path["id"])
-    replace = request.query.get("captions") == "replace"
-    if not uploads.may_hold_captions(name):
-        return uploads.accept(
-            bench.store, incoming, name, replace_captions=replace, converter=bench.converter
-        )
-    with bench.recording(
-        Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)
-    ):
-        return uploads.accept(
-            bench.store, incoming, name, replace_captions=replace, converter=bench.converter
-        )
+    return uploads.accept(
+        bench.store,
+        incoming,
+        name,
+        replace_captions=request.query.get("captions") == "replace",
+        converter=bench.converter,
+        recording=partial(
+            bench.recording,
+            Message("Imported: {name}", {"name": name}),
+            also_new=not uploads.is_one_caption(name),
+        ),
+    )
 
 
 @route("GET", "/datasets/{id}/items")

@@ -25,11 +25,11 @@ import contextlib
 import os
 import shutil
 import stat
-import time
 import uuid
 import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -63,6 +63,8 @@ from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.datasets.text_store import TextStore
 
+Recording = Callable[[Collection[str]], AbstractContextManager[object]]
+"""Names of the images that an upload has added -> a context in which its captions are written."""
 INCOMING = "incoming"
 """In the dataset's .lora_trainer folder: uploads in progress."""
 LARGEST_IMAGE = 512 * 2**20
@@ -233,10 +235,9 @@ def _incoming(store: CaptionStore | TextStore) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
-            # another upload may be moving its file
-            with contextlib.suppress(FileNotFoundError):
-                if old.stat().st_mtime < time.time() - _STALE:
-                    _forget(old)
+            # 0 for one that another upload has just moved
+            if files.age(old) > _STALE:
+                _forget(old)
     except OSError as error:
         hint = "Check the folder's permissions, and that the disk is connected."
         raise DatasetError.cannot_write(folder, error, hint) from error
@@ -259,6 +260,7 @@ def accept(
     replace_captions: bool = False,
     free: Callable[[Path], int] | None = None,
     converter: Converter | None = None,
+    recording: Recording = contextlib.nullcontext,
 ) -> Accepted:
     """Add a received file to the dataset. Problems with its content are in `skipped`, never raised.
     The file is moved or removed.
@@ -270,6 +272,7 @@ def accept(
     kohya, is_class = _kohya_folder(name), _in_class_folder(name)
     name = PurePosixPath(name.replace("\\", "/")).name or "unnamed"
     suffix = _suffix(name)
+    captions: Mapping[Path, str] = {}
     try:
         if is_class:
             hint = "If it is an image of the subject, upload it from a folder with another name."
@@ -279,11 +282,10 @@ def accept(
                 path=name,
             )
         if suffix == ".zip":
-            _accept_archive(
+            captions = _accept_archive(
                 store,
                 incoming,
                 accepted,
-                replace_captions,
                 free or (lambda path: shutil.disk_usage(path).free),
                 converter,
             )
@@ -291,9 +293,8 @@ def accept(
             suffix == JSON_SUFFIX and _images_of(store, name, kohya)
         ):
             captions = _of_text_file(store, name, incoming.read_bytes(), kohya)
-            _write_captions(store, captions, accepted, replace_captions)
         elif suffix in TABLE_SUFFIXES:
-            _accept_table(store, name, incoming.read_bytes(), accepted, replace_captions)
+            captions = _of_rows(store, name, incoming.read_bytes(), accepted)
         else:
             _require_image_name(name)
             if suffix not in readable_suffixes() | OTHER_IMAGE_SUFFIXES and is_text_file(incoming):
@@ -312,16 +313,13 @@ def accept(
                 )
             else:
                 accepted.added.append(_place(store, incoming, name, kohya))
+        if captions:
+            _write_captions(store, captions, accepted, replace_captions, recording)
     except DatasetError as problem:
         accepted.skip(name, problem)
     finally:
         _forget(incoming)
     return accepted
-
-
-def may_hold_captions(name: str) -> bool:
-    """Whether a file of this name may contain captions."""
-    return _suffix(name) in (".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES)
 
 
 def is_one_caption(name: str) -> bool:
@@ -532,14 +530,12 @@ def _caption(data: bytes, name: str) -> str:
     return caption
 
 
-def _accept_table(
-    store: CaptionStore, name: str, data: bytes, accepted: Accepted, replace: bool
-) -> None:
+def _of_rows(store: CaptionStore, name: str, data: bytes, accepted: Accepted) -> dict[Path, str]:
+    """A metadata file -> {image: caption} for images of the dataset."""
     index = NameIndex(_images(store))
-    captions = _of_table(
+    return _of_table(
         Path(name), data, lambda row_name: index.find(row_name, (store.path,)).images, accepted
     )
-    _write_captions(store, captions, accepted, replace)
 
 
 def _of_table(
@@ -573,10 +569,15 @@ def _of_table(
 
 
 def _write_captions(
-    store: CaptionStore, captions: Mapping[Path, str], accepted: Accepted, replace: bool
+    store: CaptionStore,
+    captions: Mapping[Path, str],
+    accepted: Accepted,
+    replace: bool,
+    recording: Recording,
 ) -> None:
     """Write new captions; existing different ones only with `replace`."""
-    with store.lock, caption_provenance.changing_captions(store.path):
+    added = {image.name for image in accepted.added}
+    with store.lock, caption_provenance.changing_captions(store.path), recording(added):
         view, waiting = store.view(), set(store.waiting())
         writing = {}
         for image, caption in captions.items():
@@ -644,11 +645,12 @@ def _accept_archive(
     store: CaptionStore,
     incoming: Path,
     accepted: Accepted,
-    replace: bool,
     free: Callable[[Path], int],
     converter: Converter | None,
-) -> None:
-    """Raises DatasetError for an invalid zip, or one that would unpack to too much."""
+) -> dict[Path, str]:
+    """Add the images of a zip, and return {image: caption}. Raises DatasetError for an invalid zip,
+    or one that would unpack to too much.
+    """
     try:
         archive = zipfile.ZipFile(incoming)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -666,8 +668,7 @@ def _accept_archive(
         members = _members(archive, accepted)
         _require_sane(incoming, [member.info for member in members], free(incoming.parent))
         placed = _place_images(store, archive, members, accepted, converter)
-        captions = _captions_in(store, archive, members, placed, accepted)
-    _write_captions(store, captions, accepted, replace)
+        return _captions_in(store, archive, members, placed, accepted)
 
 
 def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:

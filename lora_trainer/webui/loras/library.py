@@ -396,7 +396,7 @@ class Loras:
                 None,
             ),
             delivered=True,
-            changed=_changed(path),
+            changed=files.changed(path),
         )
 
     def _header(self, path: Path) -> _Header:
@@ -459,7 +459,7 @@ class Loras:
                 credits=header.credits,
                 preview=_file_of(entry, nearest.file) if nearest else None,
                 delivered=False,
-                changed=_changed(path),
+                changed=files.changed(path),
             )
 
 
@@ -589,10 +589,3 @@ def _file_of(entry: HistoryEntry, name: str) -> Path | None:
 
 def _id(path: Path) -> str:
     return hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

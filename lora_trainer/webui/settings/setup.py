@@ -86,6 +86,8 @@ class Setup:
         self._seen: tuple[float, Overlay] | None = None
         self._worker: threading.Thread | None = None
         self._began = 0.0
+        self._ended = 0
+        """How many set-ups have ended."""
         self._lines: list[str] = []
         self._exit: int | None = None
         """Exit code of the last set-up in this process; None if there was none, or it is running.
@@ -93,11 +95,13 @@ class Setup:
 
     def view(self, language: str) -> SetupView:
         """The state as JSON. `report` is empty: it takes seconds."""
+        # before looking: what is seen of the packages while they are installed says nothing
+        is_running = self._is_running
         overlay = self._overlay()
-        state, message, hint = self._state(overlay)
+        state, message, hint = self._state(overlay, is_running)
         with self._lock:
             lines = [masked(line) for line in self._lines]
-            seconds = time.monotonic() - self._began if self._is_running else 0.0
+            seconds = time.monotonic() - self._began if is_running else 0.0
         return {
             "state": state,
             "message": texts.render(message, language),
@@ -142,14 +146,18 @@ class Setup:
         return self._worker is not None and self._worker.is_alive()
 
     def _overlay(self) -> Overlay:
-        now = time.monotonic()
+        now, ended = time.monotonic(), self._ended
         seen = self._seen
         if seen is None or now - seen[0] > LOOK_SECONDS:
-            seen = self._seen = (now, self._look())
+            seen = (now, self._look())
+            with self._lock:
+                # else a set-up has ended meanwhile, and may have changed what was seen
+                if ended == self._ended:
+                    self._seen = seen
         return seen[1]
 
-    def _state(self, overlay: Overlay) -> tuple[State, Message, Message]:
-        if self._is_running:
+    def _state(self, overlay: Overlay, is_running: bool) -> tuple[State, Message, Message]:
+        if is_running:
             return (
                 "installing",
                 Message("The packages for training are being installed."),
@@ -237,6 +245,7 @@ class Setup:
         with self._lock:
             self._exit = status
             self._seen = None
+            self._ended += 1
 
     def _say(self, line: str) -> None:
         if not line:
@@ -291,10 +300,7 @@ class Setup:
     def _about_the_last_run(self) -> str:
         """The end of the newest run's log."""
         try:
-            logs = sorted(
-                self._data.folder("runs").glob("*/worker.log"),
-                key=lambda path: path.stat().st_mtime,
-            )
+            logs = sorted(self._data.folder("runs").glob("*/worker.log"), key=files.changed)
             if not logs:
                 return ""
         except (OSError, LoraTrainerError):

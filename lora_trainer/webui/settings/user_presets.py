@@ -141,7 +141,9 @@ class UserPresets:
             try:
                 presets.append(dataclasses.replace(read(path), id=OWN + path.name))
             except ConfigError as error:
-                problems.append(error)
+                # unless another window has just deleted it
+                if path.exists():
+                    problems.append(error)
             except Exception:
                 # any content is possible: an invalid date, a thousand brackets
                 log.warning("%s cannot be read", path, exc_info=True)

@@ -27,6 +27,7 @@ from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import key_of
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http import routing
+from lora_trainer.webui.images import uploads
 from lora_trainer.webui.options import Options
 from tests.dataset.pictures import corners, noise, save
 from tests.webui import made_runs
@@ -346,6 +347,42 @@ def test_what_was_exported_can_be_imported_and_that_undone(page, kind):
     assert page.captions() == before
     undone = page.post("datasets/fox/undo").json()
     assert (undone["title"], set(page.captions().values())) == (f"Imported: {name}", {""})
+
+
+def test_a_caption_that_is_saved_while_an_archive_is_unpacked_is_no_part_of_its_import(
+    page, monkeypatch
+):
+    unpacked = uploads._captions_in
+
+    def slowly(*given):
+        captions = unpacked(*given)
+        for name, was in (("a.png", "a fox"), ("b.png", "a wolf, snow")):
+            page.post("datasets/fox/caption", key=key_of(name), caption="typed", was=was)
+        return captions
+
+    monkeypatch.setattr(uploads, "_captions_in", slowly)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        image = io.BytesIO()
+        Image.new("RGB", (64, 48)).save(image, "PNG")
+        file.writestr("d.png", image.getvalue())
+        for name in ("a", "c", "d"):
+            file.writestr(f"{name}.txt", "imported")
+    page.client.post(
+        "/lora-trainer/datasets/fox/upload",
+        params={"name": "x.zip", "size": len(packed.getvalue()), "captions": "replace"},
+        content=packed.getvalue(),
+    )
+    imported = dict.fromkeys(("a.png", "c.png", "d.png"), "imported")
+    assert page.captions() == {**imported, "b.png": "typed"}
+    undone = page.post("datasets/fox/undo").json()
+    assert (undone["title"], undone["changed"], undone["conflicts"]) == ("Imported: x.zip", 2, [])
+    assert page.captions() == {
+        "a.png": "typed",
+        "b.png": "typed",
+        "c.png": "",
+        "d.png": "imported",
+    }
 
 
 def test_an_unknown_kind_of_export_is_said(page):

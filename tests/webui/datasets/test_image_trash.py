@@ -12,6 +12,7 @@ import time
 import pytest
 
 from lora_trainer.errors import DatasetError
+from lora_trainer.webui.datasets import image_trash
 from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, key_of
 from tests.dataset.pictures import save
 from tests.hardening import faults
@@ -136,6 +137,17 @@ def test_an_image_that_took_the_place_meanwhile_stays(tmp_path):
     with pytest.raises(DatasetError, match="there is another a.png"):
         store.restore([key])
     assert len(store.removed()) == 2
+
+
+def test_an_entry_that_another_process_takes_out_while_it_is_looked_at_is_passed_over(
+    tmp_path, monkeypatch
+):
+    remove_all(make(tmp_path / "set"))
+    folders = image_trash._folders
+    monkeypatch.setattr(
+        image_trash, "_folders", lambda parent: [parent / "taken", *folders(parent)]
+    )
+    assert standing(CaptionStore(tmp_path / "set", follow_links=True)) == {"b.png": "two"}
 
 
 def test_captions_are_written_at_once_where_a_removal_waits_to_be_taken_back(tmp_path):

@@ -218,15 +218,16 @@ def test_what_a_crash_left_is_cleared_away_after_a_day(store):
 
 
 def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(store, monkeypatch):
-    incoming = store.path / ".lora_trainer" / "incoming"
-    incoming.mkdir(parents=True)
+    shared = [store.path / ".lora_trainer" / name for name in ("incoming", "making")]
+    for folder in shared:
+        folder.mkdir(parents=True)
     listed = Path.iterdir
     # listed, and moved to its place by another upload before it is looked at
     monkeypatch.setattr(
         Path,
         "iterdir",
         lambda folder: (
-            iter([folder / "taken", *listed(folder)]) if folder == incoming else listed(folder)
+            iter([folder / "taken", *listed(folder)]) if folder in shared else listed(folder)
         ),
     )
 
@@ -234,6 +235,8 @@ def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(store, m
         yield picture()
 
     assert asyncio.run(receive(pieces(), store, "fox.png", None, PLENTY)).read_bytes() == picture()
+    with store.scratch() as folder:
+        assert folder.is_dir()
 
 
 def test_a_text_file_is_the_caption_of_the_image_of_its_name(store):

@@ -1,9 +1,11 @@
 """Texts are edited in their files; each change can be undone, and nobody else's is overwritten."""
 
 import json
+import threading
 
 import pytest
 
+from lora_trainer.language import text_files
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http.routing import Conflict
@@ -44,6 +46,32 @@ def test_a_dataset_of_texts_stands_beside_those_of_images(datasets, tmp_path):
     assert cards == {"station": ("texts", 0), "fox": ("images", 0), "mine": ("texts", 1)}
     with pytest.raises(NotFound):
         datasets.texts("fox")
+
+
+def test_a_file_that_goes_while_its_dataset_is_listed_is_no_problem(datasets, bench, monkeypatch):
+    view = bench.store.view()
+    (bench.root / "pairs.jsonl").unlink()
+    monkeypatch.setattr(bench.store, "view", lambda: view)
+    (card,) = datasets.listing("en")
+    assert (card["count"], card["problem"]) == (4, None)
+
+
+def test_a_file_is_not_removed_between_listing_and_reading_it(bench, monkeypatch):
+    removing = threading.Thread(target=bench.remove_file, args=("pairs.jsonl",))
+    list_files = text_files.list_files
+
+    def then_removed(folder):
+        found = list_files(folder)
+        if removing.ident is None:
+            removing.start()
+            removing.join(0.3)
+        return found
+
+    monkeypatch.setattr(text_files, "list_files", then_removed)
+    view = bench.store.view()
+    assert (len(view.items), view.findings) == (4, ())
+    removing.join()
+    assert bench.store.view().items == ()
 
 
 def test_a_saved_text_keeps_what_is_not_edited_and_can_be_undone(bench):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,17 @@ def overlay(home: Path, *missing, found=None) -> Overlay:
     return Overlay(home=home, packages=WORKER_PACKAGES, found=found or {}, missing=missing)
 
 
+def waiting_for(gate):
+    """The lines of a script that goes on when the file `gate` is there."""
+    return f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+
+
 def make(tmp_path, found, script="print('done')"):
-    """A Setup whose overlay is `found`, and whose installer is a script."""
+    """A Setup whose overlay is `found`, or what that returns, and whose installer is a script."""
     return Setup(
         FakeHost(tmp_path / "host"),
         DataFolder(tmp_path / "data"),
-        look=lambda: found,
+        look=found if callable(found) else lambda: found,
         command=[sys.executable, "-u", "-c", script],
     )
 
@@ -72,22 +78,12 @@ def test_an_old_torch_is_told_before_gigabytes_are_downloaded(tmp_path):
 def test_lines_come_while_it_runs_and_success_is_seen_without_a_restart(tmp_path):
     state = [overlay(tmp_path, DIFFUSERS)]
     gate = tmp_path / "go"
-    script = (
-        f"import os, time\nprint('Installing ünïcode')\nwhile not os.path.exists({str(gate)!r}):"
-        " time.sleep(0.01)\nprint('ready')"
-    )
-    setup = Setup(
-        FakeHost(tmp_path / "host"),
-        DataFolder(tmp_path / "data"),
-        look=lambda: state[0],
-        command=[sys.executable, "-u", "-c", script],
-    )
+    script = f"print('Installing ünïcode')\n{waiting_for(gate)}\nprint('ready')"
+    setup = make(tmp_path, lambda: state[0], script)
     setup.begin()
-    for _ in range(500):
-        told = setup.view("en")
-        if told["lines"]:
-            break
-        threading.Event().wait(0.01)
+    deadline = time.monotonic() + 120
+    while not (told := setup.view("en"))["lines"] and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert (told["state"], told["lines"]) == ("installing", ["Installing ünïcode"])
     state[0] = overlay(tmp_path)
     gate.touch()
@@ -96,6 +92,30 @@ def test_lines_come_while_it_runs_and_success_is_seen_without_a_restart(tmp_path
         "ready",
         ["Installing ünïcode", "ready"],
     )
+
+
+def test_what_was_seen_of_the_packages_before_a_set_up_has_ended_is_not_kept(tmp_path):
+    state, gate = [overlay(tmp_path, DIFFUSERS)], tmp_path / "go"
+    looking, ended = threading.Event(), threading.Event()
+
+    def look():
+        found = state[0]
+        looking.set()
+        ended.wait()
+        return found
+
+    setup = make(tmp_path, look, waiting_for(gate))
+    setup.begin()
+    told = []
+    poll = threading.Thread(target=lambda: told.append(setup.view("en")["state"]))
+    poll.start()
+    looking.wait()
+    state[0] = overlay(tmp_path)
+    gate.touch()
+    setup.wait()
+    ended.set()
+    poll.join()
+    assert told == ["installing"] and setup.view("en")["state"] == "ready"
 
 
 def test_a_failure_is_told_in_the_installers_words_and_can_be_tried_again(tmp_path):
@@ -148,11 +168,12 @@ def test_a_failed_update_does_not_keep_anybody_from_training(tmp_path, monkeypat
 
 
 def test_two_clicks_start_one_installer(tmp_path):
-    marks = tmp_path / "marks"
-    script = f"import time; open({str(marks)!r}, 'a').write('x'); time.sleep(0.3)"
+    marks, gate = tmp_path / "marks", tmp_path / "go"
+    script = f"open({str(marks)!r}, 'a').write('x')\n{waiting_for(gate)}"
     setup = make(tmp_path, overlay(tmp_path, DIFFUSERS), script)
     for _ in range(5):
         setup.begin()
+    gate.touch()
     setup.wait()
     assert marks.read_text(encoding="utf-8") == "x"
 

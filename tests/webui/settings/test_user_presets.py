@@ -7,6 +7,7 @@ import pytest
 from lora_trainer.errors import ConfigError
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.http.routing import Conflict
+from lora_trainer.webui.settings import user_presets
 from lora_trainer.webui.settings.presets import Presets, read
 from lora_trainer.webui.settings.user_presets import UserPresets
 
@@ -175,6 +176,17 @@ def test_a_file_put_there_by_hand_is_offered_as_it_is_and_changes_are_seen(own, 
     )
     path.write_text("title: 肖像\nvalues: {lora_rank: 13}\n", encoding="utf-8")
     assert own.listing("en")["presets"][0]["values"] == {"lora_rank": 13}
+
+
+def test_a_preset_that_another_window_deletes_while_it_is_read_is_no_problem(own, monkeypatch):
+    own.save("Ink", "", {"batch_size": 2})
+
+    def late(path):
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(user_presets, "read", late)
+    assert own.listing("en") == {"presets": [], "problems": []}
 
 
 def test_a_deleted_preset_lies_in_the_trash(own, data):
