@@ -36,11 +36,12 @@ const CHOSEN_KEY = "lora-trainer-dataset",
     CAPTIONER_KEY = "lora-trainer-captioner";
 
 /**
- * The state of one dataset's draft. `base`: the last known draft of the server; `error`: why it
- * could not be saved.
+ * The state of one dataset's draft. `base`: the last known draft of the server, `revision` and
+ * `saved`: which that is, and when it was saved; `sent`: what it is sent now, or null; `error`: why
+ * it could not be saved.
  *
- * @typedef {{id: string, values: Draft, base: Draft, revision: string, changed: number,
- *     dirty: boolean, saving: boolean, timer: number, error: string}} Entry
+ * @typedef {{id: string, values: Draft, base: Draft, revision: string, saved: number,
+ *     changed: number, dirty: boolean, sent: Draft | null, timer: number, error: string}} Entry
  */
 
 const DELAY = 500,
@@ -116,7 +117,7 @@ export function merged(base, mine, theirs) {
 function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ view) {
     const known = entries.get(id);
     // a card may be older than what was sent since
-    if (known && (!view || known.dirty || known.saving || view.changed <= known.changed))
+    if (known && (!view || known.dirty || known.sent || view.changed <= known.changed))
         return known;
     const values = whole(id ? (view?.values ?? null) : kept.get(NEXT_KEY));
     const entry = {
@@ -124,9 +125,10 @@ function entryOf(/** @type {string} */ id, /** @type {DraftView | undefined} */ 
         values,
         base: structuredClone(values),
         revision: view?.revision ?? "",
+        saved: view?.changed ?? 0,
         changed: view?.changed ?? 0,
         dirty: false,
-        saving: false,
+        sent: null,
         timer: 0,
         error: "",
     };
@@ -150,14 +152,17 @@ function adopt(/** @type {Entry} */ entry) {
 }
 
 /**
- * What this tab's last page could not send. Where the server's draft has another revision, it was
- * sent after all, or another browser has changed the draft since.
+ * What this tab's last page could not send. It is dropped if the server's draft is another than the
+ * one that it was made from, or that was being sent: another browser has changed it since.
  */
 function takeUnsent(/** @type {Entry} */ entry) {
     const { [entry.id]: unsent, ...others } = kept.get(UNSENT_KEY, { session: true }) ?? {};
     if (!unsent) return;
     kept.set(UNSENT_KEY, others, { session: true });
-    if (unsent.revision === entry.revision) use(entry, whole(unsent.values));
+    // a revision is of the content, which may have been changed and changed back
+    const isBase = unsent.revision === entry.revision && unsent.saved === entry.saved;
+    const isSent = unsent.sent && same(whole(unsent.sent), entry.values);
+    if (isBase || isSent) use(entry, whole(unsent.values));
 }
 
 function use(/** @type {Entry} */ entry, /** @type {Draft} */ values) {
@@ -214,9 +219,9 @@ function later(/** @type {Entry} */ entry, /** @type {number} */ milliseconds) {
 const address = (/** @type {Entry} */ entry) => datasets.path("draft", entry.id);
 
 async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
-    if (!entry.dirty || entry.saving) return;
+    if (!entry.dirty || entry.sent) return;
     const sent = structuredClone(entry.values);
-    entry.saving = true;
+    entry.sent = sent;
     /** @type {number | null} */
     let again = null;
     try {
@@ -232,7 +237,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
         else if (!problem.status) again = RETRY;
         else showProblem(entry, problem);
     } finally {
-        entry.saving = false;
+        entry.sent = null;
     }
     if (entry.dirty && again !== null) later(entry, again);
 }
@@ -244,7 +249,7 @@ async function save(/** @type {Entry} */ entry, { keepalive = false } = {}) {
  */
 function storeAnswer(entry, answer, values) {
     const { revision, changed } = answer;
-    Object.assign(entry, { base: values, revision, changed, error: "" });
+    Object.assign(entry, { base: values, revision, saved: changed, changed, error: "" });
     entry.dirty = !same(entry.values, values);
     const card = datasets.cards().find((one) => one.id === entry.id);
     if (card) card.draft = answer;
@@ -269,9 +274,9 @@ function showProblem(/** @type {Entry} */ entry, /** @type {Problem} */ problem)
 
 export async function look() {
     const entry = current;
-    if (!entry || !entry.id || entry.dirty || entry.saving) return;
+    if (!entry || !entry.id || entry.dirty || entry.sent) return;
     const answer = await api.get(address(entry)).catch((caught) => void expected(caught));
-    if (!answer || entry.dirty || entry.saving || answer.revision === entry.revision) return;
+    if (!answer || entry.dirty || entry.sent || answer.revision === entry.revision) return;
     entry.values = whole(answer.values);
     storeAnswer(entry, answer, structuredClone(entry.values));
     if (entry === current) show(entry);
@@ -283,8 +288,15 @@ export async function look() {
  */
 function flush() {
     const unsent = [...entries.values()].filter(({ id, dirty }) => id && dirty);
+    const earlier = Object.entries(kept.get(UNSENT_KEY, { session: true }) ?? {});
     for (const entry of unsent) save(entry, { keepalive: true });
-    const left = unsent.map(({ id, values, revision }) => [id, { values, revision }]);
+    const left = [
+        ...earlier.filter(([id]) => !entries.has(id)),
+        ...unsent.map(({ id, ...entry }) => {
+            const { values, revision, saved, sent } = entry;
+            return [id, { values, revision, saved, sent }];
+        }),
+    ];
     kept.set(UNSENT_KEY, Object.fromEntries(left), { session: true });
 }
 

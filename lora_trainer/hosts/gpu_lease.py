@@ -21,6 +21,7 @@ torch.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import threading
@@ -37,7 +38,7 @@ from lora_trainer.hosts.base import HostDevice, Memory
 from lora_trainer.runs import events
 from lora_trainer.runs.events import read_events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import send_request
+from lora_trainer.runs.requests import new_name, send_named, send_request, waiting_requests
 from lora_trainer.runs.state import RunState, fold
 
 log = logging.getLogger(__name__)
@@ -138,10 +139,14 @@ class GpuLease:
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
         # usually one; more if runs are started on the command line as well
         self._runs: dict[Path, _LeasingRun] = {}
-        self._left_paused = set(_marked(marker))
+        self._left_paused: dict[str, str] = {}
+        """Of runs that an earlier host asked to pause for a generation: the request's name."""
         self._model_moved = False
         self._freed = 0
         self._stays = False
+        self._shares = False
+        """Whether the last generation did not wait for all runs to pause: there is room for both.
+        """
         self._last_generation = 0.0
         self._trouble = Message("")
         self._before: Memory | None = None
@@ -175,6 +180,10 @@ class GpuLease:
     def waits(self) -> bool:
         """Whether a run due to start waits for the host's generation."""
         return not self._on_processor and self.host.is_generating()
+
+    def holds(self, folder: RunFolder) -> bool:
+        """Whether the GPU was freed for the run, and it has not ended since."""
+        return self._on_processor or folder.path in self._runs
 
     def after_end(self, folder: RunFolder) -> None:
         """The worker's process has ended: give the GPU back now, or when the queue is free."""
@@ -212,13 +221,15 @@ class GpuLease:
             if folder.path in self._runs and not self._runs[folder.path].ended:
                 return True
             run = _LeasingRun(folder, since)
+            # now: another host may have written it after this one was started
+            self._left_paused.update(_marked(self._marker) if since is not None else {})
             try:
                 self._release()
             except LoraTrainerError:
                 if not self._runs:
                     self._restore()
                 raise
-            self._end_loan()
+            self._go_on()
             # a new dict: other threads may be looking through the old one
             self._runs = {**self._runs, folder.path: run}
             if since is not None:
@@ -227,13 +238,14 @@ class GpuLease:
 
     def _resume_after_dead_host(self, run: _LeasingRun) -> None:
         """Resume a run that a host asked to pause for a generation before it died. The run may not
-        have obeyed yet.
+        have obeyed yet; or somebody else has asked since.
         """
-        if str(run.folder.path) in self._left_paused:
-            self._left_paused.remove(str(run.folder.path))
-            run.ask("resume")
-        elif run.is_paused:
-            run.paused_by_user = True
+        with self._asking:
+            run.read()
+            asked = self._left_paused.pop(str(run.folder.path), None)
+            if asked is not None and run.obeyed <= asked:
+                run.paused_by_user = False
+                run.ask("resume")
 
     def _take_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
@@ -246,21 +258,28 @@ class GpuLease:
                 self._trouble = error.message
                 self._last_generation = self._clock()
                 return
-            self._end_loan()
+            self._go_on()
 
-    def _end_loan(self) -> None:
-        """The model is off the GPU: resume runs that were paused for a generation."""
+    def _go_on(self, state: Literal["training", "beside"] = "training") -> None:
+        """Enter a state in which no run is paused for a generation."""
         with self._asking:
-            if self.state == "lent":
+            try:
                 self._resume_all()
-            self.state = "training"
-        self._mark()
+            except GpuLeaseError as error:
+                # retried with a later tick
+                self.state, self._last_generation = "lent", self._clock()
+                self._trouble = error.message
+                log.warning("%s", error)
+            else:
+                self.state = state
+            self._mark()
 
     def _resume_all(self) -> None:
         for run in self._running():
+            run.read()
             if run.paused_by_user:
                 run.keep_paused()
-            else:
+            elif run.is_asked_to_pause:
                 run.ask("resume")
 
     def _give_back(self) -> None:
@@ -276,8 +295,9 @@ class GpuLease:
         self._runs = {path: run for path, run in self._runs.items() if not run.is_over()}
         if self._runs or not was_training:
             return
-        self.state = "idle"
-        self._mark()
+        with self._asking:
+            self.state = "idle"
+            self._mark()
         try:
             self._restore()
         except LoraTrainerError as error:
@@ -292,7 +312,9 @@ class GpuLease:
 
     def _before_turn(self) -> None:
         """The host is about to use its device. Raises GpuLeaseError if it cannot have it."""
-        if self.state == "lent" and all(run.is_paused for run in self._running()):
+        if self.state == "lent" and (
+            all(run.is_paused for run in self._running()) or (self._shares and self._has_room())
+        ):
             return
         self._drop_ended_runs()
         if not self._runs:
@@ -300,21 +322,21 @@ class GpuLease:
             return
         if not self._pauses():
             self._restore()
-            self.state = "beside"
+            self._go_on("beside")
             return
         with self._asking:
             self.state = "asking"
-        if not self._wait_until_paused() and not self._has_room():
-            refusal = self._refusal()
-            self._withdraw()
-            raise refusal
-        self._drop_ended_runs()
-        if not self._runs:
-            return
         try:
+            self._shares = not self._wait_until_paused()
+            if self._shares and not self._has_room():
+                raise self._refusal()
+            self._drop_ended_runs()
+            if not self._runs:
+                return
             self._restore()
-        except LoraTrainerError:
-            self._withdraw()
+        except BaseException:
+            # there is no generation: cancel the requests
+            self._go_on()
             raise
         self.state = "lent"
 
@@ -324,10 +346,6 @@ class GpuLease:
 
     def _wait_until_paused(self) -> bool:
         """Whether every run pauses or ends in time."""
-        for run in self._running():
-            # a pause that did not come from here came from the command line
-            if run.is_paused and not run.obeys_us:
-                run.paused_by_user = True
         deadline = self._clock() + self._patience()
         asked: set[Path] = set()
         while True:
@@ -340,22 +358,19 @@ class GpuLease:
                 # not before its first event: starting a worker deletes earlier requests
                 if run.folder.path not in asked and run.has_reported:
                     asked.add(run.folder.path)
-                    self._mark(*(path for path in asked if not self._runs[path].paused_by_user))
-                    run.ask("pause")
+                    with self._asking:
+                        # one that is not obeyed yet did not come from here
+                        if run.pause_waits:
+                            run.paused_by_user = True
+                        run.ask("pause", before_sending=self._mark)
             if self._clock() >= deadline:
                 return False
             self._sleep(POLL)
 
     def _has_room(self) -> bool:
         memory = self.host.memory()
-        return memory is not None and memory.free >= self._freed + GENERATION_MEMORY
-
-    def _withdraw(self) -> None:
-        """The generation was refused: cancel the pause requests."""
-        with self._asking:
-            self.state = "training"
-            self._resume_all()
-        self._mark()
+        needed = GENERATION_MEMORY + (self._freed if self._model_moved else 0)
+        return memory is not None and memory.free >= needed
 
     def _refusal(self) -> GpuLeaseError:
         if all(run.state.phase == "training" for run in self._running()):
@@ -387,11 +402,13 @@ class GpuLease:
             send_request(folder.requests, what)
             return
         with self._asking:
+            # what was told before this comes first
+            run.read()
             run.paused_by_user = what == "pause"
-            if self.state not in ("asking", "lent"):
+            if self.state in ("asking", "lent"):
+                self._mark()
+            else:
                 run.ask(what)
-                return
-        self._mark(*(other.folder.path for other in self._running() if not other.paused_by_user))
 
     def status(self) -> LeaseStatus:
         return LeaseStatus(
@@ -461,15 +478,18 @@ class GpuLease:
             self._model_moved = False
             self._trouble = Message("")
 
-    def _mark(self, *paths: Path) -> None:
-        """Record which runs are paused for a generation, so that the next host can resume them if
-        this one dies.
+    def _mark(self) -> None:
+        """Record which runs are asked to pause for a generation, and by which request, so that the
+        next host can resume them if this one dies. The caller holds `_asking`.
         """
+        asked = {
+            str(run.folder.path): run.asked
+            for run in self._running()
+            if run.is_asked_to_pause and not run.paused_by_user
+        }
         with contextlib.suppress(OSError):
-            if paths:
-                files.write_text(
-                    self._marker, json.dumps({"paused_for_a_picture": [*map(str, paths)]})
-                )
+            if asked:
+                files.write_text(self._marker, json.dumps({"paused_for_a_picture": asked}))
             else:
                 self._marker.unlink(missing_ok=True)
 
@@ -483,41 +503,66 @@ class _LeasingRun:
         self.folder = folder
         self.ended = False
         self.paused_by_user = False
+        """The user has paused it, from the tab or the command line, and not resumed it."""
         self.has_reported = False
         self.state = RunState()
+        self.asked = ""
+        """The name of the last request sent from here."""
+        self.obeyed = ""
+        """That of the pause that it told last; empty from a worker of an earlier version."""
         self._since = since or 0.0
         self._reading = threading.Lock()
         skips = since is None and folder.events.exists()
         self._offset = folder.events.stat().st_size if skips else 0
-        self._asked = ""
-        """The name of the last request sent from here."""
-        self._obeyed = ""
-        """That of the last pause that it told."""
 
     def read(self) -> RunState:
         with self._reading:
             found, self._offset = read_events(self.folder.events, self._offset)
-            new = [event for event in found if event.time >= self._since]
+            new = list(itertools.dropwhile(lambda event: event.time < self._since, found))
+            if new:
+                # all that follow, also where the clock was set back
+                self._since = 0.0
             self.state = fold(new, self.state)
             for event in new:
-                if isinstance(event, events.Started):
-                    self.has_reported = True
-                elif isinstance(event, events.Paused):
-                    self._obeyed = event.request
+                self._note(event)
             return self.state
+
+    def _note(self, event: events.Event) -> None:
+        if isinstance(event, events.Paused):
+            self.obeyed = event.request
+            if event.request > self.asked or not (event.request or self.asked):
+                # it did not come from here
+                self.paused_by_user = True
+        elif isinstance(event, events.Resumed):
+            if self.obeyed >= self.asked:
+                # nor did this
+                self.paused_by_user = False
+        elif isinstance(event, events.Started):
+            self.has_reported = True
+            if self.obeyed and self.obeyed >= self.asked:
+                # an earlier worker's pause ended with it
+                self.paused_by_user = False
+            self.obeyed = ""
 
     @property
     def is_paused(self) -> bool:
         """Whether it is paused, and nothing that was sent from here can end that: a request is
         obeyed some time after it was sent.
         """
-        # a worker of an earlier version does not name the request
-        return self.read().status == "paused" and (not self._obeyed or self._obeyed >= self._asked)
+        return self.read().status == "paused" and (not self.obeyed or self.obeyed >= self.asked)
 
     @property
-    def obeys_us(self) -> bool:
-        """Whether its last pause was asked for from here."""
-        return bool(self._asked) and self._obeyed == self._asked
+    def is_asked_to_pause(self) -> bool:
+        """Whether that was the last request from here."""
+        return self.asked.endswith("pause")
+
+    @property
+    def pause_waits(self) -> bool:
+        """Whether it has been asked to pause, by whomever, and not taken that yet."""
+        waiting = [
+            kind for kind in waiting_requests(self.folder.requests) if kind in ("pause", "resume")
+        ]
+        return waiting[-1:] == ["pause"]
 
     def is_over(self) -> bool:
         """Whether its process has ended: the scheduler reported it, or it has reported and no
@@ -531,20 +576,34 @@ class _LeasingRun:
                 self.ended = True
         return self.ended
 
-    def ask(self, what: Literal["pause", "resume"]) -> None:
-        # the run folder may have been deleted
-        with contextlib.suppress(OSError):
-            self._asked = send_request(self.folder.requests, what)
+    def ask(
+        self,
+        what: Literal["pause", "resume"],
+        before_sending: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Raises GpuLeaseError where that cannot be written; not for a folder that was deleted."""
+        earlier, self.asked = self.asked, new_name(what)
+        before_sending()
+        try:
+            send_named(self.folder.requests, self.asked, what)
+        except OSError as error:
+            if self.folder.path.exists():
+                self.asked = earlier
+                hint = "Check the folder's permissions, and that the disk is connected."
+                raise GpuLeaseError.cannot_write(self.folder.requests, error, hint) from error
 
     def keep_paused(self) -> None:
-        """Ask it to pause, unless that was the last thing it was asked, or it is paused."""
-        if not self._asked.endswith("pause") and not self.is_paused:
+        """Ask it to pause, unless it is paused or is about to obey."""
+        if not (self.is_asked_to_pause and self.obeyed < self.asked) and not self.is_paused:
             self.ask("pause")
 
 
-def _marked(marker: Path) -> list[str]:
+def _marked(marker: Path) -> dict[str, str]:
     found = files.read_json(marker, lambda note: note["paused_for_a_picture"], None, names=True)
-    return [str(path) for path in found] if isinstance(found, list) else []
+    if isinstance(found, list):
+        # an earlier version's, without the requests' names
+        return {str(path): "" for path in found}
+    return {str(path): str(name) for path, name in found.items()} if isinstance(found, dict) else {}
 
 
 def _memory(memory: Memory | None) -> MemoryView | None:

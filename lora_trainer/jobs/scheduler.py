@@ -56,6 +56,9 @@ class DeviceLease(Protocol):
     def adopt(self, folder: RunFolder, since: float, /) -> bool:
         """The same for a worker that was started before, at the time `since`."""
 
+    def holds(self, folder: RunFolder, /) -> bool:
+        """Whether the device is free for the worker still."""
+
     def after_end(self, folder: RunFolder, /) -> object: ...
     def tick(self) -> object: ...
 
@@ -67,6 +70,9 @@ class NoLease:
         return True
 
     def adopt(self, folder: RunFolder, since: float, /) -> bool:
+        return True
+
+    def holds(self, folder: RunFolder, /) -> bool:
         return True
 
     def after_end(self, folder: RunFolder, /) -> None: ...
@@ -326,8 +332,9 @@ class Scheduler:
         for run_id in self._history.alive():
             if run_id in self._active:
                 continue
-            folder = RunFolder(self._history.runs / run_id)
-            self._active[run_id] = ActiveRun(folder=folder, since=folder.began)
+            self._active[run_id] = ActiveRun(
+                folder=RunFolder(self._history.runs / run_id), since=0.0
+            )
             if run_id in line:
                 self._drop(run_id)
             elif line.starting and line.starting not in self._active:
@@ -378,9 +385,13 @@ class Scheduler:
     def _hand_devices(self) -> None:
         now = self._clock()
         for kept in self._active.values():
+            if not self._gpu_lease.holds(kept.folder) and kept.folder.is_alive:
+                # it has ended, and was started again elsewhere since the last tick
+                kept.has_device = False
             if not kept.has_device and now >= kept.ask_again:
                 kept.ask_again = now + TROUBLE_SECONDS
-                kept.has_device = self._gpu_lease.adopt(kept.folder, kept.since)
+                since = kept.since if kept.worker else kept.folder.began
+                kept.has_device = self._gpu_lease.adopt(kept.folder, since)
                 # no error: it is only generating; ask again with the next tick
                 kept.ask_again = now
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import time_ns
@@ -45,17 +46,26 @@ def send_request(folder: Path, kind: RequestKind, **values: Any) -> str:
             kind=kind,
             known=", ".join(get_args(RequestKind)),
         )
-    name = f"{_moment():020d}-{os.getpid()}-{kind}"
-    files.write_text(folder / f"{name}.json", json.dumps({"request": kind, **values}))
+    name = new_name(kind)
+    send_named(folder, name, kind, values)
     return name
 
 
-def _moment() -> int:
-    """Nanoseconds since 1970, later than at the last call: a clock may tick only every 16 ms."""
+def send_named(
+    folder: Path, name: str, kind: RequestKind, values: Mapping[str, Any] | None = None
+) -> None:
+    """Put a request with a name of `new_name` into the `requests` folder."""
+    files.write_text(folder / f"{name}.json", json.dumps({"request": kind, **(values or {})}))
+
+
+def new_name(kind: RequestKind) -> str:
+    """A name that sorts after all before it. It begins with the nanoseconds since 1970, but at
+    least one more than the last: a clock may tick only every 16 ms.
+    """
     global _last
     with _counting:
         _last = max(_last + 1, time_ns())
-        return _last
+        return f"{_last:020d}-{os.getpid()}-{kind}"
 
 
 def take_requests(folder: Path) -> list[RunRequest]:

@@ -5,6 +5,7 @@ folder, and every way in which one may end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts import gpu_lease
 from lora_trainer.hosts.base import HostDevice, HostError, Memory
 from lora_trainer.hosts.gpu_lease import GpuLease, GpuLeaseError
 from lora_trainer.hosts.queue_lock import QueueLock
@@ -732,6 +734,262 @@ def test_a_run_that_the_command_line_resumes_while_a_picture_has_the_card_is_pau
     assert (lease.state, worker.status) == ("lent", "paused") and card.overflows == []
     worker.end = "finished"
     assert_all_is_well(card, lease)
+
+
+def begun(card, folder):
+    """A worker that somebody else has started, while it trains."""
+    worker = Worker(folder, card)
+    worker.start()
+    assert until(lambda: folder.read_state().phase == "training")
+    return worker
+
+
+def ended(worker):
+    worker.end = "killed"
+    worker.join()
+
+
+def after_a_picture(lease, worker, status):
+    """Whether that is the worker's status when training has gone on, and stays so."""
+    if not until(lambda: lease.state == "training" and worker.status == status):
+        return False
+    time.sleep(0.1)
+    return worker.status == status
+
+
+@pytest.mark.parametrize("paused_in", ["tab", "console"])
+def test_a_resume_from_the_command_line_ends_a_pause_for_good(
+    card, host, lease, scheduler, tmp_path, paused_in
+):
+    worker = training(scheduler, tmp_path, card)
+    if paused_in == "tab":
+        lease.ask(worker.folder, "pause")
+    else:
+        send_request(worker.folder.requests, "pause")
+    assert until(lambda: worker.status == "paused")
+    host.generate()
+    assert after_a_picture(lease, worker, "paused")
+    send_request(worker.folder.requests, "resume")
+    assert until(lambda: worker.status == "running")
+    host.generate()
+    assert after_a_picture(lease, worker, "running")
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_pause_from_the_command_line_outlasts_the_picture_that_it_meets(
+    card, host, lease, scheduler, tmp_path, when
+):
+    worker = training(scheduler, tmp_path, card)
+    if when == "during":
+        with host.queue.lock:
+            send_request(worker.folder.requests, "pause")
+            assert until(lambda: waiting_requests(worker.folder.requests) == ())
+    else:
+        worker.listens = False
+        send_request(worker.folder.requests, "pause")
+        with ThreadPoolExecutor(1) as pool:
+            picture = pool.submit(host.generate)
+            assert until(lambda: len(waiting_requests(worker.folder.requests)) == 2)
+            worker.listens = True
+            picture.result(timeout=120)
+    assert after_a_picture(lease, worker, "paused")
+
+
+def test_pause_pressed_when_the_command_line_has_resumed_during_a_picture_comes_true(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
+    card.take = lambda who, size: card.used.update({who: size})  # its user has asked for this
+    with host.queue.lock:
+        send_request(worker.folder.requests, "resume")
+        assert until(lambda: worker.status == "running")
+        lease.ask(worker.folder, "pause")
+    assert after_a_picture(lease, worker, "paused")
+
+
+@pytest.mark.parametrize("room", [PICTURE, 10 * PICTURE])
+def test_pictures_in_a_row_beside_a_run_that_cannot_pause_wait_once(
+    card, host, tmp_path, monkeypatch, scheduling, room
+):
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + room)
+    lease = make(host, tmp_path, patience=lambda: 0.1, grace=60.0)
+    worker = Worker(folder(tmp_path), card)
+    worker.listens = False
+    scheduling(lease).start(worker)
+    assert until(lambda: worker.name in card.used)
+    host.generate()
+    lease._patience = None  # nobody asks for it
+    for _ in range(2):
+        host.generate()
+    assert host.pictures == 3 and card.overflows == []
+
+
+def test_a_pause_for_a_picture_is_withdrawn_when_the_user_wants_none(
+    card, host, tmp_path, monkeypatch, scheduling
+):
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
+    wanted = True
+    lease = make(host, tmp_path, patience=lambda: 0.1, grace=60.0, pauses=lambda: wanted)
+    worker = Worker(folder(tmp_path), card)
+    worker.listens = False
+    scheduling(lease).start(worker)
+    assert until(lambda: worker.name in card.used)
+    host.generate()
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", 10 * PICTURE)
+    wanted = False
+    host.generate()
+    assert lease.state == "beside" and not lease._marker.exists()
+    worker.listens = True
+    assert until(lambda: waiting_requests(worker.folder.requests) == ())
+    time.sleep(0.05)
+    assert worker.status == "running"
+
+
+def test_a_resume_that_cannot_be_written_is_sent_when_it_can(
+    card, host, lease, scheduler, tmp_path, monkeypatch
+):
+    worker = training(scheduler, tmp_path, card)
+    real, refused = gpu_lease.send_named, []
+
+    def full(folder, name, kind):
+        if kind == "resume" and len(refused) < 2:
+            refused.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(folder, name, kind)
+
+    monkeypatch.setattr(gpu_lease, "send_named", full)
+    host.generate()
+    assert until(lambda: refused) and lease._marker.exists()
+    assert after_a_picture(lease, worker, "running")
+    assert len(refused) == 2 and not lease._marker.exists()
+
+
+def test_a_pause_that_cannot_be_written_is_told(
+    card, host, lease, scheduler, tmp_path, monkeypatch
+):
+    worker = training(scheduler, tmp_path, card)
+    with monkeypatch.context() as patched:
+        patched.setattr(gpu_lease, "send_named", no_space)
+        for ask in (host.generate, lambda: lease.ask(worker.folder, "pause")):
+            with pytest.raises(GpuLeaseError, match="requests cannot be written: No space left"):
+                ask()
+    assert host.pictures == 0
+    assert after_a_picture(lease, worker, "running") and not lease._marker.exists()
+
+
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_whatever_keeps_the_lease_from_waiting_leaves_no_run_paused(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
+    worker.listens = False
+    lease._sleep = None
+    with pytest.raises(TypeError):
+        host.generate()
+    assert lease.state == "training" and not lease._marker.exists()
+    worker.listens = True
+    assert until(lambda: waiting_requests(worker.folder.requests) == ())
+    time.sleep(0.05)
+    assert worker.status == "running"
+
+
+def test_a_second_host_resumes_what_the_first_paused_after_the_second_was_started(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
+    again = make(GpuHost(Card()), tmp_path)
+    with host.queue.lock:
+        scheduler.close()
+        assert worker.status == "paused" and again.adopt(worker.folder)
+        assert until(lambda: worker.status == "running")
+        ended(worker)
+
+
+@pytest.mark.parametrize("by", ["tab", "console"])
+def test_a_host_that_starts_again_leaves_a_later_pause_of_the_users_own(
+    card, host, lease, scheduler, tmp_path, by
+):
+    worker = training(scheduler, tmp_path, card)
+    with host.queue.lock:
+        earlier = lease._marker.read_text(encoding="utf-8")
+        if by == "console":
+            scheduler.close()
+            card.give("model")
+            send_request(worker.folder.requests, "resume")
+            assert until(lambda: worker.status == "running")
+            send_request(worker.folder.requests, "pause")
+            assert until(lambda: worker.status == "paused")
+    if by == "tab":
+        assert after_a_picture(lease, worker, "running")
+        lease.ask(worker.folder, "pause")
+        assert until(lambda: worker.status == "paused")
+        scheduler.close()
+        # that of a host that died, which nobody has removed
+        lease._marker.write_text(earlier, encoding="utf-8")
+    again = make(GpuHost(Card()), tmp_path)
+    assert again.adopt(worker.folder)
+    time.sleep(0.05)
+    assert worker.status == "paused" and waiting_requests(worker.folder.requests) == ()
+    again.host.generate()
+    assert until(lambda: again.tick() or again.state == "training")
+    assert stays_paused(worker)
+
+
+def test_a_resume_pressed_as_a_picture_ends_leaves_no_marker(
+    card, host, lease, scheduler, tmp_path, monkeypatch
+):
+    worker = training(scheduler, tmp_path, card)
+    mark, pressing = lease._mark, threading.Event()
+
+    def slow_in_the_browser():
+        if threading.current_thread() is browser:
+            pressing.set()
+            time.sleep(0.1)
+        mark()
+
+    monkeypatch.setattr(lease, "_mark", slow_in_the_browser)
+    browser = threading.Thread(target=lease.ask, args=(worker.folder, "resume"))
+    with host.queue.lock:
+        browser.start()
+        assert pressing.wait(20)
+    assert after_a_picture(lease, worker, "running")
+    browser.join()
+    assert not lease._marker.exists()
+
+
+def test_the_marker_names_every_run_that_is_paused_for_a_picture(card, host, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 100)
+    lease = make(host, tmp_path, grace=60.0)
+    workers = [begun(card, folder(tmp_path, name)) for name in ("first", "second")]
+    assert all(lease.adopt(worker.folder) for worker in workers)
+    host.generate()
+    send_request(workers[1].folder.requests, "resume")
+    assert until(lambda: workers[1].status == "running")
+    host.generate()
+    again = make(GpuHost(Card()), tmp_path)
+    assert all(again.adopt(worker.folder) for worker in workers)
+    assert until(lambda: all(worker.status == "running" for worker in workers))
+    for worker in workers:
+        ended(worker)
+
+
+def test_a_clock_that_is_set_back_hides_no_pause(card, host, tmp_path, monkeypatch):
+    lease = make(host, tmp_path)
+    worker = Worker(folder(tmp_path), card)
+    ahead = time.time() + 3600
+    worker.writer._clock = lambda: ahead
+    worker.start()
+    assert until(lambda: worker.folder.read_state().phase == "training")
+    worker.writer._clock = time.time
+    assert lease.adopt(worker.folder, ahead - 1)
+    host.generate()
+    assert host.pictures == 1 and worker.status == "paused"
+    ended(worker)
 
 
 def test_a_host_that_died_while_it_waited_for_a_pause_is_not_obeyed_later(

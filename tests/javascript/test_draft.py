@@ -45,3 +45,38 @@ def changed(**values):
 )
 def test_what_each_has_changed_stays(call, mine, theirs, both):
     assert call("settings/draft.merged", BASE, mine, theirs) == both
+
+
+@pytest.mark.parametrize(
+    ("revision", "saved", "name", "shown"),
+    [
+        ("r0", 1, "", "second"),
+        # the one that was being sent when the page was left has arrived
+        ("r1", 2, "first", "second"),
+        ("r2", 2, "theirs", "theirs"),
+        # changed and changed back: a revision is of the content
+        ("r0", 3, "", ""),
+    ],
+)
+def test_what_a_page_could_not_send_is_the_next_ones_unless_another_has_changed_it(
+    call, script_page, revision, saved, name, shown
+):
+    unsent = {
+        "values": changed(name="second"),
+        "sent": changed(name="first"),
+        "revision": "r0",
+        "saved": 1,
+    }
+    dataset = f"{revision}-{saved}"
+    script_page.evaluate(
+        "unsent => sessionStorage.setItem('lora-trainer-draft-unsent', JSON.stringify(unsent))",
+        {dataset: unsent, "another": unsent},
+    )
+    view = {"values": changed(name=name), "revision": revision, "changed": saved}
+    call("settings/draft.enter", dataset, view)
+    assert (
+        script_page.evaluate("import('/javascript/settings/draft.js').then((m) => m.draft.name)")
+        == shown
+    )
+    left = script_page.evaluate("JSON.parse(sessionStorage.getItem('lora-trainer-draft-unsent'))")
+    assert list(left) == ["another"]

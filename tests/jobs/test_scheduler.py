@@ -42,7 +42,7 @@ class FakeWorker:
 class FakeLease:
     def __init__(self):
         self.calls = []
-        self.free = True
+        self.free = self.kept = True
         self.trouble = None
         self.ticks = 0
 
@@ -55,6 +55,9 @@ class FakeLease:
     def adopt(self, folder, since):
         self.calls.append(("adopt", folder.path.name))
         return self.free
+
+    def holds(self, folder):
+        return self.kept
 
     def after_end(self, folder):
         self.calls.append(("after_end", folder.path.name))
@@ -199,6 +202,18 @@ def test_a_run_from_the_command_line_is_adopted_and_the_queue_waits_for_it(bench
         ("before_start", "a"),
     ]
     assert "exit status unknown" in bench.history.entry("mine").state.failure.message
+
+
+def test_a_run_that_ends_and_starts_again_between_two_looks_has_its_device_again(bench):
+    bench.run("mine", *BEGUN)
+    with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
+        bench.tick()
+        # the lease has seen that it has ended, the scheduler only that it lives
+        bench.gpu_lease.kept = False
+        bench.tick()
+        bench.gpu_lease.kept = True
+        bench.tick()
+    assert bench.gpu_lease.calls == [("adopt", "mine"), ("adopt", "mine")]
 
 
 def test_a_run_that_is_queued_again_before_its_end_was_noticed_is_resumed(bench):

@@ -125,10 +125,10 @@ def test_a_task_that_nobody_knows_is_said(tmp_path):
 
 
 def test_another_hook_is_one_module_and_changes_nothing_in_the_training(tmp_path, monkeypatch):
-    plain = begin(tmp_path, "plain", save_steps=4)
+    plain = begin(tmp_path, "plain", save_steps=4, keep_encoded=False)
     assert job.run(plain.path) == job.FINISHED
     put(monkeypatch, tmp_path / "more", hooks, "measuring", MEASURING)
-    folder = begin(tmp_path, save_steps=4)
+    folder = begin(tmp_path, save_steps=4, keep_encoded=False)
     assert job.run(folder.path) == job.FINISHED
     lines = (folder.path / "norms.jsonl").read_text(encoding="utf-8").splitlines()
     norms = [json.loads(line) for line in lines]

@@ -81,7 +81,7 @@ def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, 
     assert type(host.queue.lock) is FIFOLock
     app.gpu_lease.watch()
     assert host.queue.watched
-    app.scheduler.close()
+    app.runs.scheduler.close()
 
 
 def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import unicodedata
 from collections.abc import Mapping
@@ -142,7 +143,7 @@ class UserPresets:
                 presets.append(dataclasses.replace(read(path), id=OWN + path.name))
             except ConfigError as error:
                 # unless another window has just deleted it
-                if path.exists():
+                if os.path.lexists(path):
                     problems.append(error)
             except Exception:
                 # any content is possible: an invalid date, a thousand brackets
