@@ -140,7 +140,8 @@ class GpuLease:
         # usually one; more if runs are started on the command line as well
         self._runs: dict[Path, _LeasingRun] = {}
         self._left_paused: dict[str, str] = {}
-        """Of runs that an earlier host asked to pause for a generation: the request's name."""
+        """Of runs that a host asked to pause for a generation before it died: the request's name.
+        """
         self._model_moved = False
         self._freed = 0
         self._stays = False
@@ -220,32 +221,20 @@ class GpuLease:
                 return False
             if folder.path in self._runs and not self._runs[folder.path].ended:
                 return True
-            run = _LeasingRun(folder, since)
-            # now: another host may have written it after this one was started
-            self._left_paused.update(_marked(self._marker) if since is not None else {})
+            if since is not None:
+                # now: another host may have written it after this one was started
+                self._left_paused.update(_marked(self._marker))
             try:
                 self._release()
             except LoraTrainerError:
                 if not self._runs:
                     self._restore()
                 raise
-            self._go_on()
+            run = _LeasingRun(folder, since, self._left_paused.pop(str(folder.path), ""))
             # a new dict: other threads may be looking through the old one
             self._runs = {**self._runs, folder.path: run}
-            if since is not None:
-                self._resume_after_dead_host(run)
+            self._go_on()
             return True
-
-    def _resume_after_dead_host(self, run: _LeasingRun) -> None:
-        """Resume a run that a host asked to pause for a generation before it died. The run may not
-        have obeyed yet; or somebody else has asked since.
-        """
-        with self._asking:
-            run.read()
-            asked = self._left_paused.pop(str(run.folder.path), None)
-            if asked is not None and run.obeyed <= asked:
-                run.paused_by_user = False
-                run.ask("resume")
 
     def _take_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
@@ -496,18 +485,19 @@ class GpuLease:
 
 class _LeasingRun:
     """A run that uses the GPU, and its state. since: when its worker was started; None: it is about
-    to be. Older events are an earlier worker's.
+    to be. Older events are an earlier worker's. asked: the name of the last request that it was
+    sent for a generation.
     """
 
-    def __init__(self, folder: RunFolder, since: float | None) -> None:
+    def __init__(self, folder: RunFolder, since: float | None, asked: str) -> None:
         self.folder = folder
         self.ended = False
         self.paused_by_user = False
         """The user has paused it, from the tab or the command line, and not resumed it."""
         self.has_reported = False
         self.state = RunState()
-        self.asked = ""
-        """The name of the last request sent from here."""
+        self.asked = asked
+        """The name of the last request sent from here, or by a host before."""
         self.obeyed = ""
         """That of the pause that it told last; empty from a worker of an earlier version."""
         self._since = since or 0.0
@@ -602,7 +592,7 @@ def _marked(marker: Path) -> dict[str, str]:
     found = files.read_json(marker, lambda note: note["paused_for_a_picture"], None, names=True)
     if isinstance(found, list):
         # an earlier version's, without the requests' names
-        return {str(path): "" for path in found}
+        return {str(path): "0-pause" for path in found}
     return {str(path): str(name) for path, name in found.items()} if isinstance(found, dict) else {}
 
 

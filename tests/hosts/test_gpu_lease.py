@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -938,6 +939,16 @@ def test_a_host_that_starts_again_leaves_a_later_pause_of_the_users_own(
     again.host.generate()
     assert until(lambda: again.tick() or again.state == "training")
     assert stays_paused(worker)
+
+
+def test_what_an_earlier_version_has_paused_for_a_picture_is_resumed(lease, tmp_path):
+    run = folder(tmp_path)
+    with contextlib.closing(events.EventWriter(run.events)) as writer:
+        writer.write(events.Started())
+        writer.write(events.Paused())
+    lease._marker.write_text(json.dumps({"paused_for_a_picture": [str(run.path)]}))
+    assert lease.adopt(run)
+    assert waiting_requests(run.requests) == ("resume",) and not lease._marker.exists()
 
 
 def test_a_resume_pressed_as_a_picture_ends_leaves_no_marker(
