@@ -276,7 +276,10 @@ export async function look() {
     const entry = current;
     if (!entry || !entry.id || entry.dirty || entry.sent) return;
     const answer = await api.get(address(entry)).catch((caught) => void expected(caught));
-    if (!answer || entry.dirty || entry.sent || answer.revision === entry.revision) return;
+    if (!answer || entry.dirty || entry.sent) return;
+    // a revision is of the content
+    entry.saved = answer.changed;
+    if (answer.revision === entry.revision) return;
     entry.values = whole(answer.values);
     storeAnswer(entry, answer, structuredClone(entry.values));
     if (entry === current) show(entry);

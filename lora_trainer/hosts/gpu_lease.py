@@ -38,7 +38,7 @@ from lora_trainer.hosts.base import HostDevice, Memory
 from lora_trainer.runs import events
 from lora_trainer.runs.events import read_events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import new_name, send_named, send_request, waiting_requests
+from lora_trainer.runs.requests import new_name, send_named, send_request, waiting_names
 from lora_trainer.runs.state import RunState, fold
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,8 @@ class GpuLease:
 
     def holds(self, folder: RunFolder) -> bool:
         """Whether the GPU was freed for the run, and it has not ended since."""
-        return self._on_processor or folder.path in self._runs
+        run = self._runs.get(folder.path)
+        return self._on_processor or (run is not None and not run.ended)
 
     def after_end(self, folder: RunFolder) -> None:
         """The worker's process has ended: give the GPU back now, or when the queue is free."""
@@ -265,7 +266,7 @@ class GpuLease:
 
     def _resume_all(self) -> None:
         for run in self._running():
-            run.read()
+            run.hear()
             if run.paused_by_user:
                 run.keep_paused()
             elif run.is_asked_to_pause:
@@ -304,6 +305,8 @@ class GpuLease:
         if self.state == "lent" and (
             all(run.is_paused for run in self._running()) or (self._shares and self._has_room())
         ):
+            # where training could not be told to go on, the model is off the GPU again
+            self._restore()
             return
         self._drop_ended_runs()
         if not self._runs:
@@ -345,12 +348,10 @@ class GpuLease:
                 return True
             for run in at_work:
                 # not before its first event: starting a worker deletes earlier requests
-                if run.folder.path not in asked and run.has_reported:
+                if run.has_reported and (run.folder.path not in asked or run.obeyed > run.asked):
                     asked.add(run.folder.path)
                     with self._asking:
-                        # one that is not obeyed yet did not come from here
-                        if run.pause_waits:
-                            run.paused_by_user = True
+                        run.hear()
                         run.ask("pause", before_sending=self._mark)
             if self._clock() >= deadline:
                 return False
@@ -393,11 +394,10 @@ class GpuLease:
         with self._asking:
             # what was told before this comes first
             run.read()
-            run.paused_by_user = what == "pause"
-            if self.state in ("asking", "lent"):
-                self._mark()
-            else:
+            if self.state not in ("asking", "lent"):
                 run.ask(what)
+            run.paused_by_user = what == "pause"
+            self._mark()
 
     def status(self) -> LeaseStatus:
         return LeaseStatus(
@@ -518,15 +518,11 @@ class _LeasingRun:
             return self.state
 
     def _note(self, event: events.Event) -> None:
-        if isinstance(event, events.Paused):
+        if isinstance(event, (events.Paused, events.Resumed)):
             self.obeyed = event.request
             if event.request > self.asked or not (event.request or self.asked):
                 # it did not come from here
-                self.paused_by_user = True
-        elif isinstance(event, events.Resumed):
-            if self.obeyed >= self.asked:
-                # nor did this
-                self.paused_by_user = False
+                self.paused_by_user = isinstance(event, events.Paused)
         elif isinstance(event, events.Started):
             self.has_reported = True
             if self.obeyed and self.obeyed >= self.asked:
@@ -546,13 +542,16 @@ class _LeasingRun:
         """Whether that was the last request from here."""
         return self.asked.endswith("pause")
 
-    @property
-    def pause_waits(self) -> bool:
-        """Whether it has been asked to pause, by whomever, and not taken that yet."""
-        waiting = [
-            kind for kind in waiting_requests(self.folder.requests) if kind in ("pause", "resume")
-        ]
-        return waiting[-1:] == ["pause"]
+    def hear(self) -> None:
+        """Note what the user has asked for, taken or not."""
+        # in this order: what is taken meanwhile may have been told
+        waiting = waiting_names(self.folder.requests)
+        self.read()
+        last = [name for name in waiting if name.endswith(("pause", "resume"))][-1:]
+        # starting a worker deletes earlier ones
+        if self.has_reported and last > [self.asked]:
+            # it did not come from here
+            self.paused_by_user = last[0].endswith("pause")
 
     def is_over(self) -> bool:
         """Whether its process has ended: the scheduler reported it, or it has reported and no

@@ -222,7 +222,11 @@ class Paused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Event):
+    """Told also when a pause is cancelled before it was obeyed."""
+
     step: int = 0
+    request: str = ""
+    """The name of the request that it obeys."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,11 +87,15 @@ def forget_requests(folder: Path) -> None:
     take_requests(folder)
 
 
+def waiting_names(folder: Path) -> list[str]:
+    """The names of the requests not yet taken, oldest first."""
+    try:
+        return sorted(path.stem for path in folder.iterdir() if path.suffix == ".json")
+    except OSError:
+        return []
+
+
 def waiting_requests(folder: Path) -> tuple[RequestKind, ...]:
     """The kinds of the requests not yet taken, oldest first."""
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError:
-        return ()
-    kinds = [name[:-5].rpartition("-")[2] for name in names if name.endswith(".json")]
+    kinds = [name.rpartition("-")[2] for name in waiting_names(folder)]
     return tuple(cast(RequestKind, kind) for kind in kinds if kind in get_args(RequestKind))

@@ -62,24 +62,25 @@ class Control:
             raise StopRequested
 
     def pause_if_asked(self, at: Position) -> None:
-        """Leave the device while paused. Ends on `resume`, or on `stop`, which the caller
-        handles.
+        """Leave the device while paused. Ends on `resume`, which is told also if the pause had not
+        begun; or on `stop`, which the caller handles.
         """
-        if self._report.stop_asked() or not (pause := self._report.pause_asked()):
+        if self._report.stop_asked() or not (asked := self._report.pause_asked()):
             return
-        for occupant in self._occupants:
+        occupants = self._occupants if asked.kind == "pause" else []
+        for occupant in occupants:
             occupant.leave_device()
         told = ""
-        while pause:
-            if pause.name != told:
-                told = pause.name
+        while asked.kind == "pause":
+            if asked.name != told:
+                told = asked.name
                 self._report.write(events.Paused(step=at.step, request=told))
             if self._report.stop_asked():
                 return
             sleep(PAUSE_POLL_SECONDS)
-            pause = self._report.pause_asked()
-        self._report.write(events.Resumed(step=at.step))
-        for occupant in self._occupants:
+            asked = self._report.pause_asked() or asked
+        self._report.write(events.Resumed(step=at.step, request=asked.name))
+        for occupant in occupants:
             occupant.return_to_device()
 
     def requests(self, at: Position) -> Iterator[str]:

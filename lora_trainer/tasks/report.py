@@ -85,13 +85,12 @@ class Report:
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def pause_asked(self) -> RunRequest | None:
-        """The newest request to pause, unless it was cancelled since."""
+        """The newest request to pause or to resume; one to resume is taken, with those before."""
         self._listen()
         pauses = [request for request in self._waiting if request.kind in ("pause", "resume")]
-        if pauses and pauses[-1].kind == "pause":
-            return pauses[-1]
-        self._waiting = [request for request in self._waiting if request not in pauses]
-        return None
+        if pauses and pauses[-1].kind == "resume":
+            self._waiting = [request for request in self._waiting if request not in pauses]
+        return pauses[-1] if pauses else None
 
     def first_waiting(self) -> RunRequest | None:
         """The oldest pending request, of those read so far."""

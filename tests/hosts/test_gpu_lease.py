@@ -115,9 +115,9 @@ class Worker(threading.Thread):
     requests and takes memory.
     """
 
-    def __init__(self, folder, card, *, preparing=0.0, paused=False):
+    def __init__(self, folder, card, *, preparing=0.0, prepared=None, paused=False):
         super().__init__(daemon=True)
-        self.folder, self.card, self.preparing = folder, card, preparing
+        self.folder, self.card, self.preparing, self.prepared = folder, card, preparing, prepared
         self.listens = True
         self.end: str | None = None
         self._paused = paused
@@ -130,6 +130,8 @@ class Worker(threading.Thread):
                 self.card.take(self.name, WORKER)
                 self.writer.write(events.Phase(phase="encoding"))
                 time.sleep(self.preparing)
+                if self.prepared:
+                    self.prepared.wait(20)
             self.writer.write(events.Phase(phase="training"))
             while self.end is None:
                 asked = take_requests(self.folder.requests) if self.listens else []
@@ -139,10 +141,10 @@ class Worker(threading.Thread):
                 )
                 if "stop" in [one.kind for one in asked]:
                     self.end = "stopped"
-                elif last and last.kind == "resume" and self._paused:
+                elif last and last.kind == "resume":
                     self.card.take(self.name, WORKER)
                     self._paused = False
-                    self.writer.write(events.Resumed())
+                    self.writer.write(events.Resumed(request=last.name))
                 elif last and last.kind == "pause":
                     self.card.give(self.name)
                     self._paused = True
@@ -339,8 +341,10 @@ def test_a_worker_that_has_yet_to_say_a_word_is_not_over_whatever_its_lock_looks
 
 
 def test_a_run_whose_folder_others_look_at_is_not_taken_for_one_that_has_ended(
-    card, host, lease, scheduler, tmp_path
+    card, host, tmp_path, scheduling
 ):
+    lease = make(host, tmp_path, grace=60.0)
+    scheduler = scheduling(lease)
     run = folder(tmp_path)
     over = threading.Event()
 
@@ -484,11 +488,14 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE - 1)
     lease = make(host, tmp_path, patience=lambda: 0.05)
     scheduler = scheduling(lease)
-    worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
+    prepared = threading.Event()
+    worker = scheduler.start(Worker(folder(tmp_path), card, prepared=prepared))
+    assert until(lambda: worker.status == "running")
     with pytest.raises(GpuLeaseError, match="still preparing and cannot pause yet"):
         host.generate()
     assert host.pictures == 0 and lease.state == "training" and not host.is_generating()
     # the pause that was asked for does not come true later
+    prepared.set()
     assert until(
         lambda: (
             worker.folder.read_state().phase == "training"
@@ -507,9 +514,12 @@ def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 20)
     lease = make(host, tmp_path, patience=lambda: 0.05)
     scheduler = scheduling(lease)
-    worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
+    prepared = threading.Event()
+    worker = scheduler.start(Worker(folder(tmp_path), card, prepared=prepared))
+    assert until(lambda: worker.status == "running")
     host.generate()
     assert host.pictures == 1 and worker.status == "running"
+    prepared.set()
     assert until(lambda: lease.state == "training" and "model" not in card.used)
     worker.end = "finished"
     assert_all_is_well(card, lease)
@@ -540,12 +550,11 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
     assert lease.status().sentence.template.endswith(
         "moved back for an image while training continues."
     )
-    with ThreadPoolExecutor(1) as pool:
-        picture = pool.submit(host.generate, 0.1)
-        assert until(lambda: "picture" in card.used)
+    with host.queue.lock:
+        card.take("picture", PICTURE)
         assert card.used == {"model": MODEL, worker.name: WORKER, "picture": PICTURE}
         assert (lease.state, worker.status) == ("beside", "running")
-        picture.result(timeout=120)
+        card.give("picture")
     assert until(lambda: lease.state == "training" and card.used == {worker.name: WORKER})
     assert [
         event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")
@@ -559,13 +568,16 @@ def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_o
     card, host, tmp_path, monkeypatch, scheduling
 ):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
-    lease = make(host, tmp_path, pauses=lambda: False)
+    now = 0.0
+    lease = make(host, tmp_path, pauses=lambda: False, grace=1.0, clock=lambda: now)
     scheduler = scheduling(lease)
     worker = training(scheduler, tmp_path, card)
     host.generate()
     assert lease.state == "beside"
     lease.ask(worker.folder, "pause")
-    assert until(lambda: worker.status == "paused" and lease.state == "training")
+    assert until(lambda: worker.status == "paused") and lease.state == "beside"
+    now = 2.0
+    assert until(lambda: lease.state == "training")
     time.sleep(0.05)
     assert worker.status == "paused"
     worker.end = "stopped"
@@ -679,17 +691,18 @@ def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_ca
 
 def test_a_run_is_not_begun_while_a_picture_is_made(card, host, lease, tmp_path):
     run = folder(tmp_path)
-    started = threading.Event()
+    started, done = threading.Event(), threading.Event()
 
     def paint():
         with host.queue.lock:
             started.set()
-            time.sleep(0.1)
+            done.wait(20)
 
     with ThreadPoolExecutor() as pool:
         picture = pool.submit(paint)
         started.wait()
         assert not lease.before_start(run) and lease.waits()
+        done.set()
         picture.result()
     assert lease.before_start(run) and "model" not in card.used and not lease.waits()
 
@@ -735,6 +748,10 @@ def test_a_run_that_the_command_line_resumes_while_a_picture_has_the_card_is_pau
     assert (lease.state, worker.status) == ("lent", "paused") and card.overflows == []
     worker.end = "finished"
     assert_all_is_well(card, lease)
+
+
+def told(worker, kind):
+    return [event for event in worker.folder.read_events() if event.kind == kind]
 
 
 def begun(card, folder):
@@ -784,7 +801,7 @@ def test_a_pause_from_the_command_line_outlasts_the_picture_that_it_meets(
     if when == "during":
         with host.queue.lock:
             send_request(worker.folder.requests, "pause")
-            assert until(lambda: waiting_requests(worker.folder.requests) == ())
+            assert until(lambda: len(told(worker, "paused")) == 2)
     else:
         worker.listens = False
         send_request(worker.folder.requests, "pause")
@@ -806,6 +823,63 @@ def test_pause_pressed_when_the_command_line_has_resumed_during_a_picture_comes_
         assert until(lambda: worker.status == "running")
         lease.ask(worker.folder, "pause")
     assert after_a_picture(lease, worker, "paused")
+
+
+@pytest.mark.parametrize("asked", ["nothing", "pause", "resume"])
+def test_a_pause_that_the_worker_has_yet_to_take_is_its_senders(
+    card, host, tmp_path, monkeypatch, scheduling, asked
+):
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
+    lease = make(host, tmp_path, patience=lambda: 0.05)
+    worker = Worker(folder(tmp_path), card)
+    worker.listens = False
+    scheduling(lease).start(worker)
+    assert until(lambda: worker.name in card.used)
+    if asked == "resume":
+        lease.ask(worker.folder, "pause")
+    with host.queue.lock:  # there is room, and the lease's own pause waits
+        if asked == "pause":
+            send_request(worker.folder.requests, "pause")
+        elif asked == "resume":
+            lease.ask(worker.folder, "resume")
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", 10 * PICTURE)
+    with pytest.raises(GpuLeaseError):
+        host.generate()
+    worker.listens = True
+    assert after_a_picture(lease, worker, "paused" if asked == "pause" else "running")
+
+
+@pytest.mark.parametrize("paused_in", ["tab", "picture"])
+def test_a_resume_from_the_command_line_counts_that_meets_a_pause_before_the_worker_does(
+    card, host, lease, scheduler, tmp_path, paused_in
+):
+    worker = training(scheduler, tmp_path, card)
+    worker.listens = False
+    with ThreadPoolExecutor(1) as pool:
+        if paused_in == "tab":
+            lease.ask(worker.folder, "pause")
+        else:
+            picture = pool.submit(host.generate)
+            assert until(lambda: waiting_requests(worker.folder.requests) == ("pause",))
+        send_request(worker.folder.requests, "resume")
+        worker.listens = True
+        if paused_in == "tab":
+            assert until(lambda: told(worker, "resumed"))
+            host.generate()
+        else:
+            # it is asked again
+            picture.result(timeout=10)
+    assert after_a_picture(lease, worker, "running") and card.overflows == []
+
+
+def test_the_lease_does_not_hold_what_it_knows_to_have_ended(card, host, lease, tmp_path):
+    worker = begun(card, folder(tmp_path))
+    card.give("model")
+    assert lease.adopt(worker.folder) and lease.holds(worker.folder)
+    ended(worker)
+    (run,) = lease._runs.values()
+    assert run.is_over() and not lease.holds(worker.folder)
 
 
 @pytest.mark.parametrize("room", [PICTURE, 10 * PICTURE])
@@ -852,19 +926,23 @@ def test_a_resume_that_cannot_be_written_is_sent_when_it_can(
     card, host, lease, scheduler, tmp_path, monkeypatch
 ):
     worker = training(scheduler, tmp_path, card)
-    real, refused = gpu_lease.send_named, []
+    real, refused, is_full = gpu_lease.send_named, [], True
 
     def full(folder, name, kind):
-        if kind == "resume" and len(refused) < 2:
+        if kind == "resume" and is_full:
             refused.append(name)
-            raise OSError(errno.ENOSPC, "No space left on device")
+            no_space()
         real(folder, name, kind)
 
     monkeypatch.setattr(gpu_lease, "send_named", full)
     host.generate()
-    assert until(lambda: refused) and lease._marker.exists()
+    for count in (2, 4):
+        assert until(lambda count=count: len(refused) >= count) and lease._marker.exists()
+        # the model comes back for an image all the same
+        host.generate()
+    is_full = False
     assert after_a_picture(lease, worker, "running")
-    assert len(refused) == 2 and not lease._marker.exists()
+    assert host.pictures == 3 and card.overflows == [] and not lease._marker.exists()
 
 
 def test_a_pause_that_cannot_be_written_is_told(
@@ -877,6 +955,8 @@ def test_a_pause_that_cannot_be_written_is_told(
             with pytest.raises(GpuLeaseError, match="requests cannot be written: No space left"):
                 ask()
     assert host.pictures == 0
+    # nor does it come true later
+    host.generate()
     assert after_a_picture(lease, worker, "running") and not lease._marker.exists()
 
 
@@ -1055,7 +1135,8 @@ def test_pause_pressed_while_a_picture_waits_comes_true_though_the_worker_never_
     needed = PICTURE if room else CARD
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", needed)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER)
-    lease = make(host, tmp_path, patience=lambda: 0.2)
+    now = 0.0
+    lease = make(host, tmp_path, patience=lambda: 1.0, clock=lambda: now)
     scheduler = scheduling(lease)
     worker = Worker(folder(tmp_path), card)
     assert lease.before_start(worker.folder)
@@ -1063,8 +1144,10 @@ def test_pause_pressed_while_a_picture_waits_comes_true_though_the_worker_never_
         picture = pool.submit(host.generate)
         assert until(lambda: lease.state == "asking")
         lease.ask(worker.folder, "pause")
+        now = 2.0
         with contextlib.nullcontext() if room else pytest.raises(GpuLeaseError):
             picture.result(timeout=120)
+    now = 3.0
     scheduler.start(worker)
     assert until(lambda: stays_paused(worker))
     worker.end = "stopped"
