@@ -14,8 +14,10 @@ Every transition happens while holding the host's queue (host.our_turn), so they
 the user asks for does not wait for the queue: a lock, held for moments only, keeps a transition and
 what it asks of the runs together. A generation waits for the run to pause; after `patience` seconds
 it is refused, unless there is memory for both. `pauses` is the user's option, read at each
-generation. On a host that runs on the CPU nothing is moved or paused. Does not import the host or
-torch.
+generation. Requests have names that sort by time, and a run tells which one it obeys: a run counts
+as paused when it has obeyed the last one from here, and what did not come from here, as from the
+command line, is the user's and outlasts a generation. On a host that runs on the CPU nothing is
+moved or paused. Does not import the host or torch.
 """
 
 from __future__ import annotations

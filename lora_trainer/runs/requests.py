@@ -5,7 +5,7 @@
     ask       answer a question (a job that answers: question, strength, step)
 
 A request is a JSON file whose name sorts by time; it is written atomically and deleted when taken.
-That a pause has been obeyed is told by its name in the event Paused.
+The events Paused and Resumed name the one that they obey.
 Standard library only.
 """
 
