@@ -43,11 +43,22 @@ def watch(visitor: Any, host: Any, name: str, *, open_page: Any = open_bare_tab)
     """(page, live view) with the run shown."""
     page = open_page(visitor, host)
     section = open_step(page, "train")
-    section.locator(".lora-trainer-runs li", has_text=name).get_by_role(
+    show = section.locator(".lora-trainer-runs li", has_text=name).get_by_role(
         "button", name="Show", exact=True
-    ).click()
+    )
     live = section.locator(".lora-trainer-live")
-    live.get_by_role("heading", name=name, exact=True).wait_for()
+    heading = live.get_by_role("heading", name=name, exact=True)
+
+    def is_shown() -> bool:
+        # a row that is drawn anew between press and release, as in a run's first seconds, has not
+        # been clicked
+        show.click()
+        end = time.monotonic() + 5
+        while not heading.is_visible() and time.monotonic() < end:
+            page.wait_for_timeout(50)
+        return bool(heading.is_visible())
+
+    eventually(is_shown, True)
     return page, live
 
 
