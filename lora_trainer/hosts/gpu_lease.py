@@ -549,11 +549,11 @@ class _LeasingRun:
         # in this order: what is taken meanwhile may have been told
         waiting = waiting_names(self.folder.requests)
         self.read()
-        last = [name for name in waiting if name.endswith(("pause", "resume"))][-1:]
+        last = max((name for name in waiting if name.endswith(("pause", "resume"))), default="")
         # starting a worker deletes earlier ones
-        if self.has_reported and last > [self.asked]:
+        if self.has_reported and last > self.asked:
             # it did not come from here
-            self.paused_by_user = last[0].endswith("pause")
+            self.paused_by_user = last.endswith("pause")
 
     def is_over(self) -> bool:
         """Whether its process has ended: the scheduler reported it, or it has reported and no

@@ -767,6 +767,24 @@ def ended(worker):
     worker.join()
 
 
+def deaf(scheduler, tmp_path, card):
+    """A worker that takes no requests yet."""
+    worker = Worker(folder(tmp_path), card)
+    worker.listens = False
+    scheduler.start(worker)
+    assert until(lambda: worker.name in card.used)
+    return worker
+
+
+def goes_on_when_it_listens(worker):
+    """Whether what waits for the worker leaves it running."""
+    worker.listens = True
+    if not until(lambda: waiting_requests(worker.folder.requests) == ()):
+        return False
+    time.sleep(0.05)
+    return worker.status == "running"
+
+
 def after_a_picture(lease, worker, status):
     """Whether that is the worker's status when training has gone on, and stays so."""
     if not until(lambda: lease.state == "training" and worker.status == status):
@@ -832,10 +850,7 @@ def test_a_pause_that_the_worker_has_yet_to_take_is_its_senders(
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     lease = make(host, tmp_path, patience=lambda: 0.05)
-    worker = Worker(folder(tmp_path), card)
-    worker.listens = False
-    scheduling(lease).start(worker)
-    assert until(lambda: worker.name in card.used)
+    worker = deaf(scheduling(lease), tmp_path, card)
     if asked == "resume":
         lease.ask(worker.folder, "pause")
     with host.queue.lock:  # there is room, and the lease's own pause waits
@@ -889,10 +904,7 @@ def test_pictures_in_a_row_beside_a_run_that_cannot_pause_wait_once(
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + room)
     lease = make(host, tmp_path, patience=lambda: 0.1, grace=60.0)
-    worker = Worker(folder(tmp_path), card)
-    worker.listens = False
-    scheduling(lease).start(worker)
-    assert until(lambda: worker.name in card.used)
+    deaf(scheduling(lease), tmp_path, card)
     host.generate()
     lease._patience = None  # nobody asks for it
     for _ in range(2):
@@ -907,19 +919,13 @@ def test_a_pause_for_a_picture_is_withdrawn_when_the_user_wants_none(
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     wanted = True
     lease = make(host, tmp_path, patience=lambda: 0.1, grace=60.0, pauses=lambda: wanted)
-    worker = Worker(folder(tmp_path), card)
-    worker.listens = False
-    scheduling(lease).start(worker)
-    assert until(lambda: worker.name in card.used)
+    worker = deaf(scheduling(lease), tmp_path, card)
     host.generate()
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", 10 * PICTURE)
     wanted = False
     host.generate()
     assert lease.state == "beside" and not lease._marker.exists()
-    worker.listens = True
-    assert until(lambda: waiting_requests(worker.folder.requests) == ())
-    time.sleep(0.05)
-    assert worker.status == "running"
+    assert goes_on_when_it_listens(worker)
 
 
 def test_a_resume_that_cannot_be_written_is_sent_when_it_can(
@@ -973,10 +979,7 @@ def test_whatever_keeps_the_lease_from_waiting_leaves_no_run_paused(
     with pytest.raises(TypeError):
         host.generate()
     assert lease.state == "training" and not lease._marker.exists()
-    worker.listens = True
-    assert until(lambda: waiting_requests(worker.folder.requests) == ())
-    time.sleep(0.05)
-    assert worker.status == "running"
+    assert goes_on_when_it_listens(worker)
 
 
 def test_a_second_host_resumes_what_the_first_paused_after_the_second_was_started(
@@ -1097,10 +1100,7 @@ def test_a_host_that_died_while_it_waited_for_a_pause_is_not_obeyed_later(
         lease._sleep = None  # with the host its thread dies
         with pytest.raises(TypeError):
             picture.result(timeout=120)
-    worker.listens = True
-    assert until(lambda: waiting_requests(worker.folder.requests) == ())
-    time.sleep(0.05)
-    assert worker.status == "running"
+    assert goes_on_when_it_listens(worker)
     worker.end = "finished"
     worker.join()
 
